@@ -1,0 +1,215 @@
+"""Adapter files: one .safetensors that every loader reads as an ordinary LoRA and LoRA² as an adaptive one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from .adapters import Adapters
+from .atomic import write_atomic
+from .lora import LoraLayer, RankedLora
+from .metadata import lora2_entries, read_lora2, run_entries
+from .names import UNSUPPORTED, complete_map, kohya_name, peft_name, split_key
+from .settings import MEGABYTE, check_choice, check_range
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+FORMATS = ("kohya", "peft", "uniform")
+LONGEST_HEADER = 100_000_000  # safetensors' own limit
+log = logging.getLogger("lora2")
+
+
+def finish(adapters: Adapters, info: Mapping | None = None) -> RankedLora:
+    """The learned update of attached adapters in its singular basis, within the settings' ceiling."""
+    layers = {n: LoraLayer.from_tensors(up.cpu(), down.cpu()) for n, (up, down) in adapters.folded().items()}
+    facts = {"learned_ranks": adapters.ranks, "quantile": adapters.settings.quantile}
+    if adapters.settings.mode != "fixed":
+        facts["rates"] = dict(zip(adapters.components, adapters.rates.tolist(), strict=True))
+    lora = RankedLora(layers, facts | dict(info or {})).rotated()
+    return lora.within(adapters.ceiling) if adapters.settings.mode == "adaptive" else lora
+
+
+def to_tensors(lora: RankedLora, bases: Mapping[str, str], form: str, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The tensors of a file. Rank 0 has none; alpha equals the rank, so the scale is 1 in every loader."""
+    out: dict[str, Tensor] = {}
+    widest = max(lora.ranks.values(), default=0)
+    for name, layer in lora.layers.items():
+        if layer.rank == 0:
+            continue
+        up, down = (t.to(dtype).contiguous() for t in layer.file_tensors())
+        if not (torch.isfinite(up).all() and torch.isfinite(down).all()):
+            raise ValueError(f"Layer {name} has values that {dtype} can't hold: save as fp32, or train again.")
+        base, rank = bases[name], layer.rank
+        if form == "peft":
+            out[f"{base}.lora_A.weight"], out[f"{base}.lora_B.weight"] = down, up
+            continue
+        if form == "uniform":
+            grow, rank = widest - rank, widest
+            down = torch.cat([down, down.new_zeros(grow, *down.shape[1:])])
+            up = torch.cat([up, up.new_zeros(up.shape[0], grow, *up.shape[2:])], 1)
+        out[f"{base}.lora_down.weight"], out[f"{base}.lora_up.weight"] = down, up
+        out[f"{base}.alpha"] = torch.tensor(float(rank))
+    if not out:
+        raise ValueError("The adapter is empty: every layer has rank 0. Allow more MB or a larger keep.")
+    return out
+
+
+def peft_metadata(lora: RankedLora, bases: Mapping[str, str]) -> str:
+    """diffusers' lora_adapter_metadata: ranks and alphas by anchored patterns, so the scale is 1."""
+    ranks = {f"^{bases[n].split('.', 1)[1]}$": r for n, r in lora.ranks.items() if r}
+    part = next(iter(bases.values())).split(".", 1)[0]
+    common = max(ranks.values(), default=1)
+    config = {
+        "r": common, "lora_alpha": common, "rank_pattern": ranks, "alpha_pattern": ranks,
+        "target_modules": [bases[n].split(".", 1)[1] for n, r in lora.ranks.items() if r],
+    }  # fmt: skip
+    return json.dumps({f"{part}.{k}": v for k, v in config.items()})
+
+
+def serialise(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """The file's bytes, with the SHA-256 of everything after the header in sshs_model_hash."""
+    plain = safetensors.torch.save(tensors)
+    payload = plain[8 + int.from_bytes(plain[:8], "little") :]
+    digest = hashlib.sha256(payload).hexdigest()
+    legacy = hashlib.sha256(plain[0x100000:0x110000]).hexdigest()[:8]
+    hashes = {"sshs_model_hash": digest, "sshs_legacy_hash": legacy, "modelspec.hash_sha256": f"0x{digest}"}
+    return safetensors.torch.save(tensors, metadata | hashes)
+
+
+def encode(lora: RankedLora, title: str, form: str, dtype: str, diffusers: Mapping[str, str]) -> bytes:
+    """The bytes of one file of `lora` as it is."""
+    paths = complete_map(lora.layers, diffusers)
+    naming = peft_name if form == "peft" else kohya_name
+    bases = {name: naming(name, paths) for name in lora.layers}
+    metadata = run_entries(lora, title) | lora2_entries(lora, bases)
+    if form == "peft":
+        metadata["lora_adapter_metadata"] = peft_metadata(lora, bases)
+    return serialise(to_tensors(lora, bases, form, DTYPES[dtype]), metadata)
+
+
+def save(
+    path: str | Path,
+    source: Adapters | RankedLora,
+    *,
+    form: str = "kohya",
+    dtype: str = "fp16",
+    max_mb: float = 0.0,
+    diffusers: Mapping[str, str] | None = None,
+    info: Mapping | None = None,
+) -> RankedLora:
+    """Writes an adapter file atomically and returns what was written.
+
+    form: `kohya`, `peft` or `uniform` (zero-padded to one rank). max_mb > 0: the file is cut to at most so many
+    MB (1e6 bytes), least important rank positions of the whole model first. diffusers: module path -> diffusers
+    path, used when it names every layer. ValueError for bad choices or an empty adapter, OSError from the disk.
+    """
+    check_choice("format", form, FORMATS)
+    check_choice("dtype", dtype, tuple(DTYPES))
+    check_range("max_mb", max_mb, 0, 1e6)
+    path = Path(path)
+    lora = finish(source, info) if isinstance(source, Adapters) else source
+    data = encode(lora, path.stem, form, dtype, diffusers or {})
+    limit, size = max_mb * MEGABYTE, DTYPES[dtype].itemsize
+    while max_mb > 0 and len(data) > limit:
+        lora = lora.within(min(lora.parameters - 1, lora.parameters - (len(data) - limit) / size))
+        data = encode(lora, path.stem, form, dtype, diffusers or {})
+    write_atomic(path, data)
+    return lora
+
+
+def read_header(data: bytes, name: str) -> dict:
+    """The JSON header of a safetensors file, bounds checked."""
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or length > min(LONGEST_HEADER, len(data) - 8):
+        raise ValueError(f"{name} is no safetensors file or is cut off: {len(data)} bytes.")
+    try:
+        header = json.loads(data[8 : 8 + length])
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{name} has a damaged header ({error}).") from error
+    if not isinstance(header, dict):
+        raise ValueError(f"{name} has a damaged header (no object).")
+    return header
+
+
+def load(path: str | Path) -> RankedLora:
+    """Reads any low-rank adapter file (kohya, diffusers, PEFT), validated; the scale alpha / rank is folded in.
+
+    Layers are named by module path in LoRA² files and by their name in the file otherwise. ValueError in one
+    sentence that names file, key and fault.
+    """
+    path = Path(path)
+    data = path.read_bytes()
+    metadata = read_header(data, path.name).get("__metadata__") or {}
+    try:
+        tensors = safetensors.torch.load(data)
+    except SafetensorError as error:
+        raise ValueError(f"{path.name} can't be read: {error}.") from error
+    if expected := metadata.get("sshs_model_hash") if "lora2.version" in metadata else None:
+        payload = data[8 + int.from_bytes(data[:8], "little") :]
+        if hashlib.sha256(payload).hexdigest() != expected:
+            raise ValueError(f"{path.name} is damaged: its bytes don't match its own hash. Get the file again.")
+    try:
+        ours = read_lora2(metadata)
+        layers = collect_layers(tensors)
+        if ours:
+            layers = restore_layers(layers, ours["layers"])
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}.") from error
+    info = {"history": ours["history"], "settings": ours["settings"], "basis": ours["basis"]} if ours else {}
+    if ours:
+        info["learned_ranks"] = {row[1]: row[5] for row in ours["layers"]}
+        info["rates"] = {row[1]: row[6] for row in ours["layers"]}
+    return RankedLora(layers, info | {"metadata": metadata})
+
+
+def collect_layers(tensors: Mapping[str, Tensor]) -> dict[str, LoraLayer]:
+    """Pairs of lora_up and lora_down by base name, in fp32 with alpha / rank folded into lora_up."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        if UNSUPPORTED.search(key):
+            raise ValueError(f"{key} is not of a plain LoRA (LoHa, LoKr, DoRA, LoCon mid and others aren't read)")
+        if (named := split_key(key)) is None:
+            raise ValueError(f"{key} belongs to no LoRA pair: this is not a LoRA file")
+        if not tensor.is_floating_point() or not torch.isfinite(tensor.float()).all():
+            raise ValueError(f"{key} holds values that are not finite numbers")
+        parts.setdefault(named[0], {})[named[1]] = tensor.float()
+    layers = {}
+    for base, found in parts.items():
+        if not {"up", "down"} <= set(found):
+            raise ValueError(f"{base} has {' and '.join(sorted(found))} but no complete lora_up and lora_down pair")
+        up, down = found["up"], found["down"]
+        matrix = up.ndim == down.ndim == 2 or (down.ndim == 4 and up.ndim in (2, 4) and up.shape[2:].numel() == 1)
+        if not matrix or up.shape[1] != down.shape[0]:
+            shapes = f"lora_up {list(up.shape)} and lora_down {list(down.shape)}"
+            raise ValueError(f"{base} has shapes {shapes}, which don't fit together")
+        rank = down.shape[0]
+        if not 1 <= rank <= min(up.shape[0], down.flatten(1).shape[1]):
+            raise ValueError(f"{base} has rank {rank}, more than its shape {up.shape[0]} x {down.flatten(1).shape[1]} allows")
+        alpha = found.get("alpha", torch.tensor(float(rank)))
+        if alpha.numel() != 1 or float(alpha) == 0:
+            raise ValueError(f"{base}.alpha is {alpha.tolist()}: it must be one number other than 0")
+        layers[base] = LoraLayer.from_tensors(up * (float(alpha) / rank), down)
+    if not layers:
+        raise ValueError("the file holds no LoRA layers")
+    return layers
+
+
+def restore_layers(layers: dict[str, LoraLayer], rows: list) -> dict[str, LoraLayer]:
+    """LoRA²'s own file: layers by module path in the order of training, rank 0 where the file has none."""
+    out = {}
+    for base, name, rows_out, fan_in, kernel, _learned, _rate in rows:
+        if base in layers:
+            out[name] = layers[base]
+        else:
+            empty = torch.zeros(rows_out, 0), torch.zeros(0, fan_in)
+            out[name] = LoraLayer(*empty, tuple(kernel) if kernel else None)
+    if stray := set(layers) - {row[0] for row in rows}:
+        raise ValueError(f"{min(stray)} is not among the layers that the metadata lists")
+    return out

@@ -1,0 +1,91 @@
+"""One adapted component: a low-rank path beside a frozen Linear or Conv2d, by a forward hook.
+
+y = W0 x + B Lambda A x with A = lora_down (capacity x in), B = lora_up (out x capacity), of which the first
+`rank` positions are used. The parameters are allocated once at capacity and never replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
+
+
+def is_adaptable(module: nn.Module) -> bool:
+    """Linear or Conv2d without groups, judged by what the module says of itself (its weight may not be loaded)."""
+    if isinstance(module, nn.Conv2d) or hasattr(module, "kernel_size"):
+        return len(getattr(module, "kernel_size", ())) == 2 and getattr(module, "groups", 1) == 1
+    return hasattr(module, "in_features") and hasattr(module, "out_features")
+
+
+class Component:
+    """lora_up [out, capacity] and lora_down [capacity, fan_in] of one module; fan_in counts a kernel's taps."""
+
+    def __init__(self, module: nn.Module, max_rank: int, device: torch.device):
+        self.module = module
+        self.kernel: tuple[int, int] | None = None
+        if hasattr(module, "kernel_size"):
+            self.kernel = tuple(module.kernel_size)
+            self.channels = (module.in_channels, module.out_channels)
+        else:
+            self.channels = (module.in_features, module.out_features)
+        self.fan_in = self.channels[0] * (self.kernel[0] * self.kernel[1] if self.kernel else 1)
+        self.fan_out = self.channels[1]
+        self.capacity = min(max_rank, self.fan_in, self.fan_out)
+        self.lora_down = nn.Parameter(torch.zeros(self.capacity, self.fan_in, device=device))
+        self.lora_up = nn.Parameter(torch.zeros(self.fan_out, self.capacity, device=device))
+        self.rank = self.capacity
+        self.handle: RemovableHandle | None = None
+
+    @property
+    def cost(self) -> int:
+        """Parameters of one rank position."""
+        return self.fan_in + self.fan_out
+
+    def hook(self, weights: Callable[[], Tensor]) -> None:
+        """Adds the path to the module's output; `weights()` gives the diagonal of Lambda, at least `rank` long."""
+
+        def add_path(_module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+            return output + self.path(args[0], weights()).to(output.dtype)
+
+        self.handle = self.module.register_forward_hook(add_path)
+
+    def unhook(self) -> None:
+        """Takes the path away; the module is as it was."""
+        if self.handle is not None:
+            self.handle.remove()
+            self.handle = None
+
+    def path(self, x: Tensor, weights: Tensor) -> Tensor:
+        """B (Lambda A) x; fp16 inputs run in fp32, since (Lambda A) x of the paper's init can overflow fp16."""
+        dtype = torch.float32 if x.dtype == torch.float16 else x.dtype
+        down = (self.lora_down[: self.rank] * weights[: self.rank, None]).to(dtype)
+        up = self.lora_up[:, : self.rank].to(dtype)
+        if self.kernel is None:
+            return F.linear(F.linear(x.to(dtype), down), up)
+        m = self.module
+        padding = m.padding if isinstance(m.padding, (str, int)) else tuple(m.padding)
+        hidden = F.conv2d(
+            x.to(dtype), down.view(-1, self.channels[0], *self.kernel), None, m.stride, padding, m.dilation
+        )
+        return F.conv2d(hidden, up[:, :, None, None])
+
+    @torch.no_grad()
+    def initialise(self, start: int, stop: int, std: float, generator: torch.Generator, *, random_up: bool) -> None:
+        """Positions [start, stop): lora_down random normal, lora_up zero (or, as in the paper's growth, random)."""
+        shape = (stop - start, self.fan_in)
+        self.lora_down[start:stop] = torch.randn(shape, generator=generator).to(self.lora_down.device) * std
+        if random_up:
+            up = torch.randn((self.fan_out, stop - start), generator=generator).to(self.lora_up.device)
+            self.lora_up[:, start:stop] = up * std
+        else:
+            self.lora_up[:, start:stop] = 0
+
+    @torch.no_grad()
+    def folded(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """(lora_up [out, rank], lora_down [rank, fan_in]) with Lambda folded in, copies: their product is the update."""
+        down = self.lora_down[: self.rank] * weights[: self.rank, None]
+        return self.lora_up[:, : self.rank].clone(), down.clone()

@@ -1,0 +1,90 @@
+"""What an adapter file says of itself: kohya's ss_ keys, modelspec, and LoRA²'s own lora2.* as JSON.
+
+All values are strings; none is a path of the user's machine. FORMAT: sd-scripts' metadata and modelspec 1.0.1.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+
+from .lora import RankedLora
+
+VERSION = "1"
+HISTORY_POINTS = 200
+
+
+def thin(values: Sequence[float], points: int = HISTORY_POINTS) -> list[float]:
+    """At most `points` values of a series, evenly spaced, ends kept, rounded to six digits; NaN becomes 0."""
+    if len(values) > points:
+        values = [values[round(i * (len(values) - 1) / (points - 1))] for i in range(points)]
+    return [float(f"{v:.6g}") if math.isfinite(v) else 0.0 for v in values]
+
+
+def lora2_entries(lora: RankedLora, bases: Mapping[str, str]) -> dict[str, str]:
+    """lora2.*: version, settings, history, and a row for every layer trained, rank 0 included.
+
+    A row is [name in the file, layer, out, fan_in, kernel or 0, learned rank, rate or 0].
+    """
+    learned, rates = lora.info.get("learned_ranks", {}), lora.info.get("rates", {})
+    rows = [
+        [
+            bases[name], name, layer.up.shape[0], layer.down.shape[1], list(layer.kernel or ()) or 0,
+            learned.get(name, layer.rank), float(f"{rates.get(name, 0):.6g}"),
+        ]
+        for name, layer in lora.layers.items()
+    ]  # fmt: skip
+    history = {k: thin(v) for k, v in lora.info.get("history", {}).items()}
+    entries = {"version": VERSION, "basis": "singular", "layers": rows, "history": history}
+    entries |= {"settings": lora.info.get("settings", {})}
+    return {f"lora2.{k}": v if isinstance(v, str) else json.dumps(v, separators=(",", ":")) for k, v in entries.items()}
+
+
+def run_entries(lora: RankedLora, title: str) -> dict[str, str]:
+    """ss_* and modelspec.* as far as the run and its host know them."""
+    info, now = lora.info, datetime.now(timezone.utc)
+    settings, base = info.get("settings", {}), info.get("base", {})
+    entries = {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": "Dynamic",
+        "ss_network_alpha": "Dynamic",
+        "ss_network_args": json.dumps({"lora2": VERSION}),
+        "ss_output_name": title,
+        "ss_v2": str(base.get("v2", False)),
+        "ss_base_model_version": base.get("version"),
+        "ss_sd_model_name": base.get("name"),
+        "ss_learning_rate": settings.get("learning_rate"),
+        "ss_steps": info.get("steps"),
+        "ss_max_train_steps": settings.get("steps"),
+        "ss_optimizer": settings.get("optimizer"),
+        "ss_seed": settings.get("seed"),
+        "ss_mixed_precision": settings.get("dtype"),
+        "ss_total_batch_size": settings.get("batch_size"),
+        "ss_resolution": info.get("resolution"),
+        "ss_num_train_images": info.get("images"),
+        "ss_training_started_at": info.get("started"),
+        "ss_training_finished_at": info.get("finished"),
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": f"{base['architecture']}/lora" if base.get("architecture") else None,
+        "modelspec.implementation": base.get("implementation"),
+        "modelspec.title": title,
+        "modelspec.resolution": info.get("resolution"),
+        "modelspec.prediction_type": base.get("prediction"),
+        "modelspec.description": "LoRA with learned per-layer ranks (LoRA²).",
+        "modelspec.date": now.isoformat(timespec="seconds"),
+    }
+    return {k: str(v) for k, v in entries.items() if v is not None}
+
+
+def read_lora2(metadata: Mapping[str, str]) -> dict:
+    """The lora2.* entries as values, {} for a foreign file; ValueError when they are damaged."""
+    if "lora2.version" not in metadata:
+        return {}
+    try:
+        return {
+            key: json.loads(metadata[f"lora2.{key}"]) for key in ("layers", "history", "settings")
+        } | {"basis": metadata["lora2.basis"], "version": metadata["lora2.version"]}  # fmt: skip
+    except (KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"the lora2.* metadata is damaged ({error!r})") from error

@@ -1,0 +1,55 @@
+"""Names of layers in files: the kohya form and the PEFT form, and back to base name and role.
+
+A layer's own name is its dotted module path, with the host's leading `diffusion_model.` where there is one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+KOHYA_PREFIX = "lora_unet_"
+HOST_PREFIX = "diffusion_model."
+
+# tensor suffix -> role, for every spelling that loaders of the ecosystem accept
+ROLES = {
+    ".lora_up.weight": "up",
+    ".lora_down.weight": "down",
+    "_lora.up.weight": "up",
+    "_lora.down.weight": "down",
+    ".lora.up.weight": "up",
+    ".lora.down.weight": "down",
+    ".lora_B.weight": "up",
+    ".lora_A.weight": "down",
+    ".lora_B.default.weight": "up",
+    ".lora_A.default.weight": "down",
+    ".lora_B": "up",
+    ".lora_A": "down",
+    ".alpha": "alpha",
+}
+UNSUPPORTED = re.compile(r"\.(hada_|lokr_|lora_mid|oft_|glora_|dora_scale|boft_|diff(_b)?$|w_norm|b_norm|set_weight)")
+
+
+def split_key(key: str) -> tuple[str, str] | None:
+    """(base name, role) of a tensor's key, or None when it belongs to no low-rank pair."""
+    for suffix, role in ROLES.items():
+        if key.endswith(suffix):
+            return key[: -len(suffix)], role
+    return None
+
+
+def kohya_name(layer: str, diffusers: Mapping[str, str] | None = None) -> str:
+    """`lora_unet_…` with dots as underscores; `diffusers` maps module paths to diffusers' paths (UNets)."""
+    path = layer.removeprefix(HOST_PREFIX)
+    return KOHYA_PREFIX + (diffusers or {}).get(path, path).replace(".", "_")
+
+
+def peft_name(layer: str, diffusers: Mapping[str, str] | None = None, part: str = "unet") -> str:
+    """`unet.…` or `transformer.…` with dots."""
+    path = layer.removeprefix(HOST_PREFIX)
+    return f"{part}.{(diffusers or {}).get(path, path)}"
+
+
+def complete_map(layers: Iterable[str], diffusers: Mapping[str, str]) -> Mapping[str, str]:
+    """The diffusers map if it names every layer, else nothing: a file is never a mix of both namings."""
+    return diffusers if all(n.removeprefix(HOST_PREFIX) in diffusers for n in layers) else {}

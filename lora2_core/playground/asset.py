@@ -1,0 +1,76 @@
+"""The playground's one file: weights of UNet, text encoder and autoencoder, and the facts to build them from.
+
+Plain torch and safetensors; `lora2_core.host.playground` turns it into the host's own objects.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import safe_open
+from torch import Tensor
+
+PATH = Path(__file__).with_name("playground.safetensors")
+TEXT_WIDTH = 128
+SIZE_EMBEDDING = 32  # width of each of SDXL's six size embeddings (256 in SDXL itself)
+
+UNET_CONFIG = {
+    "image_size": 32,
+    "in_channels": 8,
+    "out_channels": 8,
+    "model_channels": 96,
+    "channel_mult": (1, 1),
+    "num_res_blocks": [1, 1],
+    "transformer_depth": [1, 1],
+    "transformer_depth_middle": 1,
+    "transformer_depth_output": [1, 1, 1, 1],
+    "context_dim": TEXT_WIDTH,
+    "adm_in_channels": TEXT_WIDTH + 6 * SIZE_EMBEDDING,
+    "num_classes": "sequential",
+    "use_spatial_transformer": True,
+    "use_linear_in_transformer": True,
+    "use_temporal_attention": False,
+    "use_checkpoint": False,
+    "legacy": False,
+}
+HEAD_CHANNELS = 32
+
+
+def text_config(max_length: int) -> dict:
+    """The text transformer's configuration in CLIP's own terms."""
+    return {
+        "hidden_size": TEXT_WIDTH,
+        "intermediate_size": 4 * TEXT_WIDTH,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 2,
+        "hidden_act": "gelu",
+        "max_position_embeddings": max_length,
+        "eos_token_id": 1,
+    }
+
+
+@dataclass(frozen=True)
+class Asset:
+    """Tensors by part ("unet", "text", "vae") and the metadata they were saved with."""
+
+    unet: dict[str, Tensor]
+    text: dict[str, Tensor]
+    vae: dict[str, Tensor]
+    vocabulary: list[str]
+    latent_scale: float  # multiplies autoencoder latents to about unit variance
+    latent_rgb: list[list[float]]  # [latent channels + 1][3]: a linear picture of a latent, last row the bias
+
+
+def load(path: Path = PATH) -> Asset:
+    """Reads the asset; FileNotFoundError says how to make it."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path.name} is missing from the pack: run `nox -s train-playground` or reinstall.")
+    parts: dict[str, dict[str, Tensor]] = {"unet": {}, "text": {}, "vae": {}}
+    with safe_open(path, framework="pt") as file:
+        facts = json.loads(file.metadata()["playground"])
+        for key in file.keys():
+            part, name = key.split(".", 1)
+            parts[part][name] = file.get_tensor(key).float()
+    return Asset(**parts, **facts)

@@ -1,0 +1,60 @@
+"""The maths of a learned rank: importance, rank and rate of one or of all layers.
+
+A layer's rate nu > 0 says how fast the importance of its rank positions falls; the rank is where a quantile
+k of all importance lies before it. Equations: Shenaj, Errica, Carta 2026 (arXiv 2603.21884), after Adaptive
+Width Neural Networks (arXiv 2501.15889). Rates are fp32 tensors of shape (layers,).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+GUARD = 1e-3  # keeps ceil from jumping a rank up on fp32 rounding
+
+
+def rate_for(rank: float, quantile: float = 0.9) -> float:
+    """The rate whose rank is `rank`: nu = -ln(1 - k) / D."""
+    return -math.log1p(-quantile) / rank
+
+
+def continuous_rank(rates: Tensor, quantile: float = 0.9) -> Tensor:
+    """The rank before rounding, differentiable: -ln(1 - k) / nu, shape as `rates`."""
+    return -math.log1p(-quantile) / rates
+
+
+def rank_of(rates: Tensor, quantile: float, max_ranks: Tensor) -> Tensor:
+    """D = ceil(-ln(1 - k) / nu - 1e-3) clamped to [1, max_ranks], int64; a rate <= 0 means max_ranks."""
+    rank = continuous_rank(rates.detach(), quantile)
+    rank = torch.where(rank > 0, rank, torch.inf)
+    return (rank - GUARD).ceil().clamp(min=1).minimum(max_ranks).long()
+
+
+def importance(rates: Tensor, length: int) -> Tensor:
+    """f(i; nu) = exp(-nu i) - exp(-nu (i + 1)) for i = 0 .. length - 1: shape (layers, length)."""
+    i = torch.arange(length, device=rates.device, dtype=rates.dtype)
+    return torch.exp(-rates[:, None] * i) * -torch.expm1(-rates)[:, None]
+
+
+def relative_importance(rates: Tensor, length: int) -> Tensor:
+    """f(i; nu) / f(0; nu) = exp(-nu i): the same order with 1 at the first position, (layers, length)."""
+    i = torch.arange(length, device=rates.device, dtype=rates.dtype)
+    return torch.exp(-rates[:, None] * i)
+
+
+def paper_std(weights: Tensor) -> float:
+    """Standard deviation of lora_down in the paper: sqrt(2) / sqrt(sum_j f(j)^2)."""
+    return math.sqrt(2) / math.sqrt(float(weights.square().sum()))
+
+
+def matched_std(weights: Tensor, fan_in: int) -> float:
+    """Standard deviation of lora_down at which the weighted rows have, on average, the variance 1 / (3 fan_in) of
+    an ordinary LoRA (kaiming-uniform, a = sqrt(5)): sqrt(D / (3 in sum_j f(j)^2))."""
+    return math.sqrt(weights.numel() / (3 * fan_in * float(weights.square().sum())))
+
+
+def rank_loss(rates: Tensor, target_rate: float) -> Tensor:
+    """L_rank = sum over layers of |nu - nu*|, a scalar."""
+    return (rates - target_rate).abs().sum()

@@ -1,0 +1,95 @@
+"""What a run is asked to do: frozen, validated at construction, one sentence for each fault."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+MODES = ("adaptive", "paper", "fixed")
+INITS = ("matched", "paper")
+BYTES_PER_PARAMETER = 2  # an exported adapter is fp16 or bf16 unless asked otherwise
+MEGABYTE = 1e6
+
+
+def check_range(name: str, value: float, low: float, high: float, *, whole: bool = False) -> None:
+    """ValueError unless low <= value <= high and finite (and an integer where `whole`)."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or not low <= value <= high:
+        raise ValueError(f"{name} is {value!r}: give a number from {low:g} to {high:g}.")
+    if whole and value != int(value):
+        raise ValueError(f"{name} is {value!r}: give a whole number.")
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """ValueError unless value is one of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}: choose {', '.join(choices)}.")
+
+
+@dataclass(frozen=True)
+class RankSettings:
+    """How ranks are learned.
+
+    mode: `adaptive`, `paper` (arXiv 2603.21884 to the letter) or `fixed` (plain LoRA at target_rank).
+    target_rank: adaptive: ceiling on the mean rank, weighted by layer size; paper: pulls rates to this
+        rank; fixed: the rank.
+    budget_mb: 0, or the size in MB (1e6 bytes, 2 bytes a parameter) that replaces target_rank as ceiling.
+    start_rank: rank of every layer at the first step; None means target_rank, in adaptive mode twice as much
+        (layers then compete for what is left).
+    max_rank: capacity of every layer, cut to min(in, out) of its shape.
+    quantile: share k of all importance that lies inside the rank.
+    init: standard deviation of lora_down, `matched` or `paper`; None means the mode's own.
+    rank_weight, attention_weight: lambda_rank and lambda_attn; None means the mode's own (1e-4 in paper mode;
+        adaptive finds lambda_rank itself and leaves attention out).
+    rate_learning_rate: learning rate of the rates; None means the mode's own.
+    """
+
+    mode: str = "adaptive"
+    target_rank: int = 64
+    budget_mb: float = 0.0
+    start_rank: int | None = None
+    max_rank: int = 256
+    quantile: float = 0.9
+    init: str | None = None
+    rank_weight: float | None = None
+    attention_weight: float | None = None
+    rate_learning_rate: float | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("mode", self.mode, MODES)
+        check_range("target_rank", self.target_rank, 1, 4096, whole=True)
+        check_range("max_rank", self.max_rank, 1, 4096, whole=True)
+        check_range("budget_mb", self.budget_mb, 0, 1e6)
+        check_range("quantile", self.quantile, 0.01, 0.9999)
+        if self.max_rank < self.target_rank:
+            raise ValueError(
+                f"max_rank {self.max_rank} is below target_rank {self.target_rank}: raise max_rank or lower target_rank."
+            )
+        if self.start_rank is not None:
+            check_range("start_rank", self.start_rank, 1, self.max_rank, whole=True)
+        if self.init is not None:
+            check_choice("init", self.init, INITS)
+        for name in ("rank_weight", "attention_weight", "rate_learning_rate"):
+            if (value := getattr(self, name)) is not None:
+                check_range(name, value, 0, 1e3)
+
+    @property
+    def first_rank(self) -> int:
+        """The rank that every layer starts with."""
+        if self.start_rank is not None:
+            return self.start_rank
+        return min(self.max_rank, 2 * self.target_rank) if self.mode == "adaptive" else self.target_rank
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How weights are trained: steps, learning rate of lora_up and lora_down, the seed of everything random."""
+
+    steps: int = 500
+    learning_rate: float = 1e-4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_range("steps", self.steps, 1, 1_000_000, whole=True)
+        check_range("learning_rate", self.learning_rate, 0, 10)
+        check_range("seed", self.seed, 0, 2**64 - 1, whole=True)

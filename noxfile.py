@@ -1,0 +1,57 @@
+"""Everything a developer runs: `python -m pip install nox && python -m nox --list`.
+
+All sessions but `lint` share one environment in the user's cache (tests/hosting/provision.py), so
+they use no environment of nox's own and call its interpreter.
+"""
+
+import sys
+from pathlib import Path
+
+import nox
+
+sys.path.insert(0, str(Path(__file__).parent))
+from tests.hosting.provision import RUFF, ProvisionError, cache_folder, provision  # noqa: E402
+
+nox.options.sessions = ["lint", "tests"]
+
+
+def in_host(session: nox.Session, *arguments: str) -> None:
+    """Runs the shared interpreter in the repository, with the host's folder in LORA2_HOST."""
+    try:
+        host = provision()
+    except ProvisionError as error:
+        session.error(str(error))
+    session.run(str(host.python), *arguments, env=host.environment(), external=True)
+
+
+@nox.session(venv_backend="none")
+def demo(session: nox.Session) -> None:
+    """Train, show and use an adapter in a real ComfyUI; `-- --help` for your own checkpoint."""
+    in_host(session, "-m", "tests.demo", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def tests(session: nox.Session) -> None:
+    """Every test, or those named after `--`."""
+    in_host(session, "-m", "pytest", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def ui(session: nox.Session) -> None:
+    """ComfyUI's front end with the pack, until Ctrl-C."""
+    in_host(session, "-m", "tests.hosting.ui", *session.posargs)
+
+
+@nox.session(name="train-playground", venv_backend="none")
+def train_playground(session: nox.Session) -> None:
+    """Train the embedded model anew (hours); default folder: playground in the cache."""
+    arguments = session.posargs or [str(cache_folder() / "playground")]
+    in_host(session, "-m", "tests.hosting.inprocess", "tests.playground.train", *arguments)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff: faults and format."""
+    session.install("-q", RUFF)
+    session.run("ruff", "check", *session.posargs)
+    session.run("ruff", "format", "--check", *session.posargs)
