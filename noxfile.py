@@ -20,7 +20,7 @@ def in_host(session: nox.Session, *arguments: str) -> None:
     try:
         host = provision()
     except ProvisionError as error:
-        session.error(str(error))
+        session.error(str(error).removesuffix("."))  # nox adds one
     session.run(str(host.python), *arguments, env=host.environment(), external=True)
 
 

@@ -13,7 +13,7 @@ from .rank import continuous_rank, rank_loss, rate_for
 PAPER_WEIGHT = 1e-4  # lambda_rank and lambda_attn where the paper leaves them unsaid
 FIRST_PRICE = 1e-3  # of the running loss, for a whole ceiling's worth of parameters
 LOWEST_PRICE, HIGHEST_PRICE = 1e-4, 1e2
-PRICE_SPEED = 0.5  # of the logarithm of the price, a step and a whole size off the allowed one
+PRICE_GAIN = 30.0  # of the logarithm of the price, a whole size off the allowed one
 DESCENT = 0.7
 
 
@@ -45,10 +45,11 @@ class CeilingPrice:
 
     penalty = price * loss_0 * size with size = sum_l cost_l D_l / ceiling and the continuous rank
     D = -ln(1 - k) / nu: every layer pays the same for a parameter, and keeps what is worth it to the loss.
-    The allowed size falls from the first size to 1 over the first DESCENT of the run; dual ascent on the
-    logarithm of the price follows it. loss_0 is a running mean of the loss, which makes the price a pure
-    number. The price never falls to zero, so rank that brings nothing is given back. With `rank_weight` set,
-    the price stays at it.
+    The allowed size falls from the first size to 1 over the first DESCENT of the run; the price rises and falls
+    exponentially with the distance to it (proportional control: an integral would overshoot, and rank given
+    back too early returns slowly). loss_0 is a running mean of the loss, which makes the price a pure number.
+    The price never falls to zero, so rank that brings nothing is given back. With `rank_weight` set, the price
+    stays at it.
     """
 
     def __init__(self, adapters: Adapters, steps: int):
@@ -75,8 +76,8 @@ class CeilingPrice:
             self.first_size = self.first_size or max(1.0, value)
             left = max(0.0, 1 - self.index / self.descent)
             allowed = 1 + (self.first_size - 1) * left
-            self.price *= math.exp(max(-0.2, min(0.2, PRICE_SPEED * (value / allowed - 1))))
-            self.price = max(LOWEST_PRICE, min(HIGHEST_PRICE, self.price))
+            price = FIRST_PRICE * math.exp(min(20.0, PRICE_GAIN * (value / allowed - 1)))
+            self.price = max(LOWEST_PRICE, min(HIGHEST_PRICE, price))
             self.index += 1
         return self.price * (self.running or 0.0) * size
 

@@ -33,7 +33,6 @@ def main() -> None:
     print("Starting ComfyUI…", flush=True)
     start = time.monotonic()
     with ComfyServer() as server:
-        # Before the first request: the host reads its folders when it describes its nodes.
         if source.folder is not None:
             bring(options, server.base)
         progress = Progress(settings["steps"])

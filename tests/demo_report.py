@@ -19,11 +19,11 @@ DOING = {
     "after sampler": "drawing with the adapter",
 }
 MANY_BLOCKS = 24
-LAYER = re.compile(r"(?P<block>.+)\.(?P<module>attn\d\.to_\w+?(?:\.0)?|ff\..+|proj_\w+|[^.]+)")
+LAYER = re.compile(r"(?P<block>.+?)\.(?P<module>attn\d\.to_\w+(?:\.0)?|ff\..+|[^.]+)")
 
 
 class Progress:
-    """Prints the server's events as one line that is rewritten; in a log file, a line now and then."""
+    """Prints the server's events as one line that is rewritten; to a file, a line now and then."""
 
     def __init__(self, steps: int):
         self._steps, self._doing = steps, ""
@@ -40,8 +40,9 @@ class Progress:
 
     def _training(self, data: dict) -> str:
         steps = data.get("steps") or self._steps
+        loss = "none" if data["loss"] is None else f"{data['loss']:.4f}"  # JSON has no NaN
         return (
-            f"step {data['step']:>{len(str(steps))}}/{steps}   loss {data['loss']:.4f}   "
+            f"step {data['step']:>{len(str(steps))}}/{steps}   loss {loss}   "
             f"mean rank {data['mean_rank']:.1f}   {data['mb']:.2f} MB"
         )
 

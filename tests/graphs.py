@@ -38,7 +38,7 @@ class Source:
 
 
 def playground(subject: str = "owl", pictures: int = 8) -> Source:
-    """The embedded model and its example pictures; the one place that knows how they are captioned."""
+    """The embedded model and its example pictures; only here is it said how they are captioned."""
     prompt = f"{subject}, noto style, blue background"
     return Source(prompt, size=32, shown=256, subject=subject, pictures=pictures)
 

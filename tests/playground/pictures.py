@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-SIZE = 32
+from lora2_core.playground.subjects import FOLDER, SIZE, STYLES, SUBJECTS
+
 PACKAGES = {
     "names": "emojibase-data@17.0.0",
     "noto": "@iconify-json/noto@1.2.9",
@@ -29,34 +30,10 @@ PACKAGES = {
     "twemoji": "@iconify-json/twemoji@1.2.5",
     "fluent-3d": "@lobehub/fluent-emoji-3d@1.1.0",
 }
-STYLES = ("noto", "fluent-flat", "twemoji", "fluent-3d")
-BACKGROUNDS = {
-    "white": (255, 255, 255), "black": (16, 16, 18), "red": (214, 57, 57), "green": (70, 160, 80),
-    "blue": (60, 105, 210), "yellow": (245, 212, 80), "orange": (240, 150, 60), "purple": (128, 76, 186),
-    "pink": (246, 170, 200), "grey": (150, 150, 155),
-}  # fmt: skip
 SUBGROUPS = {
     "animal-mammal", "animal-bird", "animal-marine", "animal-reptile", "animal-amphibian", "food-fruit",
     "food-prepared", "food-sweet", "drink", "sport", "heart", "clothing", "face-costume",
 }  # fmt: skip
-# Kept out of every base picture: the subjects to personalise.
-SUBJECTS = (
-    "alarm clock", "bicycle", "camera", "cat face", "cupcake", "dragon face", "fox", "high-heeled shoe",
-    "owl", "red apple", "rocket", "strawberry", "sunglasses", "teddy bear", "unicorn",
-)  # fmt: skip
-
-
-def caption(label: str, style: str, background: str) -> str:
-    """The caption of a picture, as prompts are written too."""
-    return f"{label}, {style} style, {background} background"
-
-
-def compose(rgba: np.ndarray, background: str) -> np.ndarray:
-    """uint8 RGBA pictures [..., 4] over a named flat colour: uint8 RGB [..., 3]."""
-    alpha = rgba[..., 3:].astype(np.float32) / 255
-    colour = np.asarray(BACKGROUNDS[background], np.float32)
-    return (rgba[..., :3] * alpha + colour * (1 - alpha)).round().astype(np.uint8)
-
 
 def download(folder: Path) -> dict[str, Path]:
     """Fetches and unpacks each package once; returns the folder of each."""
@@ -135,6 +112,14 @@ def load(folder: Path) -> tuple[np.ndarray, list[list[str]]]:
         return archive["images"], json.loads((folder / "pictures.json").read_text())
 
 
+def write_atlas(pictures: np.ndarray, rows: list[list[str]]) -> None:
+    """subjects.png of the pack: a row a left-out subject, a column a style."""
+    found = {(row[0], row[1]): picture for row, picture in zip(rows, pictures, strict=True)}
+    atlas = np.concatenate([np.concatenate([found[s, style] for style in STYLES], 1) for s in SUBJECTS])
+    Image.fromarray(atlas).save(FOLDER / "subjects.png", optimize=True)
+
+
 if __name__ == "__main__":
     images, table = load(Path(sys.argv[1]))
+    write_atlas(images, table)
     print(f"{len({r[0] for r in table})} labels, {len(images)} pictures in {sys.argv[1]}")

@@ -23,7 +23,8 @@ from lora2_core.host.playground import build_clip, build_model, latent_format
 from lora2_core.playground.asset import PATH
 from lora2_core.playground.autoencoder import Autoencoder, psnr
 from lora2_core.playground.tokenizer import RARE_TOKENS, build_vocabulary
-from tests.playground.pictures import BACKGROUNDS, STYLES, SUBJECTS, caption, compose, load
+from lora2_core.playground.subjects import BACKGROUNDS, STYLES, SUBJECTS, caption, compose
+from tests.playground.pictures import load
 
 
 def to_images(pictures: np.ndarray) -> torch.Tensor:

@@ -1,0 +1,97 @@
+"""What to learn from: the graph's latents and conditioning as one item a picture, checked before any training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import comfy.sampler_helpers
+import comfy.samplers
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture: latent [1, channels, ...] in the model's own scale, and its conditions by name."""
+
+    latent: Tensor
+    conditions: dict
+
+
+def flatten_latents(latents: list[dict], model) -> list[Tensor]:
+    """Every picture of a list of LATENTs as [1, channels, ...]; ValueError for none, NaN or foreign channels."""
+    pictures = []
+    for latent in latents:
+        if not isinstance(latent, dict) or not torch.is_tensor(latent.get("samples")):
+            raise ValueError("latents holds something that is no LATENT: connect a VAE Encode or a dataset node.")
+        pictures += list(latent["samples"].split(1))
+    if not pictures:
+        raise ValueError("There are no latents to train on: connect at least one picture through VAE Encode.")
+    channels = model.get_model_object("latent_format").latent_channels
+    for index, picture in enumerate(pictures, 1):
+        if picture.shape[1] != channels:
+            raise ValueError(
+                f"Latent {index} has {picture.shape[1]} channels, but this model's latents have {channels}: "
+                "encode the pictures with the VAE that belongs to the model."
+            )
+        if not torch.isfinite(picture).all():
+            raise ValueError(f"Latent {index} holds NaN or infinite values: check the picture and the VAE.")
+    return pictures
+
+
+def flatten_conditioning(positive: list[list], count: int) -> list[list]:
+    """One conditioning entry a picture: as many as there are pictures, or one for all."""
+    entries = [entry for conditioning in positive for entry in conditioning]
+    if not entries:
+        raise ValueError("positive is empty: connect a CLIP Text Encode or the conditioning of a dataset node.")
+    if len(entries) == 1:
+        return entries * count
+    if len(entries) != count:
+        raise ValueError(
+            f"There are {count} latents but {len(entries)} captions: give one caption for all, or one for each picture."
+        )
+    return entries
+
+
+def make_items(model, inner, latents: list[dict], positive: list[list]) -> list[Item]:
+    """Latents and conditions placed and cast once. `inner` is the model on loan, gradients possible."""
+    pictures = flatten_latents(latents, model)
+    entries = flatten_conditioning(positive, len(pictures))
+    device, items = model.load_device, []
+    for picture, entry in zip(pictures, entries, strict=True):
+        latent = inner.process_latent_in(picture.clone().to(device, torch.float32))
+        conds = comfy.sampler_helpers.convert_cond([own(entry)])
+        encoded = comfy.samplers.encode_model_conds(
+            inner.extra_conds, conds, latent, device, "positive", latent_image=latent, seed=0
+        )
+        conditions = {k: v.process_cond(1, area=None) for k, v in encoded[0]["model_conds"].items()}
+        items.append(Item(latent, conditions))
+    return items
+
+
+def own(value):
+    """A copy whose tensors are normal ones: what the executor made in inference mode can't meet autograd."""
+    if torch.is_tensor(value):
+        return value.clone()
+    if isinstance(value, dict):
+        return {k: own(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(own(v) for v in value)
+    return value
+
+
+def by_shape(items: list[Item]) -> list[list[int]]:
+    """Indices of the items that can share a batch: the same latent shape and the same conditions."""
+    groups: dict[tuple, list[int]] = {}
+    for index, item in enumerate(items):
+        sizes = tuple((k, tuple(v.size())) for k, v in sorted(item.conditions.items()))
+        groups.setdefault((item.latent.shape, sizes), []).append(index)
+    return list(groups.values())
+
+
+def batch_of(items: list[Item], indices: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Latents [B, ...] and the model's keyword arguments of some items."""
+    latents = torch.cat([items[i].latent for i in indices])
+    device = latents.device
+    conditions = comfy.samplers.cond_cat([items[i].conditions for i in indices])
+    return latents, {k: v.to(device) if torch.is_tensor(v) else v for k, v in conditions.items()}

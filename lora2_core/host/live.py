@@ -1,0 +1,40 @@
+"""What the graph sees of a running training: one small event, at most four a second."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from ..training import Step
+
+INTERVAL = 0.25  # seconds
+
+
+class Throttle:
+    """True at most every INTERVAL seconds, and always for the first and the last."""
+
+    def __init__(self) -> None:
+        self.next = 0.0
+
+    def due(self, *, last: bool = False) -> bool:
+        now = time.monotonic()
+        if now < self.next and not last:
+            return False
+        self.next = now + INTERVAL
+        return True
+
+
+def event(node: str, step: Step, steps: int) -> dict:
+    """The event's JSON: NaN and infinity, which JSON does not have, become None."""
+    loss = step.loss if math.isfinite(step.loss) else None
+    shown = "not a number" if loss is None else f"{loss:.4f}"
+    return {
+        "node": node,
+        "step": step.index,
+        "steps": steps,
+        "loss": loss,
+        "mean_rank": step.mean_rank,
+        "mb": step.megabytes,
+        "ranks": step.ranks,
+        "text": f"step {step.index}/{steps}, loss {shown}, mean rank {step.mean_rank:.1f}, {step.megabytes:.2f} MB",
+    }

@@ -1,0 +1,46 @@
+"""Which names the host gives a model's layers, and what an adapter file can know of the model."""
+
+from __future__ import annotations
+
+import comfy.lora
+import comfy.model_base
+import comfy.utils
+
+# host model class -> (ss_base_model_version, modelspec.architecture)
+BASES = {
+    comfy.model_base.SDXL: ("sdxl_base_v1-0", "stable-diffusion-xl-v1-base"),
+    comfy.model_base.Flux: ("flux1", "flux-1-dev"),
+    comfy.model_base.SD3: ("sd3", "stable-diffusion-3"),
+    comfy.model_base.Lumina2: ("lumina2", "lumina-2"),
+}
+SD_CONTEXT = {768: ("sd_v1", "stable-diffusion-v1"), 1024: ("sd_v2", "stable-diffusion-v2-768-v")}
+
+
+def diffusers_paths(model) -> dict[str, str]:
+    """Module path -> diffusers' module path of a UNet's layers, {} for other models."""
+    table = comfy.utils.unet_to_diffusers(model.model.model_config.unet_config)
+    suffix = ".weight"
+    return {host[: -len(suffix)]: name[: -len(suffix)] for name, host in table.items() if host.endswith(suffix)}
+
+
+def weight_keys(model, clip=None) -> dict:
+    """Every base name that the host accepts in a LoRA file -> the weight it changes (a key, or key and slice)."""
+    keys = comfy.lora.model_lora_keys_unet(model.model, {})
+    for path, name in diffusers_paths(model).items():  # spellings that the host itself does not read
+        keys[f"unet.{name}"] = keys[f"base_model.model.{name}"] = f"diffusion_model.{path}.weight"
+    if clip is not None:
+        keys = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, keys)
+    return keys
+
+
+def base_facts(model) -> dict:
+    """What is known of the base model for the file's metadata, without any path."""
+    inner = model.model
+    facts = {"prediction": "v" if inner.model_type.name.startswith("V_PREDICTION") else "epsilon"}
+    if inner.model_type.name in ("FLOW", "FLUX"):
+        facts["prediction"] = "flow"
+    context = inner.model_config.unet_config.get("context_dim")
+    version = next((v for c, v in BASES.items() if isinstance(inner, c)), SD_CONTEXT.get(context))
+    if version is not None:
+        facts |= {"version": version[0], "architecture": version[1], "v2": version[0] == "sd_v2"}
+    return facts

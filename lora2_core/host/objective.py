@@ -1,0 +1,94 @@
+"""L_rec of a host model: the error of its own prediction (eps, v, flow, …) at a random timestep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ..attention import EntropyRecord
+from .dataset import Item, batch_of, by_shape
+
+
+def prediction_scale(sampling, sigma: Tensor, like: Tensor) -> Tensor:
+    """|d denoised / d prediction| at sigma: dividing by it turns an error of the denoised latent into one of the
+    model's own target, whatever that is, since the denoised latent is linear in the prediction."""
+    return sampling.calculate_denoised(sigma, torch.ones_like(like), torch.zeros_like(like)).abs()
+
+
+def sigma_at(sampling, position: Tensor) -> Tensor:
+    """Noise levels for positions in [0, 1): the discrete timestep where the model has them, else the percentage."""
+    if hasattr(sampling, "num_timesteps") and hasattr(sampling, "sigmas"):
+        count = sampling.num_timesteps
+        return sampling.sigma((position * count).long().clamp(max=count - 1).to(sampling.sigmas.device)).float()
+    return torch.tensor([float(sampling.percent_to_sigma(float(p))) for p in position])
+
+
+def denoising_loss(inner, latents: Tensor, noise: Tensor, sigma: Tensor, conditions: dict, options: dict) -> Tensor:
+    """Mean squared error of the model's own prediction, a scalar."""
+    sampling = inner.model_sampling
+    x = sampling.noise_scaling(sigma, noise.clone(), latents)
+    denoised = inner.apply_model(x, sigma, transformer_options=options, **conditions)
+    return ((denoised - latents) / prediction_scale(sampling, sigma, latents)).square().mean()
+
+
+@contextmanager
+def cross_attention(inner: nn.Module, record: EntropyRecord) -> Iterator[Callable]:
+    """Yields an `optimized_attention_override` that records every call made inside a module named attn2.
+
+    Lengths alone don't tell cross- from self-attention, so hooks on the modules do; results stay as they are.
+    """
+    inside = False
+
+    def enter(*_):
+        nonlocal inside
+        inside = True
+
+    def leave(*_):
+        nonlocal inside
+        inside = False
+
+    def override(func, q, k, v, heads, *args, **kwargs):
+        if inside:
+            split = (q, k) if kwargs.get("skip_reshape") else (split_heads(q, heads), split_heads(k, heads))
+            record.record(*split)
+        return func(q, k, v, heads, *args, **kwargs)
+
+    modules = [m for name, m in inner.named_modules() if name.endswith("attn2")]
+    handles = [m.register_forward_pre_hook(enter) for m in modules]
+    handles += [m.register_forward_hook(leave) for m in modules]
+    try:
+        yield override
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """[B, tokens, heads * width] to [B, heads, tokens, width]."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def make_loss(inner, items: list[Item], batch_size: int, options: dict) -> Callable[[torch.Generator], Tensor]:
+    """loss_fn(generator) of a random batch; pictures that share a shape share a batch, each equally often.
+
+    `options` are the model's transformer_options, copied for every call.
+    """
+    groups = by_shape(items)
+    sizes = torch.tensor([float(len(g)) for g in groups])
+
+    def loss_fn(generator: torch.Generator) -> Tensor:
+        group = groups[int(torch.multinomial(sizes, 1, generator=generator))]
+        if batch_size <= len(group):
+            picks = torch.randperm(len(group), generator=generator)[:batch_size]
+        else:
+            picks = torch.randint(len(group), (batch_size,), generator=generator)
+        latents, conditions = batch_of(items, [group[i] for i in picks.tolist()])
+        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        position = torch.rand(batch_size, generator=generator)
+        sigma = sigma_at(inner.model_sampling, position).to(latents.device)
+        return denoising_loss(inner, latents, noise, sigma, conditions, dict(options))
+
+    return loss_fn

@@ -1,0 +1,60 @@
+"""The model on loan: a cloned ModelPatcher made ready for autograd, and put back exactly as it came."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import comfy.model_management
+import torch
+from torch import nn
+
+
+def plain_alias(tensor: torch.Tensor) -> torch.Tensor:
+    """A normal tensor on the storage of an inference tensor, which autograd refuses; nothing is copied."""
+    alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    return alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
+
+
+def replace_inference_tensors(module: nn.Module) -> list[tuple[dict, str, torch.Tensor]]:
+    """Swaps every inference parameter and buffer for a normal one on the same storage; returns what to put back."""
+    replaced = []
+    for part in module.modules():
+        for table in (part._parameters, part._buffers):
+            for name, tensor in table.items():
+                if tensor is None or not tensor.is_inference() or type(tensor.data) is not torch.Tensor:
+                    continue
+                alias = plain_alias(tensor)
+                if isinstance(tensor, nn.Parameter):
+                    alias = nn.Parameter(alias, requires_grad=False)
+                replaced.append((table, name, tensor))
+                table[name] = alias
+    return replaced
+
+
+@contextmanager
+def on_loan(model) -> Iterator:
+    """Loads a clone of a ModelPatcher and yields its inner model with gradients possible.
+
+    The executor's inference mode is off inside. Weights are shared, not copied; afterwards every parameter,
+    buffer, requires_grad and train flag is what it was, whatever happened.
+    """
+    clone = model.clone()
+    comfy.model_management.load_models_gpu([clone], force_full_load=False)
+    inner = clone.model
+    training = {module: module.training for module in inner.modules()}
+    learning = [p for p in inner.parameters() if p.requires_grad]
+    with torch.inference_mode(False), torch.enable_grad():
+        replaced = replace_inference_tensors(inner)
+        try:
+            for parameter in learning:
+                parameter.requires_grad_(False)
+            inner.eval()
+            yield inner
+        finally:
+            for table, name, tensor in replaced:
+                table[name] = tensor
+            for parameter in learning:
+                parameter.requires_grad_(True)
+            for module, flag in training.items():
+                module.training = flag

@@ -1,0 +1,83 @@
+"""The rank map: where each layer stands in its model, as rows (blocks) and columns (modules of a block)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from .lora import RankedLora
+from .names import HOST_PREFIX
+
+_UNET = re.compile(
+    r"(input_blocks|middle_block|output_blocks|down_blocks|mid_block|up_blocks)\.?([\d.]*?)\.?"
+    r"(?:attentions\.(\d+)\.)?transformer_blocks\.(\d+)\.(.+)$"
+)
+_SIDES = {"input": "down", "down": "down", "middle": "mid", "mid": "mid", "output": "up", "up": "up"}
+_LAST_NUMBER = re.compile(r"^(.*\.\d+)\.(.+)$")
+_ATTENTION = {"attn1": "self", "attn2": "cross"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One layer: its place, rank, the most its shape allows, the update's Frobenius norm and bytes in fp16."""
+
+    name: str
+    row: str
+    column: str
+    rank: int
+    max_rank: int
+    norm: float
+    bytes: int
+
+
+@dataclass(frozen=True)
+class RankMap:
+    """Rows and columns in the model's own order, and the cells."""
+
+    rows: list[str]
+    columns: list[str]
+    cells: list[Cell]
+
+    def as_json(self) -> dict:
+        """For the front end."""
+        return {"rows": self.rows, "columns": self.columns, "cells": [vars(c) for c in self.cells]}
+
+
+def place(name: str) -> tuple[str, str]:
+    """(row, column) of a layer's name: a transformer block of a UNet, else the path to its last number."""
+    path = name.removeprefix(HOST_PREFIX)
+    path = re.sub(r"\.to_out\.0$", ".to_out", path)
+    if found := _UNET.search(path):
+        side, numbers, attention, block, rest = found.groups()
+        index = ".".join(filter(None, [numbers.split(".")[0] if numbers else "", attention]))
+        row = f"{_SIDES[side.split('_')[0]]} {index}".strip() if _SIDES[side.split("_")[0]] != "mid" else "mid"
+        module, _, leaf = rest.partition(".")
+        column = f"{_ATTENTION.get(module, module)} {leaf.removeprefix('to_')}".strip()
+        return f"{row}, block {block}", column
+    if found := _LAST_NUMBER.match(path):
+        return found.group(1), found.group(2)
+    return "", path
+
+
+def rank_map(lora: RankedLora) -> RankMap:
+    """Places every layer of an adapter."""
+    cells = []
+    for name, layer in lora.layers.items():
+        row, column = place(name)
+        norm = float(layer.energy.sum().sqrt())  # exact in the singular basis
+        limit = min(layer.up.shape[0], layer.down.shape[1])
+        cells.append(Cell(name, row, column, layer.rank, limit, norm, 2 * layer.rank * layer.cost))
+    rows = list(dict.fromkeys(c.row for c in cells))
+    columns = sorted(dict.fromkeys(c.column for c in cells), key=_column_order)
+    return RankMap(rows, columns, cells)
+
+
+def _column_order(column: str) -> tuple:
+    module, _, leaf = column.partition(" ")
+    modules, leaves = ("self", "cross"), ("q", "k", "v", "out")
+    return (
+        modules.index(module) if module in modules else len(modules),
+        module,
+        leaves.index(leaf) if leaf in leaves else len(leaves),
+        leaf,
+    )

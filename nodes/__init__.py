@@ -1,0 +1,14 @@
+"""The nodes: forms that check their inputs, call the core and return."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import apply, heatmap, playground, save, train
+
+NODES = [*playground.NODES, *train.NODES, *apply.NODES, *save.NODES, *heatmap.NODES]
+
+
+class LoRA2Extension(ComfyExtension):
+    """What the host loads."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES

@@ -1,0 +1,29 @@
+"""What the forms share: the socket types and the fields that more than one node has."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+CATEGORY = "LoRA²"
+Lora2 = io.Custom("LORA2")
+Lora2Options = io.Custom("LORA2_OPTIONS")
+LoraModel = io.Custom("LORA_MODEL")
+
+
+def strength(name: str, what: str) -> io.Float.Input:
+    """A strength field with the host's own range."""
+    tooltip = f"How strongly the adapter changes the {what}; 0 is off, negative inverts."
+    return io.Float.Input(name, default=1.0, min=-100.0, max=100.0, step=0.01, tooltip=tooltip)
+
+
+def keep() -> io.Float.Input:
+    """The size slider."""
+    return io.Float.Input(
+        "keep",
+        default=1.0,
+        min=0.01,
+        max=1.0,
+        step=0.01,
+        tooltip="Share of the adapter's parameters to keep: the least important rank positions of the whole model "
+        "go first.",
+    )

