@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 KOHYA_PREFIX = "lora_unet_"
 HOST_PREFIX = "diffusion_model."
+FILE_PREFIXES = (KOHYA_PREFIX, "lora_te", "lora_transformer_", "lycoris_")
 
 # tensor suffix -> role, for every spelling that loaders of the ecosystem accept
 ROLES = {
@@ -39,7 +40,12 @@ def split_key(key: str) -> tuple[str, str] | None:
 
 
 def kohya_name(layer: str, diffusers: Mapping[str, str] | None = None) -> str:
-    """`lora_unet_…` with dots as underscores; `diffusers` maps module paths to diffusers' paths (UNets)."""
+    """`lora_unet_…` with dots as underscores; `diffusers` maps module paths to diffusers' paths (UNets).
+
+    A name that already is one of a file stays.
+    """
+    if layer.startswith(FILE_PREFIXES):
+        return layer
     path = layer.removeprefix(HOST_PREFIX)
     return KOHYA_PREFIX + (diffusers or {}).get(path, path).replace(".", "_")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .lora import RankedLora
 from .names import HOST_PREFIX
@@ -67,6 +67,8 @@ def rank_map(lora: RankedLora) -> RankMap:
         norm = float(layer.energy.sum().sqrt())  # exact in the singular basis
         limit = min(layer.up.shape[0], layer.down.shape[1])
         cells.append(Cell(name, row, column, layer.rank, limit, norm, 2 * layer.rank * layer.cost))
+    if all(c.row.endswith(", block 0") for c in cells):
+        cells = [replace(c, row=c.row.removesuffix(", block 0")) for c in cells]
     rows = list(dict.fromkeys(c.row for c in cells))
     columns = sorted(dict.fromkeys(c.column for c in cells), key=_column_order)
     return RankMap(rows, columns, cells)

@@ -8,7 +8,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..lora2_core import RankedLora, load
-from ..lora2_core.host.apply import apply_lora
+from ..lora2_core.host.apply import adopt, apply_lora
 from ..lora2_core.settings import check_range
 from .common import CATEGORY, Lora2, keep, strength
 
@@ -82,7 +82,7 @@ class LoRA2Load(io.ComfyNode):
         path = folder_paths.get_full_path("loras", lora_name)
         if path is None:
             raise ValueError(f"There is no file {lora_name!r} in the loras folder: choose one from the list.")
-        lora = load(path)
+        lora = adopt(load(path), model, clip)
         if lora.info.get("basis") != "singular":
             lora = lora.rotated()
         return io.NodeOutput(*patched(model, clip, lora, strength_model, strength_clip, keep))

@@ -93,11 +93,12 @@ class LoRA2Train(io.ComfyNode):
     @classmethod
     def reporter(cls, steps: int):
         """Called after every step: the host's progress bar, a line of text, live events, and the interrupt."""
-        bar, throttle, node, server = comfy.utils.ProgressBar(steps), Throttle(), cls.hidden.unique_id, PromptServer.instance
+        bar, throttle = comfy.utils.ProgressBar(steps), Throttle()
 
         def report(step: Step) -> None:
             bar.update_absolute(step.index)
             if throttle.due(last=step.index == steps):
+                node, server = cls.hidden.unique_id, PromptServer.instance
                 data = event(node, step, steps)
                 server.send_sync(EVENT, data, server.client_id)
                 server.send_progress_text(data["text"], node)

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from tests import graphs
-from tests.demo_report import Progress, learned_ranks, rank_table, side_by_side
+from tests.demo_report import Progress, rank_table, side_by_side
 from tests.hosting.server import REPOSITORY, ComfyServer, ExecutionError
 
 OUTPUT = REPOSITORY / "demo-output"
@@ -108,6 +108,9 @@ def bring(options: argparse.Namespace, base: Path) -> None:
 
 def report(server: ComfyServer, entry: dict, seconds: float) -> None:
     """Copies the results out of the server's temporary folder, and prints ranks and paths."""
+    from lora2_core import load
+    from lora2_core.rank_map import rank_map
+
     OUTPUT.mkdir(exist_ok=True)
     saved = (server.base / "models/loras").rglob("*.safetensors")
     newest = max(saved, key=lambda path: path.stat().st_mtime)
@@ -117,7 +120,7 @@ def report(server: ComfyServer, entry: dict, seconds: float) -> None:
     shutil.copyfile(server.files(entry, graphs.HEATMAP)[0], heatmap)
     before, after = (server.files(entry, node) for node in (graphs.BEFORE, graphs.AFTER))
     side_by_side(before, after, samples)
-    print(f"\n{rank_table(learned_ranks(adapter))}\n")
+    print(f"\n{rank_table(rank_map(load(adapter)))}\n")
     print(f"adapter   {adapter}   {adapter.stat().st_size / 1e6:.2f} MB")
     print(f"heatmap   {heatmap}")
     print(f"samples   {samples}   above without the adapter, below with it")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import re
-import struct
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
+
+if TYPE_CHECKING:  # imports torch: not before the demo needs it
+    from lora2_core.rank_map import RankMap
 
 # What the terminal says while a node works; nodes that take no time are not listed.
 DOING = {
@@ -19,7 +20,6 @@ DOING = {
     "after sampler": "drawing with the adapter",
 }
 MANY_BLOCKS = 24
-LAYER = re.compile(r"(?P<block>.+?)\.(?P<module>attn\d\.to_\w+(?:\.0)?|ff\..+|[^.]+)")
 
 
 class Progress:
@@ -59,44 +59,22 @@ class Progress:
             print(flush=True)
 
 
-def learned_ranks(adapter: Path) -> dict[str, int]:
-    """Layer name to rank, rank 0 included, from the metadata of an adapter file."""
-    with open(adapter, "rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        metadata = json.loads(file.read(length))["__metadata__"]
-    return {row[1]: row[5] for row in json.loads(metadata["lora2.layers"])}
-
-
-def rank_table(ranks: dict[str, int]) -> str:
+def rank_table(table: RankMap) -> str:
     """Blocks by modules, or, for a model of many blocks, the highest and the lowest."""
-    mean = sum(ranks.values()) / len(ranks)
-    rows: dict[str, dict[str, int]] = {}
-    for layer, rank in ranks.items():
-        block, module = split(layer)
-        rows.setdefault(block, {})[module] = rank
-    title = f"Learned ranks: mean {mean:.1f}, from {min(ranks.values())} to {max(ranks.values())}"
-    if len(rows) > MANY_BLOCKS:
-        ordered = sorted(ranks, key=ranks.get, reverse=True)
-        shown = [*ordered[:8], None, *ordered[-8:]]
-        lines = ["…" if n is None else f"{ranks[n]:>5}  {' '.join(split(n))}" for n in shown]
-        return "\n".join([title, *lines])
-    modules = list(dict.fromkeys(m for row in rows.values() for m in row))
-    wide = max(map(len, rows))
-    lines = [" " * wide + "".join(f"{m:>{len(m) + 2}}" for m in modules)]
-    for block, row in rows.items():
-        cells = (f"{row.get(m, ''):>{len(m) + 2}}" for m in modules)
-        lines.append(f"{block:<{wide}}" + "".join(cells))
+    ranks = [cell.rank for cell in table.cells]
+    mean = sum(ranks) / len(ranks)
+    title = f"Learned ranks: mean {mean:.1f}, from {min(ranks)} to {max(ranks)}"
+    if len(table.rows) > MANY_BLOCKS:
+        ordered = sorted(table.cells, key=lambda cell: -cell.rank)
+        lines = [f"{cell.rank:>5}  {cell.row}, {cell.column}" for cell in ordered]
+        return "\n".join([title, *lines[:8], "  …", *lines[-8:]])
+    cells = {(cell.row, cell.column): cell.rank for cell in table.cells}
+    wide = max(map(len, table.rows))
+    lines = [" " * wide + "".join(f"  {column}" for column in table.columns)]
+    for row in table.rows:
+        shown = (f"{cells.get((row, c), ''):>{len(c) + 2}}" for c in table.columns)
+        lines.append(f"{row:<{wide}}" + "".join(shown))
     return "\n".join([title, *lines])
-
-
-def split(layer: str) -> tuple[str, str]:
-    """A layer's block and module, shortened for a table: ("input 4.1 / 0", "attn1.q")."""
-    found = LAYER.fullmatch(layer.removeprefix("diffusion_model."))
-    if found is None:
-        return "", layer
-    block = found["block"].replace(".transformer_blocks.", " / ")
-    module = found["module"].replace("to_", "").removesuffix(".0")
-    return re.sub(r"_blocks?\.", " ", block), module
 
 
 def side_by_side(before: list[Path], after: list[Path], target: Path) -> None:

@@ -1,32 +1,28 @@
 """The table of learned ranks, for a small model and for one of many blocks."""
 
-import re
+from lora2_core.rank_map import Cell, RankMap
+from tests.demo_report import MANY_BLOCKS, Progress, rank_table
 
-from tests.demo_report import MANY_BLOCKS, Progress, rank_table, split
 
-
-def test_layer_names_are_shortened():
-    name = "diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_out.0"
-    assert split(name) == ("input 4.1 / 0", "attn1.out")
-    assert split("double_blocks.3.img_mod.lin") == ("double 3.img_mod", "lin")
-    assert split("linear") == ("", "linear")
+def ranks_of(ranks: dict[tuple[str, str], int]) -> RankMap:
+    """A rank map of these (row, column): rank."""
+    rows, columns = (list(dict.fromkeys(place[i] for place in ranks)) for i in (0, 1))
+    cells = [Cell(f"{r} {c}", r, c, rank, 64, 1.0, 0) for (r, c), rank in ranks.items()]
+    return RankMap(rows, columns, cells)
 
 
 def test_table_has_a_row_a_block_and_a_column_a_module():
-    modules = ("attn1.to_q", "attn2.to_k")
-    ranks = {f"input_blocks.{b}.1.transformer_blocks.0.{m}": b for b in (1, 2) for m in modules}
-    title, head, *rows = rank_table(ranks).splitlines()
-    assert "mean 1.5, from 1 to 2" in title
-    assert head.split() == ["attn1.q", "attn2.k"]
-    assert [re.split(r"  +", row) for row in rows] == [
-        ["input 1.1 / 0", "1", "1"],
-        ["input 2.1 / 0", "2", "2"],
+    table = ranks_of({("down 1", "self q"): 12, ("down 1", "cross k"): 3, ("mid", "self q"): 0})
+    assert rank_table(table).splitlines() == [
+        "Learned ranks: mean 5.0, from 0 to 12",
+        "        self q  cross k",
+        "down 1      12        3",
+        "mid          0         ",
     ]
 
 
 def test_many_blocks_become_the_highest_and_the_lowest():
-    ranks = {f"blocks.{b}.attn1.to_q": b for b in range(MANY_BLOCKS + 1)}
-    lines = rank_table(ranks).splitlines()
+    lines = rank_table(ranks_of({(str(b), "q"): b for b in range(MANY_BLOCKS + 1)})).splitlines()
     assert len(lines) == 18
     assert lines[1].split()[0] == str(MANY_BLOCKS) and lines[-1].split()[0] == "0"
 

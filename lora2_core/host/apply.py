@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 
 import torch
 from comfy.weight_adapter import LoRAAdapter
 
 from ..lora import LoraLayer, RankedLora
-from .naming import weight_keys
+from ..names import HOST_PREFIX
+from .naming import diffusers_paths, weight_keys
 
 log = logging.getLogger("lora2")
 
@@ -50,6 +52,26 @@ def resolve(lora: RankedLora, model, clip=None) -> dict:
     if len(found) < len(lora.layers):
         log.warning("LoRA²: %d of the adapter's %d layers are in this model.", len(found), len(lora.layers))
     return found
+
+
+def adopt(lora: RankedLora, model, clip=None) -> RankedLora:
+    """A loaded adapter with its layers named as in this model, whatever names its file has.
+
+    Diffusion layers get their module path, text encoder layers their kohya name, and what matches nothing
+    keeps its name; so heatmaps, comparisons and new files read the same for every source.
+    """
+    found = resolve(lora, model, clip)
+    text = {key: name for name, key in weight_keys(model, clip).items() if name.startswith("lora_te")}
+
+    def name_of(name: str) -> str:
+        key = found.get(name)
+        if isinstance(key, str) and key.startswith(HOST_PREFIX):
+            return key.removesuffix(".weight")
+        return text.get(key, name)
+
+    layers = {name_of(name): layer for name, layer in lora.layers.items()}
+    info = dict(lora.info) | {"diffusers": diffusers_paths(model)}
+    return replace(lora, layers=layers if len(layers) == len(lora.layers) else lora.layers, info=info)
 
 
 def apply_lora(model, clip, lora: RankedLora, strength_model: float, strength_clip: float):

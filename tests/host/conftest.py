@@ -1,11 +1,61 @@
-"""Tests here import comfy at the top of their files, which without a host is a confusing error."""
+"""What the host tests share: the playground, one short training on it, and a plain forward pass.
+
+They import comfy at the top of their files, which without a host is a confusing error.
+"""
 
 import os
+from dataclasses import dataclass
 
 import pytest
+import torch
 
 if not os.environ.get("LORA2_HOST"):
     raise pytest.UsageError(
-        "tests/host needs the host: run `python -m nox -s tests`, or set LORA2_HOST to a ComfyUI "
-        "folder."
+        "tests/host needs the host: run `python -m nox -s tests`, or set LORA2_HOST to a ComfyUI folder."
     )
+
+
+@dataclass
+class Playground:
+    """The embedded model with latents and conditioning of one left-out subject."""
+
+    model: object
+    clip: object
+    vae: object
+    latents: list
+    positive: list
+
+    def forward(self, model=None) -> torch.Tensor:
+        """The denoised latent of a fixed noise and prompt: [2, 8, 8, 8]."""
+        import comfy.model_management
+
+        patcher = model or self.model
+        comfy.model_management.load_models_gpu([patcher])
+        x = torch.randn(2, 8, 8, 8, generator=torch.Generator().manual_seed(1))
+        cross, facts = self.positive[0][0]
+        inner = patcher.model
+        y = inner.encode_adm(pooled_output=facts["pooled_output"])
+        with torch.no_grad():
+            context = cross.repeat(2, 1, 1)
+            return inner.apply_model(x, torch.tensor([1.0, 5.0]), c_crossattn=context, y=y.repeat(2, 1)).clone()
+
+
+@pytest.fixture(scope="module")
+def playground() -> Playground:
+    """Built under inference mode, as the host's executor does."""
+    from lora2_core.host.playground import load_playground
+    from lora2_core.playground import asset, subjects
+
+    with torch.inference_mode():
+        model, clip, vae = load_playground(asset.load())
+        images, captions = subjects.examples("owl", 4)
+        latents = [{"samples": vae.encode(image[None])} for image in images]
+        positive = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in captions]
+    return Playground(model, clip, vae, latents, positive)
+
+
+@pytest.fixture(autouse=True)
+def inference_mode():
+    """The mode in which the host runs every node."""
+    with torch.inference_mode():
+        yield

@@ -14,7 +14,6 @@ PROMISED = {
     "LoRA2Load",
     "LoRA2Save",
     "LoRA2RankHeatmap",
-    "LoRA2Compress",
 }
 
 
