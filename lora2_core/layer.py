@@ -15,9 +15,9 @@ from torch.utils.hooks import RemovableHandle
 
 
 def is_adaptable(module: nn.Module) -> bool:
-    """Linear or Conv2d without groups, judged by what the module says of itself (its weight may not be loaded)."""
-    if isinstance(module, nn.Conv2d) or hasattr(module, "kernel_size"):
-        return len(getattr(module, "kernel_size", ())) == 2 and getattr(module, "groups", 1) == 1
+    """Conv2d without groups, or whatever has in_features and out_features: hosts have a Linear of their own."""
+    if isinstance(module, nn.Conv2d):
+        return module.groups == 1
     return hasattr(module, "in_features") and hasattr(module, "out_features")
 
 
@@ -66,11 +66,9 @@ class Component:
         up = self.lora_up[:, : self.rank].to(dtype)
         if self.kernel is None:
             return F.linear(F.linear(x.to(dtype), down), up)
-        m = self.module
-        padding = m.padding if isinstance(m.padding, (str, int)) else tuple(m.padding)
-        hidden = F.conv2d(
-            x.to(dtype), down.view(-1, self.channels[0], *self.kernel), None, m.stride, padding, m.dilation
-        )
+        kernels = down.view(-1, self.channels[0], *self.kernel)
+        # the module's own stride, dilation, padding and padding mode
+        hidden = nn.Conv2d._conv_forward(self.module, x.to(dtype), kernels, None)
         return F.conv2d(hidden, up[:, :, None, None])
 
     @torch.no_grad()

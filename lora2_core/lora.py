@@ -6,6 +6,7 @@ i-th singular value of the update, so cutting a tail is the best cut there is (E
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -45,7 +46,7 @@ class LoraLayer:
         """The same product in its singular basis, singular values shared evenly, through the rank x rank core."""
         up_q, up_r = torch.linalg.qr(self.up.double())
         down_q, down_r = torch.linalg.qr(self.down.double().T)
-        left, values, right = torch.linalg.svd(up_r @ down_r.T)
+        left, values, right = torch.linalg.svd(up_r @ down_r.T, full_matrices=False)
         root = values.sqrt()
         up = (up_q @ left) * root
         down = root[:, None] * (right @ down_q.T)
@@ -60,7 +61,8 @@ class LoraLayer:
         """(lora_up, lora_down) in file shapes: a convolution's have four dimensions."""
         if self.kernel is None:
             return self.up, self.down
-        return self.up[:, :, None, None], self.down.view(self.rank, -1, *self.kernel)
+        channels = self.down.shape[1] // math.prod(self.kernel)
+        return self.up[:, :, None, None], self.down.view(self.rank, channels, *self.kernel)
 
     @classmethod
     def from_tensors(cls, up: Tensor, down: Tensor) -> LoraLayer:
@@ -94,8 +96,9 @@ class RankedLora:
         return self.parameters * bytes_per_parameter / MEGABYTE
 
     def rotated(self) -> RankedLora:
-        """Every layer in its singular basis."""
-        return replace(self, layers={n: layer.rotated() for n, layer in self.layers.items()})
+        """Every layer in its singular basis, as info["basis"] then says."""
+        layers = {n: layer.rotated() for n, layer in self.layers.items()}
+        return replace(self, layers=layers, info=dict(self.info) | {"basis": "singular"})
 
     def within(self, parameters: float) -> RankedLora:
         """At most so many parameters: the positions with the least energy a parameter go first, over all layers.

@@ -14,6 +14,7 @@ PAPER_WEIGHT = 1e-4  # lambda_rank and lambda_attn where the paper leaves them u
 FIRST_PRICE = 1e-3  # of the running loss, for a whole ceiling's worth of parameters
 LOWEST_PRICE, HIGHEST_PRICE = 1e-4, 1e2
 PRICE_GAIN = 30.0  # of the logarithm of the price, a whole size off the allowed one
+BASE_GAIN = 0.3  # the same for the slow part of it, a step
 DESCENT = 0.7
 
 
@@ -56,6 +57,7 @@ class CeilingPrice:
         self.adapters = adapters
         self.fixed = adapters.settings.rank_weight
         self.price = FIRST_PRICE if self.fixed is None else self.fixed
+        self.base = FIRST_PRICE
         self.running: float | None = None
         self.first_size: float | None = None
         self.descent = max(1, DESCENT * steps)
@@ -76,7 +78,10 @@ class CeilingPrice:
             self.first_size = self.first_size or max(1.0, value)
             left = max(0.0, 1 - self.index / self.descent)
             allowed = 1 + (self.first_size - 1) * left
-            price = FIRST_PRICE * math.exp(min(20.0, PRICE_GAIN * (value / allowed - 1)))
+            excess = value / allowed - 1
+            self.base *= math.exp(BASE_GAIN * max(-0.1, min(0.1, excess)))
+            self.base = max(LOWEST_PRICE, min(HIGHEST_PRICE, self.base))
+            price = self.base * math.exp(min(20.0, PRICE_GAIN * excess))
             self.price = max(LOWEST_PRICE, min(HIGHEST_PRICE, price))
             self.index += 1
         return self.price * (self.running or 0.0) * size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 MODES = ("adaptive", "paper", "fixed")
@@ -12,12 +11,11 @@ MEGABYTE = 1e6
 
 
 def check_range(name: str, value: float, low: float, high: float, *, whole: bool = False) -> None:
-    """ValueError unless low <= value <= high and finite (and an integer where `whole`)."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not low <= value <= high:
-        raise ValueError(f"{name} is {value!r}: give a number from {low:g} to {high:g}.")
-    if whole and value != int(value):
-        raise ValueError(f"{name} is {value!r}: give a whole number.")
+    """ValueError unless value is a number (an int where `whole`) and low <= value <= high."""
+    number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+    if not number or not low <= value <= high:
+        kind = "whole number" if whole else "number"
+        raise ValueError(f"{name} is {value!r}: give a {kind} from {low:g} to {high:g}.")
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

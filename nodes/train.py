@@ -10,10 +10,10 @@ from comfy_api.latest import io
 from server import PromptServer
 
 from ..lora2_core import RankSettings, Step, TrainSettings
+from ..lora2_core.host.apply import apply_lora
 from ..lora2_core.host.export import as_lora_model
 from ..lora2_core.host.live import Throttle, event
 from ..lora2_core.host.run import HostRun, Outcome, train_on
-from ..lora2_core.host.apply import apply_lora
 from ..lora2_core.host.store import check_prefix, save_under_loras
 from ..lora2_core.settings import MODES
 from .common import CATEGORY, Lora2, Lora2Options, LoraModel

@@ -13,7 +13,14 @@ import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import Timestep
 from comfy.supported_models_base import ClipTarget
 
-from ..playground.asset import HEAD_CHANNELS, SIZE_EMBEDDING, TEXT_WIDTH, UNET_CONFIG, Asset, text_config
+from ..playground.asset import (
+    HEAD_CHANNELS,
+    SIZE_EMBEDDING,
+    TEXT_WIDTH,
+    UNET_CONFIG,
+    Asset,
+    text_config,
+)
 from ..playground.autoencoder import DOWNSCALE, LATENT_CHANNELS, Autoencoder
 from ..playground.tokenizer import MAX_LENGTH, WordTokenizer
 

@@ -19,6 +19,8 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import torch
+from einops import rearrange
 from PIL import Image
 
 from lora2_core.playground.subjects import FOLDER, SIZE, STYLES, SUBJECTS
@@ -99,6 +101,11 @@ def draw_all(folder: Path) -> tuple[np.ndarray, list[list[str]]]:
             pictures.append(drawn[style])
             rows.append([label, style, groups["groups"][str(emoji["group"])], subgroup])
     return np.stack(pictures), rows
+
+
+def to_images(pictures: np.ndarray) -> torch.Tensor:
+    """uint8 [N, H, W, 3] to [N, 3, H, W] in [-1, 1]."""
+    return rearrange(torch.from_numpy(pictures).float() / 127.5 - 1, "n h w c -> n c h w")
 
 
 def load(folder: Path) -> tuple[np.ndarray, list[list[str]]]:

@@ -22,14 +22,9 @@ from torch.nn import functional as F
 from lora2_core.host.playground import build_clip, build_model, latent_format
 from lora2_core.playground.asset import PATH
 from lora2_core.playground.autoencoder import Autoencoder, psnr
-from lora2_core.playground.tokenizer import RARE_TOKENS, build_vocabulary
 from lora2_core.playground.subjects import BACKGROUNDS, STYLES, SUBJECTS, caption, compose
-from tests.playground.pictures import load
-
-
-def to_images(pictures: np.ndarray) -> torch.Tensor:
-    """uint8 [N, H, W, 3] to [N, 3, H, W] in [-1, 1]."""
-    return rearrange(torch.from_numpy(pictures).float() / 127.5 - 1, "n h w c -> n c h w")
+from lora2_core.playground.tokenizer import RARE_TOKENS, build_vocabulary
+from tests.playground.pictures import load, to_images
 
 
 def initialise(module: torch.nn.Module) -> None:

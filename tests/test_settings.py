@@ -1,0 +1,74 @@
+"""Settings refuse a bad value in one sentence that names the setting and the value and says what to give."""
+
+import pytest
+
+from lora2_core import RankSettings, TrainSettings
+
+NAN, INF = float("nan"), float("inf")
+NO_NUMBERS = [NAN, INF, -INF, True, "64", "", [64], 10**400, -(10**400)]
+RANGES = [
+    (RankSettings, "budget_mb", [-1, -1e-9, 1e7]),
+    (RankSettings, "quantile", [0, 1, -0.5, 1.5]),
+    (RankSettings, "rank_weight", [-1e-9, 1e4]),
+    (RankSettings, "attention_weight", [-1, 1e4]),
+    (RankSettings, "rate_learning_rate", [-1, 1e4]),
+    (TrainSettings, "learning_rate", [-1e-4, 11]),
+]
+WHOLE = [
+    (RankSettings, "target_rank", [0, -1, 4097]),
+    (RankSettings, "max_rank", [0, -8, 5000]),
+    (RankSettings, "start_rank", [0, -1, 257]),
+    (TrainSettings, "steps", [0, -1, 10**7]),
+    (TrainSettings, "seed", [-1, 2**64]),
+]
+# a rank of 64.0 would pass as a number, and fail as a tensor's size an hour later
+BAD = [(c, f, v) for c, f, values in RANGES + WHOLE for v in [*values, *NO_NUMBERS]]
+BAD += [(c, f, v) for c, f, _ in WHOLE for v in (2.5, 64.0)]
+BAD += [(RankSettings, "mode", v) for v in ("Adaptive", "", None, 1)]
+BAD += [(RankSettings, "init", v) for v in ("kaiming", "", 0)]
+BAD += [(c, f, None) for c, f, _ in RANGES[:2] + WHOLE[:2] + WHOLE[3:]]
+
+
+@pytest.mark.parametrize(("kind", "field", "value"), BAD, ids=lambda v: repr(v)[:24])
+def test_a_bad_value_gives_one_sentence(kind: type, field: str, value: object):
+    with pytest.raises(ValueError) as caught:
+        kind(**{field: value})
+    message = str(caught.value)
+    assert message.startswith(f"{field} is {value!r}: ")
+    assert "give a " in message or "choose " in message, "the remedy"
+    assert message.endswith(".") and "\n" not in message
+
+
+def test_max_rank_below_target_rank():
+    with pytest.raises(ValueError) as caught:
+        RankSettings(target_rank=65, max_rank=64)
+    message = "max_rank 64 is below target_rank 65: raise max_rank or lower target_rank."
+    assert str(caught.value) == message
+
+
+def test_the_defaults_are_the_public_ones():
+    settings = RankSettings()
+    assert (settings.mode, settings.target_rank, settings.max_rank) == ("adaptive", 64, 256)
+    assert settings.budget_mb == 0 and settings.quantile == 0.9
+    assert TrainSettings() == TrainSettings(steps=500, learning_rate=1e-4, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "first"),
+    [
+        ({"mode": "paper"}, 64),
+        ({"mode": "fixed"}, 64),
+        ({"mode": "adaptive"}, 128),
+        ({"mode": "adaptive", "target_rank": 200}, 256),
+        ({"mode": "adaptive", "start_rank": 5}, 5),
+        ({"mode": "fixed", "start_rank": 5}, 5),
+    ],
+    ids=str,
+)
+def test_the_first_rank(chosen: dict, first: int):
+    assert RankSettings(**chosen).first_rank == first
+
+
+def test_settings_are_frozen():
+    with pytest.raises(AttributeError):
+        RankSettings().target_rank = 8
