@@ -49,6 +49,20 @@ def train_playground(session: nox.Session) -> None:
     in_host(session, "-m", "tests.hosting.inprocess", "tests.playground.train", *arguments)
 
 
+@nox.session(name="evaluate-playground", venv_backend="none")
+def evaluate_playground(session: nox.Session) -> None:
+    """Contact sheet of the embedded model, and how often a classifier recognises its samples."""
+    arguments = [str(cache_folder() / "playground"), *session.posargs]
+    in_host(session, "-m", "tests.hosting.inprocess", "tests.playground.evaluate", *arguments)
+
+
+@nox.session(name="held-out", venv_backend="none")
+def held_out(session: nox.Session) -> None:
+    """Denoising loss on unseen pictures: base, plain LoRA, adaptive ranks; with sizes."""
+    arguments = [str(cache_folder() / "playground"), *session.posargs]
+    in_host(session, "-m", "tests.hosting.inprocess", "tests.benchmarks.held_out", *arguments)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Ruff: faults and format."""

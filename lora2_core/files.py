@@ -115,10 +115,12 @@ def save(
     check_range("max_mb", max_mb, 0, 1e6)
     path = Path(path)
     lora = finish(source, info) if isinstance(source, Adapters) else source
+    if lora.info.get("basis") != "singular":
+        lora = lora.rotated()
     data = encode(lora, path.stem, form, dtype, diffusers or {})
-    limit, size = max_mb * MEGABYTE, DTYPES[dtype].itemsize
-    while max_mb > 0 and len(data) > limit:
-        lora = lora.within(min(lora.parameters - 1, lora.parameters - (len(data) - limit) / size))
+    limit = max_mb * MEGABYTE
+    while max_mb > 0 and len(data) > limit:  # a share at a time, since header and padding shrink as well
+        lora = lora.within(min(lora.parameters - 1, lora.parameters * limit / len(data)))
         data = encode(lora, path.stem, form, dtype, diffusers or {})
     write_atomic(path, data)
     return lora
@@ -149,7 +151,7 @@ def load(path: str | Path) -> RankedLora:
     metadata = read_header(data, path.name).get("__metadata__") or {}
     try:
         tensors = safetensors.torch.load(data)
-    except SafetensorError as error:
+    except (SafetensorError, KeyError) as error:  # KeyError: a kind of number that torch doesn't have
         raise ValueError(f"{path.name} can't be read: {error}.") from error
     if expected := metadata.get("sshs_model_hash") if "lora2.version" in metadata else None:
         payload = data[8 + int.from_bytes(data[:8], "little") :]
@@ -186,16 +188,18 @@ def collect_layers(tensors: Mapping[str, Tensor]) -> dict[str, LoraLayer]:
             raise ValueError(f"{base} has {' and '.join(sorted(found))} but no complete lora_up and lora_down pair")
         up, down = found["up"], found["down"]
         matrix = up.ndim == down.ndim == 2 or (down.ndim == 4 and up.ndim in (2, 4) and up.shape[2:].numel() == 1)
-        if not matrix or up.shape[1] != down.shape[0]:
+        if not matrix or up.shape[1] != len(down) or len(down) == 0:
             shapes = f"lora_up {list(up.shape)} and lora_down {list(down.shape)}"
             raise ValueError(f"{base} has shapes {shapes}, which don't fit together")
-        rank = down.shape[0]
-        if not 1 <= rank <= min(up.shape[0], down.flatten(1).shape[1]):
-            raise ValueError(f"{base} has rank {rank}, more than its shape {up.shape[0]} x {down.flatten(1).shape[1]} allows")
-        alpha = found.get("alpha", torch.tensor(float(rank)))
+        alpha = found.get("alpha", torch.tensor(float(len(down))))
         if alpha.numel() != 1 or float(alpha) == 0:
             raise ValueError(f"{base}.alpha is {alpha.tolist()}: it must be one number other than 0")
-        layers[base] = LoraLayer.from_tensors(up * (float(alpha) / rank), down)
+        layer = LoraLayer.from_tensors(up * (float(alpha) / len(down)), down).unpadded()
+        if layer.rank > min(layer.up.shape[0], layer.down.shape[1]):
+            raise ValueError(
+                f"{base} has rank {layer.rank}, more than its shape {layer.up.shape[0]} x {layer.down.shape[1]} allows"
+            )
+        layers[base] = layer
     if not layers:
         raise ValueError("the file holds no LoRA layers")
     return layers

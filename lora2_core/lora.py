@@ -42,6 +42,11 @@ class LoraLayer:
         """The first `rank` positions."""
         return replace(self, up=self.up[:, :rank].contiguous(), down=self.down[:rank].contiguous())
 
+    def unpadded(self) -> LoraLayer:
+        """Without the zero positions at the end, as the uniform file form adds them."""
+        used = self.energy.nonzero()
+        return self.first(int(used[-1]) + 1 if len(used) else 0)
+
     def rotated(self) -> LoraLayer:
         """The same product in its singular basis, singular values shared evenly, through the rank x rank core."""
         up_q, up_r = torch.linalg.qr(self.up.double())

@@ -37,7 +37,7 @@ def lora2_entries(lora: RankedLora, bases: Mapping[str, str]) -> dict[str, str]:
         for name, layer in lora.layers.items()
     ]  # fmt: skip
     history = {k: thin(v) for k, v in lora.info.get("history", {}).items()}
-    entries = {"version": VERSION, "basis": "singular", "layers": rows, "history": history}
+    entries = {"version": VERSION, "basis": lora.info.get("basis", "any"), "layers": rows, "history": history}
     entries |= {"settings": lora.info.get("settings", {})}
     return {f"lora2.{k}": v if isinstance(v, str) else json.dumps(v, separators=(",", ":")) for k, v in entries.items()}
 
@@ -83,8 +83,26 @@ def read_lora2(metadata: Mapping[str, str]) -> dict:
     if "lora2.version" not in metadata:
         return {}
     try:
-        return {
-            key: json.loads(metadata[f"lora2.{key}"]) for key in ("layers", "history", "settings")
-        } | {"basis": metadata["lora2.basis"], "version": metadata["lora2.version"]}  # fmt: skip
-    except (KeyError, json.JSONDecodeError) as error:
+        entries = {key: json.loads(metadata[f"lora2.{key}"]) for key in ("layers", "history", "settings")}
+        entries |= {key: metadata[f"lora2.{key}"] for key in ("basis", "version")}
+    except (KeyError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"the lora2.* metadata is damaged ({error!r})") from error
+    if not (isinstance(entries["history"], dict) and isinstance(entries["settings"], dict)):
+        raise ValueError("the lora2.* metadata is damaged (history or settings is no object)")
+    if not (isinstance(entries["layers"], list) and all(map(_is_row, entries["layers"]))):
+        raise ValueError("the lora2.* metadata is damaged (layers is no list of rows)")
+    if any(len({row[i] for row in entries["layers"]}) < len(entries["layers"]) for i in (0, 1)):
+        raise ValueError("the lora2.* metadata is damaged (layers names one twice)")
+    return entries
+
+
+def _is_row(row: object) -> bool:
+    """[name in the file, layer, out, fan_in, kernel or 0, learned rank, rate or 0], types checked."""
+    if not isinstance(row, list) or len(row) != 7:
+        return False
+    base, name, rows, fan_in, kernel, learned, rate = row
+    whole = [rows, fan_in, learned, *(kernel if isinstance(kernel, list) and len(kernel) == 2 else [kernel])]
+    return (
+        isinstance(base, str) and isinstance(name, str) and isinstance(rate, (int, float))
+        and all(isinstance(n, int) and 0 <= n < 2**31 for n in whole)
+    )  # fmt: skip

@@ -20,6 +20,8 @@ ROLES = {
     "_lora.down.weight": "down",
     ".lora.up.weight": "up",
     ".lora.down.weight": "down",
+    ".lora_linear_layer.up.weight": "up",
+    ".lora_linear_layer.down.weight": "down",
     ".lora_B.weight": "up",
     ".lora_A.weight": "down",
     ".lora_B.default.weight": "up",
@@ -28,7 +30,7 @@ ROLES = {
     ".lora_A": "down",
     ".alpha": "alpha",
 }
-UNSUPPORTED = re.compile(r"\.(hada_|lokr_|lora_mid|oft_|glora_|dora_scale|boft_|diff(_b)?$|w_norm|b_norm|set_weight)")
+UNSUPPORTED = re.compile(r"\.(hada_|lokr_|lora_mid|oft_|glora_|dora_scale|lora_magnitude_vector|boft_|diff(_b)?$|w_norm|b_norm|set_weight)")
 
 
 def split_key(key: str) -> tuple[str, str] | None:
@@ -51,11 +53,14 @@ def kohya_name(layer: str, diffusers: Mapping[str, str] | None = None) -> str:
 
 
 def peft_name(layer: str, diffusers: Mapping[str, str] | None = None, part: str = "unet") -> str:
-    """`unet.…` or `transformer.…` with dots."""
+    """`unet.…` or `transformer.…` with dots; ValueError for a name of a kohya file, whose dots are lost."""
+    if layer.startswith(FILE_PREFIXES):
+        raise ValueError(f"Layer {layer} has no module path, which the peft format needs: save as kohya.")
     path = layer.removeprefix(HOST_PREFIX)
     return f"{part}.{(diffusers or {}).get(path, path)}"
 
 
 def complete_map(layers: Iterable[str], diffusers: Mapping[str, str]) -> Mapping[str, str]:
     """The diffusers map if it names every layer, else nothing: a file is never a mix of both namings."""
-    return diffusers if all(n.removeprefix(HOST_PREFIX) in diffusers for n in layers) else {}
+    paths = [n.removeprefix(HOST_PREFIX) for n in layers if not n.startswith(FILE_PREFIXES)]
+    return diffusers if all(path in diffusers for path in paths) else {}

@@ -32,6 +32,22 @@ def replace_inference_tensors(module: nn.Module) -> list[tuple[dict, str, torch.
     return replaced
 
 
+def trainable_clone(model):
+    """A clone that shares the weights; of a dynamic patcher, one with weights of its own.
+
+    A dynamic patcher's weights lie in memory that may be taken back between forward and backward, so the host
+    is asked for its non-dynamic form, which it loads from the model's file.
+    """
+    if not model.is_dynamic():
+        return model.clone()
+    if model.cached_patcher_init is None:
+        raise ValueError(
+            "This model streams its weights and does not say how to load it again: start ComfyUI with "
+            "--disable-dynamic-vram to train it."
+        )
+    return model.clone(disable_dynamic=True)
+
+
 @contextmanager
 def on_loan(model) -> Iterator:
     """Loads a clone of a ModelPatcher and yields its inner model with gradients possible.
@@ -39,7 +55,7 @@ def on_loan(model) -> Iterator:
     The executor's inference mode is off inside. Weights are shared, not copied; afterwards every parameter,
     buffer, requires_grad and train flag is what it was, whatever happened.
     """
-    clone = model.clone()
+    clone = trainable_clone(model)
     comfy.model_management.load_models_gpu([clone], force_full_load=False)
     inner = clone.model
     training = {module: module.training for module in inner.modules()}

@@ -1,0 +1,544 @@
+"""Adapter files: what was saved is what is loaded, in every form; what is damaged is refused."""
+
+import hashlib
+import json
+import os
+import struct
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+import lora2_core as lora2
+from lora2_core.atomic import write_atomic
+from lora2_core.files import DTYPES, FORMATS
+from tests.toys import SHAPES, random_lora
+
+Q, *_, CONV = SHAPES
+BASE = "lora_unet_middle_block_1_transformer_blocks_0_attn2_to_out_0"
+CHOICES = pytest.mark.parametrize("form", FORMATS)
+
+
+def header_of(path: Path) -> dict:
+    data = path.read_bytes()
+    return json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    return header_of(path)["__metadata__"]
+
+
+class Net(nn.Module):
+    """Three layers of different shapes, one of them a convolution, the last one narrow."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(0)
+            self.wide, self.conv = nn.Linear(24, 40), nn.Conv2d(6, 20, 3, stride=2, padding=1)
+            self.narrow = nn.Linear(30, 3, bias=False)
+        self.inputs = {
+            "wide": torch.randn(5, 24, generator=torch.Generator().manual_seed(1)),
+            "conv": torch.randn(2, 6, 8, 8, generator=torch.Generator().manual_seed(2)),
+            "narrow": torch.randn(7, 30, generator=torch.Generator().manual_seed(3)),
+        }
+
+    def outputs(self) -> dict[str, Tensor]:
+        with torch.no_grad():
+            return {name: getattr(self, name)(x) for name, x in self.inputs.items()}
+
+    def merge(self, lora: lora2.RankedLora) -> None:
+        for name, layer in lora.layers.items():
+            getattr(self, name).weight.data += layer.delta()
+
+
+def attached(mode: str) -> tuple[Net, lora2.Adapters]:
+    """As after training: every rank position has values, the ranks differ."""
+    net, generator = Net(), torch.Generator().manual_seed(4)
+    settings = lora2.RankSettings(mode=mode, target_rank=9, start_rank=9, max_rank=16)
+    adapters = lora2.attach(net, "wide|conv|narrow", settings)
+    for component in adapters.components.values():
+        component.lora_up.data.normal_(0, 0.1, generator=generator)
+    return net, adapters
+
+
+@CHOICES
+@pytest.mark.parametrize("mode", ["adaptive", "paper", "fixed"])
+def test_loaded_equals_live(form: str, mode: str, tmp_path: Path):
+    net, adapters = attached(mode)
+    live = net.outputs()
+    saved = lora2.save(tmp_path / "a.safetensors", adapters, form=form, dtype="fp32")
+    loaded = lora2.load(tmp_path / "a.safetensors")
+    adapters.detach()
+    net.merge(loaded)
+    for name, expected in live.items():
+        scale = float(expected.abs().max())
+        found = net.outputs()[name]
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 * max(1, scale))
+    assert loaded.ranks == saved.ranks == {"wide": 9, "conv": 9, "narrow": 3}
+    for name, layer in saved.layers.items():
+        torch.testing.assert_close(loaded.layers[name].delta(), layer.delta(), rtol=0, atol=1e-6)
+        assert loaded.layers[name].kernel == layer.kernel
+
+
+@CHOICES
+@pytest.mark.parametrize(("dtype", "off"), [("fp16", 2e-3), ("bf16", 2e-2)])
+def test_half_precision_is_near(form: str, dtype: str, off: float, tmp_path: Path):
+    lora = random_lora().rotated()
+    lora2.save(tmp_path / "a.safetensors", lora, form=form, dtype=dtype)
+    loaded = lora2.load(tmp_path / "a.safetensors")
+    for name, layer in lora.layers.items():
+        scale = float(layer.delta().abs().max())
+        found = loaded.layers[name].delta()
+        torch.testing.assert_close(found, layer.delta(), rtol=0, atol=off * scale)
+
+
+@CHOICES
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_shapes_types_and_alpha(form: str, dtype: str, tmp_path: Path):
+    lora = lora2.save(tmp_path / "a.safetensors", random_lora(), form=form, dtype=dtype)
+    tensors = safetensors.torch.load_file(tmp_path / "a.safetensors")
+    names = {"peft": ("unet.", ".", "lora_A", "lora_B")}
+    prefix, dot, down_key, up_key = names.get(form, ("lora_unet_", "_", "lora_down", "lora_up"))
+    widest = max(lora.ranks.values())
+    keys = set()
+    for name, layer in lora.layers.items():
+        base = prefix + name.removeprefix("diffusion_model.").replace(".", dot)
+        rank = widest if form == "uniform" else layer.rank
+        rows, fan_in, _, kernel = SHAPES[name]
+        down, up = tensors[f"{base}.{down_key}.weight"], tensors[f"{base}.{up_key}.weight"]
+        if kernel:
+            assert up.shape == (rows, rank, 1, 1)
+            assert down.shape == (rank, fan_in // 9, *kernel)
+        else:
+            assert up.shape == (rows, rank) and down.shape == (rank, fan_in)
+        assert up.dtype == down.dtype == DTYPES[dtype]
+        keys |= {f"{base}.{down_key}.weight", f"{base}.{up_key}.weight"}
+        if form != "peft":
+            alpha = tensors[f"{base}.alpha"]
+            assert alpha.shape == () and float(alpha) == rank, "the scale is 1 in every loader"
+            keys.add(f"{base}.alpha")
+    assert set(tensors) == keys, "nothing else: one foreign key and other loaders refuse the file"
+
+
+def test_uniform_padding_is_zero_and_may_exceed_a_layers_shape(tmp_path: Path):
+    """Mergers want one rank; our own loader takes the padding off again."""
+    shapes = {"big": (40, 40, 12, None), "tiny": (3, 40, 2, None)}
+    saved = lora2.save(tmp_path / "a.safetensors", random_lora(shapes), form="uniform")
+    up = safetensors.torch.load_file(tmp_path / "a.safetensors")["lora_unet_tiny.lora_up.weight"]
+    assert up.shape == (3, 12) and (up[:, 2:] == 0).all()
+    assert lora2.load(tmp_path / "a.safetensors").ranks == saved.ranks == {"big": 12, "tiny": 2}
+
+
+def test_peft_metadata_gives_every_rank_and_alpha_by_anchored_patterns(tmp_path: Path):
+    lora = lora2.save(tmp_path / "a.safetensors", random_lora(), form="peft")
+    config = json.loads(metadata_of(tmp_path / "a.safetensors")["lora_adapter_metadata"])
+    ranks = {f"^{name.removeprefix('diffusion_model.')}$": r for name, r in lora.ranks.items()}
+    assert config["unet.rank_pattern"] == config["unet.alpha_pattern"] == ranks
+    assert config["unet.r"] == config["unet.lora_alpha"]
+    assert config["unet.target_modules"] == [key[1:-1] for key in ranks]
+
+
+def test_the_file_says_what_it_is(tmp_path: Path):
+    info = {
+        "base": {"version": "sdxl_base_v1-0", "architecture": "stable-diffusion-xl-v1-base"},
+        "settings": {"learning_rate": 1e-4, "seed": 7},
+        "history": {"loss": [0.5] * 5000 + [float("nan")]},
+    }
+    adapters = attached("adaptive")[1]
+    lora2.save(tmp_path / "mine.safetensors", adapters, info=info)
+    metadata = metadata_of(tmp_path / "mine.safetensors")
+    assert all(isinstance(value, str) for value in metadata.values())
+    assert metadata["ss_base_model_version"] == "sdxl_base_v1-0"
+    assert metadata["ss_network_dim"] == metadata["ss_network_alpha"] == "Dynamic"
+    assert metadata["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
+    assert metadata["modelspec.sai_model_spec"] == "1.0.1"
+    assert metadata["ss_seed"] == "7"
+    assert str(tmp_path) not in json.dumps(metadata), "no path of the user's machine"
+    loaded = lora2.load(tmp_path / "mine.safetensors").info
+    assert len(loaded["history"]["loss"]) == 200 and loaded["history"]["loss"][-1] == 0
+    assert loaded["settings"] == info["settings"]
+    assert loaded["learned_ranks"] == adapters.ranks
+    rates = dict(zip(adapters.ranks, adapters.rates.tolist(), strict=True))
+    assert loaded["rates"] == pytest.approx(rates, rel=1e-5)
+
+
+def test_the_hash_is_of_the_bytes_after_the_header(tmp_path: Path):
+    path = tmp_path / "a.safetensors"
+    lora2.save(path, random_lora())
+    data = path.read_bytes()
+    payload = data[8 + struct.unpack("<Q", data[:8])[0] :]
+    digest = hashlib.sha256(payload).hexdigest()
+    metadata = metadata_of(path)
+    assert metadata["sshs_model_hash"] == digest
+    assert metadata["modelspec.hash_sha256"] == f"0x{digest}"
+
+
+def test_a_saved_adapter_is_in_the_singular_basis(tmp_path: Path):
+    """Also one that did not come from training, else its prefixes would be no good."""
+    lora2.save(tmp_path / "a.safetensors", random_lora(), dtype="fp32")
+    loaded = lora2.load(tmp_path / "a.safetensors")
+    assert loaded.info["basis"] == "singular"
+    for layer in loaded.layers.values():
+        singular = torch.linalg.svdvals(layer.delta().flatten(1).double())[: layer.rank]
+        torch.testing.assert_close(layer.energy.sqrt(), singular, rtol=1e-4, atol=1e-5)
+
+
+@CHOICES
+def test_rank_0_is_omitted_and_restored(form: str, tmp_path: Path):
+    lora = random_lora()
+    lora.layers[CONV].up.mul_(1e-3)
+    lora = lora.rotated().within(250)
+    assert lora.ranks[CONV] == 0 < lora.ranks[Q]
+    lora2.save(tmp_path / "a.safetensors", lora, form=form, dtype="fp32")
+    tensors = safetensors.torch.load_file(tmp_path / "a.safetensors")
+    kept = sum(rank > 0 for rank in lora.ranks.values())
+    assert len(tensors) == kept * (2 if form == "peft" else 3)
+    loaded = lora2.load(tmp_path / "a.safetensors")
+    assert loaded.ranks == lora.ranks and list(loaded.layers) == list(lora.layers)
+    assert loaded.mean_rank == lora.mean_rank
+    assert loaded.layers[CONV].delta().shape == (4, 8, 3, 3)
+    assert not loaded.layers[CONV].delta().any()
+    assert loaded.rotated().ranks == lora.ranks, "an empty layer can be used like any other"
+    again = lora2.save(tmp_path / "b.safetensors", loaded, form=form, dtype="fp32")
+    assert again.ranks == lora.ranks
+
+
+def test_an_empty_adapter_is_not_saved(tmp_path: Path):
+    with pytest.raises(ValueError, match="The adapter is empty"):
+        lora2.save(tmp_path / "a.safetensors", random_lora().within(0))
+    assert not list(tmp_path.iterdir())
+
+
+@CHOICES
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("max_mb", [0.003, 0.0035, 0.00421, 0.005, 0.006, 0.0071, 0.01, 0.05])
+def test_max_mb_is_obeyed_to_the_byte(form: str, dtype: str, max_mb: float, tmp_path: Path):
+    lora, path = random_lora().rotated(), tmp_path / "a.safetensors"
+    plain = lora2.save(path, lora, form=form, dtype=dtype)
+    whole = path.stat().st_size
+    written = lora2.save(path, lora, form=form, dtype=dtype, max_mb=max_mb)
+    size = path.stat().st_size
+    assert size <= max_mb * 1e6
+    assert lora2.load(path).ranks == written.ranks
+    if whole <= max_mb * 1e6:
+        assert written.ranks == plain.ranks, "nothing is cut without need"
+    assert written.ranks == lora.within(written.parameters).ranks, "the least important go"
+
+
+@pytest.mark.parametrize("form", ["kohya", "peft"])
+def test_max_mb_is_used(form: str, tmp_path: Path):
+    """Of a larger adapter with few strong layers the cut leaves no tenth of the room empty."""
+    shapes = {f"block.{i}": (200, 200, 8 if i else 100, None) for i in range(6)}
+    lora, path = random_lora(shapes).rotated(), tmp_path / "a.safetensors"
+    whole = lora.megabytes()
+    for share in (0.3, 0.5, 0.8):
+        lora2.save(path, lora, form=form, max_mb=share * whole)
+        used = path.stat().st_size / 1e6 / (share * whole)
+        assert 0.9 < used <= 1, (share, used)
+
+
+def test_max_mb_cuts_the_padding_of_a_uniform_file_not_all_of_the_adapter(tmp_path: Path):
+    """One wide layer makes the padded file many times as large as its adapter."""
+    shapes = {f"block.{i}": (200, 200, 2 if i else 100, None) for i in range(9)}
+    path = tmp_path / "a.safetensors"
+    cut = lora2.save(path, random_lora(shapes), form="uniform", max_mb=0.2)
+    assert path.stat().st_size <= 200_000 and cut.parameters > 0
+
+
+@pytest.mark.parametrize("max_mb", [1e-6, 0.0005, 0.001])
+def test_a_max_mb_that_holds_no_position_is_refused(max_mb: float, tmp_path: Path):
+    with pytest.raises(ValueError, match="Allow more MB"):
+        lora2.save(tmp_path / "a.safetensors", random_lora(), max_mb=max_mb)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"form": "lycoris"}, {"dtype": "fp8"}, {"max_mb": -1}, {"max_mb": float("nan")}],
+    ids=str,
+)
+def test_bad_choices_are_refused(options: dict, tmp_path: Path):
+    with pytest.raises(ValueError, match="(choose|give a)"):
+        lora2.save(tmp_path / "a.safetensors", random_lora(), **options)
+
+
+def test_values_beyond_fp16_are_refused_not_written(tmp_path: Path):
+    huge = random_lora({"a": (8, 8, 2, None)})
+    huge.layers["a"].up.mul_(1e12)
+    with pytest.raises(ValueError, match="Layer a has values that .* can't hold: save as fp32"):
+        lora2.save(tmp_path / "a.safetensors", huge)
+    lora2.save(tmp_path / "a.safetensors", huge, dtype="fp32")
+
+
+def test_names_are_diffusers_for_all_layers_or_for_none(tmp_path: Path):
+    paths = {name.removeprefix("diffusion_model."): f"down.{i}" for i, name in enumerate(SHAPES)}
+    path = tmp_path / "a.safetensors"
+    lora2.save(path, random_lora(), diffusers=paths)
+    assert "lora_unet_down_2.alpha" in header_of(path)
+    assert list(lora2.load(path).layers) == list(SHAPES), "the names of training come back"
+    lora2.save(path, random_lora(), diffusers=dict(list(paths.items())[:-1]))
+    assert f"{BASE}.alpha" in header_of(path)
+    assert not any("down_2" in key for key in header_of(path))
+
+
+def test_text_encoder_layers_keep_their_name_and_do_not_stop_diffusers_names(tmp_path: Path):
+    te = "lora_te1_text_model_encoder_layers_0_mlp_fc1"
+    lora = random_lora({te: (16, 16, 2, None), "out.2": (16, 16, 2, None)})
+    lora2.save(tmp_path / "a.safetensors", lora, diffusers={"out.2": "conv_out"})
+    assert {f"{te}.alpha", "lora_unet_conv_out.alpha"} < set(header_of(tmp_path / "a.safetensors"))
+    with pytest.raises(ValueError, match=f"Layer {te} has no module path.*save as kohya"):
+        lora2.save(tmp_path / "a.safetensors", lora, form="peft")
+
+
+# Files of others ---------------------------------------------------------------------------------
+
+SPELLINGS = [
+    ("lora_unet_mid_attn.lora_up.weight", "lora_unet_mid_attn.lora_down.weight"),
+    ("unet.mid.to_q_lora.up.weight", "unet.mid.to_q_lora.down.weight"),
+    ("unet.mid.to_q.lora.up.weight", "unet.mid.to_q.lora.down.weight"),
+    ("unet.mid.to_q.lora_B.weight", "unet.mid.to_q.lora_A.weight"),
+    ("transformer.x.lora_B.default.weight", "transformer.x.lora_A.default.weight"),
+    ("diffusion_model.x.lora_B", "diffusion_model.x.lora_A"),
+    (
+        "text_encoder.x.lora_linear_layer.up.weight",
+        "text_encoder.x.lora_linear_layer.down.weight",
+    ),
+]
+
+
+def foreign(path: Path, tensors: dict[str, Tensor], metadata: dict | None = None) -> Path:
+    safetensors.torch.save_file({k: t.contiguous() for k, t in tensors.items()}, path, metadata)
+    return path
+
+
+@pytest.mark.parametrize(("up_key", "down_key"), SPELLINGS)
+@pytest.mark.parametrize("alpha", [None, 1.0, 4.0, 2.5, -4.0])
+@pytest.mark.parametrize("conv", [False, True], ids=["linear", "conv"])
+def test_every_spelling_is_read_with_its_scale(up_key, down_key, alpha, conv, tmp_path: Path):
+    up, down = torch.randn(6, 4), torch.randn(4, 27 if conv else 10)
+    tensors = {up_key: up, down_key: down}
+    if conv:
+        tensors = {up_key: up[:, :, None, None], down_key: down.view(4, 3, 3, 3)}
+    base = min(lora2.load(foreign(tmp_path / "f.safetensors", tensors)).layers)
+    assert up_key.startswith(base) and down_key.startswith(base)
+    if alpha is not None:
+        tensors[f"{base}.alpha"] = torch.tensor(alpha)
+    loaded = lora2.load(foreign(tmp_path / "f.safetensors", tensors))
+    (layer,) = loaded.layers.values()
+    expected = (up @ down) * (1 if alpha is None else alpha / 4)
+    torch.testing.assert_close(layer.delta().flatten(1), expected)
+    assert layer.kernel == ((3, 3) if conv else None)
+    assert loaded.info.get("basis") is None and "history" not in loaded.info
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_foreign_precision_is_read_as_fp32(dtype: torch.dtype, tmp_path: Path):
+    keys = ("a.lora_up.weight", "a.lora_down.weight")
+    pair = {key: torch.randn(4, 4).to(dtype) for key in keys}
+    layer = lora2.load(foreign(tmp_path / "f.safetensors", pair)).layers["a"]
+    assert layer.up.dtype == layer.down.dtype == torch.float32
+
+
+def test_a_foreign_file_can_be_cut_and_saved_as_ours(tmp_path: Path):
+    pair = {"a.lora_up.weight": torch.randn(8, 6), "a.lora_down.weight": torch.randn(6, 9)}
+    lora = lora2.load(foreign(tmp_path / "f.safetensors", pair))
+    saved = lora2.save(tmp_path / "a.safetensors", lora.rotated().truncated(0.5), dtype="fp32")
+    assert saved.ranks == {"a": 3}
+    u, s, vh = torch.linalg.svd(lora.layers["a"].delta())
+    best = (u[:, :3] * s[:3]) @ vh[:3]
+    found = lora2.load(tmp_path / "a.safetensors").layers["a"].delta()
+    torch.testing.assert_close(found, best, rtol=1e-4, atol=1e-4)
+
+
+# Damage ------------------------------------------------------------------------------------------
+
+
+def refused(path: Path, *words: str) -> None:
+    """Loading gives one sentence with the file's name, and with these words."""
+    with pytest.raises(ValueError) as caught:
+        lora2.load(path)
+    message = str(caught.value)
+    assert message.startswith(path.name)
+    assert message.endswith(".") and "\n" not in message
+    for word in words:
+        assert word in message, message
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    lora2.save(tmp_path / "good.safetensors", random_lora(), dtype="fp32")
+    return tmp_path / "good.safetensors"
+
+
+@pytest.mark.parametrize("place", [0.2, 0.5, 0.9999])
+def test_a_flipped_byte_is_found(good: Path, place: float):
+    data = bytearray(good.read_bytes())
+    start = 8 + struct.unpack("<Q", data[:8])[0]
+    data[start + int(place * (len(data) - start))] ^= 1  # the lowest bit of one weight's byte
+    good.write_bytes(data)
+    refused(good, "is damaged", "hash")
+
+
+@pytest.mark.parametrize("length", [0, 1, 7, 8, 9, 100, 0.3, 0.9, -1])
+def test_a_cut_off_file_is_found(good: Path, length: float):
+    data = good.read_bytes()
+    end = int(length * len(data)) if isinstance(length, float) else length
+    good.write_bytes(data[:end])
+    refused(good)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"PK\x03\x04" + b"\0" * 300,
+        b"\x80\x02}q\0." * 20,
+        b"<html>Sign in to download</html>",
+        struct.pack("<Q", 2**63) + b"{}",
+        struct.pack("<Q", 2) + b"[]",
+        struct.pack("<Q", 2) + b"{]",
+        struct.pack("<Q", 4) + b"\xff\xfe\xfd\xfc",
+        struct.pack("<Q", 200_000) + b"[" * 200_000,
+        struct.pack("<Q", 20) + b'{"__metadata__": []}',
+        struct.pack("<Q", 26) + b'{"__metadata__": {"a": 1}}',
+        struct.pack("<Q", 2) + b"{}",
+    ],
+    ids=["zip", "pickle", "html", "huge", "list", "json", "utf8", "deep", "meta", "value", "empty"],
+)
+def test_garbage_is_refused(data: bytes, tmp_path: Path):
+    (tmp_path / "x.safetensors").write_bytes(data)
+    refused(tmp_path / "x.safetensors")
+
+
+def test_a_kind_of_number_that_torch_lacks_is_refused(tmp_path: Path):
+    header = json.dumps({"a.lora_up.weight": {"dtype": "F8_E8M0", "shape": [2], "data_offsets": [0, 2]}})
+    data = struct.pack("<Q", len(header)) + header.encode() + b"\0\0"
+    (tmp_path / "x.safetensors").write_bytes(data)
+    refused(tmp_path / "x.safetensors", "F8_E8M0")
+
+
+UP, DOWN, ALPHA = "a.lora_up.weight", "a.lora_down.weight", "a.alpha"
+PAIR = {UP: torch.ones(5, 2), DOWN: torch.ones(2, 6)}
+NAN, INF = float("nan"), float("inf")
+FAULTS = {
+    "nan": ({UP: torch.full((5, 2), NAN)}, UP, "finite"),
+    "inf": ({DOWN: torch.full((2, 6), INF)}, DOWN, "finite"),
+    "whole numbers": ({DOWN: torch.ones(2, 6, dtype=torch.int8)}, DOWN, "finite"),
+    "alpha 0": ({ALPHA: torch.tensor(0.0)}, ALPHA, "other than 0"),
+    "alpha nan": ({ALPHA: torch.tensor(NAN)}, ALPHA, "finite"),
+    "two alphas": ({ALPHA: torch.ones(2)}, ALPHA, "one number"),
+    "ranks differ": ({DOWN: torch.ones(3, 6)}, "a has shapes", "[5, 2]", "[3, 6]"),
+    "rank above shape": (
+        {UP: torch.ones(5, 6), DOWN: torch.ones(6, 6)}, "a has rank 6", "5 x 6",
+    ),
+    "no rank": ({UP: torch.ones(5, 0), DOWN: torch.ones(0, 6)}, "a has shapes"),
+    "vectors": ({UP: torch.ones(5), DOWN: torch.ones(5)}, "a has shapes"),
+    "scalar": ({UP: torch.ones(())}, "a has shapes"),
+    "three dimensions": ({DOWN: torch.ones(2, 6, 1)}, "a has shapes"),
+    "wide lora_up": (
+        {UP: torch.ones(5, 2, 3, 3), DOWN: torch.ones(2, 6, 3, 3)}, "a has shapes",
+    ),
+    "up alone": ({DOWN: None}, "a has up", "no complete"),
+    "down alone": ({UP: None}, "a has down", "no complete"),
+    "alpha alone": ({"b.alpha": torch.tensor(1.0)}, "b has alpha", "no complete"),
+    "unknown key": ({"model.weight": torch.ones(2)}, "model.weight", "not a LoRA"),
+    "loha": ({"b.hada_w1_a": torch.ones(2, 2)}, "b.hada_w1_a", "not of a plain LoRA"),
+    "lokr": ({"b.lokr_w1": torch.ones(2, 2)}, "b.lokr_w1", "not of a plain LoRA"),
+    "dora": ({"a.dora_scale": torch.ones(5, 1)}, "a.dora_scale", "not of a plain LoRA"),
+    "peft dora": (
+        {"a.lora_magnitude_vector": torch.ones(5)}, "a.lora_magnitude_vector", "plain LoRA",
+    ),
+    "locon mid": ({"a.lora_mid.weight": torch.ones(2, 2, 3, 3)}, "a.lora_mid.weight", "plain"),
+    "diff": ({"b.diff": torch.ones(2, 2)}, "b.diff", "not of a plain LoRA"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_faulty_file_gives_one_sentence_with_file_and_key(fault: str, tmp_path: Path):
+    change, *words = FAULTS[fault]
+    tensors = {k: t for k, t in (PAIR | change).items() if t is not None}
+    refused(foreign(tmp_path / "bad.safetensors", tensors), *words)
+
+
+ROW = ["a", "a", 5, 6, 0, 2, 0.1]
+DAMAGED = {
+    "no json": {"layers": "[["},
+    "no list": {"layers": "{}"},
+    "no rows": {"layers": "[1]"},
+    "short row": {"layers": json.dumps([ROW[:5]])},
+    "wrong types": {"layers": json.dumps([["a", 7, 5, 6, 0, 2, 0.1]])},
+    "negative": {"layers": json.dumps([ROW, ["b", "b", -5, 6, 0, 2, 0.1]])},
+    "huge": {"layers": json.dumps([ROW, ["b", "b", 10**30, 6, 0, 2, 0.1]])},
+    "kernel": {"layers": json.dumps([ROW, ["b", "b", 5, 6, [3, "x"], 2, 0.1]])},
+    "deep": {"layers": "[" * 100_000},
+    "history": {"history": "[]"},
+    "settings": {"settings": "3"},
+    "missing": {"history": None},
+    "stray layer": {"layers": "[]"},
+    "twice": {"layers": json.dumps([ROW, ["b", "a", 5, 6, 0, 2, 0.1]])},
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_damaged_metadata_is_refused(damage: str, tmp_path: Path):
+    entries = {"version": "1", "basis": "singular", "layers": json.dumps([ROW])}
+    entries |= {"history": "{}", "settings": "{}"}
+    path = tmp_path / "bad.safetensors"
+    plain = {f"lora2.{k}": v for k, v in entries.items()}
+    assert lora2.load(foreign(path, PAIR, plain)).ranks == {"a": 2}
+    entries = {f"lora2.{k}": v for k, v in (entries | DAMAGED[damage]).items() if v is not None}
+    refused(foreign(path, PAIR, entries), "metadata")
+
+
+def test_a_missing_file_stays_an_os_error(tmp_path: Path):
+    with pytest.raises(FileNotFoundError):
+        lora2.load(tmp_path / "none.safetensors")
+
+
+# Writing -----------------------------------------------------------------------------------------
+
+
+def test_write_atomic_makes_the_folder_and_replaces(tmp_path: Path):
+    path = tmp_path / "new" / "folder" / "file.bin"
+    for data in (b"first", b"second", b""):
+        write_atomic(path, data)
+        assert path.read_bytes() == data
+    assert [p.name for p in path.parent.iterdir()] == ["file.bin"]
+
+
+@pytest.mark.parametrize("call", ["replace", "fsync"])
+def test_a_failed_write_leaves_the_old_file_and_no_other(call: str, tmp_path: Path, monkeypatch):
+    path = tmp_path / "file.bin"
+    write_atomic(path, b"old")
+
+    def fail(*_args: object) -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fail)
+        with pytest.raises(OSError, match="No space left"):
+            write_atomic(path, b"new")
+        with pytest.raises(OSError, match="No space left"):
+            lora2.save(tmp_path / "other.safetensors", random_lora())
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file.bin"]
+
+
+def test_bytes_that_read_back_differently_are_not_kept(tmp_path: Path, monkeypatch):
+    path = tmp_path / "file.bin"
+    write_atomic(path, b"old")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", lambda _path: b"rot")
+        with pytest.raises(OSError, match="file.bin read back differently"):
+            write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file.bin"]
+
+
+def test_what_a_crash_left_behind_does_not_stop_the_next_write(tmp_path: Path):
+    """In a container each start may have the process id of the one that died."""
+    (tmp_path / f".file.bin.{os.getpid()}.tmp").write_bytes(b"half a fi")
+    write_atomic(tmp_path / "file.bin", b"whole")
+    assert [p.name for p in tmp_path.iterdir()] == ["file.bin"]
+    assert (tmp_path / "file.bin").read_bytes() == b"whole"

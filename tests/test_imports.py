@@ -1,0 +1,130 @@
+"""Imports go one way, the core needs no host, and nothing that ships runs or fetches foreign code."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+HOST = {"comfy", "comfy_api", "comfy_extras", "folder_paths", "server", "execution", "nodes"}
+LIBRARIES = {"torch", "numpy", "PIL", "safetensors", "einops", "matplotlib"}
+FORBIDDEN = {
+    "pickle", "dill", "shelve", "marshal", "subprocess", "multiprocessing", "ctypes", "requests",
+    "urllib", "urllib3", "http", "httpx", "aiohttp", "socket", "ftplib", "huggingface_hub", "pip",
+}  # fmt: skip
+CALLS = {
+    "eval", "exec", "compile", "__import__", "torch.load", "torch.hub.load", "os.system",
+    "os.popen", "os.execv", "os.spawnv", "np.load", "numpy.load",
+}  # fmt: skip
+
+SHIPPED = [
+    ROOT / "__init__.py", *sorted((ROOT / "nodes").rglob("*.py")),
+    *sorted((ROOT / "lora2_core").rglob("*.py")),
+]  # fmt: skip
+# each module of the core may import from those further left only
+LEVELS = [
+    {"rank", "settings", "atomic", "attention"},
+    {"layer", "names", "lora"},
+    {"adapters", "metadata", "rank_map"},
+    {"pricing", "heatmap", "files"},
+    {"training"},
+]
+CORE = {path.stem: path for path in sorted((ROOT / "lora2_core").glob("[!_]*.py"))}
+
+
+def path_id(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+SHIPPED_FILES = pytest.mark.parametrize("path", SHIPPED, ids=path_id)
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Absolute dotted names that a file imports anywhere in it, ours from the root: lora2_core.rank."""
+    package = path.relative_to(ROOT).parent.parts
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            name = ".".join([*base, *filter(None, [node.module])])
+            inside = (ROOT / Path(*name.split("."))).is_dir() if node.level else False
+            yield from (f"{name}.{a.name}".strip(".") for a in node.names) if inside else [name]
+
+
+def test_the_reader_of_imports_reads(tmp_path: Path):
+    """These tests prove nothing unless `imports` sees every form."""
+    assert "lora2_core.rank" in set(imports(CORE["adapters"]))
+    assert "matplotlib.figure" in set(imports(CORE["heatmap"])), "inside a function"
+    assert "nodes.LoRA2Extension" in set(imports(ROOT / "__init__.py"))
+    assert "lora2_core.settings" in set(imports(ROOT / "nodes" / "apply.py"))
+    assert "lora2_core.lora" in set(imports(ROOT / "lora2_core" / "host" / "apply.py"))
+
+
+def area(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0]
+
+
+@SHIPPED_FILES
+def test_imports_go_from_the_root_to_the_nodes_to_the_core(path: Path):
+    ours = {n for n in imports(path) if n.split(".")[0] in ("nodes", "lora2_core")}
+    allowed = {"__init__.py": ("nodes",), "nodes": ("nodes", "lora2_core")}
+    assert all(n.split(".")[0] in allowed.get(area(path), ("lora2_core",)) for n in ours)
+
+
+def test_the_root_imports_nothing_when_it_is_imported():
+    """The host's modules at the top of the root would break every test and tool without a host."""
+    tree = ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8"))
+    assert not [n for n in tree.body if isinstance(n, (ast.Import, ast.ImportFrom))]
+
+
+@SHIPPED_FILES
+def test_only_the_nodes_and_the_host_seam_import_the_host(path: Path):
+    if area(path) == "lora2_core" and "host" not in path.relative_to(ROOT).parts:
+        found = {n.split(".")[0] for n in imports(path)}
+        assert not found & HOST
+        assert found <= set(sys.stdlib_module_names) | LIBRARIES | {"lora2_core"}
+        assert not any(n.startswith("lora2_core.host") for n in imports(path))
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_the_core_is_in_layers(name: str):
+    level = next((i for i, names in enumerate(LEVELS) if name in names), None)
+    assert level is not None, f"{name} has no level: give it the lowest that its imports allow"
+    below = set().union(*LEVELS[:level])
+    for target in imports(CORE[name]):
+        if target.startswith("lora2_core."):
+            module = target.split(".")[1]
+            peers = {"lora": {"settings"}, "heatmap": {"rank_map"}, "files": {"metadata", "names"}}
+            assert module in below | peers.get(name, set()), f"{name} imports {module}"
+
+
+def dotted(node: ast.expr) -> str:
+    """a.b.c of a call's function; the last part alone where something is called first."""
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}".lstrip(".")
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+@SHIPPED_FILES
+def test_nothing_that_ships_runs_or_fetches_foreign_code(path: Path):
+    assert not {n.split(".")[0] for n in imports(path)} & FORBIDDEN
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    calls = {dotted(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    assert not calls & CALLS
+
+
+@SHIPPED_FILES
+def test_no_prints_no_asserts_no_bare_excepts(path: Path):
+    """House style: one logger, ValueError at the boundary, and no error that vanishes."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        assert not isinstance(node, ast.Assert), node.lineno
+        if isinstance(node, ast.Call):
+            assert dotted(node.func) != "print", node.lineno
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None, node.lineno
+            swallows = all(isinstance(n, ast.Pass) for n in node.body)
+            broad = dotted(node.type) in ("Exception", "BaseException")
+            assert not (broad and swallows), node.lineno

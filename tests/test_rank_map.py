@@ -1,0 +1,117 @@
+"""Where a layer stands in its model is read from its name, whatever model it is."""
+
+import pytest
+import torch
+
+from lora2_core import LoraLayer, RankedLora
+from lora2_core.rank_map import place, rank_map
+from tests.toys import random_lora
+
+PLACES = {
+    # SDXL as the host names it
+    "diffusion_model.input_blocks.4.1.transformer_blocks.3.attn2.to_out.0": (
+        "down 4, block 3",
+        "cross out",
+    ),
+    "diffusion_model.input_blocks.8.1.transformer_blocks.0.attn1.to_q": (
+        "down 8, block 0",
+        "self q",
+    ),
+    "diffusion_model.middle_block.1.transformer_blocks.9.attn1.to_v": ("mid, block 9", "self v"),
+    "diffusion_model.output_blocks.0.1.transformer_blocks.2.attn2.to_k": (
+        "up 0, block 2",
+        "cross k",
+    ),
+    # and as diffusers does
+    "down_blocks.1.attentions.0.transformer_blocks.1.attn1.to_k": (
+        "down 1.0, block 1",
+        "self k",
+    ),
+    "mid_block.attentions.0.transformer_blocks.3.attn2.to_out.0": ("mid, block 3", "cross out"),
+    "unet.up_blocks.0.attentions.2.transformer_blocks.9.attn2.to_v": (
+        "up 0.2, block 9",
+        "cross v",
+    ),
+    "input_blocks.4.1.transformer_blocks.3.ff.net.0.proj": ("down 4, block 3", "ff net.0.proj"),
+    # Flux, SD3 and other transformers: the path to the last number
+    "diffusion_model.double_blocks.7.img_attn.qkv": ("double_blocks.7", "img_attn.qkv"),
+    "diffusion_model.single_blocks.37.linear1": ("single_blocks.37", "linear1"),
+    "transformer_blocks.0.attn.to_q": ("transformer_blocks.0", "attn.to_q"),
+    "joint_blocks.3.x_block.attn.to_out.0": ("joint_blocks.3", "x_block.attn.to_out"),
+    # no numbers at all
+    "proj": ("", "proj"),
+    "diffusion_model.final_layer.linear": ("", "final_layer.linear"),
+    "": ("", ""),
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_place(name: str):
+    assert place(name) == PLACES[name]
+
+
+SDXL = [
+    f"diffusion_model.{block}.transformer_blocks.{i}.{attention}.{leaf}"
+    for block, depth in [
+        ("input_blocks.4.1", 2),
+        ("input_blocks.5.1", 2),
+        ("input_blocks.7.1", 10),
+        ("input_blocks.8.1", 10),
+        ("middle_block.1", 10),
+        ("output_blocks.0.1", 10),
+        ("output_blocks.1.1", 10),
+        ("output_blocks.2.1", 10),
+        ("output_blocks.3.1", 2),
+        ("output_blocks.4.1", 2),
+        ("output_blocks.5.1", 2),
+    ]
+    for i in range(depth)
+    for attention in ("attn1", "attn2")
+    for leaf in ("to_q", "to_k", "to_v", "to_out.0")
+]
+
+
+def test_all_560_layers_of_sdxl_have_a_place_of_their_own():
+    assert len(SDXL) == 560
+    assert len(set(map(place, SDXL))) == 560
+
+
+def test_diffusers_names_do_not_share_places_either():
+    names = [
+        f"down_blocks.{b}.attentions.{a}.transformer_blocks.{i}.attn{n}.to_q"
+        for b in (1, 2) for a in (0, 1) for i in (0, 1) for n in (1, 2)
+    ]  # fmt: skip
+    assert len(set(map(place, names))) == len(names)
+
+
+def test_rows_follow_the_model_and_columns_are_self_cross_others():
+    names = [
+        "output_blocks.3.1.transformer_blocks.0.ff.net.2",
+        *(n for n in reversed(SDXL) if "blocks.3.1.transformer_blocks.0" in n),
+        *(n for n in SDXL if "blocks.4.1.transformer_blocks.1" in n),
+    ]
+    layer = LoraLayer(torch.ones(4, 1), torch.ones(1, 4))
+    table = rank_map(RankedLora(dict.fromkeys(names, layer)))
+    assert table.rows == ["up 3, block 0", "down 4, block 1", "up 4, block 1"]
+    attention = [f"{a} {leaf}" for a in ("self", "cross") for leaf in ("q", "k", "v", "out")]
+    assert table.columns == [*attention, "ff net.2"]
+
+
+def test_cells_say_rank_limit_norm_and_size():
+    lora = random_lora().rotated().truncated(0.5)
+    table = rank_map(lora)
+    assert [cell.name for cell in table.cells] == list(lora.layers)
+    for cell in table.cells:
+        layer = lora.layers[cell.name]
+        assert (cell.row, cell.column) == place(cell.name)
+        assert cell.rank == layer.rank
+        assert cell.max_rank == min(layer.delta().flatten(1).shape)
+        assert cell.norm == pytest.approx(float(layer.delta().norm()), rel=1e-4, abs=1e-6)
+        assert cell.bytes == 2 * (layer.up.numel() + layer.down.numel())
+    assert sum(cell.bytes for cell in table.cells) == pytest.approx(lora.megabytes() * 1e6)
+
+
+def test_the_json_is_plain_values():
+    json = rank_map(random_lora()).as_json()
+    assert set(json) == {"rows", "columns", "cells"}
+    assert all(isinstance(v, (str, int, float)) for cell in json["cells"] for v in cell.values())
