@@ -1,6 +1,7 @@
 """LoRA² for ComfyUI: LoRA adapters whose rank is learned layer by layer.
 
-The host is imported only when it asks for the nodes, so tests and tools can import this package without it.
+The host is imported only when it asks for the nodes, so tests and tools can import this package
+without it.
 """
 
 WEB_DIRECTORY = "./web"

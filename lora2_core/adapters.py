@@ -15,6 +15,7 @@ from .rank import (
     rank_of,
     rate_for,
     relative_importance,
+    unit_scale,
 )
 from .settings import BYTES_PER_PARAMETER, MEGABYTE, RankSettings
 
@@ -81,7 +82,8 @@ class Adapters:
         elif self.settings.mode == "paper":
             self.weights = importance(self.rates, length)
         else:
-            self.weights = relative_importance(self.rates, length)
+            scale = unit_scale(self.settings.quantile)  # a learning rate of plain LoRA fits
+            self.weights = scale * relative_importance(self.rates, length)
 
     def _std(self, row: int) -> float:
         component = self._list[row]

@@ -44,6 +44,16 @@ def relative_importance(rates: Tensor, length: int) -> Tensor:
     return torch.exp(-rates[:, None] * i)
 
 
+def unit_scale(quantile: float) -> float:
+    """The factor that gives exp(-nu i) a root mean square of 1 over the rank, whatever the rank is.
+
+    mean_{i<D} exp(-2 nu i) -> (1 - exp(-2 nu D)) / (2 nu D) with nu D = -ln(1 - k), so the factor is
+    sqrt(-2 ln(1 - k) / (1 - (1 - k)^2)): 2.16 at k = 0.9.
+    """
+    left = 1 - quantile
+    return math.sqrt(-2 * math.log(left) / (1 - left**2))
+
+
 def paper_std(weights: Tensor) -> float:
     """Standard deviation of lora_down in the paper: sqrt(2) / sqrt(sum_j f(j)^2)."""
     return math.sqrt(2) / math.sqrt(float(weights.square().sum()))

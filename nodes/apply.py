@@ -13,12 +13,16 @@ from ..lora2_core.settings import check_range
 from .common import CATEGORY, Lora2, keep, strength
 
 
-def patched(model, clip, lora: RankedLora, strength_model: float, strength_clip: float, keep: float):
+def patched(
+    model, clip, lora: RankedLora, strength_model: float, strength_clip: float, keep: float
+):
     """(model, clip, the adapter at the size that was applied)."""
     check_range("strength_model", strength_model, -100, 100)
     check_range("strength_clip", strength_clip, -100, 100)
     if not isinstance(lora, RankedLora):
-        raise ValueError("lora2 is no LoRA² adapter: connect LoRA² Train, LoRA² Load or LoRA² Compress.")
+        raise ValueError(
+            "lora2 is no LoRA² adapter: connect LoRA² Train, LoRA² Load or LoRA² Compress."
+        )
     lora = lora.truncated(keep)
     return *apply_lora(model, clip, lora, strength_model, strength_clip), lora
 
@@ -33,9 +37,17 @@ class LoRA2Apply(io.ComfyNode):
             description="Applies a trained or loaded LoRA² adapter to a model.",
             search_aliases=["apply lora", "lora strength"],
             inputs=[
-                io.Model.Input("model", tooltip="The model to change; it leaves this node unchanged, its clone patched."),
+                io.Model.Input(
+                    "model",
+                    tooltip="The model to change; it leaves this node unchanged, its clone "
+                    "patched.",
+                ),
                 Lora2.Input("lora2", tooltip="From LoRA² Train or LoRA² Load."),
-                io.Clip.Input("clip", optional=True, tooltip="Only needed for adapters that also train text encoders."),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="Only needed for adapters that also train text encoders.",
+                ),
                 strength("strength_model", "diffusion model"),
                 strength("strength_clip", "text encoder"),
                 keep(),
@@ -44,7 +56,9 @@ class LoRA2Apply(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, lora2, strength_model=1.0, strength_clip=1.0, keep=1.0, clip=None) -> io.NodeOutput:
+    def execute(
+        cls, model, lora2, strength_model=1.0, strength_clip=1.0, keep=1.0, clip=None
+    ) -> io.NodeOutput:
         model, clip, _ = patched(model, clip, lora2, strength_model, strength_clip, keep)
         return io.NodeOutput(model, clip)
 
@@ -56,14 +70,25 @@ class LoRA2Load(io.ComfyNode):
             node_id="LoRA2Load",
             display_name="LoRA² Load",
             category=CATEGORY,
-            description="Loads any LoRA file (kohya, diffusers or PEFT names), checks it and applies it at the wanted size.",
+            description="Loads any LoRA file (kohya, diffusers or PEFT names), checks it and "
+            "applies it at the wanted size.",
             search_aliases=["lora loader", "load lora", "lora size"],
             inputs=[
-                io.Model.Input("model", tooltip="The model to change; it leaves this node unchanged, its clone patched."),
-                io.Combo.Input(
-                    "lora_name", options=folder_paths.get_filename_list("loras"), tooltip="A file in the loras folder."
+                io.Model.Input(
+                    "model",
+                    tooltip="The model to change; it leaves this node unchanged, its clone "
+                    "patched.",
                 ),
-                io.Clip.Input("clip", optional=True, tooltip="Only needed for adapters that also train text encoders."),
+                io.Combo.Input(
+                    "lora_name",
+                    options=folder_paths.get_filename_list("loras"),
+                    tooltip="A file in the loras folder.",
+                ),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="Only needed for adapters that also train text encoders.",
+                ),
                 strength("strength_model", "diffusion model"),
                 strength("strength_clip", "text encoder"),
                 keep(),
@@ -78,10 +103,14 @@ class LoRA2Load(io.ComfyNode):
         return f"{lora_name} {os.stat(path).st_mtime_ns}" if path else lora_name
 
     @classmethod
-    def execute(cls, model, lora_name, strength_model=1.0, strength_clip=1.0, keep=1.0, clip=None) -> io.NodeOutput:
+    def execute(
+        cls, model, lora_name, strength_model=1.0, strength_clip=1.0, keep=1.0, clip=None
+    ) -> io.NodeOutput:
         path = folder_paths.get_full_path("loras", lora_name)
         if path is None:
-            raise ValueError(f"There is no file {lora_name!r} in the loras folder: choose one from the list.")
+            raise ValueError(
+                f"There is no file {lora_name!r} in the loras folder: choose one from the list."
+            )
         lora = adopt(load(path), model, clip)
         if lora.info.get("basis") != "singular":
             lora = lora.rotated()

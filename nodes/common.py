@@ -24,6 +24,7 @@ def keep() -> io.Float.Input:
         min=0.01,
         max=1.0,
         step=0.01,
-        tooltip="Share of the adapter's parameters to keep: the least important rank positions of the whole model "
+        tooltip="Share of the adapter's parameters to keep: the least important rank positions of "
+        "the whole model "
         "go first.",
     )

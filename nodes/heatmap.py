@@ -18,7 +18,8 @@ class LoRA2RankHeatmap(io.ComfyNode):
             node_id="LoRA2RankHeatmap",
             display_name="Rank Heatmap",
             category=CATEGORY,
-            description="Draws the learned rank of every layer: blocks down, attention modules across.",
+            description="Draws the learned rank of every layer: blocks down, attention modules "
+            "across.",
             search_aliases=["lora rank", "layer ranks", "lora analysis"],
             is_output_node=True,
             inputs=[Lora2.Input("lora2", tooltip="From LoRA² Train or LoRA² Load.")],

@@ -15,8 +15,10 @@ class LoRA2Playground(io.ComfyNode):
             node_id="LoRA2Playground",
             display_name="LoRA² Playground",
             category=CATEGORY,
-            description="A tiny text-to-image model of SDXL's architecture that ships with the pack: 32 x 32 emoji. "
-            'Prompts read "koala, noto style, red background"; styles: noto, fluent-flat, fluent-3d, twemoji.',
+            description="A tiny text-to-image model of SDXL's architecture that ships with the "
+            "pack: 32 x 32 emoji. "
+            'Prompts read "koala, noto style, red background"; styles: noto, fluent-flat, '
+            "fluent-3d, twemoji.",
             search_aliases=["tiny model", "demo model", "test checkpoint"],
             inputs=[],
             outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
@@ -36,17 +38,24 @@ class LoRA2ExamplePictures(io.ComfyNode):
             node_id="LoRA2ExamplePictures",
             display_name="LoRA² Example Pictures",
             category=CATEGORY,
-            description="Pictures with captions of a subject that the Playground has never seen, or photographs of a "
+            description="Pictures with captions of a subject that the Playground has never seen, "
+            "or photographs of a "
             "bear plushie for a real model. Connect them to Make Training Dataset.",
             search_aliases=["example dataset", "demo images"],
             inputs=[
-                io.Combo.Input("subject", options=subjects.NAMES, default="owl", tooltip="What the pictures show."),
+                io.Combo.Input(
+                    "subject",
+                    options=subjects.NAMES,
+                    default="owl",
+                    tooltip="What the pictures show.",
+                ),
                 io.Int.Input(
                     "pictures",
                     default=8,
                     min=1,
                     max=subjects.MOST_PICTURES,
-                    tooltip="How many: the four styles in turn, on ever other backgrounds (photographs: at most 5).",
+                    tooltip="How many: the four styles in turn, on ever other backgrounds "
+                    "(photographs: at most 5).",
                 ),
             ],
             outputs=[

@@ -18,29 +18,39 @@ class LoRA2Save(io.ComfyNode):
             node_id="LoRA2Save",
             display_name="LoRA² Save",
             category=CATEGORY,
-            description="Writes the adapter under the first loras folder, where every loader lists it.",
+            description="Writes the adapter under the first loras folder, where every loader "
+            "lists it.",
             search_aliases=["save lora", "export lora"],
             is_output_node=True,
             inputs=[
                 Lora2.Input("lora2", tooltip="From LoRA² Train, LoRA² Load or LoRA² Compress."),
                 io.String.Input(
-                    "filename_prefix", default="lora2/lora2", tooltip="Folder and name under the loras folder."
+                    "filename_prefix",
+                    default="lora2/lora2",
+                    tooltip="Folder and name under the loras folder.",
                 ),
                 io.Combo.Input(
                     "format",
                     options=list(FORMATS),
                     default="kohya",
-                    tooltip="kohya: read by every loader. peft: for diffusers. uniform: zero-padded to one rank, for "
+                    tooltip="kohya: read by every loader. peft: for diffusers. uniform: "
+                    "zero-padded to one rank, for "
                     "mergers that reject mixed ranks.",
                 ),
-                io.Combo.Input("dtype", options=list(DTYPES), default="fp16", tooltip="Number format of the weights."),
+                io.Combo.Input(
+                    "dtype",
+                    options=list(DTYPES),
+                    default="fp16",
+                    tooltip="Number format of the weights.",
+                ),
                 io.Float.Input(
                     "max_mb",
                     default=0.0,
                     min=0.0,
                     max=100000.0,
                     step=0.1,
-                    tooltip="0: as trained. Else the file is cut to at most so many MB, least important ranks first.",
+                    tooltip="0: as trained. Else the file is cut to at most so many MB, least "
+                    "important ranks first.",
                 ),
             ],
             outputs=[io.String.Output(display_name="lora_name")],
@@ -56,11 +66,17 @@ class LoRA2Save(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, lora2, filename_prefix="lora2/lora2", format="kohya", dtype="fp16", max_mb=0.0) -> io.NodeOutput:
+    def execute(
+        cls, lora2, filename_prefix="lora2/lora2", format="kohya", dtype="fp16", max_mb=0.0
+    ) -> io.NodeOutput:
         if not isinstance(lora2, RankedLora):
-            raise ValueError("lora2 is no LoRA² adapter: connect LoRA² Train, LoRA² Load or LoRA² Compress.")
+            raise ValueError(
+                "lora2 is no LoRA² adapter: connect LoRA² Train, LoRA² Load or LoRA² Compress."
+            )
         check_range("max_mb", max_mb, 0, 100000)
-        name, megabytes = save_under_loras(lora2, filename_prefix, form=format, dtype=dtype, max_mb=max_mb)
+        name, megabytes = save_under_loras(
+            lora2, filename_prefix, form=format, dtype=dtype, max_mb=max_mb
+        )
         return io.NodeOutput(name, ui={"text": (f"{name} ({megabytes:.2f} MB)",)})
 
 

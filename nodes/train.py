@@ -13,7 +13,7 @@ from ..lora2_core import RankSettings, Step, TrainSettings
 from ..lora2_core.host.apply import apply_lora
 from ..lora2_core.host.export import as_lora_model
 from ..lora2_core.host.live import Throttle, event
-from ..lora2_core.host.run import HostRun, Outcome, train_on
+from ..lora2_core.host.run import ATTENTION, HostRun, Outcome, train_on
 from ..lora2_core.host.store import check_prefix, save_under_loras
 from ..lora2_core.settings import MODES
 from .common import CATEGORY, Lora2, Lora2Options, LoraModel
@@ -30,59 +30,118 @@ class LoRA2Train(io.ComfyNode):
             node_id="LoRA2Train",
             display_name="LoRA² Train",
             category=CATEGORY,
-            description="Trains a LoRA beside the frozen model and learns the rank of every layer while it does. "
+            description="Trains a LoRA beside the frozen model and learns the rank of every layer "
+            "while it does. "
             "Cancelling keeps what was learned so far as a file.",
             search_aliases=["train lora", "lora trainer", "adaptive rank", "dreambooth"],
             is_input_list=True,
             inputs=[
                 io.Model.Input("model", tooltip="The base model; it leaves unchanged."),
-                io.Latent.Input("latents", tooltip="The pictures: one batch, or the list of a dataset node."),
-                io.Conditioning.Input("positive", tooltip="The captions: one for all pictures, or one for each."),
-                io.Int.Input("steps", default=500, min=1, max=1_000_000, tooltip="Updates of the adapter."),
-                io.Int.Input("batch_size", default=1, min=1, max=4096, tooltip="Pictures in one step."),
+                io.Latent.Input(
+                    "latents", tooltip="The pictures: one batch, or the list of a dataset node."
+                ),
+                io.Conditioning.Input(
+                    "positive", tooltip="The captions: one for all pictures, or one for each."
+                ),
+                io.Int.Input(
+                    "steps", default=500, min=1, max=1_000_000, tooltip="Updates of the adapter."
+                ),
+                io.Int.Input(
+                    "batch_size", default=1, min=1, max=4096, tooltip="Pictures in one step."
+                ),
                 io.Float.Input(
-                    "learning_rate", default=1e-4, min=0.0, max=10.0, step=1e-7, round=1e-9,
+                    "learning_rate",
+                    default=1e-4,
+                    min=0.0,
+                    max=10.0,
+                    step=1e-7,
+                    round=1e-9,
                     tooltip="Of lora_up and lora_down. 1e-4 suits SDXL; the Playground likes 1e-3.",
                 ),
                 io.Combo.Input(
-                    "mode", options=list(MODES), default="adaptive",
-                    tooltip="adaptive: ranks compete for size. paper: arXiv 2603.21884 to the letter. fixed: plain LoRA.",
+                    "mode",
+                    options=list(MODES),
+                    default="adaptive",
+                    tooltip="adaptive: ranks compete for size. paper: arXiv 2603.21884 to the "
+                    "letter. fixed: plain LoRA.",
                 ),
                 io.Int.Input(
-                    "target_rank", default=64, min=1, max=4096,
-                    tooltip="adaptive: ceiling on the mean rank. paper: the rank that rates are pulled to. fixed: the rank.",
+                    "target_rank",
+                    default=64,
+                    min=1,
+                    max=4096,
+                    tooltip="adaptive: ceiling on the mean rank. paper: the rank that rates are "
+                    "pulled to. fixed: the rank.",
                 ),
                 io.Float.Input(
-                    "budget_mb", default=0.0, min=0.0, max=100000.0, step=0.1,
-                    tooltip="0: use target_rank. Else the size in MB (fp16) to end at, instead of target_rank.",
+                    "budget_mb",
+                    default=0.0,
+                    min=0.0,
+                    max=100000.0,
+                    step=0.1,
+                    tooltip="0: use target_rank. Else the size in MB (fp16) to end at, instead of "
+                    "target_rank.",
                 ),
-                io.Int.Input("max_rank", default=256, min=1, max=4096, tooltip="No layer's rank goes above this."),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False,
+                    "max_rank",
+                    default=256,
+                    min=1,
+                    max=4096,
+                    tooltip="No layer's rank goes above this.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=False,
                     tooltip="Same seed, same adapter.",
                 ),
-                Lora2Options.Input("options", optional=True, tooltip="Chain of option nodes."),
+                Lora2Options.Input(
+                    "options",
+                    optional=True,
+                    tooltip="LoRA² Rank Options, LoRA² Target Options, chained.",
+                ),
             ],
             outputs=[
                 Lora2.Output(display_name="lora2"),
                 LoraModel.Output(display_name="lora", tooltip="For the host's own LoRA nodes."),
-                io.Model.Output(display_name="model", tooltip="The model with the adapter applied."),
+                io.Model.Output(
+                    display_name="model", tooltip="The model with the adapter applied."
+                ),
             ],
             hidden=[io.Hidden.unique_id],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
-        cls, model, latents, positive, steps, batch_size, learning_rate, mode, target_rank, budget_mb, max_rank, seed,
+        cls,
+        model,
+        latents,
+        positive,
+        steps,
+        batch_size,
+        learning_rate,
+        mode,
+        target_rank,
+        budget_mb,
+        max_rank,
+        seed,
         options=None,
-    ) -> io.NodeOutput:  # fmt: skip
+    ) -> io.NodeOutput:
+        chosen = dict((options or [None])[0] or {})
         run = HostRun(
+            targets=chosen.pop("targets", ATTENTION),
             rank=RankSettings(
-                mode=mode[0], target_rank=target_rank[0], budget_mb=budget_mb[0], max_rank=max_rank[0]
+                mode=mode[0],
+                target_rank=target_rank[0],
+                budget_mb=budget_mb[0],
+                max_rank=max_rank[0],
+                **chosen,
             ),
             training=TrainSettings(steps=steps[0], learning_rate=learning_rate[0], seed=seed[0]),
             batch_size=batch_size[0],
-        )  # fmt: skip
+        )
         check_prefix(RESCUED)
         outcome = train_on(model[0], latents, positive, run, cls.reporter(steps[0]))
         if outcome.stopped is not None:
@@ -92,7 +151,9 @@ class LoRA2Train(io.ComfyNode):
 
     @classmethod
     def reporter(cls, steps: int):
-        """Called after every step: the host's progress bar, a line of text, live events, and the interrupt."""
+        """Called after every step: the host's progress bar, a line of text, live events, and the
+        interrupt.
+        """
         bar, throttle = comfy.utils.ProgressBar(steps), Throttle()
 
         def report(step: Step) -> None:
@@ -112,7 +173,11 @@ class LoRA2Train(io.ComfyNode):
         if not outcome.losses:
             return outcome.stopped
         name, _ = save_under_loras(outcome.lora, RESCUED)
-        log.warning("LoRA² Train ended at step %d; the adapter so far is saved as %s.", len(outcome.losses), name)
+        log.warning(
+            "LoRA² Train ended at step %d; the adapter so far is saved as %s.",
+            len(outcome.losses),
+            name,
+        )
         if isinstance(outcome.stopped, comfy.model_management.InterruptProcessingException):
             return outcome.stopped
         return RuntimeError(f"{outcome.stopped} The adapter so far is saved as {name}.")

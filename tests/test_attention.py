@@ -42,7 +42,7 @@ def test_attention_to_one_key_gives_zero_and_finite_gradients():
     k = torch.tensor([[[1.0] * 4, [-1.0] * 4]])
     entropy = attention_entropy(q, k)
     entropy.backward()
-    assert float(entropy) == 0
+    assert entropy.item() == 0
     assert torch.isfinite(q.grad).all()
 
 

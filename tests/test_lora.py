@@ -1,4 +1,4 @@
-"""A finished adapter: every prefix of a layer is its best approximation, every cut the cheapest one."""
+"""A finished adapter: every prefix of a layer is the best, every cut the cheapest."""
 
 import pytest
 import torch
@@ -81,7 +81,7 @@ def test_rotation_of_an_adapter_says_so():
 
 
 def naive_within(lora: RankedLora, parameters: float) -> dict[str, int]:
-    """Takes positions one by one, the most energy a parameter first, until the next one is too much."""
+    """Takes positions one by one, the most energy a parameter first, until one is too much."""
     ranks, used = dict.fromkeys(lora.layers, 0), 0
     while True:
         offers = [

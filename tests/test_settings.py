@@ -1,4 +1,4 @@
-"""Settings refuse a bad value in one sentence that names the setting and the value and says what to give."""
+"""Settings refuse a bad value in one sentence: the setting, the value, what to give."""
 
 import pytest
 

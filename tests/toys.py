@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +20,7 @@ def orthonormal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
 
 
 class Planted(nn.Module):
-    """Linear layers l0, l1, ... whose weights lack an update of a known rank: the task is to learn it."""
+    """Linear layers l0, l1, ... that lack an update of a known rank: the task is to learn it."""
 
     def __init__(self, ranks: Sequence[int], width: int = 32, seed: int = 0):
         super().__init__()
@@ -51,7 +53,7 @@ def trained(mode: str = "adaptive", steps: int = 8, seed: int = 0, **settings) -
     return adapters
 
 
-# name -> (out, fan_in, rank, kernel): different costs, so that energy per parameter is no mere energy
+# name -> (out, fan_in, rank, kernel): costs differ, so energy per parameter is no mere energy
 SHAPES = {
     "diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_q": (24, 16, 9, None),
     "diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k": (24, 40, 12, None),
@@ -80,3 +82,9 @@ def global_randomness_untouched() -> Iterator[None]:
     before = states()
     yield
     assert states() == before, "a global random state moved"
+
+
+def foreign(path: Path, tensors: dict[str, Tensor], metadata: dict | None = None) -> Path:
+    """A file as another program might write it."""
+    safetensors.torch.save_file({k: t.contiguous() for k, t in tensors.items()}, path, metadata)
+    return path

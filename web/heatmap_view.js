@@ -75,11 +75,20 @@ function description(cell) {
   return [`${row}, ${column}: rank ${rank} of ${max_rank}, norm ${norm.toPrecision(3)}, ${size}`, cell.name];
 }
 
+/** Keeps the same map as a picture out of the node; it is still the node's IMAGE output. */
+function hidePicture(node) {
+  node.hideOutputImages = true; // enough for the Vue renderer; the classic one draws it all the same
+  const background = node.onDrawBackground;
+  node.onDrawBackground = function (...args) {
+    return this.hideOutputImages ? undefined : background?.apply(this, args);
+  };
+}
+
 app.registerExtension({
   name: "LoRA2.HeatmapView",
   nodeCreated(node) {
     if (node.comfyClass !== NODE) return;
-    node.hideOutputImages = true; // the same map as a picture; it is still the node's IMAGE output
+    hidePicture(node);
     const view = new HeatmapView(node);
     atLeast(node, 400, 400);
     const executed = node.onExecuted;

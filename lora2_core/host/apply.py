@@ -1,4 +1,6 @@
-"""Applying an adapter through the host's own weight patches, so strengths and offloading behave as ever."""
+"""Applying an adapter through the host's own weight patches, so strengths and offloading behave as
+ever.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ def as_patch(layer: LoraLayer) -> LoRAAdapter:
 
 
 def resolve(lora: RankedLora, model, clip=None) -> dict:
-    """Layer name -> the host's weight key, for the layers that model or clip have; checks every shape.
+    """Layer name -> the host's weight key, for the layers that model or clip have; checks every
+    shape.
 
     ValueError when no layer matches or a shape differs; a partial match is a warning with counts.
     """
@@ -40,28 +43,34 @@ def resolve(lora: RankedLora, model, clip=None) -> dict:
             shape = tuple(weights[key].shape)
             if (shape[0], math.prod(shape[1:])) != (layer.up.shape[0], layer.down.shape[1]):
                 raise ValueError(
-                    f"Layer {name} is for a weight of {layer.up.shape[0]} x {layer.down.shape[1]}, but this model's is "
+                    f"Layer {name} is for a weight of {layer.up.shape[0]} x "
+                    f"{layer.down.shape[1]}, but this model's is "
                     f"{' x '.join(map(str, shape))}: the adapter belongs to another base model."
                 )
         found[name] = key
     if not found:
         raise ValueError(
-            f"None of the adapter's {len(lora.layers)} layers is in this model (first: {next(iter(lora.layers))}): "
+            f"None of the adapter's {len(lora.layers)} layers is in this model (first: "
+            f"{next(iter(lora.layers))}): "
             "the adapter belongs to another base model."
         )
     if len(found) < len(lora.layers):
-        log.warning("LoRA²: %d of the adapter's %d layers are in this model.", len(found), len(lora.layers))
+        log.warning(
+            "LoRA²: %d of the adapter's %d layers are in this model.", len(found), len(lora.layers)
+        )
     return found
 
 
 def adopt(lora: RankedLora, model, clip=None) -> RankedLora:
     """A loaded adapter with its layers named as in this model, whatever names its file has.
 
-    Diffusion layers get their module path, text encoder layers their kohya name, and what matches nothing
-    keeps its name; so heatmaps, comparisons and new files read the same for every source.
+    Diffusion layers get their module path, text encoder layers their kohya name, and what matches
+    nothing keeps its name; so heatmaps, comparisons and new files read the same for every source.
     """
     found = resolve(lora, model, clip)
-    text = {key: name for name, key in weight_keys(model, clip).items() if name.startswith("lora_te")}
+    text = {
+        key: name for name, key in weight_keys(model, clip).items() if name.startswith("lora_te")
+    }
 
     def name_of(name: str) -> str:
         key = found.get(name)
@@ -71,19 +80,29 @@ def adopt(lora: RankedLora, model, clip=None) -> RankedLora:
 
     layers = {name_of(name): layer for name, layer in lora.layers.items()}
     info = dict(lora.info) | {"diffusers": diffusers_paths(model)}
-    return replace(lora, layers=layers if len(layers) == len(lora.layers) else lora.layers, info=info)
+    return replace(
+        lora, layers=layers if len(layers) == len(lora.layers) else lora.layers, info=info
+    )
 
 
 def apply_lora(model, clip, lora: RankedLora, strength_model: float, strength_clip: float):
     """(model, clip) clones with the adapter's updates added; the incoming ones stay as they are."""
     found = resolve(lora, model, clip)
     with torch.inference_mode(False):
-        patches = {key: as_patch(lora.layers[name]) for name, key in found.items() if lora.layers[name].rank}
+        patches = {
+            key: as_patch(lora.layers[name])
+            for name, key in found.items()
+            if lora.layers[name].rank
+        }
     model = model.clone()
     added = set(model.add_patches(patches, strength_model))
     if clip is not None:
         clip = clip.clone()
         added |= set(clip.add_patches(patches, strength_clip))
     if missing := set(patches) - added:
-        log.warning("LoRA²: %d layers were not taken by the host, the first is %s.", len(missing), min(map(str, missing)))
+        log.warning(
+            "LoRA²: %d layers were not taken by the host, the first is %s.",
+            len(missing),
+            min(map(str, missing)),
+        )
     return model, clip

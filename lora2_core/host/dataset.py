@@ -1,4 +1,6 @@
-"""What to learn from: the graph's latents and conditioning as one item a picture, checked before any training."""
+"""What to learn from: the graph's latents and conditioning as one item a picture, checked before
+any training.
+"""
 
 from __future__ import annotations
 
@@ -12,30 +14,41 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Item:
-    """One picture: latent [1, channels, ...] in the model's own scale, and its conditions by name."""
+    """One picture: latent [1, channels, ...] in the model's own scale, and its conditions by
+    name.
+    """
 
     latent: Tensor
     conditions: dict
 
 
 def flatten_latents(latents: list[dict], model) -> list[Tensor]:
-    """Every picture of a list of LATENTs as [1, channels, ...]; ValueError for none, NaN or foreign channels."""
+    """Every picture of a list of LATENTs as [1, channels, ...]; ValueError for none, NaN or foreign
+    channels.
+    """
     pictures = []
     for latent in latents:
         if not isinstance(latent, dict) or not torch.is_tensor(latent.get("samples")):
-            raise ValueError("latents holds something that is no LATENT: connect a VAE Encode or a dataset node.")
+            raise ValueError(
+                "latents holds something that is no LATENT: connect a VAE Encode or a dataset node."
+            )
         pictures += list(latent["samples"].split(1))
     if not pictures:
-        raise ValueError("There are no latents to train on: connect at least one picture through VAE Encode.")
+        raise ValueError(
+            "There are no latents to train on: connect at least one picture through VAE Encode."
+        )
     channels = model.get_model_object("latent_format").latent_channels
     for index, picture in enumerate(pictures, 1):
         if picture.shape[1] != channels:
             raise ValueError(
-                f"Latent {index} has {picture.shape[1]} channels, but this model's latents have {channels}: "
+                f"Latent {index} has {picture.shape[1]} channels, but this model's latents have "
+                f"{channels}: "
                 "encode the pictures with the VAE that belongs to the model."
             )
         if not torch.isfinite(picture).all():
-            raise ValueError(f"Latent {index} holds NaN or infinite values: check the picture and the VAE.")
+            raise ValueError(
+                f"Latent {index} holds NaN or infinite values: check the picture and the VAE."
+            )
     return pictures
 
 
@@ -43,18 +56,23 @@ def flatten_conditioning(positive: list[list], count: int) -> list[list]:
     """One conditioning entry a picture: as many as there are pictures, or one for all."""
     entries = [entry for conditioning in positive for entry in conditioning]
     if not entries:
-        raise ValueError("positive is empty: connect a CLIP Text Encode or the conditioning of a dataset node.")
+        raise ValueError(
+            "positive is empty: connect a CLIP Text Encode or the conditioning of a dataset node."
+        )
     if len(entries) == 1:
         return entries * count
     if len(entries) != count:
         raise ValueError(
-            f"There are {count} latents but {len(entries)} captions: give one caption for all, or one for each picture."
+            f"There are {count} latents but {len(entries)} captions: give one caption for all, or "
+            "one for each picture."
         )
     return entries
 
 
 def make_items(model, inner, latents: list[dict], positive: list[list]) -> list[Item]:
-    """Latents and conditions placed and cast once. `inner` is the model on loan, gradients possible."""
+    """Latents and conditions placed and cast once. `inner` is the model on loan, gradients
+    possible.
+    """
     pictures = flatten_latents(latents, model)
     entries = flatten_conditioning(positive, len(pictures))
     device, items = model.load_device, []
@@ -70,7 +88,9 @@ def make_items(model, inner, latents: list[dict], positive: list[list]) -> list[
 
 
 def own(value):
-    """A copy whose tensors are normal ones: what the executor made in inference mode can't meet autograd."""
+    """A copy whose tensors are normal ones: what the executor made in inference mode can't meet
+    autograd.
+    """
     if torch.is_tensor(value):
         return value.clone()
     if isinstance(value, dict):
@@ -81,7 +101,9 @@ def own(value):
 
 
 def by_shape(items: list[Item]) -> list[list[int]]:
-    """Indices of the items that can share a batch: the same latent shape and the same conditions."""
+    """Indices of the items that can share a batch: the same latent shape and the same
+    conditions.
+    """
     groups: dict[tuple, list[int]] = {}
     for index, item in enumerate(items):
         sizes = tuple((k, tuple(v.size())) for k, v in sorted(item.conditions.items()))

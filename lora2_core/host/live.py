@@ -36,5 +36,6 @@ def event(node: str, step: Step, steps: int) -> dict:
         "mean_rank": step.mean_rank,
         "mb": step.megabytes,
         "ranks": step.ranks,
-        "text": f"step {step.index}/{steps}, loss {shown}, mean rank {step.mean_rank:.1f}, {step.megabytes:.2f} MB",
+        "text": f"step {step.index}/{steps}, loss {shown}, mean rank {step.mean_rank:.1f}, "
+        "{step.megabytes:.2f} MB",
     }

@@ -20,13 +20,21 @@ def diffusers_paths(model) -> dict[str, str]:
     """Module path -> diffusers' module path of a UNet's layers, {} for other models."""
     table = comfy.utils.unet_to_diffusers(model.model.model_config.unet_config)
     suffix = ".weight"
-    return {host[: -len(suffix)]: name[: -len(suffix)] for name, host in table.items() if host.endswith(suffix)}
+    return {
+        host[: -len(suffix)]: name[: -len(suffix)]
+        for name, host in table.items()
+        if host.endswith(suffix)
+    }
 
 
 def weight_keys(model, clip=None) -> dict:
-    """Every base name that the host accepts in a LoRA file -> the weight it changes (a key, or key and slice)."""
+    """Every base name that the host accepts in a LoRA file -> the weight it changes (a key, or key
+    and slice).
+    """
     keys = comfy.lora.model_lora_keys_unet(model.model, {})
-    for path, name in diffusers_paths(model).items():  # spellings that the host itself does not read
+    for path, name in diffusers_paths(
+        model
+    ).items():  # spellings that the host itself does not read
         keys[f"unet.{name}"] = keys[f"base_model.model.{name}"] = f"diffusion_model.{path}.weight"
     if clip is not None:
         keys = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, keys)

@@ -13,20 +13,28 @@ from .dataset import Item, batch_of, by_shape
 
 
 def prediction_scale(sampling, sigma: Tensor, like: Tensor) -> Tensor:
-    """|d denoised / d prediction| at sigma: dividing by it turns an error of the denoised latent into one of the
-    model's own target, whatever that is, since the denoised latent is linear in the prediction."""
+    """|d denoised / d prediction| at sigma: dividing by it turns an error of the denoised latent
+    into one of the model's own target, whatever that is, since the denoised latent is linear in
+    the prediction.
+    """
     return sampling.calculate_denoised(sigma, torch.ones_like(like), torch.zeros_like(like)).abs()
 
 
 def sigma_at(sampling, position: Tensor) -> Tensor:
-    """Noise levels for positions in [0, 1): the discrete timestep where the model has them, else the percentage."""
+    """Noise levels for positions in [0, 1): the discrete timestep where the model has them, else
+    the percentage.
+    """
     if hasattr(sampling, "num_timesteps") and hasattr(sampling, "sigmas"):
         count = sampling.num_timesteps
-        return sampling.sigma((position * count).long().clamp(max=count - 1).to(sampling.sigmas.device)).float()
+        return sampling.sigma(
+            (position * count).long().clamp(max=count - 1).to(sampling.sigmas.device)
+        ).float()
     return torch.tensor([float(sampling.percent_to_sigma(float(p))) for p in position])
 
 
-def denoising_loss(inner, latents: Tensor, noise: Tensor, sigma: Tensor, conditions: dict, options: dict) -> Tensor:
+def denoising_loss(
+    inner, latents: Tensor, noise: Tensor, sigma: Tensor, conditions: dict, options: dict
+) -> Tensor:
     """Mean squared error of the model's own prediction, a scalar."""
     sampling = inner.model_sampling
     x = sampling.noise_scaling(sigma, noise.clone(), latents)
@@ -36,9 +44,11 @@ def denoising_loss(inner, latents: Tensor, noise: Tensor, sigma: Tensor, conditi
 
 @contextmanager
 def cross_attention(inner: nn.Module, record: EntropyRecord) -> Iterator[Callable]:
-    """Yields an `optimized_attention_override` that records every call made inside a module named attn2.
+    """Yields an `optimized_attention_override` that records every call made inside a module named
+    attn2.
 
-    Lengths alone don't tell cross- from self-attention, so hooks on the modules do; results stay as they are.
+    Lengths alone don't tell cross- from self-attention, so hooks on the modules do; results stay as
+    they are.
     """
     inside = False
 
@@ -52,7 +62,11 @@ def cross_attention(inner: nn.Module, record: EntropyRecord) -> Iterator[Callabl
 
     def override(func, q, k, v, heads, *args, **kwargs):
         if inside:
-            split = (q, k) if kwargs.get("skip_reshape") else (split_heads(q, heads), split_heads(k, heads))
+            split = (
+                (q, k)
+                if kwargs.get("skip_reshape")
+                else (split_heads(q, heads), split_heads(k, heads))
+            )
             record.record(*split)
         return func(q, k, v, heads, *args, **kwargs)
 
@@ -71,8 +85,11 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-def make_loss(inner, items: list[Item], batch_size: int, options: dict) -> Callable[[torch.Generator], Tensor]:
-    """loss_fn(generator) of a random batch; pictures that share a shape share a batch, each equally often.
+def make_loss(
+    inner, items: list[Item], batch_size: int, options: dict
+) -> Callable[[torch.Generator], Tensor]:
+    """loss_fn(generator) of a random batch; pictures that share a shape share a batch, each equally
+    often.
 
     `options` are the model's transformer_options, copied for every call.
     """

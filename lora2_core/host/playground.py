@@ -47,7 +47,9 @@ def latent_format(scale: float, rgb: list[list[float]]) -> type:
 
 
 def build_model(latent_format_class: type) -> PlaygroundSDXL:
-    """The UNet in the host's SDXL model class; weights are uninitialised, as the host's layers are."""
+    """The UNet in the host's SDXL model class; weights are uninitialised, as the host's layers
+    are.
+    """
 
     class Config(comfy.supported_models.SDXL):
         latent_format = latent_format_class
@@ -65,17 +67,25 @@ def build_clip(vocabulary: list[str], **options) -> comfy.sd.CLIP:
     """The text encoder behind the host's CLIP object, with the word vocabulary."""
 
     class TextModel(comfy.sd1_clip.SDClipModel):
-        def __init__(self, device="cpu", dtype=None, model_options={}):
+        def __init__(self, device="cpu", dtype=None, model_options={}):  # noqa: B006
             super().__init__(
-                device=device, dtype=dtype, model_options=model_options, max_length=MAX_LENGTH,
-                textmodel_json_config=text_config(MAX_LENGTH), special_tokens={"start": 0, "end": 1, "pad": 1},
-            )  # fmt: skip
-            words = self.operations.Embedding(len(vocabulary), TEXT_WIDTH, dtype=dtype, device=device)
+                device=device,
+                dtype=dtype,
+                model_options=model_options,
+                max_length=MAX_LENGTH,
+                textmodel_json_config=text_config(MAX_LENGTH),
+                special_tokens={"start": 0, "end": 1, "pad": 1},
+            )
+            words = self.operations.Embedding(
+                len(vocabulary), TEXT_WIDTH, dtype=dtype, device=device
+            )
             self.transformer.set_input_embeddings(words)
 
     class ClipModel(comfy.sd1_clip.SD1ClipModel):
-        def __init__(self, device="cpu", dtype=None, model_options={}):
-            super().__init__(device=device, dtype=dtype, model_options=model_options, clip_model=TextModel)
+        def __init__(self, device="cpu", dtype=None, model_options={}):  # noqa: B006
+            super().__init__(
+                device=device, dtype=dtype, model_options=model_options, clip_model=TextModel
+            )
 
     class Words(WordTokenizer):
         @classmethod
@@ -83,17 +93,23 @@ def build_clip(vocabulary: list[str], **options) -> comfy.sd.CLIP:
             return cls(vocabulary)
 
     class TextTokenizer(comfy.sd1_clip.SDTokenizer):
-        def __init__(self, embedding_directory=None, tokenizer_data={}):
+        def __init__(self, embedding_directory=None, tokenizer_data={}):  # noqa: B006
             super().__init__(
-                "", max_length=MAX_LENGTH, embedding_directory=embedding_directory, embedding_size=TEXT_WIDTH,
-                tokenizer_class=Words, tokenizer_data=tokenizer_data,
-            )  # fmt: skip
+                "",
+                max_length=MAX_LENGTH,
+                embedding_directory=embedding_directory,
+                embedding_size=TEXT_WIDTH,
+                tokenizer_class=Words,
+                tokenizer_data=tokenizer_data,
+            )
 
     class Tokenizer(comfy.sd1_clip.SD1Tokenizer):
-        def __init__(self, embedding_directory=None, tokenizer_data={}):
+        def __init__(self, embedding_directory=None, tokenizer_data={}):  # noqa: B006
             super().__init__(embedding_directory, tokenizer_data, tokenizer=TextTokenizer)
 
-    return comfy.sd.CLIP(ClipTarget(Tokenizer, ClipModel), model_options={"dtype": torch.float32}, **options)
+    return comfy.sd.CLIP(
+        ClipTarget(Tokenizer, ClipModel), model_options={"dtype": torch.float32}, **options
+    )
 
 
 def build_vae(weights: dict[str, torch.Tensor]) -> comfy.sd.VAE:
@@ -109,12 +125,16 @@ def build_vae(weights: dict[str, torch.Tensor]) -> comfy.sd.VAE:
     vae.downscale_ratio = vae.upscale_ratio = DOWNSCALE
     vae.latent_channels = LATENT_CHANNELS
     vae.process_input = lambda image: image * 2.0 - 1.0
-    vae.memory_used_encode = vae.memory_used_decode = lambda shape, dtype: 4096 * shape[2] * shape[3]
+    vae.memory_used_encode = vae.memory_used_decode = lambda shape, dtype: (
+        4096 * shape[2] * shape[3]
+    )
     return vae
 
 
 def load_playground(asset: Asset):
-    """(MODEL, CLIP, VAE) of the embedded tiny text-to-image model, as the host's checkpoint loader gives them."""
+    """(MODEL, CLIP, VAE) of the embedded tiny text-to-image model, as the host's checkpoint loader
+    gives them.
+    """
     model = build_model(latent_format(asset.latent_scale, asset.latent_rgb))
     model.diffusion_model.load_state_dict(asset.unet)
     device = comfy.model_management.get_torch_device()

@@ -1,4 +1,6 @@
-"""One training run on a host model: everything that LoRA² Train does between its inputs and its outputs."""
+"""One training run on a host model: everything that LoRA² Train does between its inputs and its
+outputs.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ ATTENTION = r"attn[12]\.to_(q|k|v|out\.0)$"
 
 @dataclass(frozen=True)
 class HostRun:
-    """What to train: rank and training settings, batch size, and which layers (regex on module paths)."""
+    """What to train: rank and training settings, batch size, and which layers (regex on module
+    paths).
+    """
 
     rank: RankSettings
     training: TrainSettings
@@ -39,18 +43,23 @@ class HostRun:
 
 @dataclass
 class Outcome:
-    """The adapter as far as the run came, its loss at every step, and why it ended early (None when it did not)."""
+    """The adapter as far as the run came, its loss at every step, and why it ended early (None when
+    it did not).
+    """
 
     lora: RankedLora
     losses: list[float] = field(default_factory=list)
     stopped: BaseException | None = None
 
 
-def train_on(model, latents: list[dict], positive: list[list], run: HostRun, on_step: Callable[[Step], None]) -> Outcome:
+def train_on(
+    model, latents: list[dict], positive: list[list], run: HostRun, on_step: Callable[[Step], None]
+) -> Outcome:
     """Trains beside a ModelPatcher's frozen layers; the model leaves as it came in.
 
-    on_step is called after every step and may raise (the host's interrupt): the Outcome then holds what was
-    learned so far, and the exception. Bad input raises ValueError before anything is trained.
+    on_step is called after every step and may raise (the host's interrupt): the Outcome then holds
+    what was learned so far, and the exception. Bad input raises ValueError before anything is
+    trained.
     """
     flatten_conditioning(positive, len(flatten_latents(latents, model)))
     started = datetime.now(timezone.utc)
@@ -59,31 +68,47 @@ def train_on(model, latents: list[dict], positive: list[list], run: HostRun, on_
         inner = stack.enter_context(on_loan(model))
         items = make_items(model, inner, latents, positive)
         adapters = attach(
-            inner, run.targets, run.rank, seed=run.training.seed, device=comfy.model_management.get_torch_device()
+            inner,
+            run.targets,
+            run.rank,
+            seed=run.training.seed,
+            device=comfy.model_management.get_torch_device(),
         )
         stack.callback(adapters.detach)
         options = dict(model.model_options.get("transformer_options", {}))
         attention = None
         if run.rank.mode == "paper" and run.rank.attention_weight != 0:
             attention = EntropyRecord()
-            options["optimized_attention_override"] = stack.enter_context(cross_attention(inner, attention))
+            options["optimized_attention_override"] = stack.enter_context(
+                cross_attention(inner, attention)
+            )
         loss_fn = make_loss(inner, items, run.batch_size, options)
         try:
             for step in train(adapters, loss_fn, run.training, attention=attention):
                 losses.append(step.loss)
                 ranks.append(step.mean_rank)
                 on_step(step)
-        except (comfy.model_management.InterruptProcessingException, TrainingDiverged, torch.OutOfMemoryError) as error:
+        except (
+            comfy.model_management.InterruptProcessingException,
+            TrainingDiverged,
+            torch.OutOfMemoryError,
+        ) as error:
             stopped = error
         lora = finish(adapters, run_facts(model, run, items, losses, ranks, started))
     return Outcome(lora, losses, stopped)
 
 
-def run_facts(model, run: HostRun, items: list, losses: list, ranks: list, started: datetime) -> dict:
+def run_facts(
+    model, run: HostRun, items: list, losses: list, ranks: list, started: datetime
+) -> dict:
     """What the file's metadata will say of the run."""
     height, width = items[0].latent.shape[-2:]
     ratio = getattr(model.get_model_object("latent_format"), "spacial_downscale_ratio", 8)
-    settings = asdict(run.rank) | asdict(run.training) | {"batch_size": run.batch_size, "targets": run.targets}
+    settings = (
+        asdict(run.rank)
+        | asdict(run.training)
+        | {"batch_size": run.batch_size, "targets": run.targets}
+    )
     return {
         "settings": settings | {"optimizer": "Adam", "dtype": "no"},
         "history": {"loss": losses, "mean_rank": ranks},

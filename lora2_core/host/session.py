@@ -1,4 +1,6 @@
-"""The model on loan: a cloned ModelPatcher made ready for autograd, and put back exactly as it came."""
+"""The model on loan: a cloned ModelPatcher made ready for autograd, and put back exactly as it
+came.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +13,28 @@ from torch import nn
 
 
 def plain_alias(tensor: torch.Tensor) -> torch.Tensor:
-    """A normal tensor on the storage of an inference tensor, which autograd refuses; nothing is copied."""
+    """A normal tensor on the storage of an inference tensor, which autograd refuses; nothing is
+    copied.
+    """
     alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-    return alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
+    return alias.set_(
+        tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride()
+    )
 
 
 def replace_inference_tensors(module: nn.Module) -> list[tuple[dict, str, torch.Tensor]]:
-    """Swaps every inference parameter and buffer for a normal one on the same storage; returns what to put back."""
+    """Swaps every inference parameter and buffer for a normal one on the same storage; returns what
+    to put back.
+    """
     replaced = []
     for part in module.modules():
         for table in (part._parameters, part._buffers):
             for name, tensor in table.items():
-                if tensor is None or not tensor.is_inference() or type(tensor.data) is not torch.Tensor:
+                if (
+                    tensor is None
+                    or not tensor.is_inference()
+                    or type(tensor.data) is not torch.Tensor
+                ):
                     continue
                 alias = plain_alias(tensor)
                 if isinstance(tensor, nn.Parameter):
@@ -35,14 +47,15 @@ def replace_inference_tensors(module: nn.Module) -> list[tuple[dict, str, torch.
 def trainable_clone(model):
     """A clone that shares the weights; of a dynamic patcher, one with weights of its own.
 
-    A dynamic patcher's weights lie in memory that may be taken back between forward and backward, so the host
-    is asked for its non-dynamic form, which it loads from the model's file.
+    A dynamic patcher's weights lie in memory that may be taken back between forward and backward,
+    so the host is asked for its non-dynamic form, which it loads from the model's file.
     """
     if not model.is_dynamic():
         return model.clone()
     if model.cached_patcher_init is None:
         raise ValueError(
-            "This model streams its weights and does not say how to load it again: start ComfyUI with "
+            "This model streams its weights and does not say how to load it again: start ComfyUI "
+            "with "
             "--disable-dynamic-vram to train it."
         )
     return model.clone(disable_dynamic=True)
@@ -52,8 +65,8 @@ def trainable_clone(model):
 def on_loan(model) -> Iterator:
     """Loads a clone of a ModelPatcher and yields its inner model with gradients possible.
 
-    The executor's inference mode is off inside. Weights are shared, not copied; afterwards every parameter,
-    buffer, requires_grad and train flag is what it was, whatever happened.
+    The executor's inference mode is off inside. Weights are shared, not copied; afterwards every
+    parameter, buffer, requires_grad and train flag is what it was, whatever happened.
     """
     clone = trainable_clone(model)
     comfy.model_management.load_models_gpu([clone], force_full_load=False)

@@ -1,4 +1,5 @@
-"""The playground's one file: weights of UNet, text encoder and autoencoder, and the facts to build them from.
+"""The playground's one file: weights of UNet, text encoder and autoencoder, and the facts to build
+them from.
 
 Plain torch and safetensors; `lora2_core.host.playground` turns it into the host's own objects.
 """
@@ -60,17 +61,21 @@ class Asset:
     vae: dict[str, Tensor]
     vocabulary: list[str]
     latent_scale: float  # multiplies autoencoder latents to about unit variance
-    latent_rgb: list[list[float]]  # [latent channels + 1][3]: a linear picture of a latent, last row the bias
+    latent_rgb: list[
+        list[float]
+    ]  # [latent channels + 1][3]: a linear picture of a latent, last row the bias
 
 
 def load(path: Path = PATH) -> Asset:
     """Reads the asset; FileNotFoundError says how to make it."""
     if not path.exists():
-        raise FileNotFoundError(f"{path.name} is missing from the pack: run `nox -s train-playground` or reinstall.")
+        raise FileNotFoundError(
+            f"{path.name} is missing from the pack: run `nox -s train-playground` or reinstall."
+        )
     parts: dict[str, dict[str, Tensor]] = {"unet": {}, "text": {}, "vae": {}}
     with safe_open(path, framework="pt") as file:
         facts = json.loads(file.metadata()["playground"])
-        for key in file.keys():
+        for key in file.keys():  # noqa: SIM118 (a safetensors file is no dict)
             part, name = key.split(".", 1)
             parts[part][name] = file.get_tensor(key).float()
     return Asset(**parts, **facts)

@@ -1,7 +1,8 @@
-"""The example pictures: subjects that the playground has never seen, and photographs of a bear plushie.
+"""The example pictures: subjects that the playground has never seen, and photographs of a bear
+plushie.
 
-subjects.png is an atlas of 32 x 32 RGBA pictures, a row a subject (SUBJECTS) and a column a style (STYLES);
-photographs/ holds five of the DreamBooth data set. Credits in README.md.
+subjects.png is an atlas of 32 x 32 RGBA pictures, a row a subject (SUBJECTS) and a column a style
+(STYLES); photographs/ holds five of the DreamBooth data set. Credits in README.md.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ SIZE = 32
 STYLES = ("noto", "fluent-flat", "twemoji", "fluent-3d")
 BACKGROUNDS = {
     "white": (255, 255, 255), "black": (16, 16, 18), "red": (214, 57, 57), "green": (70, 160, 80),
-    "blue": (60, 105, 210), "yellow": (245, 212, 80), "orange": (240, 150, 60), "purple": (128, 76, 186),
-    "pink": (246, 170, 200), "grey": (150, 150, 155),
+    "blue": (60, 105, 210), "yellow": (245, 212, 80), "orange": (240, 150, 60),
+    "purple": (128, 76, 186), "pink": (246, 170, 200), "grey": (150, 150, 155),
 }  # fmt: skip
 SUBJECTS = (
-    "alarm clock", "bicycle", "camera", "cat face", "cupcake", "dragon face", "fox", "high-heeled shoe",
+    "alarm clock", "bicycle", "camera", "cat face", "cupcake", "dragon face", "fox", "high-heeled "
+    "shoe",
     "owl", "red apple", "rocket", "strawberry", "teddy bear", "unicorn",
 )  # fmt: skip
 PHOTOGRAPHS = "bear plushie (photographs)"
@@ -51,14 +53,20 @@ def pictures_of(subject: str) -> np.ndarray:
 
 
 def emoji_example(subject: str, index: int) -> tuple[np.ndarray, str]:
-    """Picture `index` of a subject: styles in turn, and after each round of styles the backgrounds shift."""
+    """Picture `index` of a subject: styles in turn, and after each round of styles the backgrounds
+    shift.
+    """
     style = index % len(STYLES)
     background = list(BACKGROUNDS)[(index + index // len(STYLES)) % len(BACKGROUNDS)]
-    return compose(pictures_of(subject)[style], background), caption(subject, STYLES[style], background)
+    return compose(pictures_of(subject)[style], background), caption(
+        subject, STYLES[style], background
+    )
 
 
 def examples(subject: str, count: int) -> tuple[list[Tensor], list[str]]:
-    """`count` images [H, W, 3] in [0, 1] with captions; ValueError for an unknown subject or count."""
+    """`count` images [H, W, 3] in [0, 1] with captions; ValueError for an unknown subject or
+    count.
+    """
     if subject not in NAMES:
         raise ValueError(f"subject is {subject!r}: choose one of {', '.join(NAMES)}.")
     if not 1 <= count <= MOST_PICTURES:

@@ -1,4 +1,5 @@
-"""Word-level tokenizer of the playground's text encoder, in the shape that the host's SDTokenizer asks for.
+"""Word-level tokenizer of the playground's text encoder, in the shape that the host's SDTokenizer
+asks for.
 
 A word outside the vocabulary becomes one of RARE_TOKENS tokens that no caption of the base pictures
 used, chosen by a hash of the word: a stable, untrained name for a new subject.
@@ -17,7 +18,9 @@ _WORD = re.compile(r"[^\s,]+|,")
 
 
 def build_vocabulary(captions: Iterable[str]) -> list[str]:
-    """Every word of the captions, after the special and the rare tokens; the index is the token id."""
+    """Every word of the captions, after the special and the rare tokens; the index is the token
+    id.
+    """
     words = sorted({word for caption in captions for word in split(caption)} - {COMMA})
     return [START, END, COMMA, *(f"<rare {i}>" for i in range(RARE_TOKENS)), *words]
 

@@ -1,7 +1,7 @@
 """Held-out loss on the playground: base, plain LoRA and adaptive ranks, on unseen pictures.
 
-`nox -s held-out` trains on eight pictures of a subject that the base has never seen and prints the denoising
-loss (the model's own prediction error, fixed noise and timesteps) on
+`nox -s held-out` trains on eight pictures of a subject that the base has never seen and prints the
+denoising loss (the model's own prediction error, fixed noise and timesteps) on
 
 - the same subject on the backgrounds it was not trained on, and
 - pictures of the base model's own labels, so that forgetting shows.
@@ -22,7 +22,14 @@ from lora2_core.host.playground import load_playground
 from lora2_core.host.run import HostRun, train_on
 from lora2_core.host.session import on_loan
 from lora2_core.playground import asset
-from lora2_core.playground.subjects import BACKGROUNDS, MOST_PICTURES, SUBJECTS, caption, compose, examples
+from lora2_core.playground.subjects import (
+    BACKGROUNDS,
+    MOST_PICTURES,
+    SUBJECTS,
+    caption,
+    compose,
+    examples,
+)
 from tests.playground.pictures import load
 
 TRAINED, LEVELS = 8, 10
@@ -47,7 +54,9 @@ def own_pictures(folder: Path, count: int = 64) -> tuple[list[torch.Tensor], lis
 
 
 def held_out_loss(model, pictures: Pictures) -> float:
-    """Mean prediction error over all pictures and LEVELS timesteps, the same noise at every call."""
+    """Mean prediction error over all pictures and LEVELS timesteps, the same noise at every
+    call.
+    """
     generator = torch.Generator().manual_seed(0)
     with on_loan(model) as inner, torch.no_grad():
         items, total = make_items(model, inner, *pictures), 0.0
@@ -64,7 +73,9 @@ def held_out_loss(model, pictures: Pictures) -> float:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("folder", type=Path)
-    options.add_argument("--subjects", nargs="+", default=["owl", "fox", "rocket"], choices=SUBJECTS)
+    options.add_argument(
+        "--subjects", nargs="+", default=["owl", "fox", "rocket"], choices=SUBJECTS
+    )
     options.add_argument("--steps", type=int, default=300)
     options.add_argument("--ranks", type=int, nargs="+", default=[4, 8])
     args = options.parse_args()
@@ -76,7 +87,7 @@ def main() -> None:
         train_set = encode(clip, vae, images[:TRAINED], captions[:TRAINED])
         unseen = encode(clip, vae, images[TRAINED:], captions[TRAINED:])
 
-        def row(name: str, patched, lora=None) -> None:
+        def row(name: str, patched, lora=None, subject=subject, unseen=unseen) -> None:
             size, ranks = f"{lora.megabytes():.3f}" if lora else "-", "-"
             if lora:
                 ranks = f"{min(lora.ranks.values())} to {max(lora.ranks.values())}"
@@ -87,7 +98,9 @@ def main() -> None:
         for rank in args.ranks:
             for mode in ("fixed", "adaptive"):
                 settings = RankSettings(mode=mode, target_rank=rank, max_rank=32)
-                run = HostRun(settings, TrainSettings(steps=args.steps, learning_rate=1e-3), batch_size=8)
+                run = HostRun(
+                    settings, TrainSettings(steps=args.steps, learning_rate=1e-3), batch_size=8
+                )
                 lora = train_on(model, *train_set, run, lambda step: None).lora
                 row(f"{mode}, rank {rank}", apply_lora(model, None, lora, 1.0, 1.0)[0], lora)
 

@@ -11,7 +11,8 @@ import torch
 
 if not os.environ.get("LORA2_HOST"):
     raise pytest.UsageError(
-        "tests/host needs the host: run `python -m nox -s tests`, or set LORA2_HOST to a ComfyUI folder."
+        "tests/host needs the host: run `python -m nox -s tests`, or set LORA2_HOST to a ComfyUI "
+        "folder."
     )
 
 
@@ -37,7 +38,9 @@ class Playground:
         y = inner.encode_adm(pooled_output=facts["pooled_output"])
         with torch.no_grad():
             context = cross.repeat(2, 1, 1)
-            return inner.apply_model(x, torch.tensor([1.0, 5.0]), c_crossattn=context, y=y.repeat(2, 1)).clone()
+            return inner.apply_model(
+                x, torch.tensor([1.0, 5.0]), c_crossattn=context, y=y.repeat(2, 1)
+            ).clone()
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,6 @@
-"""Bad input to the nodes: one sentence with the value and the remedy, before anything is trained."""
+"""Bad input to the nodes: one sentence with the value and the remedy, before anything is
+trained.
+"""
 
 import asyncio
 
@@ -10,8 +12,8 @@ import torch
 import lora2_core.host.run as run
 
 ARGUMENTS = {
-    "steps": [2], "batch_size": [1], "learning_rate": [1e-3], "mode": ["adaptive"], "target_rank": [4],
-    "budget_mb": [0.0], "max_rank": [8], "seed": [0],
+    "steps": [2], "batch_size": [1], "learning_rate": [1e-3], "mode": ["adaptive"],
+    "target_rank": [4], "budget_mb": [0.0], "max_rank": [8], "seed": [0],
 }  # fmt: skip
 
 
@@ -53,10 +55,17 @@ def with_nan(latent: dict) -> dict:
         ({"mode": ["magic"]}, "mode is 'magic': choose"),
         ({"budget_mb": [float("inf")]}, "budget_mb is inf"),
         ({"seed": [-1]}, "seed is -1"),
+        ({"options": [{"targets": "to_q("}]}, "targets is not a regular expression"),
+        ({"options": [{"targets": "no_such_layer"}]}, "'no_such_layer' match no Linear or Conv2d"),
+        ({"options": [{"quantile": 1.5}]}, "quantile is 1.5"),
     ],
 )
 def test_train(nodes, playground, untouched, change, sentence):
-    good = ARGUMENTS | {"model": [playground.model], "latents": playground.latents, "positive": playground.positive}
+    good = ARGUMENTS | {
+        "model": [playground.model],
+        "latents": playground.latents,
+        "positive": playground.positive,
+    }
     if change.get("positive") == "two":
         change = {"positive": playground.positive[:2]}
     if change.get("latents") == "nan":
@@ -66,12 +75,10 @@ def test_train(nodes, playground, untouched, change, sentence):
     assert "\n" not in str(error.value)
 
 
-def test_no_layer_matches(playground):
-    from lora2_core import RankSettings, TrainSettings
-
-    odd = run.HostRun(RankSettings(target_rank=4, max_rank=8), TrainSettings(steps=1), targets="nothing_like_this$")
-    with pytest.raises(ValueError, match="'nothing_like_this\\$' match no Linear or Conv2d"):
-        run.train_on(playground.model, playground.latents, playground.positive, odd, lambda step: None)
+def test_options_chain(nodes):
+    (first,) = nodes["LoRA2TargetOptions"].execute("attn2").result
+    (both,) = nodes["LoRA2RankOptions"].execute(0.8, 0, "paper", -1.0, 0.0, -1.0, first).result
+    assert both == {"targets": "attn2", "quantile": 0.8, "init": "paper", "attention_weight": 0.0}
 
 
 def test_a_missing_file(nodes, playground):
@@ -84,14 +91,18 @@ def test_a_foreign_file(nodes, playground, tmp_path, monkeypatch):
 
     monkeypatch.setattr(folder_paths, "get_full_path", lambda kind, name: str(tmp_path / name))
     save_file({"model.embedding.weight": torch.zeros(2, 2)}, tmp_path / "checkpoint.safetensors")
-    with pytest.raises(ValueError, match="checkpoint.safetensors: model.embedding.weight belongs to no LoRA pair"):
+    with pytest.raises(
+        ValueError, match="checkpoint.safetensors: model.embedding.weight belongs to no LoRA pair"
+    ):
         nodes["LoRA2Load"].execute(playground.model, "checkpoint.safetensors")
     (tmp_path / "text.safetensors").write_text("hello")
     with pytest.raises(ValueError, match="text.safetensors is no safetensors file"):
         nodes["LoRA2Load"].execute(playground.model, "text.safetensors")
 
 
-@pytest.mark.parametrize("prefix", ["../outside", "/etc/lora", "lora2/../../x", "", "folder/", "a\0b"])
+@pytest.mark.parametrize(
+    "prefix", ["../outside", "/etc/lora", "lora2/../../x", "", "folder/", "a\0b"]
+)
 def test_a_prefix_that_leaves_the_loras_folder(nodes, prefix):
     answer = nodes["LoRA2Save"].validate_inputs(filename_prefix=prefix)
     assert isinstance(answer, str) and "filename_prefix" in answer

@@ -1,4 +1,6 @@
-"""Training on the real ModelPatcher: the model comes back as it was, and the file loads everywhere alike."""
+"""Training on the real ModelPatcher: the model comes back as it was, and the file loads everywhere
+alike.
+"""
 
 import hashlib
 
@@ -36,11 +38,19 @@ def state_of(model: ModelPatcher) -> tuple:
     """All that a training could leave behind."""
     parameters = list(model.model.parameters())
     return (
-        fingerprint(model), hooks_of(model), [id(p) for p in parameters], [p.requires_grad for p in parameters],
-        [p.grad for p in parameters], [m.training for m in model.model.modules()], dict(model.patches),
-        dict(model.injections), repr(model.model_options), torch.is_grad_enabled(), torch.is_inference_mode_enabled(),
+        fingerprint(model),
+        hooks_of(model),
+        [id(p) for p in parameters],
+        [p.requires_grad for p in parameters],
+        [p.grad for p in parameters],
+        [m.training for m in model.model.modules()],
+        dict(model.patches),
+        dict(model.injections),
+        repr(model.model_options),
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
         torch.get_rng_state().sum(),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +58,13 @@ def trained(playground):
     """One adapter of every mode."""
     with torch.inference_mode():
         return {
-            mode: train_on(playground.model, playground.latents, playground.positive, run_of(mode), lambda step: None)
+            mode: train_on(
+                playground.model,
+                playground.latents,
+                playground.positive,
+                run_of(mode),
+                lambda step: None,
+            )
             for mode in ("adaptive", "paper", "fixed")
         }
 
@@ -56,7 +72,9 @@ def trained(playground):
 @pytest.mark.parametrize("mode", ["adaptive", "paper", "fixed"])
 def test_the_model_leaves_as_it_came(playground, mode):
     before, output = state_of(playground.model), playground.forward()
-    out = train_on(playground.model, playground.latents, playground.positive, run_of(mode), lambda step: None)
+    out = train_on(
+        playground.model, playground.latents, playground.positive, run_of(mode), lambda step: None
+    )
     assert len(out.losses) == SHORT.steps and out.stopped is None
     assert state_of(playground.model) == before
     assert torch.equal(playground.forward(), output)
@@ -104,7 +122,9 @@ def test_the_update_is_exactly_zero_before_the_first_step(playground):
 @pytest.mark.parametrize("mode", ["adaptive", "paper", "fixed"])
 @pytest.mark.parametrize("form", ["kohya", "uniform", "peft"])
 def test_every_loader_gives_the_same_output(playground, trained, mode, form, tmp_path):
-    """The stock LoraLoader's code on our file against LoRA² on the same file and on the live adapter."""
+    """The stock LoraLoader's code on our file against LoRA² on the same file and on the live
+    adapter.
+    """
     lora = trained[mode].lora
     path = tmp_path / "a.safetensors"
     save(path, lora, form=form, dtype="fp32", diffusers=lora.info["diffusers"])
@@ -114,8 +134,12 @@ def test_every_loader_gives_the_same_output(playground, trained, mode, form, tmp
     ours = playground.forward(apply_lora(playground.model, None, ours, 1.0, 1.0)[0])
     assert torch.allclose(ours, live, atol=1e-5, rtol=0)
     if form != "peft":  # the host does not read PEFT names of a UNet
-        tensors, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
-        stock, _ = comfy.sd.load_lora_for_models(playground.model, None, tensors, 1.0, 0.0, lora_metadata=metadata)
+        tensors, metadata = comfy.utils.load_torch_file(
+            str(path), safe_load=True, return_metadata=True
+        )
+        stock, _ = comfy.sd.load_lora_for_models(
+            playground.model, None, tensors, 1.0, 0.0, lora_metadata=metadata
+        )
         assert len(stock.patches) == sum(rank > 0 for rank in lora.ranks.values())
         assert (playground.forward(stock) - ours).abs().max() <= 1e-6
     assert not torch.equal(live, playground.forward())
@@ -132,7 +156,9 @@ def test_the_same_seed_gives_the_same_file(playground, tmp_path):
     hashes = []
     for name, noise in (("a", 1), ("b", 2)):
         torch.manual_seed(noise)
-        out = train_on(playground.model, playground.latents, playground.positive, run_of(), lambda step: None)
+        out = train_on(
+            playground.model, playground.latents, playground.positive, run_of(), lambda step: None
+        )
         save(tmp_path / name, out.lora)
         hashes.append(load(tmp_path / name).info["metadata"]["sshs_model_hash"])
     assert hashes[0] == hashes[1]
@@ -140,7 +166,9 @@ def test_the_same_seed_gives_the_same_file(playground, tmp_path):
 
 def test_training_lowers_the_loss_on_its_pictures(playground):
     run = run_of(training=TrainSettings(steps=60, learning_rate=3e-3))
-    losses = train_on(playground.model, playground.latents, playground.positive, run, lambda step: None).losses
+    losses = train_on(
+        playground.model, playground.latents, playground.positive, run, lambda step: None
+    ).losses
     assert sum(losses[-20:]) < 0.8 * sum(losses[:20])
 
 

@@ -1,4 +1,6 @@
-"""A small classifier of label, style and background, trained on the playground's own pictures: the judge."""
+"""A small classifier of label, style and background, trained on the playground's own pictures: the
+judge.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,16 @@ class Judge(nn.Module):
         super().__init__()
         layers, width = [], 3
         for channels in (32, 64, 128):
-            layers += [nn.Conv2d(width, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.SiLU(), nn.MaxPool2d(2)]
+            layers += [
+                nn.Conv2d(width, channels, 3, padding=1),
+                nn.BatchNorm2d(channels),
+                nn.SiLU(),
+                nn.MaxPool2d(2),
+            ]
             width = channels
-        self.body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(128 * 16, 256), nn.SiLU(), nn.Dropout(0.2))
+        self.body = nn.Sequential(
+            *layers, nn.Flatten(), nn.Linear(128 * 16, 256), nn.SiLU(), nn.Dropout(0.2)
+        )
         self.heads = nn.ModuleList(nn.Linear(256, size) for size in sizes)
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -27,7 +36,9 @@ class Judge(nn.Module):
 
 
 def disturb(images: Tensor) -> Tensor:
-    """Shifts by up to two pixels and noise, so that the judge looks at shapes rather than at single pixels."""
+    """Shifts by up to two pixels and noise, so that the judge looks at shapes rather than at single
+    pixels.
+    """
     dy, dx = torch.randint(-2, 3, (2,)).tolist()
     shifted = F.pad(images, (2, 2, 2, 2), mode="replicate")[..., 2 + dy : 34 + dy, 2 + dx : 34 + dx]
     return shifted + torch.rand(len(images), 1, 1, 1) * 0.2 * torch.randn_like(images)

@@ -1,8 +1,9 @@
 """How good the playground is: a contact sheet of 48, and how often samples are recognised.
 
-`nox -s evaluate-playground` draws 500 random prompts of the base labels with the host's sampler; a small
-classifier, trained on the same pictures, says which label, style and background it sees. A second line asks it
-about the pictures themselves, passed through the autoencoder: the most that could be reached.
+`nox -s evaluate-playground` draws 500 random prompts of the base labels with the host's sampler; a
+small classifier, trained on the same pictures, says which label, style and background it sees. A
+second line asks it about the pictures themselves, passed through the autoencoder: the most that
+could be reached.
 """
 
 from __future__ import annotations
@@ -31,10 +32,22 @@ SHEET = (
 def contact_sheet(model, clip, vae, path: Path) -> None:
     """Twelve labels in the four styles, backgrounds in turn: 48 samples."""
     colours = list(BACKGROUNDS)
-    prompts = [caption(label, style, colours[(i + 3 * j) % 10]) for j, style in enumerate(STYLES) for i, label in enumerate(SHEET)]
+    prompts = [
+        caption(label, style, colours[(i + 3 * j) % 10])
+        for j, style in enumerate(STYLES)
+        for i, label in enumerate(SHEET)
+    ]
     images = sample(model, clip, vae, prompts)
-    sheet = rearrange(images, "(r c) h w d -> (r h) (c w) d", c=len(SHEET)).mul(255).round().byte().numpy()
-    Image.fromarray(sheet).resize((sheet.shape[1] * 3, sheet.shape[0] * 3), Image.Resampling.NEAREST).save(path)
+    sheet = (
+        rearrange(images, "(r c) h w d -> (r h) (c w) d", c=len(SHEET))
+        .mul(255)
+        .round()
+        .byte()
+        .numpy()
+    )
+    Image.fromarray(sheet).resize(
+        (sheet.shape[1] * 3, sheet.shape[0] * 3), Image.Resampling.NEAREST
+    ).save(path)
 
 
 def main() -> None:
@@ -50,16 +63,25 @@ def main() -> None:
     base = [i for i, row in enumerate(rows) if row[0] not in SUBJECTS]
     names = sorted({rows[i][0] for i in base})
     labels = [(rows[i][0], rows[i][1], b) for i in base for b in BACKGROUNDS]
-    targets = torch.tensor([[names.index(n), STYLES.index(s), list(BACKGROUNDS).index(b)] for n, s, b in labels])
-    real = to_images(np.stack([compose(pictures[base], b) for b in BACKGROUNDS], 1).reshape(-1, 32, 32, 3))
+    targets = torch.tensor(
+        [[names.index(n), STYLES.index(s), list(BACKGROUNDS).index(b)] for n, s, b in labels]
+    )
+    real = to_images(
+        np.stack([compose(pictures[base], b) for b in BACKGROUNDS], 1).reshape(-1, 32, 32, 3)
+    )
     judge = train_judge(real, targets, args.folder / "judge.pt")
 
     picks = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[: args.samples]
     prompts = [caption(*labels[i]) for i in picks]
-    drawn = torch.cat([sample(model, clip, vae, prompts[i : i + 50], seed=i) for i in range(0, len(prompts), 50)])
+    drawn = torch.cat(
+        [sample(model, clip, vae, prompts[i : i + 50], seed=i) for i in range(0, len(prompts), 50)]
+    )
     decoded = vae.first_stage_model(real[picks]).clamp(-1, 1)
     print(f"{len(picks)} prompts, {len(names)} labels: label, style, background, all three right")
-    for name, images in (("samples", rearrange(drawn, "n h w c -> n c h w") * 2 - 1), ("autoencoder alone", decoded)):
+    for name, images in (
+        ("samples", rearrange(drawn, "n h w c -> n c h w") * 2 - 1),
+        ("autoencoder alone", decoded),
+    ):
         shares = judged(judge, images, targets[picks])
         print(f"{name:18}", "  ".join(f"{share:6.1%}" for share in shares), flush=True)
 

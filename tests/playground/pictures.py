@@ -1,11 +1,11 @@
 """The playground's pictures: emoji artwork of four styles, by package name from the npm registry.
 
-`python -m tests.playground.pictures FOLDER` downloads the packages (npm pack), draws every chosen label in
-every style at 32 x 32 RGBA and writes FOLDER/pictures.npz (images uint8 [N, 32, 32, 4]) and
-FOLDER/pictures.json ([label, style, group, subgroup] a row).
+`python -m tests.playground.pictures FOLDER` downloads the packages (npm pack), draws every chosen
+label in every style at 32 x 32 RGBA and writes FOLDER/pictures.npz (images uint8 [N, 32, 32, 4])
+and FOLDER/pictures.json ([label, style, group, subgroup] a row).
 
-Artwork: Noto Emoji (Apache-2.0), Fluent Emoji flat and 3D (MIT), Twemoji (CC-BY-4.0); names and groups from
-Emojibase (MIT). See the credits in README.md.
+Artwork: Noto Emoji (Apache-2.0), Fluent Emoji flat and 3D (MIT), Twemoji (CC-BY-4.0); names and
+groups from Emojibase (MIT). See the credits in README.md.
 """
 
 from __future__ import annotations
@@ -33,20 +33,28 @@ PACKAGES = {
     "fluent-3d": "@lobehub/fluent-emoji-3d@1.1.0",
 }
 SUBGROUPS = {
-    "animal-mammal", "animal-bird", "animal-marine", "animal-reptile", "animal-amphibian", "food-fruit",
-    "food-prepared", "food-sweet", "drink", "sport", "heart", "clothing", "face-costume",
+    "animal-mammal", "animal-bird", "animal-marine", "animal-reptile", "animal-amphibian",
+    "food-fruit", "food-prepared", "food-sweet", "drink", "sport", "heart", "clothing",
+    "face-costume",
 }  # fmt: skip
+
 
 def download(folder: Path) -> dict[str, Path]:
     """Fetches and unpacks each package once; returns the folder of each."""
     if shutil.which("npm") is None:
-        raise SystemExit("npm is needed to fetch the artwork: install Node.js (Debian: apt-get install npm).")
+        raise SystemExit(
+            "npm is needed to fetch the artwork: install Node.js (Debian: apt-get install npm)."
+        )
     found = {}
     for name, package in PACKAGES.items():
         target = folder / name
         if not target.exists():
             done = subprocess.run(
-                ["npm", "pack", "--silent", package], cwd=folder, check=True, capture_output=True, text=True
+                ["npm", "pack", "--silent", package],
+                cwd=folder,
+                check=True,
+                capture_output=True,
+                text=True,
             )
             with tarfile.open(folder / done.stdout.split()[-1]) as archive:
                 archive.extractall(target, filter="data")
@@ -55,7 +63,9 @@ def download(folder: Path) -> dict[str, Path]:
 
 
 def draw_svg(icons: dict, name: str) -> np.ndarray:
-    """One Iconify icon as RGBA uint8 [32, 32, 4], drawn at four times the size and averaged down."""
+    """One Iconify icon as RGBA uint8 [32, 32, 4], drawn at four times the size and averaged
+    down.
+    """
     import resvg_py
 
     icon = icons["icons"][name]
@@ -75,11 +85,16 @@ def shrink(image: Image.Image) -> np.ndarray:
 
 
 def draw_all(folder: Path) -> tuple[np.ndarray, list[list[str]]]:
-    """Every chosen label that all four styles have: RGBA pictures and [label, style, group, subgroup]."""
+    """Every chosen label that all four styles have: RGBA pictures and [label, style, group,
+    subgroup].
+    """
     packages = download(folder)
     names = json.loads((packages["names"] / "en/data.json").read_text())
     groups = json.loads((packages["names"] / "meta/groups.json").read_text())
-    read = {s: [json.loads((packages[s] / f).read_text()) for f in ("chars.json", "icons.json")] for s in STYLES[:3]}
+    read = {
+        s: [json.loads((packages[s] / f).read_text()) for f in ("chars.json", "icons.json")]
+        for s in STYLES[:3]
+    }
     pictures, rows = [], []
     for emoji in names:
         label, code = emoji["label"], emoji["hexcode"].lower()
@@ -92,7 +107,9 @@ def draw_all(folder: Path) -> tuple[np.ndarray, list[list[str]]]:
             name = next((chars[c] for c in codes if c in chars), None)
             if name in icons["icons"]:
                 drawn[style] = draw_svg(icons, name)
-        webp = next((p for c in codes if (p := packages["fluent-3d"] / f"assets/{c}.webp").exists()), None)
+        webp = next(
+            (p for c in codes if (p := packages["fluent-3d"] / f"assets/{c}.webp").exists()), None
+        )
         if webp is not None:
             drawn["fluent-3d"] = shrink(Image.open(webp))
         if set(drawn) != set(STYLES):
@@ -122,7 +139,9 @@ def load(folder: Path) -> tuple[np.ndarray, list[list[str]]]:
 def write_atlas(pictures: np.ndarray, rows: list[list[str]]) -> None:
     """subjects.png of the pack: a row a left-out subject, a column a style."""
     found = {(row[0], row[1]): picture for row, picture in zip(rows, pictures, strict=True)}
-    atlas = np.concatenate([np.concatenate([found[s, style] for style in STYLES], 1) for s in SUBJECTS])
+    atlas = np.concatenate(
+        [np.concatenate([found[s, style] for style in STYLES], 1) for s in SUBJECTS]
+    )
     Image.fromarray(atlas).save(FOLDER / "subjects.png", optimize=True)
 
 

@@ -18,9 +18,13 @@ def encode(clip, prompts: Sequence[str]) -> list:
 
 
 @torch.inference_mode()
-def sample(model, clip, vae, prompts: Sequence[str], seed: int = 0, steps: int = 20, cfg: float = 4.0) -> Tensor:
+def sample(
+    model, clip, vae, prompts: Sequence[str], seed: int = 0, steps: int = 20, cfg: float = 4.0
+) -> Tensor:
     """One picture a prompt: [N, 32, 32, 3] in [0, 1]."""
     latent = nodes.EmptyLatentImage().generate(32, 32, len(prompts))[0]
     positive, negative = encode(clip, prompts), encode(clip, [""] * len(prompts))
-    out = nodes.common_ksampler(model, seed, steps, cfg, "euler", "normal", positive, negative, latent)[0]
+    out = nodes.common_ksampler(
+        model, seed, steps, cfg, "euler", "normal", positive, negative, latent
+    )[0]
     return vae.decode(out["samples"])

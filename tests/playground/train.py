@@ -1,7 +1,8 @@
-"""Trains the playground: autoencoder, then text encoder and UNet together, in the host's own model classes.
+"""Trains the playground: autoencoder, then text encoder and UNet together, in the host's own model
+classes.
 
-`nox -s train-playground` runs it; `--minutes` bounds the latent diffusion part. A run continues from its
-checkpoint in the folder when it is started again.
+`nox -s train-playground` runs it; `--minutes` bounds the latent diffusion part. A run continues
+from its checkpoint in the folder when it is started again.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ from tests.playground.pictures import load, to_images
 
 
 def initialise(module: torch.nn.Module) -> None:
-    """The host's layers leave weights uninitialised: torch's own defaults, zero at each residual's end."""
+    """The host's layers leave weights uninitialised: torch's own defaults, zero at each residual's
+    end.
+    """
     for name, layer in module.named_modules():
         if isinstance(layer, torch.nn.Linear):
             torch.nn.Linear.reset_parameters(layer)
@@ -45,7 +48,9 @@ def initialise(module: torch.nn.Module) -> None:
 
 
 def train_autoencoder(images: torch.Tensor, folder: Path, minutes: float) -> Autoencoder:
-    """L1 + L2 with a little noise on the latent, so that the decoder forgives the diffusion model."""
+    """L1 + L2 with a little noise on the latent, so that the decoder forgives the diffusion
+    model.
+    """
     model, path = Autoencoder(), folder / "autoencoder.pt"
     if path.exists():
         model.load_state_dict(torch.load(path, weights_only=True))
@@ -54,7 +59,9 @@ def train_autoencoder(images: torch.Tensor, folder: Path, minutes: float) -> Aut
     start, step, batch = time.time(), 0, 64
     while (done := (time.time() - start) / (60 * minutes)) < 1:
         for group in optimizer.param_groups:
-            group["lr"] = 2e-3 * min(1, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * done)) + 1e-5
+            group["lr"] = (
+                2e-3 * min(1, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * done)) + 1e-5
+            )
         x = images[torch.randint(len(images), (batch,))]
         with torch.autocast("cpu", torch.bfloat16):
             z = model.encode(x)
@@ -66,7 +73,10 @@ def train_autoencoder(images: torch.Tensor, folder: Path, minutes: float) -> Aut
         optimizer.step()
         step += 1
         if step % 100 == 0:
-            print(f"autoencoder step {step} loss {loss.item():.4f} psnr {psnr(x, y):.1f} dB", flush=True)
+            print(
+                f"autoencoder step {step} loss {loss.item():.4f} psnr {psnr(x, y):.1f} dB",
+                flush=True,
+            )
     torch.save(model.state_dict(), path)
     return model
 
@@ -77,7 +87,9 @@ class Data:
     def __init__(self, folder: Path, vae_minutes: float):
         pictures, rows = load(folder)
         base = [i for i, row in enumerate(rows) if row[0] not in SUBJECTS]
-        images = np.stack([compose(pictures[base], b) for b in BACKGROUNDS], 1).reshape(-1, 32, 32, 3)
+        images = np.stack([compose(pictures[base], b) for b in BACKGROUNDS], 1).reshape(
+            -1, 32, 32, 3
+        )
         self.labels = [(rows[i][0], rows[i][1], b) for i in base for b in BACKGROUNDS]
         self.vocabulary = build_vocabulary(caption(*label) for label in self.labels)
         self.images = to_images(images)
@@ -85,7 +97,10 @@ class Data:
         with torch.no_grad():
             latents = torch.cat([self.vae.encode(x) for x in self.images.split(256)])
             decoded = torch.cat([self.vae.decode(z) for z in latents[::17].split(256)])
-        print(f"{len(latents)} latents, autoencoder {psnr(self.images[::17], decoded):.1f} dB", flush=True)
+        print(
+            f"{len(latents)} latents, autoencoder {psnr(self.images[::17], decoded):.1f} dB",
+            flush=True,
+        )
         self.scale = 1 / latents.std().item()
         self.latents = latents * self.scale
         small = F.avg_pool2d(self.images, 4)
@@ -110,7 +125,8 @@ class Data:
 def text_features(clip, tokens: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     """Hidden states [B, length, width] and pooled vectors [B, width], with gradients.
 
-    The host's own layers add to their input in place, which autograd refuses: the same sums, out of place.
+    The host's own layers add to their input in place, which autograd refuses: the same sums, out of
+    place.
     """
     ids = torch.tensor(tokens)
     transformer = clip.cond_stage_model.clip_l.transformer
@@ -133,7 +149,9 @@ def main() -> None:
     options.add_argument("--vae-minutes", type=float, default=8)
     options.add_argument("--batch", type=int, default=128)
     options.add_argument("--rate", type=float, default=1.2e-3)
-    options.add_argument("--steps", type=int, default=0, help="stop after so many steps: for a speed test")
+    options.add_argument(
+        "--steps", type=int, default=0, help="stop after so many steps: for a speed test"
+    )
     options.add_argument("--output", type=Path, default=PATH)
     args = options.parse_args()
     torch.manual_seed(0)
@@ -148,15 +166,17 @@ def main() -> None:
         initialise(module)
         module.requires_grad_(True).train()
     parameters = [p for m in (unet, text) for p in m.parameters()]
-    print(f"UNet {sum(p.numel() for p in unet.parameters()) / 1e6:.2f} M, "
-          f"text {sum(p.numel() for p in text.parameters()) / 1e6:.2f} M, {len(data.vocabulary)} words")  # fmt: skip
+    size, words = sum(p.numel() for p in unet.parameters()), len(data.vocabulary)
+    print(f"UNet {size / 1e6:.2f} M parameters, {words} words")
     optimizer = torch.optim.AdamW(parameters, lr=args.rate, betas=(0.9, 0.99), weight_decay=0.01)
     average = [p.detach().clone() for p in parameters]
     sizes = model.encode_adm(pooled_output=torch.zeros(1, text.text_projection.weight.shape[0]))
     step, spent, path = 0, 0.0, args.folder / "diffusion.pt"
     if path.exists():
         saved = torch.load(path, weights_only=True)
-        for p, a, value, mean in zip(parameters, average, saved["parameters"], saved["average"], strict=True):
+        for p, a, value, mean in zip(
+            parameters, average, saved["parameters"], saved["average"], strict=True
+        ):
             p.data.copy_(value)
             a.copy_(mean)
         optimizer.load_state_dict(saved["optimizer"])
@@ -164,22 +184,38 @@ def main() -> None:
     running, start, first = 0.0, time.time() - spent, step
 
     def export() -> None:
-        names = [f"{part}.{k}" for part, m in (("unet", unet), ("text", text)) for k, _ in m.named_parameters()]
+        names = [
+            f"{part}.{k}"
+            for part, m in (("unet", unet), ("text", text))
+            for k, _ in m.named_parameters()
+        ]
         tensors = {n: a.half().contiguous() for n, a in zip(names, average, strict=True)}
         tensors |= {f"vae.{k}": v.half().contiguous() for k, v in data.vae.state_dict().items()}
-        facts = {"vocabulary": data.vocabulary, "latent_scale": data.scale, "latent_rgb": data.rgb.tolist()}
-        save_file(tensors, args.output, {"playground": json.dumps(facts), "styles": json.dumps(STYLES)})
+        facts = {
+            "vocabulary": data.vocabulary,
+            "latent_scale": data.scale,
+            "latent_rgb": data.rgb.tolist(),
+        }
+        save_file(
+            tensors, args.output, {"playground": json.dumps(facts), "styles": json.dumps(STYLES)}
+        )
         state = {"parameters": [p.detach() for p in parameters], "average": average, "step": step}
-        torch.save(state | {"optimizer": optimizer.state_dict(), "spent": time.time() - start}, path)
+        torch.save(
+            state | {"optimizer": optimizer.state_dict(), "spent": time.time() - start}, path
+        )
 
     order = iter(())
     while (done := (time.time() - start) / (60 * args.minutes)) < 1:
         for group in optimizer.param_groups:
-            group["lr"] = args.rate * min(1, (step + 1) / 200) * 0.5 * (1 + math.cos(math.pi * done)) + 1e-6
+            group["lr"] = (
+                args.rate * min(1, (step + 1) / 200) * 0.5 * (1 + math.cos(math.pi * done)) + 1e-6
+            )
         index = list(next(order, ()))
         if len(index) < args.batch:
             shuffled = rng.permutation(len(data.labels))
-            order = iter(shuffled[: len(shuffled) // args.batch * args.batch].reshape(-1, args.batch))
+            order = iter(
+                shuffled[: len(shuffled) // args.batch * args.batch].reshape(-1, args.batch)
+            )
             index = list(next(order))
         x = data.latents[index]
         t = torch.randint(1000, (args.batch,))
@@ -187,8 +223,10 @@ def main() -> None:
         noise = torch.randn_like(x)
         with torch.autocast("cpu", torch.bfloat16):
             hidden, pooled = text_features(clip, data.tokens(tokenizer, index, rng))
-            y = torch.cat([pooled, sizes[:, pooled.shape[1]:].expand(args.batch, -1)], 1)
-            predicted = unet((x + sigma * noise) / (1 + sigma**2).sqrt(), t.float(), context=hidden, y=y)
+            y = torch.cat([pooled, sizes[:, pooled.shape[1] :].expand(args.batch, -1)], 1)
+            predicted = unet(
+                (x + sigma * noise) / (1 + sigma**2).sqrt(), t.float(), context=hidden, y=y
+            )
         weight = (5 * sigma**2).clamp(max=1)  # min-SNR, gamma 5
         error = (predicted.float() - noise).square()
         loss = (weight * error).mean()
@@ -198,10 +236,16 @@ def main() -> None:
         optimizer.step()
         decay = min(0.999, (step + 10) / (step + 100))
         torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
-        running = 0.98 * running + 0.02 * error.mean().item() if step > first else error.mean().item()
+        running = (
+            0.98 * running + 0.02 * error.mean().item() if step > first else error.mean().item()
+        )
         step += 1
         if step % 50 == 0:
-            print(f"step {step} loss {running:.4f} {(time.time() - start - spent) / (step - first):.2f} s/step", flush=True)
+            print(
+                f"step {step} loss {running:.4f} "
+                f"{(time.time() - start - spent) / (step - first):.2f} s/step",
+                flush=True,
+            )
         if step % 500 == 0:
             export()
         if args.steps and step - first >= args.steps:

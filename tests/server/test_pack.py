@@ -14,6 +14,8 @@ PROMISED = {
     "LoRA2Load",
     "LoRA2Save",
     "LoRA2RankHeatmap",
+    "LoRA2RankOptions",
+    "LoRA2TargetOptions",
 }
 
 

@@ -46,7 +46,9 @@ def test_the_heatmap_is_a_picture_and_a_map(run, server: ComfyServer):
     assert picture.stat().st_size > 10_000
     (table,) = entry["outputs"]["heatmap"]["lora2_rank_map"]
     assert len(table["cells"]) == 56
-    assert table["columns"] == [f"{a} {m}" for a in ("self", "cross") for m in ("q", "k", "v", "out")]
+    assert table["columns"] == [
+        f"{a} {m}" for a in ("self", "cross") for m in ("q", "k", "v", "out")
+    ]
     assert sum(cell["bytes"] for cell in table["cells"]) <= 2 * 4 * 56 * 300
 
 
@@ -65,8 +67,20 @@ def test_the_file_loads_alike_in_the_stock_loader_and_in_ours(run, server: Comfy
     assert (server.base / "models" / "loras" / name).is_file()
     graph = {k: v for k, v in short().items() if k in ("model", "prompt", "nothing", "noise")}
     for kind, loader in (
-        ("stock", {"class_type": "LoraLoader", "inputs": {"strength_model": 1.0, "strength_clip": 1.0, "clip": ["model", 1]}}),
-        ("ours", {"class_type": "LoRA2Load", "inputs": {"strength_model": 1.0, "strength_clip": 1.0, "keep": 1.0}}),
+        (
+            "stock",
+            {
+                "class_type": "LoraLoader",
+                "inputs": {"strength_model": 1.0, "strength_clip": 1.0, "clip": ["model", 1]},
+            },
+        ),
+        (
+            "ours",
+            {
+                "class_type": "LoRA2Load",
+                "inputs": {"strength_model": 1.0, "strength_clip": 1.0, "keep": 1.0},
+            },
+        ),
     ):
         loader["inputs"] |= {"model": ["model", 0], "lora_name": name}
         graph |= {
@@ -74,14 +88,27 @@ def test_the_file_loads_alike_in_the_stock_loader_and_in_ours(run, server: Comfy
             f"{kind} sampler": {
                 "class_type": "KSampler",
                 "inputs": {
-                    "model": [kind, 0], "seed": 0, "steps": 3, "cfg": 4.0, "sampler_name": "euler",
-                    "scheduler": "normal", "positive": ["prompt", 0], "negative": ["nothing", 0],
-                    "latent_image": ["noise", 0], "denoise": 1.0,
+                    "model": [kind, 0],
+                    "seed": 0,
+                    "steps": 3,
+                    "cfg": 4.0,
+                    "sampler_name": "euler",
+                    "scheduler": "normal",
+                    "positive": ["prompt", 0],
+                    "negative": ["nothing", 0],
+                    "latent_image": ["noise", 0],
+                    "denoise": 1.0,
                 },
             },
-            f"{kind} decode": {"class_type": "VAEDecode", "inputs": {"samples": [f"{kind} sampler", 0], "vae": ["model", 2]}},
-            f"{kind} save": {"class_type": "SaveImage", "inputs": {"images": [f"{kind} decode", 0], "filename_prefix": kind}},
-        }  # fmt: skip
+            f"{kind} decode": {
+                "class_type": "VAEDecode",
+                "inputs": {"samples": [f"{kind} sampler", 0], "vae": ["model", 2]},
+            },
+            f"{kind} save": {
+                "class_type": "SaveImage",
+                "inputs": {"images": [f"{kind} decode", 0], "filename_prefix": kind},
+            },
+        }
     loaded = server.run(graph)
     stock, ours = (server.files(loaded, f"{kind} save") for kind in ("stock", "ours"))
     assert [pixels(p) for p in stock] == [pixels(p) for p in ours]

@@ -1,0 +1,125 @@
+"""Options for LoRA² Train, chainable: how ranks are learned, and which layers."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..lora2_core.host.run import ATTENTION
+from ..lora2_core.settings import INITS
+from .common import CATEGORY, Lora2Options
+
+AUTO = "auto"
+OWN = -1.0  # of a number field: the mode's own value
+
+
+def extend(options: dict | None, **changes) -> dict:
+    """A chain's options with one node's own on top."""
+    return {**(options or {}), **{k: v for k, v in changes.items() if v not in (AUTO, OWN)}}
+
+
+def own_value(name: str, tooltip: str) -> io.Float.Input:
+    return io.Float.Input(
+        name,
+        default=OWN,
+        min=OWN,
+        max=1000.0,
+        step=1e-6,
+        round=1e-9,
+        tooltip=f"{tooltip} -1: the mode's own.",
+    )
+
+
+class LoRA2RankOptions(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoRA2RankOptions",
+            display_name="LoRA² Rank Options",
+            category=CATEGORY,
+            description="Every hyper-parameter of the rank learning. The defaults are the mode's "
+            "own.",
+            search_aliases=["quantile", "lambda rank", "importance"],
+            inputs=[
+                io.Float.Input(
+                    "quantile",
+                    default=0.9,
+                    min=0.01,
+                    max=0.9999,
+                    step=0.01,
+                    tooltip="Share of all importance that lies inside the rank.",
+                ),
+                io.Int.Input(
+                    "start_rank",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    tooltip="Rank at the first step. 0: the mode's own.",
+                ),
+                io.Combo.Input(
+                    "init",
+                    options=[AUTO, *INITS],
+                    default=AUTO,
+                    tooltip="Scale of lora_down at the start.",
+                ),
+                own_value("rank_weight", "Weight of the rank loss (lambda_rank), held fixed."),
+                own_value(
+                    "attention_weight",
+                    "Weight of the attention entropy (lambda_attn); paper mode only.",
+                ),
+                own_value("rate_learning_rate", "Learning rate of the rates."),
+                Lora2Options.Input("options", optional=True, tooltip="More options, chained."),
+            ],
+            outputs=[Lora2Options.Output(display_name="options")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        quantile,
+        start_rank,
+        init,
+        rank_weight,
+        attention_weight,
+        rate_learning_rate,
+        options=None,
+    ) -> io.NodeOutput:
+        return io.NodeOutput(
+            extend(
+                options,
+                quantile=quantile,
+                start_rank=start_rank or AUTO,
+                init=init,
+                rank_weight=rank_weight,
+                attention_weight=attention_weight,
+                rate_learning_rate=rate_learning_rate,
+            )
+        )
+
+
+class LoRA2TargetOptions(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoRA2TargetOptions",
+            display_name="LoRA² Target Options",
+            category=CATEGORY,
+            description="Which layers get an adapter: a regular expression on their names.",
+            search_aliases=["target modules", "layers"],
+            inputs=[
+                io.String.Input(
+                    "targets",
+                    default=ATTENTION,
+                    tooltip="Python regular expression, searched in names such as "
+                    "diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k",
+                ),
+                Lora2Options.Input("options", optional=True, tooltip="More options, chained."),
+            ],
+            outputs=[Lora2Options.Output(display_name="options")],
+        )
+
+    @classmethod
+    def execute(cls, targets, options=None) -> io.NodeOutput:
+        return io.NodeOutput(extend(options, targets=targets))
+
+
+NODES = [LoRA2RankOptions, LoRA2TargetOptions]

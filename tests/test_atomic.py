@@ -1,0 +1,55 @@
+"""A write that fails leaves the old file, and nothing else."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+import lora2_core as lora2
+from lora2_core.atomic import write_atomic
+from tests.toys import random_lora
+
+
+def test_write_atomic_makes_the_folder_and_replaces(tmp_path: Path):
+    path = tmp_path / "new" / "folder" / "file.bin"
+    for data in (b"first", b"second", b""):
+        write_atomic(path, data)
+        assert path.read_bytes() == data
+    assert [p.name for p in path.parent.iterdir()] == ["file.bin"]
+
+
+@pytest.mark.parametrize("call", ["replace", "fsync"])
+def test_a_failed_write_leaves_the_old_file_and_no_other(call: str, tmp_path: Path, monkeypatch):
+    path = tmp_path / "file.bin"
+    write_atomic(path, b"old")
+
+    def fail(*_args: object) -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fail)
+        with pytest.raises(OSError, match="No space left"):
+            write_atomic(path, b"new")
+        with pytest.raises(OSError, match="No space left"):
+            lora2.save(tmp_path / "other.safetensors", random_lora())
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file.bin"]
+
+
+def test_bytes_that_read_back_differently_are_not_kept(tmp_path: Path, monkeypatch):
+    path = tmp_path / "file.bin"
+    write_atomic(path, b"old")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", lambda _path: b"rot")
+        with pytest.raises(OSError, match="file.bin read back differently"):
+            write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file.bin"]
+
+
+def test_what_a_crash_left_behind_does_not_stop_the_next_write(tmp_path: Path):
+    """In a container each start may have the process id of the one that died."""
+    (tmp_path / f".file.bin.{os.getpid()}.tmp").write_bytes(b"half a fi")
+    write_atomic(tmp_path / "file.bin", b"whole")
+    assert [p.name for p in tmp_path.iterdir()] == ["file.bin"]
+    assert (tmp_path / "file.bin").read_bytes() == b"whole"
