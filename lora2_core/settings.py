@@ -8,6 +8,7 @@ MODES = ("adaptive", "paper", "fixed")
 INITS = ("matched", "paper")
 BYTES_PER_PARAMETER = 2  # an exported adapter is fp16 or bf16 unless asked otherwise
 MEGABYTE = 1e6
+FIRST_SHARE = 3  # adaptive runs start at so many times the target, and the layers compete for what is left
 
 
 def check_range(name: str, value: float, low: float, high: float, *, whole: bool = False) -> None:
@@ -32,8 +33,8 @@ class RankSettings:
     target_rank: adaptive: ceiling on the mean rank, weighted by layer size; paper: pulls rates to this
         rank; fixed: the rank.
     budget_mb: 0, or the size in MB (1e6 bytes, 2 bytes a parameter) that replaces target_rank as ceiling.
-    start_rank: rank of every layer at the first step; None means target_rank, in adaptive mode twice as much
-        (layers then compete for what is left).
+    start_rank: rank of every layer at the first step; None means target_rank, in adaptive mode three
+        times as much (layers then compete for what is left).
     max_rank: capacity of every layer, cut to min(in, out) of its shape.
     quantile: share k of all importance that lies inside the rank.
     init: standard deviation of lora_down, `matched` or `paper`; None means the mode's own.
@@ -76,7 +77,9 @@ class RankSettings:
         """The rank that every layer starts with."""
         if self.start_rank is not None:
             return self.start_rank
-        return min(self.max_rank, 2 * self.target_rank) if self.mode == "adaptive" else self.target_rank
+        if self.mode == "adaptive":
+            return min(self.max_rank, FIRST_SHARE * self.target_rank)
+        return self.target_rank
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from torch import nn
 
 import lora2_core as lora2
 from lora2_core.layer import Component, is_adaptable
+from lora2_core.rank import unit_scale
 
 MODULES = {
     "linear": (lambda: nn.Linear(12, 20), (3, 7, 12)),
@@ -84,7 +85,7 @@ def test_the_path_equals_the_dense_update(case, dtype: torch.dtype, mode: str):
 
 
 def test_gradients_are_those_of_the_dense_update(case):
-    """lora_down, lora_up and the rate get what autograd gives for W0 + B diag(e^(-nu i)) A."""
+    """lora_down, lora_up and the rate get what autograd gives for W0 + B diag(c e^(-nu i)) A."""
     model, x = case
     adapters = lora2.attach(model, "0", SETTINGS)
     fill(adapters)
@@ -94,7 +95,7 @@ def test_gradients_are_those_of_the_dense_update(case):
         for t in (component.lora_up, component.lora_down, adapters.rate_parameter)
     )
     i = torch.arange(component.rank)
-    weights = torch.exp(-log_rate.exp() * i)
+    weights = unit_scale(SETTINGS.quantile) * torch.exp(-log_rate.exp() * i)
     delta = up[:, : component.rank] @ torch.diag(weights) @ down[: component.rank]
     layer = copy.deepcopy(model[0])
     layer._forward_hooks.clear()
@@ -117,18 +118,18 @@ def test_the_update_is_exactly_zero_at_first(case, dtype: torch.dtype, init: str
     assert torch.equal(model(x), before)
 
 
-@pytest.mark.parametrize("rank", [8, 64, 256])
+@pytest.mark.parametrize("rank", [1, 4, 8])
 def test_fp16_inputs_stay_finite_with_the_papers_init(rank: int):
-    """Lambda (A x) in fp16 overflows here, (Lambda A) x in fp32 does not."""
+    """(Lambda A) x overflows fp16 here, so the path runs in fp32."""
     torch.manual_seed(0)
-    model, x = nn.Sequential(nn.Linear(1280, 256)).half(), torch.full((1, 1280), 300.0).half()
+    model, x = nn.Sequential(nn.Linear(1280, 256)).half(), torch.full((1, 1280), 3000.0).half()
     settings = lora2.RankSettings(mode="paper", target_rank=rank, max_rank=256)
     adapters = lora2.attach(model, "0", settings)
     (component,) = adapters.components.values()
-    component.lora_up.data.fill_(1e-3)
-    naive = x @ (component.lora_down[: component.rank].half()).T
-    assert rank < 64 or not torch.isfinite(naive).all(), "the trap is there"
-    reference = dense(model, adapters).float()(x.float())
+    component.lora_up.data.fill_(1e-4)
+    _, folded = adapters.folded()["0"]
+    assert not torch.isfinite(x @ folded.half().T).all(), "the trap is there"
+    reference = dense(model, adapters).float()(x.float()).detach()
     assert torch.isfinite(model(x)).all()
     scale = reference.abs().max().item()
     torch.testing.assert_close(model(x).float(), reference, rtol=0, atol=2e-3 * scale)

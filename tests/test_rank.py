@@ -16,6 +16,7 @@ from lora2_core.rank import (
     rank_of,
     rate_for,
     relative_importance,
+    unit_scale,
 )
 
 RATES = [0.003, 0.036, 0.288, 1.0, 2.5]
@@ -53,6 +54,17 @@ def test_relative_importance_is_importance_with_one_at_the_first_position():
     rates = torch.tensor(RATES, dtype=torch.float64)
     f = importance(rates, 30)
     torch.testing.assert_close(relative_importance(rates, 30), f / f[:, :1])
+
+
+@pytest.mark.parametrize("quantile", QUANTILES)
+def test_unit_scale_brings_the_root_mean_square_to_1_as_ranks_grow(quantile: float):
+    """At small ranks the sum is above its integral, by a factor of about 1 + nu."""
+    off = []
+    for rank in (4, 32, 256, 2048):
+        rate = torch.tensor([rate_for(rank, quantile)], dtype=torch.float64)
+        weights = unit_scale(quantile) * relative_importance(rate, rank)
+        off.append(weights.square().mean().item() - 1)
+    assert off == sorted(off, reverse=True) and 0 < off[-1] < 0.003
 
 
 @pytest.mark.parametrize("quantile", QUANTILES)

@@ -1,4 +1,4 @@
-/** Drawing in a node: a canvas that follows its node's size, the theme's colours, a colour scale. */
+/** Drawing in a node: a canvas of its size, the theme's colours, a colour scale. */
 
 // Cividis in nine even steps: even in lightness and safe for every kind of colour blindness.
 const CIVIDIS = [
@@ -100,6 +100,12 @@ export function write(context, text, x, y, colour, options = {}) {
   }
   context.fillText(shown, x, y);
   context.restore();
+}
+
+/** What a view says before there is anything to show. */
+export function drawEmpty(context, width, height, colours, text) {
+  const style = { size: 12, align: "center", alpha: 0.6, most: width - 20 };
+  write(context, text, width / 2, height / 2, colours.text, style);
 }
 
 /** How wide a line is. */

@@ -5,12 +5,12 @@ import { write } from "./canvas.js";
 const MARGIN = 40; // for the values
 
 /**
- * Draws the last of `keys` of `points` ({step, ...}) as a line, the others faintly behind it.
+ * Draws the last of `keys` (the others faintly behind it) of `points` ({step, ...}) as a line.
  *
  * @param box {x, y, width, height}
  * @param span [first, last] step of the horizontal axis
  */
-export function drawCurve(context, box, points, span, keys, title, colour, colours) {
+export function drawCurve(context, box, points, span, { keys, title, colour }, colours) {
   const values = points.flatMap((p) => keys.map((key) => p[key])).filter((v) => v !== null);
   if (!values.length) return;
   let [low, high] = [Math.min(...values), Math.max(...values)];
@@ -40,11 +40,13 @@ export function drawCurve(context, box, points, span, keys, title, colour, colou
     const main = i === keys.length - 1;
     context.save();
     context.globalAlpha = main ? 1 : 0.35;
-    context.strokeStyle = colour;
+    context.strokeStyle = colours[colour];
     context.lineWidth = main ? 2 : 1;
     context.lineJoin = "round";
     context.beginPath();
-    for (const point of points) if (point[key] !== null) context.lineTo(x(point.step), y(point[key]));
+    for (const point of points) {
+      if (point[key] !== null) context.lineTo(x(point.step), y(point[key]));
+    }
     context.stroke();
     context.restore();
   });

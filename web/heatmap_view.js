@@ -1,7 +1,7 @@
 /** Rank Heatmap shows its map in the node; the layer under the pointer is named. */
 
 import { app } from "../../scripts/app.js";
-import { addCanvas, atLeast, pointerAt, write } from "./canvas.js";
+import { addCanvas, atLeast, drawEmpty, pointerAt, write } from "./canvas.js";
 import { drawGrid, drawScale } from "./rank_grid.js";
 
 const NODE = "LoRA2RankHeatmap";
@@ -19,7 +19,9 @@ class HeatmapView {
     const drawn = addCanvas(node, "lora2_rank_map_view", HEIGHT, (...args) => this.draw(...args));
     Object.assign(this, drawn);
     this.root.dataset.lora2View = "heatmap";
-    this.canvas.addEventListener("pointermove", (event) => this.hover(this.cellAt(...pointerAt(this.canvas, event))));
+    this.canvas.addEventListener("pointermove", (event) => {
+      this.hover(this.cellAt(...pointerAt(this.canvas, event)));
+    });
     this.canvas.addEventListener("pointerleave", () => this.hover(null));
   }
 
@@ -43,8 +45,7 @@ class HeatmapView {
     const kept = this.map ? null : app.nodeOutputs?.[this.node.id]?.[OUTPUT]?.[0];
     if (kept) this.show(kept);
     if (!this.map) {
-      const style = { size: 12, align: "center", alpha: 0.6, most: width - 2 * PAD };
-      write(context, "The rank of every layer appears here after a run.", width / 2, height / 2, colours.text, style);
+      drawEmpty(context, width, height, colours, "Every layer's rank appears here after a run.");
       return;
     }
     const { rows, columns, cells } = this.map;
@@ -71,13 +72,14 @@ function summary(cells) {
 function description(cell) {
   if (!cell) return ["", "Point at a cell to see its layer."];
   const { row, column, rank, max_rank, norm, bytes } = cell;
-  const size = `${(bytes / 1e3).toFixed(1)} kB`;
-  return [`${row}, ${column}: rank ${rank} of ${max_rank}, norm ${norm.toPrecision(3)}, ${size}`, cell.name];
+  const figures = [`rank ${rank} of ${max_rank}`, `norm ${norm.toPrecision(3)}`];
+  figures.push(`${(bytes / 1e3).toFixed(1)} kB`);
+  return [`${row}, ${column}: ${figures.join(", ")}`, cell.name];
 }
 
 /** Keeps the same map as a picture out of the node; it is still the node's IMAGE output. */
 function hidePicture(node) {
-  node.hideOutputImages = true; // enough for the Vue renderer; the classic one draws it all the same
+  node.hideOutputImages = true; // enough for the Vue renderer, not for the classic one
   const background = node.onDrawBackground;
   node.onDrawBackground = function (...args) {
     return this.hideOutputImages ? undefined : background?.apply(this, args);

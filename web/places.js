@@ -8,7 +8,7 @@ const SIDES = { input: "down", down: "down", middle: "mid", mid: "mid", output: 
 const ATTENTION = { attn1: "self", attn2: "cross" };
 const ORDER = [["self", "cross"], ["q", "k", "v", "out"]];
 
-/** [row, column] of a layer's name: a transformer block of a UNet, else the path to its last number. */
+/** [row, column] of a layer: a transformer block of a UNet, else the path to its last number. */
 function place(name) {
   const path = name.replace(/^diffusion_model\./, "").replace(/\.to_out\.0$/, ".to_out");
   const unet = UNET.exec(path);

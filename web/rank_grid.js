@@ -21,7 +21,7 @@ export function drawGrid(context, box, cells, { xs, x, ys, y }, colours, hovered
   const names = split(xs);
   const wide = (box.width - margin) / xs.length;
   const leaves = names.every(([, leaf]) => widthOf(context, leaf, LABEL) <= wide - 2);
-  const head = LINE * (leaves && names.some(([group]) => group) ? 2 : 1);
+  const head = LINE * (leaves && names.some(([, leaf]) => leaf) ? 2 : 1);
   const tall = (box.height - head) / ys.length;
   const left = box.x + margin, top = box.y + head;
 
@@ -72,15 +72,16 @@ export function drawScale(context, right, y, cells, colours) {
     context.fillStyle = cividis(i / (width - 1));
     context.fillRect(end - width + i, y - 4, 1.5, 8);
   }
-  write(context, "0", end - width - 4, y, colours.text, { size: LABEL, align: "right", alpha: 0.75 });
-  write(context, greatest, right, y, colours.text, { size: LABEL, align: "right", alpha: 0.75 });
+  const style = { size: LABEL, align: "right", alpha: 0.75 };
+  write(context, "0", end - width - 4, y, colours.text, style);
+  write(context, greatest, right, y, colours.text, style);
 }
 
-/** [group, leaf] of each name: "self q" is q of self, "down 4" is 4 of down. */
+/** [group, leaf] of each name: "self q" is q of self, "mid, block 4" is block 4 of mid. */
 function split(names) {
   return names.map((name) => {
-    const at = name.indexOf(" ");
-    return at < 0 ? ["", name] : [name.slice(0, at), name.slice(at + 1)];
+    const parts = /^([^ ,.]+)(?:, |[ .])(.+)$/.exec(name);
+    return parts ? [parts[1], parts[2]] : [name, ""];
   });
 }
 
@@ -91,9 +92,11 @@ function labelColumns(context, names, leaves, { left, top, wide, bottom }, colou
     const style = { size: LABEL, align: "center", alpha: 0.75 };
     if (leaves) write(context, leaf, middle, bottom - LINE / 2, colours.text, style);
     if (i + 1 < names.length && names[i + 1][0] === group) return;
-    const across = (i + 1 - start) * wide, text = group || (leaves ? "" : leaf);
-    style.most = across;
-    if (across >= 14) write(context, text, left + start * wide + across / 2, top + LINE / 2, colours.text, style);
+    const across = (i + 1 - start) * wide;
+    style.most = across - 2;
+    if (across >= LINE) {
+      write(context, group, left + start * wide + across / 2, top + LINE / 2, colours.text, style);
+    }
     start = i + 1;
   });
 }

@@ -2,7 +2,7 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { addCanvas, atLeast, pointerAt, write } from "./canvas.js";
+import { addCanvas, atLeast, drawEmpty, pointerAt, write } from "./canvas.js";
 import { drawCurve } from "./curve.js";
 import { rankMap } from "./places.js";
 import { drawGrid, drawScale } from "./rank_grid.js";
@@ -10,8 +10,10 @@ import { TrainHistory } from "./train_history.js";
 
 const NODE = "LoRA2Train";
 const EVENT = "lora2.train";
-const HEIGHT = 310;
+const HEIGHT = 340;
 const PAD = 10;
+const LOSS = { keys: ["loss", "smooth"], title: "loss and its running mean", colour: "loss" };
+const RANK = { keys: ["rank"], title: "mean rank", colour: "rank" };
 const views = new WeakMap(); // node -> its view
 
 class TrainView {
@@ -58,8 +60,7 @@ class TrainView {
   draw(context, width, height, colours) {
     const { last, note, points } = this.history;
     if (!last) {
-      const style = { size: 12, align: "center", alpha: 0.6, most: width - 2 * PAD };
-      write(context, "Loss, ranks and size appear here during a run.", width / 2, height / 2, colours.text, style);
+      drawEmpty(context, width, height, colours, "Loss, ranks and size appear here during a run.");
       return;
     }
     const wide = width - 2 * PAD;
@@ -69,13 +70,14 @@ class TrainView {
     const upper = (mapTop - 64) * 0.6, lower = mapTop - 64 - upper;
     const span = [points[0].step, last.steps];
     const loss = { x: PAD, y: 62, width: wide, height: upper - 8 };
-    drawCurve(context, loss, points, span, ["loss", "smooth"], "loss and its running mean", colours.loss, colours);
+    drawCurve(context, loss, points, span, LOSS, colours);
     const rank = { x: PAD, y: 62 + upper, width: wide, height: lower - 8 };
-    drawCurve(context, rank, points, span, ["rank"], "mean rank", colours.rank, colours);
+    drawCurve(context, rank, points, span, RANK, colours);
 
     const cell = this.hovered && this.map.cells.find((c) => c.name === this.hovered.name);
-    const title = cell ? `${cell.row}, ${cell.column}: rank ${cell.rank}` : note || "rank of every layer";
-    write(context, title, PAD, mapTop + 7, colours.text, { size: 11, most: wide - 90, alpha: cell ? 1 : 0.75 });
+    const title = cell && `${cell.row}, ${cell.column}: rank ${cell.rank}`;
+    const style = { size: 11, most: wide - 90, alpha: cell ? 1 : 0.75 };
+    write(context, title || note || "rank of every layer", PAD, mapTop + 7, colours.text, style);
     drawScale(context, width - PAD, mapTop + 7, this.map.cells, colours);
     const box = { x: PAD, y: mapTop + 18, width: wide, height: lines + 28 };
     const axes = { xs: this.map.rows, x: (c) => c.row, ys: this.map.columns, y: (c) => c.column };
@@ -121,7 +123,8 @@ app.registerExtension({
   setup() {
     api.addEventListener(EVENT, ({ detail }) => views.get(nodeOf(detail.node))?.add(detail));
     const stopped = (why) => ({ detail }) => views.get(nodeOf(detail.node_id))?.stopped(why);
-    api.addEventListener("execution_interrupted", stopped("cancelled; kept in loras/lora2/interrupted"));
+    const kept = "cancelled; kept in the loras folder, lora2/interrupted";
+    api.addEventListener("execution_interrupted", stopped(kept));
     api.addEventListener("execution_error", stopped("failed: see the error"));
   },
   nodeCreated(node) {
