@@ -1,4 +1,5 @@
-"""LoRA adapters whose rank is learned layer by layer; works on any torch.nn.Module, needs no ComfyUI.
+"""LoRA adapters whose rank is learned layer by layer; works on any torch.nn.Module, needs no
+ComfyUI.
 
     adapters = attach(module, targets=r"to_(q|k|v|out\\.0)$", settings=RankSettings(target_rank=16))
     for step in train(adapters, loss_fn, TrainSettings(steps=500)):

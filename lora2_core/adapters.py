@@ -25,19 +25,25 @@ SMALLEST_RATE = 1e-4  # rank 23,026 at quantile 0.9: beyond every capacity
 class Adapters:
     """Low-rank paths on a module's layers; made by `attach`, taken away by `detach`.
 
-    `rate_parameter` is one fp32 vector (layers,): the rates themselves in paper mode, their logarithms in
-    adaptive mode (a rate then stays positive), unused in fixed mode.
+    `rate_parameter` is one fp32 vector (layers,): the rates themselves in paper mode, their
+    logarithms in adaptive mode (a rate then stays positive), unused in fixed mode.
     """
 
-    def __init__(self, found: dict[str, nn.Module], settings: RankSettings, seed: int, device: torch.device):
+    def __init__(
+        self, found: dict[str, nn.Module], settings: RankSettings, seed: int, device: torch.device
+    ):
         self.settings = settings
         self.device = device
         self.generator = torch.Generator().manual_seed(seed)
-        self.components = {name: Component(m, settings.max_rank, device) for name, m in found.items()}
+        self.components = {
+            name: Component(m, settings.max_rank, device) for name, m in found.items()
+        }
         self._list = list(self.components.values())
         self.max_ranks = torch.tensor([c.capacity for c in self._list], device=device)
         self.costs = torch.tensor([float(c.cost) for c in self._list], device=device)
-        first = torch.full((len(found),), float(settings.first_rank), device=device).minimum(self.max_ranks)
+        first = torch.full((len(found),), float(settings.first_rank), device=device).minimum(
+            self.max_ranks
+        )
         rates = rate_for(1.0, settings.quantile) / first
         self.rate_parameter = nn.Parameter(rates.log() if self.logarithmic else rates)
         self.initial_rates = rates.clone()
@@ -69,13 +75,17 @@ class Adapters:
 
     @property
     def ceiling(self) -> float:
-        """The most parameters that the settings allow: the budget, or target_rank in every layer."""
+        """The most parameters that the settings allow: the budget, or target_rank in every
+        layer.
+        """
         if self.settings.budget_mb > 0:
             return self.settings.budget_mb * MEGABYTE / BYTES_PER_PARAMETER
         return self.settings.target_rank * float(self.costs.sum())
 
     def refresh(self) -> None:
-        """Computes Lambda of every layer from the rates, once for the next forward and backward pass."""
+        """Computes Lambda of every layer from the rates, once for the next forward and backward
+        pass.
+        """
         length = int(self.max_ranks.max())
         if self.settings.mode == "fixed":
             self.weights = torch.ones(len(self._list), length, device=self.device)
@@ -96,14 +106,17 @@ class Adapters:
             component.rank = rank
 
     def follow_rates(self) -> list[tuple[Component, int, int]]:
-        """Moves every rank to where its rate says; one device sync. Returns (component, old, new) of the grown.
+        """Moves every rank to where its rate says; one device sync. Returns (component, old, new)
+        of the grown.
 
-        New positions get a random lora_down and a zero lora_up, so the output does not jump (both random in
-        paper mode); positions beyond a smaller rank are no longer used.
+        New positions get a random lora_down and a zero lora_up, so the output does not jump (both
+        random in paper mode); positions beyond a smaller rank are no longer used.
         """
         if self.settings.mode == "fixed":
             return []
-        if self.settings.mode == "paper":  # a raw rate may step across zero, where f is no importance any more
+        if (
+            self.settings.mode == "paper"
+        ):  # a raw rate may step across zero, where f is no importance any more
             with torch.no_grad():
                 self.rate_parameter.clamp_(min=SMALLEST_RATE)
         new = rank_of(self.rates, self.settings.quantile, self.max_ranks).tolist()
@@ -114,17 +127,24 @@ class Adapters:
         for row, (before, after) in enumerate(zip(old, new, strict=True)):
             if after > before:
                 random_up = self.settings.mode == "paper"
-                self._list[row].initialise(before, after, self._std(row), self.generator, random_up=random_up)
+                self._list[row].initialise(
+                    before, after, self._std(row), self.generator, random_up=random_up
+                )
                 grown.append((self._list[row], before, after))
         return grown
 
     def folded(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """(lora_up, lora_down) of every layer, importance folded in, in file shapes (conv: 4-dimensional)."""
+        """(lora_up, lora_down) of every layer, importance folded in, in file shapes (conv:
+        4-dimensional).
+        """
         out = {}
         for row, (name, component) in enumerate(self.components.items()):
             up, down = component.folded(self.weights[row].detach())
             if component.kernel is not None:
-                up, down = up[:, :, None, None], down.view(-1, component.channels[0], *component.kernel)
+                up, down = (
+                    up[:, :, None, None],
+                    down.view(-1, component.channels[0], *component.kernel),
+                )
             out[name] = (up, down)
         return out
 
@@ -142,10 +162,11 @@ def attach(
     seed: int = 0,
     device: torch.device | str | None = None,
 ) -> Adapters:
-    """Adds a low-rank path to every Linear and Conv2d of `module` whose dotted name matches the regex `targets`.
+    """Adds a low-rank path to every Linear and Conv2d of `module` whose dotted name matches the
+    regex `targets`.
 
-    The update is exactly zero at first. `device` is where the adapter lives, by default that of the first
-    target's weight. ValueError when the regex is broken or matches no layer.
+    The update is exactly zero at first. `device` is where the adapter lives, by default that of the
+    first target's weight. ValueError when the regex is broken or matches no layer.
     """
     try:
         pattern = re.compile(targets)
@@ -153,7 +174,10 @@ def attach(
         raise ValueError(f"targets is not a regular expression ({error}): {targets!r}") from error
     found = {n: m for n, m in module.named_modules() if pattern.search(n) and is_adaptable(m)}
     if not found:
-        raise ValueError(f"targets {targets!r} match no Linear or Conv2d layer: check the names of the model's layers.")
+        raise ValueError(
+            f"targets {targets!r} match no Linear or Conv2d layer: "
+            "check the names of the model's layers."
+        )
     if device is None:
         weight = next(iter(found.values())).weight
         device = weight.device if weight is not None else "cpu"

@@ -19,7 +19,9 @@ def write_atomic(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         if temporary.read_bytes() != data:
-            raise OSError(f"{path.name} read back differently from what was written: check the disk.")
+            raise OSError(
+                f"{path.name} read back differently from what was written: check the disk."
+            )
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

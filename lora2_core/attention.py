@@ -1,4 +1,6 @@
-"""The attention loss: how spread each query's attention over the prompt is (L_attn of arXiv 2603.21884)."""
+"""The attention loss: how spread each query's attention over the prompt is (L_attn of arXiv
+2603.21884).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ from torch import Tensor
 def attention_entropy(q: Tensor, k: Tensor, scale: float | None = None) -> Tensor:
     """Mean over batch, heads and queries of -sum_j P log P, P = softmax(q k^T scale), in nats.
 
-    q [..., queries, width], k [..., keys, width]; computed in fp32; scale defaults to width ** -0.5.
+    q [..., queries, width], k [..., keys, width]; computed in fp32; scale defaults to width **
+    -0.5.
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     logits = (q.float() @ k.float().transpose(-1, -2)) * scale

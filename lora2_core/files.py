@@ -1,4 +1,6 @@
-"""Adapter files: one .safetensors that every loader reads as an ordinary LoRA and LoRA² as an adaptive one."""
+"""Adapter files: one .safetensors that every loader reads as an ordinary LoRA and LoRA² as an
+adaptive one.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,13 @@ log = logging.getLogger("lora2")
 
 
 def finish(adapters: Adapters, info: Mapping | None = None) -> RankedLora:
-    """The learned update of attached adapters in its singular basis, within the settings' ceiling."""
-    layers = {n: LoraLayer.from_tensors(up.cpu(), down.cpu()) for n, (up, down) in adapters.folded().items()}
+    """The learned update of attached adapters in its singular basis, within the settings'
+    ceiling.
+    """
+    layers = {
+        n: LoraLayer.from_tensors(up.cpu(), down.cpu())
+        for n, (up, down) in adapters.folded().items()
+    }
     facts = {"learned_ranks": adapters.ranks, "quantile": adapters.settings.quantile}
     if adapters.settings.mode != "fixed":
         facts["rates"] = dict(zip(adapters.components, adapters.rates.tolist(), strict=True))
@@ -36,8 +43,12 @@ def finish(adapters: Adapters, info: Mapping | None = None) -> RankedLora:
     return lora.within(adapters.ceiling) if adapters.settings.mode == "adaptive" else lora
 
 
-def to_tensors(lora: RankedLora, bases: Mapping[str, str], form: str, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The tensors of a file. Rank 0 has none; alpha equals the rank, so the scale is 1 in every loader."""
+def to_tensors(
+    lora: RankedLora, bases: Mapping[str, str], form: str, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """The tensors of a file. Rank 0 has none; alpha equals the rank, so the scale is 1 in every
+    loader.
+    """
     out: dict[str, Tensor] = {}
     widest = max(lora.ranks.values(), default=0)
     for name, layer in lora.layers.items():
@@ -45,7 +56,9 @@ def to_tensors(lora: RankedLora, bases: Mapping[str, str], form: str, dtype: tor
             continue
         up, down = (t.to(dtype).contiguous() for t in layer.file_tensors())
         if not (torch.isfinite(up).all() and torch.isfinite(down).all()):
-            raise ValueError(f"Layer {name} has values that {dtype} can't hold: save as fp32, or train again.")
+            raise ValueError(
+                f"Layer {name} has values that {dtype} can't hold: save as fp32, or train again."
+            )
         base, rank = bases[name], layer.rank
         if form == "peft":
             out[f"{base}.lora_A.weight"], out[f"{base}.lora_B.weight"] = down, up
@@ -57,12 +70,16 @@ def to_tensors(lora: RankedLora, bases: Mapping[str, str], form: str, dtype: tor
         out[f"{base}.lora_down.weight"], out[f"{base}.lora_up.weight"] = down, up
         out[f"{base}.alpha"] = torch.tensor(float(rank))
     if not out:
-        raise ValueError("The adapter is empty: every layer has rank 0. Allow more MB or a larger keep.")
+        raise ValueError(
+            "The adapter is empty: every layer has rank 0. Allow more MB or a larger keep."
+        )
     return out
 
 
 def peft_metadata(lora: RankedLora, bases: Mapping[str, str]) -> str:
-    """diffusers' lora_adapter_metadata: ranks and alphas by anchored patterns, so the scale is 1."""
+    """diffusers' lora_adapter_metadata: ranks and alphas by anchored patterns, so the scale is
+    1.
+    """
     ranks = {f"^{bases[n].split('.', 1)[1]}$": r for n, r in lora.ranks.items() if r}
     part = next(iter(bases.values())).split(".", 1)[0]
     common = max(ranks.values(), default=1)
@@ -79,15 +96,24 @@ def serialise(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
     payload = plain[8 + int.from_bytes(plain[:8], "little") :]
     digest = hashlib.sha256(payload).hexdigest()
     legacy = hashlib.sha256(plain[0x100000:0x110000]).hexdigest()[:8]
-    hashes = {"sshs_model_hash": digest, "sshs_legacy_hash": legacy, "modelspec.hash_sha256": f"0x{digest}"}
+    hashes = {
+        "sshs_model_hash": digest,
+        "sshs_legacy_hash": legacy,
+        "modelspec.hash_sha256": f"0x{digest}",
+    }
     return safetensors.torch.save(tensors, metadata | hashes)
 
 
-def encode(lora: RankedLora, title: str, form: str, dtype: str, diffusers: Mapping[str, str]) -> bytes:
+def encode(
+    lora: RankedLora, title: str, form: str, dtype: str, diffusers: Mapping[str, str]
+) -> bytes:
     """The bytes of one file of `lora` as it is."""
     paths = complete_map(lora.layers, diffusers)
-    naming = peft_name if form == "peft" else kohya_name
-    bases = {name: naming(name, paths) for name in lora.layers}
+    if form == "peft":
+        part = lora.info.get("part", "unet")
+        bases = {name: peft_name(name, paths, part) for name in lora.layers}
+    else:
+        bases = {name: kohya_name(name, paths) for name in lora.layers}
     metadata = run_entries(lora, title) | lora2_entries(lora, bases)
     if form == "peft":
         metadata["lora_adapter_metadata"] = peft_metadata(lora, bases)
@@ -106,9 +132,10 @@ def save(
 ) -> RankedLora:
     """Writes an adapter file atomically and returns what was written.
 
-    form: `kohya`, `peft` or `uniform` (zero-padded to one rank). max_mb > 0: the file is cut to at most so many
-    MB (1e6 bytes), least important rank positions of the whole model first. diffusers: module path -> diffusers
-    path, used when it names every layer. ValueError for bad choices or an empty adapter, OSError from the disk.
+    form: `kohya`, `peft` or `uniform` (zero-padded to one rank). max_mb > 0: the file is cut to at
+    most so many MB (1e6 bytes), least important rank positions of the whole model first. diffusers:
+    module path -> diffusers path, used when it names every layer. ValueError for bad choices or an
+    empty adapter, OSError from the disk.
     """
     check_choice("format", form, FORMATS)
     check_choice("dtype", dtype, tuple(DTYPES))
@@ -119,7 +146,9 @@ def save(
         lora = lora.rotated()
     data = encode(lora, path.stem, form, dtype, diffusers or {})
     limit = max_mb * MEGABYTE
-    while max_mb > 0 and len(data) > limit:  # a share at a time, since header and padding shrink as well
+    while (
+        max_mb > 0 and len(data) > limit
+    ):  # a share at a time, since header and padding shrink as well
         lora = lora.within(min(lora.parameters - 1, lora.parameters * limit / len(data)))
         data = encode(lora, path.stem, form, dtype, diffusers or {})
     write_atomic(path, data)
@@ -141,22 +170,28 @@ def read_header(data: bytes, name: str) -> dict:
 
 
 def load(path: str | Path) -> RankedLora:
-    """Reads any low-rank adapter file (kohya, diffusers, PEFT), validated; the scale alpha / rank is folded in.
+    """Reads any low-rank adapter file (kohya, diffusers, PEFT), validated; the scale alpha / rank
+    is folded in.
 
-    Layers are named by module path in LoRA² files and by their name in the file otherwise. ValueError in one
-    sentence that names file, key and fault.
+    Layers are named by module path in LoRA² files and by their name in the file otherwise.
+    ValueError in one sentence that names file, key and fault.
     """
     path = Path(path)
     data = path.read_bytes()
     metadata = read_header(data, path.name).get("__metadata__") or {}
     try:
         tensors = safetensors.torch.load(data)
-    except (SafetensorError, KeyError) as error:  # KeyError: a kind of number that torch doesn't have
+    except (
+        SafetensorError,
+        KeyError,
+    ) as error:  # KeyError: a kind of number that torch doesn't have
         raise ValueError(f"{path.name} can't be read: {error}.") from error
     if expected := metadata.get("sshs_model_hash") if "lora2.version" in metadata else None:
         payload = data[8 + int.from_bytes(data[:8], "little") :]
         if hashlib.sha256(payload).hexdigest() != expected:
-            raise ValueError(f"{path.name} is damaged: its bytes don't match its own hash. Get the file again.")
+            raise ValueError(
+                f"{path.name} is damaged: its bytes don't match its own hash. Get the file again."
+            )
     try:
         ours = read_lora2(metadata)
         layers = collect_layers(tensors)
@@ -164,7 +199,11 @@ def load(path: str | Path) -> RankedLora:
             layers = restore_layers(layers, ours["layers"])
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}.") from error
-    info = {"history": ours["history"], "settings": ours["settings"], "basis": ours["basis"]} if ours else {}
+    info = (
+        {"history": ours["history"], "settings": ours["settings"], "basis": ours["basis"]}
+        if ours
+        else {}
+    )
     if ours:
         info["learned_ranks"] = {row[1]: row[5] for row in ours["layers"]}
         info["rates"] = {row[1]: row[6] for row in ours["layers"]}
@@ -172,11 +211,15 @@ def load(path: str | Path) -> RankedLora:
 
 
 def collect_layers(tensors: Mapping[str, Tensor]) -> dict[str, LoraLayer]:
-    """Pairs of lora_up and lora_down by base name, in fp32 with alpha / rank folded into lora_up."""
+    """Pairs of lora_up and lora_down by base name, in fp32 with alpha / rank folded into
+    lora_up.
+    """
     parts: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         if UNSUPPORTED.search(key):
-            raise ValueError(f"{key} is not of a plain LoRA (LoHa, LoKr, DoRA, LoCon mid and others aren't read)")
+            raise ValueError(
+                f"{key} is not of a plain LoRA (LoHa, LoKr, DoRA, LoCon mid and others aren't read)"
+            )
         if (named := split_key(key)) is None:
             raise ValueError(f"{key} belongs to no LoRA pair: this is not a LoRA file")
         if not tensor.is_floating_point() or not torch.isfinite(tensor.float()).all():
@@ -185,19 +228,27 @@ def collect_layers(tensors: Mapping[str, Tensor]) -> dict[str, LoraLayer]:
     layers = {}
     for base, found in parts.items():
         if not {"up", "down"} <= set(found):
-            raise ValueError(f"{base} has {' and '.join(sorted(found))} but no complete lora_up and lora_down pair")
+            raise ValueError(
+                f"{base} has {' and '.join(sorted(found))} "
+                "but no complete lora_up and lora_down pair"
+            )
         up, down = found["up"], found["down"]
-        matrix = up.ndim == down.ndim == 2 or (down.ndim == 4 and up.ndim in (2, 4) and up.shape[2:].numel() == 1)
+        matrix = up.ndim == down.ndim == 2 or (
+            down.ndim == 4 and up.ndim in (2, 4) and up.shape[2:].numel() == 1
+        )
         if not matrix or up.shape[1] != len(down) or len(down) == 0:
             shapes = f"lora_up {list(up.shape)} and lora_down {list(down.shape)}"
             raise ValueError(f"{base} has shapes {shapes}, which don't fit together")
         alpha = found.get("alpha", torch.tensor(float(len(down))))
         if alpha.numel() != 1 or float(alpha) == 0:
-            raise ValueError(f"{base}.alpha is {alpha.tolist()}: it must be one number other than 0")
+            raise ValueError(
+                f"{base}.alpha is {alpha.tolist()}: it must be one number other than 0"
+            )
         layer = LoraLayer.from_tensors(up * (float(alpha) / len(down)), down).unpadded()
         if layer.rank > min(layer.up.shape[0], layer.down.shape[1]):
             raise ValueError(
-                f"{base} has rank {layer.rank}, more than its shape {layer.up.shape[0]} x {layer.down.shape[1]} allows"
+                f"{base} has rank {layer.rank}, "
+                f"more than its shape {layer.up.shape[0]} x {layer.down.shape[1]} allows"
             )
         layers[base] = layer
     if not layers:
@@ -206,7 +257,9 @@ def collect_layers(tensors: Mapping[str, Tensor]) -> dict[str, LoraLayer]:
 
 
 def restore_layers(layers: dict[str, LoraLayer], rows: list) -> dict[str, LoraLayer]:
-    """LoRA²'s own file: layers by module path in the order of training, rank 0 where the file has none."""
+    """LoRA²'s own file: layers by module path in the order of training, rank 0 where the file has
+    none.
+    """
     out = {}
     for base, name, rows_out, fan_in, kernel, _learned, _rate in rows:
         if base in layers:

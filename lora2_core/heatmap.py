@@ -23,7 +23,8 @@ def draw(lora: RankedLora, title: str = "Learned ranks") -> np.ndarray:
     figure = Figure(figsize=(WIDTH / DPI, height), dpi=DPI, facecolor="white", layout="constrained")
     canvas = FigureCanvasAgg(figure)
     figure.suptitle(
-        f"{title}: mean {lora.mean_rank:.1f}, {lora.megabytes():.2f} MB in fp16, {len(table.cells)} layers",
+        f"{title}: mean {lora.mean_rank:.1f}, {lora.megabytes():.2f} MB in fp16, "
+        f"{len(table.cells)} layers",
         fontsize=14, fontweight="bold", x=0.02, ha="left",
     )  # fmt: skip
     axes = figure.add_subplot()

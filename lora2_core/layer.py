@@ -1,7 +1,8 @@
 """One adapted component: a low-rank path beside a frozen Linear or Conv2d, by a forward hook.
 
-y = W0 x + B Lambda A x with A = lora_down (capacity x in), B = lora_up (out x capacity), of which the first
-`rank` positions are used. The parameters are allocated once at capacity and never replaced.
+y = W0 x + B Lambda A x with A = lora_down (capacity x in), B = lora_up (out x capacity), of which
+the first `rank` positions are used. The parameters are allocated once at capacity and never
+replaced.
 """
 
 from __future__ import annotations
@@ -15,14 +16,18 @@ from torch.utils.hooks import RemovableHandle
 
 
 def is_adaptable(module: nn.Module) -> bool:
-    """Conv2d without groups, or whatever has in_features and out_features: hosts have a Linear of their own."""
+    """Conv2d without groups, or whatever has in_features and out_features: hosts have a Linear of
+    their own.
+    """
     if isinstance(module, nn.Conv2d):
         return module.groups == 1
     return hasattr(module, "in_features") and hasattr(module, "out_features")
 
 
 class Component:
-    """lora_up [out, capacity] and lora_down [capacity, fan_in] of one module; fan_in counts a kernel's taps."""
+    """lora_up [out, capacity] and lora_down [capacity, fan_in] of one module; fan_in counts a
+    kernel's taps.
+    """
 
     def __init__(self, module: nn.Module, max_rank: int, device: torch.device):
         self.module = module
@@ -46,7 +51,9 @@ class Component:
         return self.fan_in + self.fan_out
 
     def hook(self, weights: Callable[[], Tensor]) -> None:
-        """Adds the path to the module's output; `weights()` gives the diagonal of Lambda, at least `rank` long."""
+        """Adds the path to the module's output; `weights()` gives the diagonal of Lambda, at least
+        `rank` long.
+        """
 
         def add_path(_module: nn.Module, args: tuple, output: Tensor) -> Tensor:
             return output + self.path(args[0], weights()).to(output.dtype)
@@ -60,7 +67,9 @@ class Component:
             self.handle = None
 
     def path(self, x: Tensor, weights: Tensor) -> Tensor:
-        """B (Lambda A) x; fp16 inputs run in fp32, since (Lambda A) x of the paper's init can overflow fp16."""
+        """B (Lambda A) x; fp16 inputs run in fp32, since (Lambda A) x of the paper's init can
+        overflow fp16.
+        """
         dtype = torch.float32 if x.dtype == torch.float16 else x.dtype
         down = (self.lora_down[: self.rank] * weights[: self.rank, None]).to(dtype)
         up = self.lora_up[:, : self.rank].to(dtype)
@@ -72,18 +81,28 @@ class Component:
         return F.conv2d(hidden, up[:, :, None, None])
 
     @torch.no_grad()
-    def initialise(self, start: int, stop: int, std: float, generator: torch.Generator, *, random_up: bool) -> None:
-        """Positions [start, stop): lora_down random normal, lora_up zero (or, as in the paper's growth, random)."""
+    def initialise(
+        self, start: int, stop: int, std: float, generator: torch.Generator, *, random_up: bool
+    ) -> None:
+        """Positions [start, stop): lora_down random normal, lora_up zero (or, as in the paper's
+        growth, random).
+        """
         shape = (stop - start, self.fan_in)
-        self.lora_down[start:stop] = torch.randn(shape, generator=generator).to(self.lora_down.device) * std
+        self.lora_down[start:stop] = (
+            torch.randn(shape, generator=generator).to(self.lora_down.device) * std
+        )
         if random_up:
-            up = torch.randn((self.fan_out, stop - start), generator=generator).to(self.lora_up.device)
+            up = torch.randn((self.fan_out, stop - start), generator=generator).to(
+                self.lora_up.device
+            )
             self.lora_up[:, start:stop] = up * std
         else:
             self.lora_up[:, start:stop] = 0
 
     @torch.no_grad()
     def folded(self, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """(lora_up [out, rank], lora_down [rank, fan_in]) with Lambda folded in, copies: their product is the update."""
+        """(lora_up [out, rank], lora_down [rank, fan_in]) with Lambda folded in, copies: their
+        product is the update.
+        """
         down = self.lora_down[: self.rank] * weights[: self.rank, None]
         return self.lora_up[:, : self.rank].clone(), down.clone()

@@ -1,7 +1,9 @@
-"""A finished adapter: low-rank updates by layer, rotated so that every prefix is the best of its size.
+"""A finished adapter: low-rank updates by layer, rotated so that every prefix is the best of its
+size.
 
-W = W0 + lora_up @ lora_down with the scale folded in. In the singular basis, position i of a layer carries the
-i-th singular value of the update, so cutting a tail is the best cut there is (Eckart-Young).
+W = W0 + lora_up @ lora_down with the scale folded in. In the singular basis, position i of a layer
+carries the i-th singular value of the update, so cutting a tail is the best cut there is
+(Eckart-Young).
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from .settings import BYTES_PER_PARAMETER, MEGABYTE, check_range
 
 @dataclass(frozen=True)
 class LoraLayer:
-    """up [out, rank], down [rank, fan_in]; kernel (kh, kw) for a convolution, whose fan_in is in * kh * kw."""
+    """up [out, rank], down [rank, fan_in]; kernel (kh, kw) for a convolution, whose fan_in is in *
+    kh * kw.
+    """
 
     up: Tensor
     down: Tensor
@@ -35,7 +39,9 @@ class LoraLayer:
 
     @property
     def energy(self) -> Tensor:
-        """|up_i|^2 |down_i|^2 of each position, fp64 (rank,): squared singular values in the singular basis."""
+        """|up_i|^2 |down_i|^2 of each position, fp64 (rank,): squared singular values in the
+        singular basis.
+        """
         return self.up.double().square().sum(0) * self.down.double().square().sum(1)
 
     def first(self, rank: int) -> LoraLayer:
@@ -48,7 +54,9 @@ class LoraLayer:
         return self.first(int(used[-1]) + 1 if len(used) else 0)
 
     def rotated(self) -> LoraLayer:
-        """The same product in its singular basis, singular values shared evenly, through the rank x rank core."""
+        """The same product in its singular basis, singular values shared evenly, through the rank x
+        rank core.
+        """
         up_q, up_r = torch.linalg.qr(self.up.double())
         down_q, down_r = torch.linalg.qr(self.down.double().T)
         left, values, right = torch.linalg.svd(up_r @ down_r.T, full_matrices=False)
@@ -106,23 +114,31 @@ class RankedLora:
         return replace(self, layers=layers, info=dict(self.info) | {"basis": "singular"})
 
     def within(self, parameters: float) -> RankedLora:
-        """At most so many parameters: the positions with the least energy a parameter go first, over all layers.
+        """At most so many parameters: the positions with the least energy a parameter go first,
+        over all layers.
 
         A layer may end at rank 0. Expects the singular basis, where energy falls along each layer.
         """
         if parameters >= self.parameters:
             return self
         names = list(self.layers)
-        worth = [layer.energy.flip(0).cummax(0).values.flip(0) / layer.cost for layer in self.layers.values()]
+        worth = [
+            layer.energy.flip(0).cummax(0).values.flip(0) / layer.cost
+            for layer in self.layers.values()
+        ]
         lengths = torch.tensor([len(w) for w in worth])
         layer_of = torch.repeat_interleave(torch.arange(len(names)), lengths)
         costs = torch.tensor([layer.cost for layer in self.layers.values()])[layer_of]
         order = torch.argsort(torch.cat([w.cpu() for w in worth]), descending=True, stable=True)
         kept = order[costs[order].cumsum(0) <= parameters]
         ranks = torch.bincount(layer_of[kept], minlength=len(names)).tolist()
-        return replace(self, layers={n: self.layers[n].first(r) for n, r in zip(names, ranks, strict=True)})
+        return replace(
+            self, layers={n: self.layers[n].first(r) for n, r in zip(names, ranks, strict=True)}
+        )
 
     def truncated(self, keep: float) -> RankedLora:
-        """Keeps a share of the parameters, 0 < keep <= 1; the least important positions of the whole model go."""
+        """Keeps a share of the parameters, 0 < keep <= 1; the least important positions of the
+        whole model go.
+        """
         check_range("keep", keep, 1e-6, 1)
         return self.within(keep * self.parameters)

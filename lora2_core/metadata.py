@@ -1,6 +1,8 @@
-"""What an adapter file says of itself: kohya's ss_ keys, modelspec, and LoRA²'s own lora2.* as JSON.
+"""What an adapter file says of itself: kohya's ss_ keys, modelspec, and LoRA²'s own lora2.* as
+JSON.
 
-All values are strings; none is a path of the user's machine. FORMAT: sd-scripts' metadata and modelspec 1.0.1.
+All values are strings; none is a path of the user's machine. FORMAT: sd-scripts' metadata and
+modelspec 1.0.1.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ HISTORY_POINTS = 200
 
 
 def thin(values: Sequence[float], points: int = HISTORY_POINTS) -> list[float]:
-    """At most `points` values of a series, evenly spaced, ends kept, rounded to six digits; NaN becomes 0."""
+    """At most `points` values of a series, evenly spaced, ends kept, rounded to six digits; NaN
+    becomes 0.
+    """
     if len(values) > points:
         values = [values[round(i * (len(values) - 1) / (points - 1))] for i in range(points)]
     return [float(f"{v:.6g}") if math.isfinite(v) else 0.0 for v in values]
@@ -31,15 +35,24 @@ def lora2_entries(lora: RankedLora, bases: Mapping[str, str]) -> dict[str, str]:
     learned, rates = lora.info.get("learned_ranks", {}), lora.info.get("rates", {})
     rows = [
         [
-            bases[name], name, layer.up.shape[0], layer.down.shape[1], list(layer.kernel or ()) or 0,
+            bases[name], name, layer.up.shape[0], layer.down.shape[1],
+            list(layer.kernel or ()) or 0,
             learned.get(name, layer.rank), float(f"{rates.get(name, 0):.6g}"),
         ]
         for name, layer in lora.layers.items()
     ]  # fmt: skip
     history = {k: thin(v) for k, v in lora.info.get("history", {}).items()}
-    entries = {"version": VERSION, "basis": lora.info.get("basis", "any"), "layers": rows, "history": history}
+    entries = {
+        "version": VERSION,
+        "basis": lora.info.get("basis", "any"),
+        "layers": rows,
+        "history": history,
+    }
     entries |= {"settings": lora.info.get("settings", {})}
-    return {f"lora2.{k}": v if isinstance(v, str) else json.dumps(v, separators=(",", ":")) for k, v in entries.items()}
+    return {
+        f"lora2.{k}": v if isinstance(v, str) else json.dumps(v, separators=(",", ":"))
+        for k, v in entries.items()
+    }
 
 
 def run_entries(lora: RankedLora, title: str) -> dict[str, str]:
@@ -67,7 +80,9 @@ def run_entries(lora: RankedLora, title: str) -> dict[str, str]:
         "ss_training_started_at": info.get("started"),
         "ss_training_finished_at": info.get("finished"),
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": f"{base['architecture']}/lora" if base.get("architecture") else None,
+        "modelspec.architecture": f"{base['architecture']}/lora"
+        if base.get("architecture")
+        else None,
         "modelspec.implementation": base.get("implementation"),
         "modelspec.title": title,
         "modelspec.resolution": info.get("resolution"),
@@ -83,7 +98,9 @@ def read_lora2(metadata: Mapping[str, str]) -> dict:
     if "lora2.version" not in metadata:
         return {}
     try:
-        entries = {key: json.loads(metadata[f"lora2.{key}"]) for key in ("layers", "history", "settings")}
+        entries = {
+            key: json.loads(metadata[f"lora2.{key}"]) for key in ("layers", "history", "settings")
+        }
         entries |= {key: metadata[f"lora2.{key}"] for key in ("basis", "version")}
     except (KeyError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"the lora2.* metadata is damaged ({error!r})") from error
@@ -97,11 +114,18 @@ def read_lora2(metadata: Mapping[str, str]) -> dict:
 
 
 def _is_row(row: object) -> bool:
-    """[name in the file, layer, out, fan_in, kernel or 0, learned rank, rate or 0], types checked."""
+    """[name in the file, layer, out, fan_in, kernel or 0, learned rank, rate or 0], types
+    checked.
+    """
     if not isinstance(row, list) or len(row) != 7:
         return False
     base, name, rows, fan_in, kernel, learned, rate = row
-    whole = [rows, fan_in, learned, *(kernel if isinstance(kernel, list) and len(kernel) == 2 else [kernel])]
+    whole = [
+        rows,
+        fan_in,
+        learned,
+        *(kernel if isinstance(kernel, list) and len(kernel) == 2 else [kernel]),
+    ]
     return (
         isinstance(base, str) and isinstance(name, str) and isinstance(rate, (int, float))
         and all(isinstance(n, int) and 0 <= n < 2**31 for n in whole)

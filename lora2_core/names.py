@@ -1,6 +1,7 @@
 """Names of layers in files: the kohya form and the PEFT form, and back to base name and role.
 
-A layer's own name is its dotted module path, with the host's leading `diffusion_model.` where there is one.
+A layer's own name is its dotted module path, with the host's leading `diffusion_model.` where there
+is one.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ ROLES = {
     ".lora_A": "down",
     ".alpha": "alpha",
 }
-UNSUPPORTED = re.compile(r"\.(hada_|lokr_|lora_mid|oft_|glora_|dora_scale|lora_magnitude_vector|boft_|diff(_b)?$|w_norm|b_norm|set_weight)")
+UNSUPPORTED = re.compile(
+    r"\.(hada_|lokr_|lora_mid|oft_|glora_|dora_scale|lora_magnitude_vector|boft_|diff(_b)?$|w_norm|b_norm|set_weight)"
+)
 
 
 def split_key(key: str) -> tuple[str, str] | None:
@@ -42,7 +45,8 @@ def split_key(key: str) -> tuple[str, str] | None:
 
 
 def kohya_name(layer: str, diffusers: Mapping[str, str] | None = None) -> str:
-    """`lora_unet_…` with dots as underscores; `diffusers` maps module paths to diffusers' paths (UNets).
+    """`lora_unet_…` with dots as underscores; `diffusers` maps module paths to diffusers' paths
+    (UNets).
 
     A name that already is one of a file stays.
     """
@@ -53,14 +57,20 @@ def kohya_name(layer: str, diffusers: Mapping[str, str] | None = None) -> str:
 
 
 def peft_name(layer: str, diffusers: Mapping[str, str] | None = None, part: str = "unet") -> str:
-    """`unet.…` or `transformer.…` with dots; ValueError for a name of a kohya file, whose dots are lost."""
+    """`unet.…` or `transformer.…` with dots; ValueError for a name of a kohya file, whose dots are
+    lost.
+    """
     if layer.startswith(FILE_PREFIXES):
-        raise ValueError(f"Layer {layer} has no module path, which the peft format needs: save as kohya.")
+        raise ValueError(
+            f"Layer {layer} has no module path, which the peft format needs: save as kohya."
+        )
     path = layer.removeprefix(HOST_PREFIX)
     return f"{part}.{(diffusers or {}).get(path, path)}"
 
 
 def complete_map(layers: Iterable[str], diffusers: Mapping[str, str]) -> Mapping[str, str]:
-    """The diffusers map if it names every layer, else nothing: a file is never a mix of both namings."""
+    """The diffusers map if it names every layer, else nothing: a file is never a mix of both
+    namings.
+    """
     paths = [n.removeprefix(HOST_PREFIX) for n in layers if not n.startswith(FILE_PREFIXES)]
     return diffusers if all(path in diffusers for path in paths) else {}

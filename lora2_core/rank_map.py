@@ -1,4 +1,6 @@
-"""The rank map: where each layer stands in its model, as rows (blocks) and columns (modules of a block)."""
+"""The rank map: where each layer stands in its model, as rows (blocks) and columns (modules of a
+block).
+"""
 
 from __future__ import annotations
 
@@ -12,14 +14,23 @@ _UNET = re.compile(
     r"(input_blocks|middle_block|output_blocks|down_blocks|mid_block|up_blocks)\.?([\d.]*?)\.?"
     r"(?:attentions\.(\d+)\.)?transformer_blocks\.(\d+)\.(.+)$"
 )
-_SIDES = {"input": "down", "down": "down", "middle": "mid", "mid": "mid", "output": "up", "up": "up"}
+_SIDES = {
+    "input": "down",
+    "down": "down",
+    "middle": "mid",
+    "mid": "mid",
+    "output": "up",
+    "up": "up",
+}
 _LAST_NUMBER = re.compile(r"^(.*\.\d+)\.(.+)$")
 _ATTENTION = {"attn1": "self", "attn2": "cross"}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One layer: its place, rank, the most its shape allows, the update's Frobenius norm and bytes in fp16."""
+    """One layer: its place, rank, the most its shape allows, the update's Frobenius norm and bytes
+    in fp16.
+    """
 
     name: str
     row: str
@@ -44,13 +55,19 @@ class RankMap:
 
 
 def place(name: str) -> tuple[str, str]:
-    """(row, column) of a layer's name: a transformer block of a UNet, else the path to its last number."""
+    """(row, column) of a layer's name: a transformer block of a UNet, else the path to its last
+    number.
+    """
     path = name.removeprefix(HOST_PREFIX)
     path = re.sub(r"\.to_out\.0$", ".to_out", path)
     if found := _UNET.search(path):
         side, numbers, attention, block, rest = found.groups()
         index = ".".join(filter(None, [numbers.split(".")[0] if numbers else "", attention]))
-        row = f"{_SIDES[side.split('_')[0]]} {index}".strip() if _SIDES[side.split("_")[0]] != "mid" else "mid"
+        row = (
+            f"{_SIDES[side.split('_')[0]]} {index}".strip()
+            if _SIDES[side.split("_")[0]] != "mid"
+            else "mid"
+        )
         module, _, leaf = rest.partition(".")
         column = f"{_ATTENTION.get(module, module)} {leaf.removeprefix('to_')}".strip()
         return f"{row}, block {block}", column

@@ -8,7 +8,9 @@ MODES = ("adaptive", "paper", "fixed")
 INITS = ("matched", "paper")
 BYTES_PER_PARAMETER = 2  # an exported adapter is fp16 or bf16 unless asked otherwise
 MEGABYTE = 1e6
-FIRST_SHARE = 3  # adaptive runs start at so many times the target, and the layers compete for what is left
+FIRST_SHARE = (
+    3  # adaptive runs start at so many times the target, and the layers compete for what is left
+)
 
 
 def check_range(name: str, value: float, low: float, high: float, *, whole: bool = False) -> None:
@@ -29,17 +31,19 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 class RankSettings:
     """How ranks are learned.
 
-    mode: `adaptive`, `paper` (arXiv 2603.21884 to the letter) or `fixed` (plain LoRA at target_rank).
-    target_rank: adaptive: ceiling on the mean rank, weighted by layer size; paper: pulls rates to this
-        rank; fixed: the rank.
-    budget_mb: 0, or the size in MB (1e6 bytes, 2 bytes a parameter) that replaces target_rank as ceiling.
-    start_rank: rank of every layer at the first step; None means target_rank, in adaptive mode three
-        times as much (layers then compete for what is left).
+    mode: `adaptive`, `paper` (arXiv 2603.21884 to the letter) or `fixed` (plain LoRA at
+        target_rank).
+    target_rank: adaptive: ceiling on the mean rank, weighted by layer size; paper: pulls rates to
+        this rank; fixed: the rank.
+    budget_mb: 0, or the size in MB (1e6 bytes, 2 bytes a parameter) that replaces target_rank as
+        ceiling.
+    start_rank: rank of every layer at the first step; None means target_rank, in adaptive mode
+        three times as much (layers then compete for what is left).
     max_rank: capacity of every layer, cut to min(in, out) of its shape.
     quantile: share k of all importance that lies inside the rank.
     init: standard deviation of lora_down, `matched` or `paper`; None means the mode's own.
-    rank_weight, attention_weight: lambda_rank and lambda_attn; None means the mode's own (1e-4 in paper mode;
-        adaptive finds lambda_rank itself and leaves attention out).
+    rank_weight, attention_weight: lambda_rank and lambda_attn; None means the mode's own (1e-4 in
+        paper mode; adaptive finds lambda_rank itself and leaves attention out).
     rate_learning_rate: learning rate of the rates; None means the mode's own.
     """
 
@@ -62,7 +66,8 @@ class RankSettings:
         check_range("quantile", self.quantile, 0.01, 0.9999)
         if self.max_rank < self.target_rank:
             raise ValueError(
-                f"max_rank {self.max_rank} is below target_rank {self.target_rank}: raise max_rank or lower target_rank."
+                f"max_rank {self.max_rank} is below target_rank {self.target_rank}: "
+                "raise max_rank or lower target_rank."
             )
         if self.start_rank is not None:
             check_range("start_rank", self.start_rank, 1, self.max_rank, whole=True)
@@ -84,7 +89,9 @@ class RankSettings:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How weights are trained: steps, learning rate of lora_up and lora_down, the seed of everything random."""
+    """How weights are trained: steps, learning rate of lora_up and lora_down, the seed of
+    everything random.
+    """
 
     steps: int = 500
     learning_rate: float = 1e-4

@@ -18,12 +18,16 @@ PATIENCE = 5  # non-finite steps in a row before the run is given up
 
 
 class TrainingDiverged(RuntimeError):
-    """Loss or gradients stayed NaN or infinite; the adapter holds the values of the last good step."""
+    """Loss or gradients stayed NaN or infinite; the adapter holds the values of the last good
+    step.
+    """
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one step did: index from 1, the loss L_rec, the ranks after it, their mean, and the size in MB."""
+    """What one step did: index from 1, the loss L_rec, the ranks after it, their mean, and the size
+    in MB.
+    """
 
     index: int
     loss: float
@@ -33,7 +37,9 @@ class Step:
 
 
 def make_optimizer(adapters: Adapters, learning_rate: float) -> torch.optim.Optimizer:
-    """Adam over all lora_up and lora_down, and the rates in a group of their own; no weight decay (the method)."""
+    """Adam over all lora_up and lora_down, and the rates in a group of their own; no weight decay
+    (the method).
+    """
     rate = adapters.settings.rate_learning_rate
     if rate is None:
         rate = ADAPTIVE_RATE_LEARNING_RATE if adapters.logarithmic else learning_rate
@@ -44,7 +50,9 @@ def make_optimizer(adapters: Adapters, learning_rate: float) -> torch.optim.Opti
     return torch.optim.Adam(groups, foreach=True)
 
 
-def forget_positions(optimizer: torch.optim.Optimizer, parameter: Tensor, start: int, stop: int, dim: int) -> None:
+def forget_positions(
+    optimizer: torch.optim.Optimizer, parameter: Tensor, start: int, stop: int, dim: int
+) -> None:
     """Zeroes the optimizer's moments of rank positions [start, stop), which hold new values."""
     for moment in optimizer.state.get(parameter, {}).values():
         if torch.is_tensor(moment) and moment.shape == parameter.shape:
@@ -58,12 +66,13 @@ def train(
     *,
     attention: EntropyRecord | None = None,
 ) -> Iterator[Step]:
-    """Trains attached adapters: `for step in train(...)`; leaving the loop early keeps what was learned.
+    """Trains attached adapters: `for step in train(...)`; leaving the loop early keeps what was
+    learned.
 
-    loss_fn(generator) -> scalar Tensor is L_rec of one batch; everything random in it must come from the
-    generator (CPU, seeded), the global generators are not touched. `attention`: where the model's
-    cross-attention calls are recorded, for L_attn. A step with a non-finite loss or gradient changes nothing;
-    after 5 in a row TrainingDiverged is raised.
+    loss_fn(generator) -> scalar Tensor is L_rec of one batch; everything random in it must come
+    from the generator (CPU, seeded), the global generators are not touched. `attention`: where the
+    model's cross-attention calls are recorded, for L_attn. A step with a non-finite loss or
+    gradient changes nothing; after 5 in a row TrainingDiverged is raised.
     """
     settings = settings or TrainSettings()
     generator = torch.Generator().manual_seed(settings.seed)
@@ -94,7 +103,8 @@ def train(
             bad += 1
             if bad >= PATIENCE:
                 raise TrainingDiverged(
-                    f"The loss was not a finite number for {PATIENCE} steps in a row (step {index}): "
+                    f"The loss was not a finite number for {PATIENCE} steps in a row "
+                    f"(step {index}): "
                     "lower learning_rate, or check the latents."
                 )
         ranks = adapters.ranks

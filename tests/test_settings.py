@@ -3,6 +3,7 @@
 import pytest
 
 from lora2_core import RankSettings, TrainSettings
+from lora2_core.settings import FIRST_SHARE
 
 NAN, INF = float("nan"), float("inf")
 NO_NUMBERS = [NAN, INF, -INF, True, "64", "", [64], 10**400, -(10**400)]
@@ -58,7 +59,7 @@ def test_the_defaults_are_the_public_ones():
     [
         ({"mode": "paper"}, 64),
         ({"mode": "fixed"}, 64),
-        ({"mode": "adaptive"}, 128),
+        ({"mode": "adaptive"}, FIRST_SHARE * 64),
         ({"mode": "adaptive", "target_rank": 200}, 256),
         ({"mode": "adaptive", "start_rank": 5}, 5),
         ({"mode": "fixed", "start_rank": 5}, 5),

@@ -141,11 +141,11 @@ def test_the_papers_penalty_counts_every_layer_and_can_be_weighed():
     distance = 3 * abs(rate_for(8) - rate_for(4))
     loss = torch.tensor(1.0)
     penalty = PRICES["paper"](adapters, 1).penalty(loss)
-    assert float(penalty) == pytest.approx(PAPER_WEIGHT * distance, rel=1e-5)
+    assert penalty.item() == pytest.approx(PAPER_WEIGHT * distance, rel=1e-5)
     weighed = lora2.RankSettings(**settings, rank_weight=0.5)
     adapters = lora2.attach(Planted([1, 1, 1]), "l", weighed)
     penalty = PRICES["paper"](adapters, 1).penalty(loss)
-    assert float(penalty) == pytest.approx(0.5 * distance, rel=1e-5)
+    assert penalty.item() == pytest.approx(0.5 * distance, rel=1e-5)
 
 
 @pytest.mark.parametrize(("weight", "share"), [(None, PAPER_WEIGHT), (0.25, 0.25), (0.0, 0.0)])

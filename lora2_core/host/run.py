@@ -117,6 +117,7 @@ def run_facts(
         "resolution": f"{width * ratio}x{height * ratio}",
         "base": base_facts(model),
         "diffusers": diffusers_paths(model),
+        "part": "unet" if diffusers_paths(model) else "transformer",
         "started": int(started.timestamp()),
         "finished": int(datetime.now(timezone.utc).timestamp()),
     }
