@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .adapters import Adapters
 from .attention import EntropyRecord
+from .loss_scale import LossScale
 from .pricing import PAPER_WEIGHT, PRICES
 from .settings import BYTES_PER_PARAMETER, MEGABYTE, TrainSettings
 
@@ -65,6 +66,7 @@ def train(
     settings: TrainSettings | None = None,
     *,
     attention: EntropyRecord | None = None,
+    half: bool = False,
 ) -> Iterator[Step]:
     """Trains attached adapters: `for step in train(...)`; leaving the loop early keeps what was
     learned.
@@ -72,7 +74,8 @@ def train(
     loss_fn(generator) -> scalar Tensor is L_rec of one batch; everything random in it must come
     from the generator (CPU, seeded), the global generators are not touched. `attention`: where the
     model's cross-attention calls are recorded, for L_attn. A step with a non-finite loss or
-    gradient changes nothing; after 5 in a row TrainingDiverged is raised.
+    gradient changes nothing; after 5 in a row TrainingDiverged is raised. `half`: the frozen model
+    computes in fp16, so the loss is scaled.
     """
     settings = settings or TrainSettings()
     generator = torch.Generator().manual_seed(settings.seed)
@@ -82,7 +85,7 @@ def train(
     if attention_weight is None:
         attention_weight = PAPER_WEIGHT if adapters.settings.mode == "paper" else 0.0
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    bad = 0
+    bad, scale = 0, LossScale(half)
     for index in range(1, settings.steps + 1):
         adapters.refresh()
         loss = loss_fn(generator)
@@ -90,16 +93,17 @@ def train(
         if attention is not None:
             total = total + attention_weight * attention.take()
         optimizer.zero_grad()
-        total.backward()
+        scale.backward(total, parameters)
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         value = float(loss.detach())
         if torch.isfinite(norm) and torch.isfinite(total.detach()):
             bad = 0
+            scale.step_was_good()
             optimizer.step()
             for component, old, new in adapters.follow_rates():
                 forget_positions(optimizer, component.lora_down, old, new, 0)
                 forget_positions(optimizer, component.lora_up, old, new, 1)
-        else:
+        elif not (torch.isfinite(total.detach()) and scale.overflowed()):
             bad += 1
             if bad >= PATIENCE:
                 raise TrainingDiverged(

@@ -53,7 +53,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="your own checkpoint")
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="pictures, .txt captions")
     parser.add_argument("--prompt", help="what the samples show; the caption where there is none")
-    parser.add_argument("--steps", type=int, help="training steps (300; own checkpoint: 500)")
+    parser.add_argument("--steps", type=int, help="training steps (400; own checkpoint: 500)")
     parser.add_argument("--size", type=int, default=512, help="own checkpoint: pixels (512)")
     options = parser.parse_args()
     if (options.checkpoint is None) != (options.images is None):
@@ -71,7 +71,7 @@ def plan(options: argparse.Namespace) -> tuple[graphs.Source, dict]:
     """What to train on, and the settings that suit its size."""
     if options.checkpoint is None:
         source = graphs.playground()
-        return source, {"steps": 300}
+        return source, {"steps": 400}
     source = graphs.own(options.checkpoint.name, FOLDER, options.prompt, options.size)
     return source, {
         "steps": 500,

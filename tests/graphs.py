@@ -51,9 +51,9 @@ def own(checkpoint: str, folder: str, prompt: str, size: int = 512) -> Source:
 def quick_start(
     source: Source | None = None,
     *,
-    steps: int = 300,
+    steps: int = 400,
     batch_size: int = 8,
-    learning_rate: float = 1e-3,
+    learning_rate: float = 2e-3,
     mode: str = "adaptive",
     target_rank: int = 8,
     budget_mb: float = 0.0,

@@ -82,9 +82,10 @@ def train_on(
             options["optimized_attention_override"] = stack.enter_context(
                 cross_attention(inner, attention)
             )
+        half = inner.get_dtype_inference() == torch.float16
         loss_fn = make_loss(inner, items, run.batch_size, options)
         try:
-            for step in train(adapters, loss_fn, run.training, attention=attention):
+            for step in train(adapters, loss_fn, run.training, attention=attention, half=half):
                 losses.append(step.loss)
                 ranks.append(step.mean_rank)
                 on_step(step)

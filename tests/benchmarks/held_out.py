@@ -76,7 +76,7 @@ def main() -> None:
     options.add_argument(
         "--subjects", nargs="+", default=["owl", "fox", "rocket"], choices=SUBJECTS
     )
-    options.add_argument("--steps", type=int, default=300)
+    options.add_argument("--steps", type=int, default=400)
     options.add_argument("--ranks", type=int, nargs="+", default=[4, 8])
     args = options.parse_args()
     model, clip, vae = load_playground(asset.load())
@@ -99,7 +99,7 @@ def main() -> None:
             for mode in ("fixed", "adaptive"):
                 settings = RankSettings(mode=mode, target_rank=rank, max_rank=32)
                 run = HostRun(
-                    settings, TrainSettings(steps=args.steps, learning_rate=1e-3), batch_size=8
+                    settings, TrainSettings(steps=args.steps, learning_rate=2e-3), batch_size=8
                 )
                 lora = train_on(model, *train_set, run, lambda step: None).lora
                 row(f"{mode}, rank {rank}", apply_lora(model, None, lora, 1.0, 1.0)[0], lora)

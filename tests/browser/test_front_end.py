@@ -118,6 +118,8 @@ def test_the_views_show_a_run(front_end: FrontEnd, renderer: str) -> None:
     assert int(shown["train"]["step"]) == STEPS + (renderer == "vue")
     assert int(shown["train"]["layers"]) == layers == int(shown["heatmap"]["layers"])
     assert shown["pictures"] == [4, 4]
+    told = front_end.page.get_attribute("[data-lora2-view=train] canvas", "aria-label")
+    assert re.fullmatch(r"step \d/\d, loss [\d.]+, mean rank [\d.]+, [\d.]+ MB", told)
     assert drawn(front_end.page, "train") and drawn(front_end.page, "heatmap")
     assert front_end.complaints == []
 
