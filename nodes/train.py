@@ -12,7 +12,7 @@ from server import PromptServer
 from ..lora2_core import RankSettings, Step, TrainSettings
 from ..lora2_core.host.apply import apply_lora
 from ..lora2_core.host.export import as_lora_model
-from ..lora2_core.host.live import Throttle, event
+from ..lora2_core.host.live import Throttle, event, last_step
 from ..lora2_core.host.run import ATTENTION, HostRun, Outcome, train_on
 from ..lora2_core.host.store import check_prefix, save_under_loras
 from ..lora2_core.settings import MODES
@@ -146,26 +146,28 @@ class LoRA2Train(io.ComfyNode):
         outcome = train_on(model[0], latents, positive, run, cls.reporter(steps[0]))
         if outcome.stopped is not None:
             raise cls.rescue(outcome)
+        cls.tell(last_step(outcome.lora, outcome.losses), steps[0])
         patched, _ = apply_lora(model[0], None, outcome.lora, 1.0, 1.0)
         return io.NodeOutput(outcome.lora, as_lora_model(outcome.lora), patched)
 
     @classmethod
     def reporter(cls, steps: int):
-        """Called after every step: the host's progress bar, a line of text, live events, and the
-        interrupt.
-        """
+        """Called after every step: the host's progress bar, live events, and the interrupt."""
         bar, throttle = comfy.utils.ProgressBar(steps), Throttle()
 
         def report(step: Step) -> None:
             bar.update_absolute(step.index)
             if throttle.due(last=step.index == steps):
-                node, server = cls.hidden.unique_id, PromptServer.instance
-                data = event(node, step, steps)
-                server.send_sync(EVENT, data, server.client_id)
-                server.send_progress_text(data["text"], node)
+                cls.tell(step, steps)
             comfy.model_management.throw_exception_if_processing_interrupted()
 
         return report
+
+    @classmethod
+    def tell(cls, step: Step, steps: int) -> None:
+        """One live event to the client that queued the prompt."""
+        server = PromptServer.instance
+        server.send_sync(EVENT, event(cls.hidden.unique_id, step, steps), server.client_id)
 
     @classmethod
     def rescue(cls, outcome: Outcome) -> BaseException:

@@ -1,5 +1,7 @@
 /** Drawing in a node: a canvas of its size, the theme's colours, a colour scale. */
 
+import { passGestures } from "./graph_gestures.js";
+
 // Cividis in nine even steps: even in lightness and safe for every kind of colour blindness.
 const CIVIDIS = [
   [0, 34, 78], [28, 54, 112], [64, 74, 108], [90, 95, 109], [115, 117, 117],
@@ -35,6 +37,7 @@ export function addCanvas(node, name, minHeight, draw) {
   const canvas = document.createElement("canvas");
   Object.assign(canvas.style, { position: "absolute", inset: "0", width: "100%", height: "100%" });
   root.append(canvas);
+  passGestures(root);
 
   let waiting = false;
   function paint() {

@@ -8,10 +8,15 @@ export class TrainHistory {
   last = null; // the newest event
   note = ""; // why it ended early
 
-  /** Adds an event of the server; an earlier step starts a new run. */
+  /**
+   * Adds an event of the server; an earlier step starts a new run. The last step comes twice, the
+   * second time with the finished adapter's ranks and size.
+   */
   add(event) {
-    if (!this.last || event.step <= this.last.step || event.steps !== this.last.steps) {
+    if (!this.last || event.step < this.last.step || event.steps !== this.last.steps) {
       this.points = [];
+    } else if (event.step === this.last.step) {
+      this.points.pop();
     }
     this.last = event;
     this.note = "";

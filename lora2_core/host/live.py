@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 
+from ..lora import RankedLora
 from ..training import Step
 
 INTERVAL = 0.25  # seconds
@@ -28,6 +29,7 @@ def event(node: str, step: Step, steps: int) -> dict:
     """The event's JSON: NaN and infinity, which JSON does not have, become None."""
     loss = step.loss if math.isfinite(step.loss) else None
     shown = "not a number" if loss is None else f"{loss:.4f}"
+    size = f"mean rank {step.mean_rank:.1f}, {step.megabytes:.2f} MB"
     return {
         "node": node,
         "step": step.index,
@@ -36,6 +38,10 @@ def event(node: str, step: Step, steps: int) -> dict:
         "mean_rank": step.mean_rank,
         "mb": step.megabytes,
         "ranks": step.ranks,
-        "text": f"step {step.index}/{steps}, loss {shown}, mean rank {step.mean_rank:.1f}, "
-        "{step.megabytes:.2f} MB",
+        "text": f"step {step.index}/{steps}, loss {shown}, {size}",
     }
+
+
+def last_step(lora: RankedLora, losses: list[float]) -> Step:
+    """The end of a run as a step: its last loss, and the ranks and size of the finished adapter."""
+    return Step(len(losses), losses[-1], lora.ranks, lora.mean_rank, lora.megabytes())

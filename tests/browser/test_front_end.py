@@ -120,6 +120,7 @@ def test_the_views_show_a_run(front_end: FrontEnd, renderer: str) -> None:
     assert shown["pictures"] == [4, 4]
     told = front_end.page.get_attribute("[data-lora2-view=train] canvas", "aria-label")
     assert re.fullmatch(r"step \d/\d, loss [\d.]+, mean rank [\d.]+, [\d.]+ MB", told)
+    assert zooms_over(front_end.page, "train")
     assert drawn(front_end.page, "train") and drawn(front_end.page, "heatmap")
     assert front_end.complaints == []
 
@@ -144,6 +145,15 @@ def test_the_page_places_layers_as_the_server_does(front_end: FrontEnd) -> None:
     }}"""
     found = front_end.page.evaluate(script, names)
     assert [tuple(cell) for cell in found] == [(name, *place(name)) for name in names]
+
+
+def zooms_over(page: Page, kind: str) -> bool:
+    """Whether the wheel over a view zooms the graph, as it does beside it."""
+    scale = page.evaluate("app.canvas.ds.scale")
+    page.locator(f"[data-lora2-view={kind}]").hover(position={"x": 60, "y": 60})
+    page.mouse.wheel(0, -200)
+    page.wait_for_timeout(500)
+    return page.evaluate("app.canvas.ds.scale") > scale
 
 
 def drawn(page: Page, kind: str) -> bool:

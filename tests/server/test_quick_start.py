@@ -35,7 +35,13 @@ def test_live_events_tell_the_run(run):
     _, events = run
     assert events[-1]["step"] == events[-1]["steps"] == STEPS
     assert {e["node"] for e in events} == {TRAIN}
-    assert [e["step"] for e in events] == sorted({e["step"] for e in events})
+    steps = [e["step"] for e in events]
+    assert steps == sorted(set(steps)) + [
+        STEPS
+    ]  # the last again, with the finished adapter's ranks
+    assert events[-1]["mean_rank"] <= 4
+    assert events[-1]["text"].startswith(f"step {STEPS}/{STEPS}, loss ")
+    assert events[-1]["text"].endswith(f"{events[-1]['mb']:.2f} MB")
     assert all(e["loss"] > 0 and e["mean_rank"] > 0 and e["mb"] > 0 for e in events)
     assert len(events[-1]["ranks"]) == 56
 
