@@ -47,8 +47,9 @@ class CeilingPrice:
     penalty = price * loss_0 * size with size = sum_l cost_l D_l / ceiling and the continuous rank D
     = -ln(1 - k) / nu: every layer pays the same for a parameter, and keeps what is worth it to the
     loss. The allowed size falls from the first size to 1 over the first DESCENT of the run; the
-    price rises and falls exponentially with the distance to it (proportional control: an integral
-    would overshoot, and rank given back too early returns slowly). loss_0 is a running mean of the
+    price rises and falls exponentially with the distance to it, and its base slowly follows (mostly
+    proportional control: a faster base would overshoot, and rank given back too early returns
+    slowly). loss_0 is a running mean of the
     loss, which makes the price a pure number. The price never falls to zero, so rank that brings
     nothing is given back. With `rank_weight` set, the price stays at it.
     """

@@ -53,11 +53,11 @@ def pictures_of(subject: str) -> np.ndarray:
 
 
 def emoji_example(subject: str, index: int) -> tuple[np.ndarray, str]:
-    """Picture `index` of a subject: styles in turn, and after each round of styles the backgrounds
-    shift.
+    """Picture `index` of a subject: the styles in turn, each round of them on other backgrounds, so
+    that all MOST_PICTURES differ.
     """
-    style = index % len(STYLES)
-    background = list(BACKGROUNDS)[(index + index // len(STYLES)) % len(BACKGROUNDS)]
+    turn, style = divmod(index, len(STYLES))
+    background = list(BACKGROUNDS)[(3 * turn + style) % len(BACKGROUNDS)]
     return compose(pictures_of(subject)[style], background), caption(
         subject, STYLES[style], background
     )

@@ -23,6 +23,10 @@ def run_of(mode: str = "adaptive", training: TrainSettings = SHORT) -> HostRun:
     return HostRun(RankSettings(mode=mode, target_rank=4, max_rank=8), training, batch_size=2)
 
 
+def quiet(step) -> None:
+    """Nobody listens to the steps."""
+
+
 def fingerprint(model: ModelPatcher) -> str:
     digest = hashlib.sha256()
     for key, tensor in sorted(model.model.state_dict().items()):
@@ -63,7 +67,7 @@ def trained(playground):
                 playground.latents,
                 playground.positive,
                 run_of(mode),
-                lambda step: None,
+                quiet,
             )
             for mode in ("adaptive", "paper", "fixed")
         }
@@ -72,9 +76,7 @@ def trained(playground):
 @pytest.mark.parametrize("mode", ["adaptive", "paper", "fixed"])
 def test_the_model_leaves_as_it_came(playground, mode):
     before, output = state_of(playground.model), playground.forward()
-    out = train_on(
-        playground.model, playground.latents, playground.positive, run_of(mode), lambda step: None
-    )
+    out = train_on(playground.model, playground.latents, playground.positive, run_of(mode), quiet)
     assert len(out.losses) == SHORT.steps and out.stopped is None
     assert state_of(playground.model) == before
     assert torch.equal(playground.forward(), output)
@@ -145,6 +147,27 @@ def test_every_loader_gives_the_same_output(playground, trained, mode, form, tmp
     assert not torch.equal(live, playground.forward())
 
 
+def test_convolutions_and_other_linears_load_in_the_stock_loader(playground, tmp_path):
+    """Conv2d with and without stride, feed-forward, projections: every key matches."""
+    run = HostRun(
+        RankSettings(target_rank=3, max_rank=6),
+        SHORT,
+        batch_size=2,
+        targets=r"in_layers\.2$|\.op$|ff\.net\.2$|proj_in$|skip_connection$",
+    )
+    lora = train_on(playground.model, playground.latents, playground.positive, run, quiet).lora
+    assert any(layer.kernel == (3, 3) for layer in lora.layers.values())
+    path = tmp_path / "conv.safetensors"
+    save(path, lora, dtype="fp32", diffusers=lora.info["diffusers"])
+    tensors = comfy.utils.load_torch_file(str(path), safe_load=True)
+    stock, _ = comfy.sd.load_lora_for_models(playground.model, None, tensors, 1.0, 0.0)
+    assert len(stock.patches) == sum(rank > 0 for rank in lora.ranks.values())
+    ours, _ = apply_lora(playground.model, None, lora, 1.0, 1.0)
+    output = playground.forward(ours)
+    assert (playground.forward(stock) - output).abs().max() <= 1e-6
+    assert not torch.equal(output, playground.forward())
+
+
 def test_the_hosts_own_lora_type(playground, trained):
     lora = trained["adaptive"].lora
     stock, _ = comfy.sd.load_lora_for_models(playground.model, None, as_lora_model(lora), 1.0, 0.0)
@@ -156,9 +179,7 @@ def test_the_same_seed_gives_the_same_file(playground, tmp_path):
     hashes = []
     for name, noise in (("a", 1), ("b", 2)):
         torch.manual_seed(noise)
-        out = train_on(
-            playground.model, playground.latents, playground.positive, run_of(), lambda step: None
-        )
+        out = train_on(playground.model, playground.latents, playground.positive, run_of(), quiet)
         save(tmp_path / name, out.lora)
         hashes.append(load(tmp_path / name).info["metadata"]["sshs_model_hash"])
     assert hashes[0] == hashes[1]
@@ -166,16 +187,14 @@ def test_the_same_seed_gives_the_same_file(playground, tmp_path):
 
 def test_training_lowers_the_loss_on_its_pictures(playground):
     run = run_of(training=TrainSettings(steps=60, learning_rate=3e-3))
-    losses = train_on(
-        playground.model, playground.latents, playground.positive, run, lambda step: None
-    ).losses
+    losses = train_on(playground.model, playground.latents, playground.positive, run, quiet).losses
     assert sum(losses[-20:]) < 0.8 * sum(losses[:20])
 
 
 def test_training_goes_on_top_of_another_adapter(playground, trained):
     patched, _ = apply_lora(playground.model, None, trained["fixed"].lora, 1.0, 1.0)
     before, output = fingerprint(playground.model), playground.forward(patched)
-    train_on(patched, playground.latents, playground.positive, run_of(), lambda step: None)
+    train_on(patched, playground.latents, playground.positive, run_of(), quiet)
     assert torch.equal(playground.forward(patched), output)
     playground.forward()  # loads the plain model again, which takes the patches off
     assert fingerprint(playground.model) == before
