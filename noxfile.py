@@ -63,6 +63,12 @@ def held_out(session: nox.Session) -> None:
     in_host(session, "-m", "tests.hosting.inprocess", "tests.benchmarks.held_out", *arguments)
 
 
+@nox.session(venv_backend="none")
+def exactness(session: nox.Session) -> None:
+    """What must be exact: loaders alike, the model untouched, the seed obeyed."""
+    in_host(session, "-m", "tests.hosting.inprocess", "tests.benchmarks.exactness")
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Ruff: faults and format."""
