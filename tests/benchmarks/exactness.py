@@ -61,9 +61,8 @@ def main() -> None:
         same = all(torch.equal(v, weights[k]) for k, v in model.model.state_dict().items())
         print(f"incoming MODEL after two trainings: weights bit-identical {same}, "
               f"output bit-identical {torch.equal(forward(model), output)}")  # fmt: skip
-        print(
-            f"same seed twice: {hashes[0][:16]} and {hashes[1][:16]}, equal {hashes[0] == hashes[1]}"
-        )
+        heads = ", ".join(h[:16] for h in hashes)
+        print(f"same seed twice: {heads}, equal {hashes[0] == hashes[1]}")
 
         ours = forward(apply_lora(model, None, adopt(load(path), model), 1.0, 1.0)[0]).clone()
         tensors = comfy.utils.load_torch_file(str(path), safe_load=True)
