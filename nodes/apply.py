@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..lora2_core import RankedLora, load
 from ..lora2_core.host.apply import adopt, apply_lora
 from ..lora2_core.settings import check_range
-from .common import CATEGORY, Lora2, keep, strength
+from .common import CATEGORY, Lora2, clip, keep, model, strength
 
 
 def patched(
@@ -37,17 +37,9 @@ class LoRA2Apply(io.ComfyNode):
             description="Applies a trained or loaded LoRA² adapter to a model.",
             search_aliases=["apply lora", "lora strength"],
             inputs=[
-                io.Model.Input(
-                    "model",
-                    tooltip="The model to change; it leaves this node unchanged, its clone "
-                    "patched.",
-                ),
+                model(),
                 Lora2.Input("lora2", tooltip="From LoRA² Train or LoRA² Load."),
-                io.Clip.Input(
-                    "clip",
-                    optional=True,
-                    tooltip="Only needed for adapters that also train text encoders.",
-                ),
+                clip(),
                 strength("strength_model", "diffusion model"),
                 strength("strength_clip", "text encoder"),
                 keep(),
@@ -74,21 +66,13 @@ class LoRA2Load(io.ComfyNode):
             "applies it at the wanted size.",
             search_aliases=["lora loader", "load lora", "lora size"],
             inputs=[
-                io.Model.Input(
-                    "model",
-                    tooltip="The model to change; it leaves this node unchanged, its clone "
-                    "patched.",
-                ),
+                model(),
                 io.Combo.Input(
                     "lora_name",
                     options=folder_paths.get_filename_list("loras"),
                     tooltip="A file in the loras folder.",
                 ),
-                io.Clip.Input(
-                    "clip",
-                    optional=True,
-                    tooltip="Only needed for adapters that also train text encoders.",
-                ),
+                clip(),
                 strength("strength_model", "diffusion model"),
                 strength("strength_clip", "text encoder"),
                 keep(),

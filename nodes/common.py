@@ -10,6 +10,18 @@ Lora2Options = io.Custom("LORA2_OPTIONS")
 LoraModel = io.Custom("LORA_MODEL")
 
 
+def model() -> io.Model.Input:
+    """The model that an adapter goes onto."""
+    tooltip = "The model to change; it leaves this node unchanged, its clone patched."
+    return io.Model.Input("model", tooltip=tooltip)
+
+
+def clip() -> io.Clip.Input:
+    """The text encoder, for adapters that have one."""
+    tooltip = "Only needed for adapters that also train text encoders."
+    return io.Clip.Input("clip", optional=True, tooltip=tooltip)
+
+
 def strength(name: str, what: str) -> io.Float.Input:
     """A strength field with the host's own range."""
     tooltip = f"How strongly the adapter changes the {what}; 0 is off, negative inverts."

@@ -22,11 +22,10 @@ def plain_alias(tensor: torch.Tensor) -> torch.Tensor:
     )
 
 
-def replace_inference_tensors(module: nn.Module) -> list[tuple[dict, str, torch.Tensor]]:
-    """Swaps every inference parameter and buffer for a normal one on the same storage; returns what
-    to put back.
+def replace_inference_tensors(module: nn.Module, replaced: list) -> None:
+    """Swaps every inference parameter and buffer for a normal one on the same storage; appends
+    (table, name, tensor) of each to `replaced`, to be put back.
     """
-    replaced = []
     for part in module.modules():
         for table in (part._parameters, part._buffers):
             for name, tensor in table.items():
@@ -41,7 +40,6 @@ def replace_inference_tensors(module: nn.Module) -> list[tuple[dict, str, torch.
                     alias = nn.Parameter(alias, requires_grad=False)
                 replaced.append((table, name, tensor))
                 table[name] = alias
-    return replaced
 
 
 def trainable_clone(model):
@@ -55,8 +53,7 @@ def trainable_clone(model):
     if model.cached_patcher_init is None:
         raise ValueError(
             "This model streams its weights and does not say how to load it again: start ComfyUI "
-            "with "
-            "--disable-dynamic-vram to train it."
+            "with --disable-dynamic-vram to train it."
         )
     return model.clone(disable_dynamic=True)
 
@@ -74,8 +71,9 @@ def on_loan(model) -> Iterator:
     training = {module: module.training for module in inner.modules()}
     learning = [p for p in inner.parameters() if p.requires_grad]
     with torch.inference_mode(False), torch.enable_grad():
-        replaced = replace_inference_tensors(inner)
+        replaced: list[tuple[dict, str, torch.Tensor]] = []
         try:
+            replace_inference_tensors(inner, replaced)
             for parameter in learning:
                 parameter.requires_grad_(False)
             inner.eval()
