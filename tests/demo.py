@@ -18,7 +18,7 @@ from tests.demo_report import Progress, rank_table, side_by_side
 from tests.hosting.server import REPOSITORY, ComfyServer, ExecutionError
 
 OUTPUT = REPOSITORY / "demo-output"
-PLAYGROUND_TIME = "about 2 minutes on two CPU cores"
+PLAYGROUND_TIME = "about a minute on two CPU cores"
 PICTURES = {".png", ".jpg", ".jpeg", ".webp"}
 FOLDER = "demo"
 
