@@ -1,0 +1,75 @@
+"""Models of the real classes, shrunk and randomly initialised, in the dtypes they are loaded in."""
+
+import comfy.model_base
+import comfy.model_management
+import comfy.sd
+import comfy.supported_models
+import comfy.utils
+import pytest
+import torch
+from comfy.model_patcher import ModelPatcher
+
+from lora2_core import RankSettings, TrainSettings, save
+from lora2_core.host.run import HostRun, train_on
+
+UNET = {
+    "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32,
+    "num_res_blocks": [1, 1, 1], "channel_mult": [1, 2, 4], "use_spatial_transformer": True,
+    "use_checkpoint": False, "legacy": False, "use_temporal_attention": False,
+}  # fmt: skip
+SDXL = UNET | {
+    "transformer_depth": [0, 1, 2], "transformer_depth_output": [0, 0, 1, 1, 2, 2],
+    "transformer_depth_middle": 2, "context_dim": 64, "adm_in_channels": 32 + 6 * 256,
+    "num_classes": "sequential", "use_linear_in_transformer": True,
+}  # fmt: skip
+SD15 = UNET | {
+    "transformer_depth": [1, 1, 0], "transformer_depth_output": [1, 1, 1, 1, 0, 0],
+    "transformer_depth_middle": 1, "context_dim": 64, "use_linear_in_transformer": False,
+}  # fmt: skip
+
+
+def patcher(family, config: dict, dtype: torch.dtype, kind) -> ModelPatcher:
+    """The host's own model class, weights drawn small."""
+    conf = family(dict(config))
+    conf.unet_config["num_heads"], conf.unet_config["num_head_channels"] = -1, 16
+    conf.set_inference_dtype(dtype, None)
+    classes = {comfy.supported_models.SDXL: comfy.model_base.SDXL}
+    model = classes.get(family, comfy.model_base.BaseModel)(conf, model_type=kind)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.diffusion_model.parameters():
+        scale = 0.05 if parameter.ndim > 1 else 0.02
+        noise = torch.randn(parameter.shape, generator=generator) * scale
+        parameter.copy_(noise + (parameter.ndim == 1))
+    device = comfy.model_management.get_torch_device()
+    return ModelPatcher(model, load_device=device, offload_device=device)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["SDXL", "SDXL v", "SD1.5"])
+def test_trains_and_every_key_loads_in_the_stock_loader(name, dtype, tmp_path):
+    sdxl = name.startswith("SDXL")
+    family = comfy.supported_models.SDXL if sdxl else comfy.supported_models.SD15
+    kind = (
+        comfy.model_base.ModelType.V_PREDICTION if "v" in name else comfy.model_base.ModelType.EPS
+    )
+    model = patcher(family, SDXL if sdxl else SD15, dtype, kind)
+    before = {k: v.clone() for k, v in model.model.state_dict().items()}
+    generator = torch.Generator().manual_seed(1)
+    latents = [{"samples": torch.randn(2, 4, 16, 16, generator=generator)}]
+    facts = {"pooled_output": torch.randn(1, 32, generator=generator)} if sdxl else {}
+    positive = [[[torch.randn(1, 77, 64, generator=generator), facts]]]
+    run = HostRun(RankSettings(target_rank=4, max_rank=8), TrainSettings(8, 1e-2), batch_size=2)
+    out = train_on(model, latents, positive, run, lambda step: None)
+    assert all(map(torch.isfinite, map(torch.tensor, out.losses)))
+    assert all(torch.equal(v, before[k]) for k, v in model.model.state_dict().items())
+    assert all(bool(layer.up.abs().sum() > 0) for layer in out.lora.layers.values() if layer.rank)
+    path = tmp_path / "a.safetensors"
+    save(path, out.lora, diffusers=out.lora.info["diffusers"])
+    tensors, facts = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
+    assert all(
+        key.startswith(("lora_unet_down", "lora_unet_mid", "lora_unet_up")) for key in tensors
+    )
+    stock, _ = comfy.sd.load_lora_for_models(model, None, tensors, 1.0, 0.0)
+    assert len(stock.patches) == sum(rank > 0 for rank in out.lora.ranks.values())
+    if sdxl:
+        assert facts["ss_base_model_version"] == "sdxl_base_v1-0"
