@@ -8,9 +8,7 @@ MODES = ("adaptive", "paper", "fixed")
 INITS = ("matched", "paper")
 BYTES_PER_PARAMETER = 2  # an exported adapter is fp16 or bf16 unless asked otherwise
 MEGABYTE = 1e6
-FIRST_SHARE = (
-    3  # adaptive runs start at so many times the target, and the layers compete for what is left
-)
+FIRST_SHARE = 2  # adaptive runs start at so many times the target and descend to it
 
 
 def check_range(name: str, value: float, low: float, high: float, *, whole: bool = False) -> None:
@@ -38,7 +36,7 @@ class RankSettings:
     budget_mb: 0, or the size in MB (1e6 bytes, 2 bytes a parameter) that replaces target_rank as
         ceiling.
     start_rank: rank of every layer at the first step; None means target_rank, in adaptive mode
-        three times as much (layers then compete for what is left).
+        twice as much (layers then compete for what is left).
     max_rank: capacity of every layer, cut to min(in, out) of its shape.
     quantile: share k of all importance that lies inside the rank.
     init: standard deviation of lora_down, `matched` or `paper`; None means the mode's own.
