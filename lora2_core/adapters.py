@@ -46,7 +46,6 @@ class Adapters:
         )
         rates = rate_for(1.0, settings.quantile) / first
         self.rate_parameter = nn.Parameter(rates.log() if self.logarithmic else rates)
-        self.initial_rates = rates.clone()
         self.weights: Tensor = torch.empty(0)
         self._set_ranks(first.long().tolist())
         self.refresh()

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,7 +24,6 @@ from .settings import MEGABYTE, check_choice, check_range
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 FORMATS = ("kohya", "peft", "uniform")
 LONGEST_HEADER = 100_000_000  # safetensors' own limit
-log = logging.getLogger("lora2")
 
 
 def finish(adapters: Adapters, info: Mapping | None = None) -> RankedLora:

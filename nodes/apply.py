@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..lora2_core import RankedLora, load
 from ..lora2_core.host.apply import adopt, apply_lora
 from ..lora2_core.settings import check_range
-from .common import CATEGORY, Lora2, clip, keep, model, strength
+from .common import CATEGORY, Lora2, check_adapter, clip, keep, model, strength
 
 
 def patched(
@@ -19,10 +19,7 @@ def patched(
     """(model, clip, the adapter at the size that was applied)."""
     check_range("strength_model", strength_model, -100, 100)
     check_range("strength_clip", strength_clip, -100, 100)
-    if not isinstance(lora, RankedLora):
-        raise ValueError(
-            "lora2 is no LoRA² adapter: connect LoRA² Train, LoRA² Load or LoRA² Compress."
-        )
+    check_adapter(lora)
     lora = lora.truncated(keep)
     return *apply_lora(model, clip, lora, strength_model, strength_clip), lora
 

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..lora2_core import RankedLora
+
 CATEGORY = "LoRA²"
 Lora2 = io.Custom("LORA2")
 Lora2Options = io.Custom("LORA2_OPTIONS")
 LoraModel = io.Custom("LORA_MODEL")
+
+
+def check_adapter(lora2: object) -> None:
+    """ValueError unless it is an adapter: a socket of the right name may carry anything."""
+    if not isinstance(lora2, RankedLora):
+        raise ValueError("lora2 is no LoRA² adapter: connect LoRA² Train or LoRA² Load.")
 
 
 def model() -> io.Model.Input:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io, ui
 
-from ..lora2_core import RankedLora
 from ..lora2_core.heatmap import draw
 from ..lora2_core.rank_map import rank_map
-from .common import CATEGORY, Lora2
+from .common import CATEGORY, Lora2, check_adapter
 
 
 class LoRA2RankHeatmap(io.ComfyNode):
@@ -29,8 +28,7 @@ class LoRA2RankHeatmap(io.ComfyNode):
 
     @classmethod
     def execute(cls, lora2) -> io.NodeOutput:
-        if not isinstance(lora2, RankedLora):
-            raise ValueError("lora2 is no LoRA² adapter: connect LoRA² Train or LoRA² Load.")
+        check_adapter(lora2)
         image = torch.from_numpy(draw(lora2))[None].float() / 255
         shown = ui.PreviewImage(image, cls=cls).as_dict()
         return io.NodeOutput(image, ui=shown | {"lora2_rank_map": [rank_map(lora2).as_json()]})

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..lora2_core import RankedLora
 from ..lora2_core.files import DTYPES, FORMATS
 from ..lora2_core.host.store import check_prefix, save_under_loras
 from ..lora2_core.settings import check_range
-from .common import CATEGORY, Lora2
+from .common import CATEGORY, Lora2, check_adapter
 
 
 class LoRA2Save(io.ComfyNode):
@@ -23,7 +22,7 @@ class LoRA2Save(io.ComfyNode):
             search_aliases=["save lora", "export lora"],
             is_output_node=True,
             inputs=[
-                Lora2.Input("lora2", tooltip="From LoRA² Train, LoRA² Load or LoRA² Compress."),
+                Lora2.Input("lora2", tooltip="From LoRA² Train or LoRA² Load."),
                 io.String.Input(
                     "filename_prefix",
                     default="lora2/lora2",
@@ -69,10 +68,7 @@ class LoRA2Save(io.ComfyNode):
     def execute(
         cls, lora2, filename_prefix="lora2/lora2", format="kohya", dtype="fp16", max_mb=0.0
     ) -> io.NodeOutput:
-        if not isinstance(lora2, RankedLora):
-            raise ValueError(
-                "lora2 is no LoRA² adapter: connect LoRA² Train, LoRA² Load or LoRA² Compress."
-            )
+        check_adapter(lora2)
         check_range("max_mb", max_mb, 0, 100000)
         name, megabytes = save_under_loras(
             lora2, filename_prefix, form=format, dtype=dtype, max_mb=max_mb

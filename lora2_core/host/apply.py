@@ -68,9 +68,8 @@ def adopt(lora: RankedLora, model, clip=None) -> RankedLora:
     nothing keeps its name; so heatmaps, comparisons and new files read the same for every source.
     """
     found = resolve(lora, model, clip)
-    text = {
-        key: name for name, key in weight_keys(model, clip).items() if name.startswith("lora_te")
-    }
+    keys = {} if clip is None else weight_keys(model, clip)
+    text = {key: name for name, key in keys.items() if name.startswith("lora_te")}
 
     def name_of(name: str) -> str:
         key = found.get(name)

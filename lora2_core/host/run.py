@@ -103,6 +103,7 @@ def run_facts(
     model, run: HostRun, items: list, losses: list, ranks: list, started: datetime
 ) -> dict:
     """What the file's metadata will say of the run."""
+    paths = diffusers_paths(model)
     height, width = items[0].latent.shape[-2:]
     ratio = getattr(model.get_model_object("latent_format"), "spacial_downscale_ratio", 8)
     settings = (
@@ -117,8 +118,8 @@ def run_facts(
         "images": len(items),
         "resolution": f"{width * ratio}x{height * ratio}",
         "base": base_facts(model),
-        "diffusers": diffusers_paths(model),
-        "part": "unet" if diffusers_paths(model) else "transformer",
+        "diffusers": paths,
+        "part": "unet" if paths else "transformer",
         "started": int(started.timestamp()),
         "finished": int(datetime.now(timezone.utc).timestamp()),
     }
