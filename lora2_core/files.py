@@ -78,14 +78,20 @@ def peft_metadata(lora: RankedLora, bases: Mapping[str, str]) -> str:
     """diffusers' lora_adapter_metadata: ranks and alphas by anchored patterns, so the scale is
     1.
     """
-    ranks = {f"^{bases[n].split('.', 1)[1]}$": r for n, r in lora.ranks.items() if r}
-    part = next(iter(bases.values())).split(".", 1)[0]
-    common = max(ranks.values(), default=1)
-    config = {
-        "r": common, "lora_alpha": common, "rank_pattern": ranks, "alpha_pattern": ranks,
-        "target_modules": [bases[n].split(".", 1)[1] for n, r in lora.ranks.items() if r],
-    }  # fmt: skip
-    return json.dumps({f"{part}.{k}": v for k, v in config.items()})
+    parts: dict[str, dict[str, int]] = {}
+    for name, rank in lora.ranks.items():
+        if rank:
+            part, path = bases[name].split(".", 1)
+            parts.setdefault(part, {})[path] = rank
+    entries = {}
+    for part, ranks in parts.items():
+        common, patterns = max(ranks.values()), {f"^{path}$": r for path, r in ranks.items()}
+        config = {
+            "r": common, "lora_alpha": common, "rank_pattern": patterns,
+            "alpha_pattern": patterns, "target_modules": list(ranks),
+        }  # fmt: skip
+        entries |= {f"{part}.{k}": v for k, v in config.items()}
+    return json.dumps(entries)
 
 
 def serialise(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
@@ -216,7 +222,8 @@ def collect_layers(tensors: Mapping[str, Tensor]) -> dict[str, LoraLayer]:
     for key, tensor in tensors.items():
         if UNSUPPORTED.search(key):
             raise ValueError(
-                f"{key} is not of a plain LoRA (LoHa, LoKr, DoRA, LoCon mid and others aren't read)"
+                f"{key} is not of a plain LoRA (LoHa, LoKr, DoRA, bias and norm changes aren't "
+                "read): use the host's Load LoRA for this one"
             )
         if (named := split_key(key)) is None:
             raise ValueError(f"{key} belongs to no LoRA pair: this is not a LoRA file")
@@ -231,6 +238,8 @@ def collect_layers(tensors: Mapping[str, Tensor]) -> dict[str, LoraLayer]:
                 "but no complete lora_up and lora_down pair"
             )
         up, down = found["up"], found["down"]
+        if "mid" in found:
+            down = without_mid(base, down, found["mid"])
         matrix = up.ndim == down.ndim == 2 or (
             down.ndim == 4 and up.ndim in (2, 4) and up.shape[2:].numel() == 1
         )
@@ -252,6 +261,17 @@ def collect_layers(tensors: Mapping[str, Tensor]) -> dict[str, LoraLayer]:
     if not layers:
         raise ValueError("the file holds no LoRA layers")
     return layers
+
+
+def without_mid(base: str, down: Tensor, mid: Tensor) -> Tensor:
+    """LoCon's lora_mid [rank, rank, kh, kw] times its 1 x 1 lora_down, the lora_down [rank, in, kh,
+    kw] of a plain convolution: the same update exactly.
+    """
+    pointwise = down.ndim == 4 and down.shape[2:].numel() == 1
+    if not pointwise or mid.ndim != 4 or mid.shape[0] != mid.shape[1] or mid.shape[1] != len(down):
+        shapes = f"lora_mid {list(mid.shape)} and lora_down {list(down.shape)}"
+        raise ValueError(f"{base} has shapes {shapes}, which don't fit together")
+    return torch.einsum("abhw,bi->aihw", mid, down.flatten(1))
 
 
 def restore_layers(layers: dict[str, LoraLayer], rows: list) -> dict[str, LoraLayer]:

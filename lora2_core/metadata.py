@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 
@@ -16,6 +17,8 @@ from .lora import RankedLora
 
 VERSION = "1"
 HISTORY_POINTS = 200
+LONGEST_CARRIED = 65536
+_PATH = re.compile(r"(?<![\w/:.])(?:/|~/|[A-Za-z]:[\\/]|\\\\)[^\s\"',]+[\\/]")
 
 
 def thin(values: Sequence[float], points: int = HISTORY_POINTS) -> list[float]:
@@ -65,7 +68,7 @@ def run_entries(lora: RankedLora, title: str) -> dict[str, str]:
         "ss_network_alpha": "Dynamic",
         "ss_network_args": json.dumps({"lora2": VERSION}),
         "ss_output_name": title,
-        "ss_v2": str(base.get("v2", False)),
+        "ss_v2": base.get("v2"),
         "ss_base_model_version": base.get("version"),
         "ss_sd_model_name": base.get("name"),
         "ss_learning_rate": settings.get("learning_rate"),
@@ -87,10 +90,28 @@ def run_entries(lora: RankedLora, title: str) -> dict[str, str]:
         "modelspec.title": title,
         "modelspec.resolution": info.get("resolution"),
         "modelspec.prediction_type": base.get("prediction"),
-        "modelspec.description": "LoRA with learned per-layer ranks (LoRA²).",
         "modelspec.date": now.isoformat(timespec="seconds"),
     }
-    return {k: str(v) for k, v in entries.items() if v is not None}
+    defaults = {
+        "ss_v2": "False",
+        "modelspec.description": "LoRA with learned per-layer ranks (LoRA²).",
+    }
+    known = {k: str(v) for k, v in entries.items() if v is not None}
+    return defaults | carried(info.get("metadata", {})) | known
+
+
+def carried(metadata: Mapping[str, str]) -> dict[str, str]:
+    """What a loaded file says of its training, author and base model that stays true of a copy at
+    another size: no ranks, no hashes; no long values and no paths of somebody's machine.
+    """
+    return {
+        key: value
+        for key, value in metadata.items()
+        if key.startswith(("ss_", "modelspec."))
+        and not key.startswith(("ss_network_", "modelspec.hash_"))
+        and len(value) <= LONGEST_CARRIED
+        and not _PATH.search(value)
+    }
 
 
 def read_lora2(metadata: Mapping[str, str]) -> dict:

@@ -13,9 +13,22 @@ KOHYA_PREFIX = "lora_unet_"
 HOST_PREFIX = "diffusion_model."
 FILE_PREFIXES = (KOHYA_PREFIX, "lora_te", "lora_transformer_", "lycoris_")
 
+# part that a diffusers or PEFT file names first -> its kohya prefix, None where that differs by
+# model family and the name stays
+PARTS = {
+    "unet.": KOHYA_PREFIX,
+    "text_encoder.": "lora_te1_",
+    "text_encoder_2.": "lora_te2_",
+    "text_encoder_3.": None,
+    "text_encoders.": None,
+    "transformer.": None,
+    "base_model.model.": None,
+}
+
 # tensor suffix -> role, for every spelling that loaders of the ecosystem accept
 ROLES = {
     ".lora_up.weight": "up",
+    ".lora_mid.weight": "mid",
     ".lora_down.weight": "down",
     "_lora.up.weight": "up",
     "_lora.down.weight": "down",
@@ -32,7 +45,7 @@ ROLES = {
     ".alpha": "alpha",
 }
 UNSUPPORTED = re.compile(
-    r"\.(hada_|lokr_|lora_mid|oft_|glora_|dora_scale|lora_magnitude_vector|boft_|diff(_b)?$|w_norm|b_norm|set_weight)"
+    r"\.(hada_|lokr_|oft_|glora_|dora_scale|lora_magnitude_vector|boft_|diff(_b)?$|w_norm|b_norm|set_weight)"
 )
 
 
@@ -44,6 +57,20 @@ def split_key(key: str) -> tuple[str, str] | None:
     return None
 
 
+def part_of(layer: str) -> str | None:
+    """The part of the pipeline that a name of a diffusers or PEFT file begins with, if it does."""
+    return next((part for part in PARTS if layer.startswith(part)), None)
+
+
+def module_path(layer: str, part: str) -> str:
+    """What follows the part, without the `processor` of diffusers' first LoRA files."""
+    path = layer.removeprefix(part)
+    if ".processor." not in path:
+        return path
+    path = path.replace(".processor.", ".")
+    return f"{path}.0" if path.endswith(".to_out") else path
+
+
 def kohya_name(layer: str, diffusers: Mapping[str, str] | None = None) -> str:
     """`lora_unet_…` with dots as underscores; `diffusers` maps module paths to diffusers' paths
     (UNets).
@@ -52,6 +79,9 @@ def kohya_name(layer: str, diffusers: Mapping[str, str] | None = None) -> str:
     """
     if layer.startswith(FILE_PREFIXES):
         return layer
+    if part := part_of(layer):
+        prefix = PARTS[part]
+        return layer if prefix is None else prefix + module_path(layer, part).replace(".", "_")
     path = layer.removeprefix(HOST_PREFIX)
     return KOHYA_PREFIX + (diffusers or {}).get(path, path).replace(".", "_")
 
@@ -64,6 +94,8 @@ def peft_name(layer: str, diffusers: Mapping[str, str] | None = None, part: str 
         raise ValueError(
             f"Layer {layer} has no module path, which the peft format needs: save as kohya."
         )
+    if own := part_of(layer):
+        return own + module_path(layer, own)
     path = layer.removeprefix(HOST_PREFIX)
     return f"{part}.{(diffusers or {}).get(path, path)}"
 

@@ -2,9 +2,17 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import apply, heatmap, options, playground, save, train
+from . import apply, compress, heatmap, options, playground, save, train
 
-NODES = [*playground.NODES, *train.NODES, *options.NODES, *apply.NODES, *save.NODES, *heatmap.NODES]
+NODES = [
+    *playground.NODES,
+    *train.NODES,
+    *options.NODES,
+    *apply.NODES,
+    *compress.NODES,
+    *save.NODES,
+    *heatmap.NODES,
+]
 
 
 class LoRA2Extension(ComfyExtension):

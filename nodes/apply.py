@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import os
-
-import folder_paths
 from comfy_api.latest import io
 
 from ..lora2_core import RankedLora, load
 from ..lora2_core.host.apply import adopt, apply_lora
 from ..lora2_core.settings import check_range
-from .common import CATEGORY, Lora2, check_adapter, clip, keep, model, strength
+from .common import (
+    CATEGORY,
+    Lora2,
+    check_adapter,
+    clip,
+    file_state,
+    keep,
+    lora_file,
+    lora_name,
+    model,
+    strength,
+)
 
 
 def patched(
@@ -64,11 +72,7 @@ class LoRA2Load(io.ComfyNode):
             search_aliases=["lora loader", "load lora", "lora size"],
             inputs=[
                 model(),
-                io.Combo.Input(
-                    "lora_name",
-                    options=folder_paths.get_filename_list("loras"),
-                    tooltip="A file in the loras folder.",
-                ),
+                lora_name("A file in the loras folder."),
                 clip(),
                 strength("strength_model", "diffusion model"),
                 strength("strength_clip", "text encoder"),
@@ -79,20 +83,13 @@ class LoRA2Load(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora_name, **_) -> str:
-        """A file that changed on the disk is read again."""
-        path = folder_paths.get_full_path("loras", lora_name)
-        return f"{lora_name} {os.stat(path).st_mtime_ns}" if path else lora_name
+        return file_state(lora_name)
 
     @classmethod
     def execute(
         cls, model, lora_name, strength_model=1.0, strength_clip=1.0, keep=1.0, clip=None
     ) -> io.NodeOutput:
-        path = folder_paths.get_full_path("loras", lora_name)
-        if path is None:
-            raise ValueError(
-                f"There is no file {lora_name!r} in the loras folder: choose one from the list."
-            )
-        lora = adopt(load(path), model, clip)
+        lora = adopt(load(lora_file(lora_name)), model, clip)
         if lora.info.get("basis") != "singular":
             lora = lora.rotated()
         return io.NodeOutput(*patched(model, clip, lora, strength_model, strength_clip, keep))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+
+import folder_paths
 from comfy_api.latest import io
 
 from ..lora2_core import RankedLora
@@ -16,6 +19,28 @@ def check_adapter(lora2: object) -> None:
     """ValueError unless it is an adapter: a socket of the right name may carry anything."""
     if not isinstance(lora2, RankedLora):
         raise ValueError("lora2 is no LoRA² adapter: connect LoRA² Train or LoRA² Load.")
+
+
+def lora_file(name: str | None) -> str:
+    """The full path of a file in the loras folder; ValueError when it isn't there."""
+    path = folder_paths.get_full_path("loras", name) if name else None
+    if path is None:
+        raise ValueError(
+            f"There is no file {name!r} in the loras folder: choose one from the list."
+        )
+    return path
+
+
+def file_state(name: str | None) -> str:
+    """Changes when the file does, so that it is read again."""
+    path = folder_paths.get_full_path("loras", name) if name else None
+    return f"{name} {os.stat(path).st_mtime_ns}" if path else str(name)
+
+
+def lora_name(tooltip: str, *, optional: bool = False) -> io.Combo.Input:
+    """The list of the loras folder."""
+    files = folder_paths.get_filename_list("loras")
+    return io.Combo.Input("lora_name", options=files, optional=optional, tooltip=tooltip)
 
 
 def model() -> io.Model.Input:

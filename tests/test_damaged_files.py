@@ -107,8 +107,14 @@ FAULTS = {
     "peft dora": (
         {"a.lora_magnitude_vector": torch.ones(5)}, "a.lora_magnitude_vector", "plain LoRA",
     ),
-    "locon mid": ({"a.lora_mid.weight": torch.ones(2, 2, 3, 3)}, "a.lora_mid.weight", "plain"),
-    "diff": ({"b.diff": torch.ones(2, 2)}, "b.diff", "not of a plain LoRA"),
+    "mid of a matrix": (
+        {"a.lora_mid.weight": torch.ones(2, 2, 3, 3)}, "a has shapes", "lora_mid [2, 2, 3, 3]",
+    ),
+    "mid of another rank": (
+        {"a.lora_mid.weight": torch.ones(3, 3, 3, 3), DOWN: torch.ones(2, 6, 1, 1)}, "lora_mid",
+    ),
+    "diff": ({"b.diff": torch.ones(2, 2)}, "b.diff", "not of a plain LoRA", "Load LoRA"),
+    "diff_b": ({"b.diff_b": torch.ones(2)}, "b.diff_b", "not of a plain LoRA"),
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import lora2_core as lora2
 from lora2_core.files import DTYPES, FORMATS
-from tests.toys import SHAPES, random_lora
+from tests.toys import SHAPES, metadata_of, random_lora
 
 Q, *_, CONV = SHAPES
 BASE = "lora_unet_middle_block_1_transformer_blocks_0_attn2_to_out_0"
@@ -22,10 +22,6 @@ CHOICES = pytest.mark.parametrize("form", FORMATS)
 def header_of(path: Path) -> dict:
     data = path.read_bytes()
     return json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])
-
-
-def metadata_of(path: Path) -> dict[str, str]:
-    return header_of(path)["__metadata__"]
 
 
 class Net(nn.Module):

@@ -1,12 +1,14 @@
 """Adapter files of other programs are read in every spelling, with their scale."""
 
+import json
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 import lora2_core as lora2
-from tests.toys import foreign
+from tests.toys import foreign, metadata_of, random_lora
 
 SPELLINGS = [
     ("lora_unet_mid_attn.lora_up.weight", "lora_unet_mid_attn.lora_down.weight"),
@@ -40,6 +42,88 @@ def test_every_spelling_is_read_with_its_scale(up_key, down_key, alpha, conv, tm
     torch.testing.assert_close(layer.delta().flatten(1), expected)
     assert layer.kernel == ((3, 3) if conv else None)
     assert loaded.info.get("basis") is None and "history" not in loaded.info
+
+
+@pytest.mark.parametrize("alpha", [None, 1.5])
+def test_a_locon_with_mid_is_the_plain_convolution_that_it_stands_for(alpha, tmp_path: Path):
+    up, mid, down = torch.randn(6, 4), torch.randn(4, 4, 3, 3), torch.randn(4, 5)
+    tensors = {
+        "lora_unet_conv.lora_up.weight": up[:, :, None, None],
+        "lora_unet_conv.lora_mid.weight": mid,
+        "lora_unet_conv.lora_down.weight": down[:, :, None, None],
+    }
+    if alpha:
+        tensors["lora_unet_conv.alpha"] = torch.tensor(alpha)
+    layer = lora2.load(foreign(tmp_path / "f.safetensors", tensors)).layers["lora_unet_conv"]
+    expected = torch.einsum("oa,abhw,bi->oihw", up, mid, down) * (alpha / 4 if alpha else 1)
+    torch.testing.assert_close(layer.delta(), expected, rtol=1e-5, atol=1e-5)
+
+
+NAMES = [  # name in a file of another program, kohya name, PEFT name
+    ("unet.down.0.to_q", "lora_unet_down_0_to_q", "unet.down.0.to_q"),
+    ("unet.a.attn1.processor.to_out", "lora_unet_a_attn1_to_out_0", "unet.a.attn1.to_out.0"),
+    ("unet.a.attn1.processor.to_q", "lora_unet_a_attn1_to_q", "unet.a.attn1.to_q"),
+    ("text_encoder.t.0.fc1", "lora_te1_t_0_fc1", "text_encoder.t.0.fc1"),
+    ("text_encoder_2.t.0.fc1", "lora_te2_t_0_fc1", "text_encoder_2.t.0.fc1"),
+    ("transformer.blocks.0.q", "transformer.blocks.0.q", "transformer.blocks.0.q"),
+    ("base_model.model.b.0", "base_model.model.b.0", "base_model.model.b.0"),
+    ("diffusion_model.out.2", "lora_unet_out_2", "unet.out.2"),
+]
+
+
+@pytest.mark.parametrize(("name", "kohya", "peft"), NAMES)
+def test_names_of_other_programs_are_written_as_loaders_read_them(name, kohya, peft, tmp_path):
+    pair = {f"{name}.lora_B.weight": torch.randn(8, 2), f"{name}.lora_A.weight": torch.randn(2, 9)}
+    lora = lora2.load(foreign(tmp_path / "f.safetensors", pair))
+    for form, base, role in (("kohya", kohya, "lora_up"), ("peft", peft, "lora_B")):
+        path = tmp_path / f"{form}.safetensors"
+        lora2.save(path, lora, form=form, dtype="fp32")
+        assert f"{base}.{role}.weight" in safetensors.torch.load_file(path)
+        assert list(lora2.load(path).layers) == [name]
+
+
+def test_peft_metadata_has_the_ranks_of_every_part(tmp_path: Path):
+    layers = {
+        "unet.a": (9, 9, 3, None),
+        "unet.b": (9, 9, 2, None),
+        "text_encoder.c": (9, 9, 4, None),
+    }
+    saved = lora2.save(tmp_path / "a.safetensors", random_lora(layers), form="peft")
+    config = json.loads(metadata_of(tmp_path / "a.safetensors")["lora_adapter_metadata"])
+    assert config["unet.rank_pattern"] == {"^a$": 3, "^b$": 2}
+    assert config["text_encoder.alpha_pattern"] == {"^c$": 4} and saved.ranks["unet.a"] == 3
+
+
+def test_what_a_file_says_of_itself_is_carried_over_as_far_as_it_stays_true(tmp_path: Path):
+    said = {
+        "ss_v2": "True",
+        "ss_base_model_version": "sd_v2",
+        "ss_tag_frequency": '{"10_owl": {"owl": 8}}',
+        "modelspec.author": "somebody, https://example.com/a/b",
+        "modelspec.description": "an owl",
+        "modelspec.architecture": "stable-diffusion-v2-768-v/lora",
+    }
+    stale = {
+        "ss_network_dim": "64",
+        "ss_network_alpha": "32",
+        "sshs_model_hash": "0" * 64,
+        "modelspec.hash_sha256": "0x00",
+        "ss_output_name": "old",
+        "modelspec.title": "old",
+        "ss_sd_model_name": "/home/me/models/base.safetensors",
+        "ss_vae_name": "C:\\Users\\me\\vae.pt",
+        "ss_training_comment": "x" * 100_000,
+        "lora_adapter_metadata": "{}",
+        "format": "pt",
+    }
+    pair = {"a.lora_up.weight": torch.randn(8, 2), "a.lora_down.weight": torch.randn(2, 9)}
+    lora = lora2.load(foreign(tmp_path / "f.safetensors", pair, said | stale))
+    lora2.save(tmp_path / "a.safetensors", lora)
+    metadata = metadata_of(tmp_path / "a.safetensors")
+    assert {k: metadata[k] for k in said} == said
+    assert metadata["ss_network_dim"] == metadata["ss_network_alpha"] == "Dynamic"
+    assert metadata["modelspec.title"] == metadata["ss_output_name"] == "a"
+    assert not any(metadata.get(key) == value for key, value in stale.items())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)

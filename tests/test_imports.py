@@ -27,7 +27,7 @@ SHIPPED = [
 LEVELS = [
     {"rank", "settings", "names", "atomic", "attention", "loss_scale"},
     {"layer", "lora"},
-    {"adapters", "metadata", "rank_map"},
+    {"adapters", "metadata", "rank_map", "compress"},
     {"pricing", "heatmap", "files"},
     {"training"},
 ]

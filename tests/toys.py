@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.torch
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 import lora2_core as lora2
@@ -82,6 +83,12 @@ def global_randomness_untouched() -> Iterator[None]:
     before = states()
     yield
     assert states() == before, "a global random state moved"
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    """The strings in a file's header."""
+    with safe_open(path, "pt") as file:
+        return file.metadata()
 
 
 def foreign(path: Path, tensors: dict[str, Tensor], metadata: dict | None = None) -> Path:

@@ -1,16 +1,34 @@
-"""A finished adapter as the host's own LORA_MODEL: the tensors of a kohya file in fp32."""
+"""Adapters to and from the host's own LORA_MODEL: the tensors of a LoRA file by key."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from ..files import to_tensors
+from ..files import collect_layers, to_tensors
 from ..lora import RankedLora
 from ..names import complete_map, kohya_name
 
 
 def as_lora_model(lora: RankedLora) -> dict[str, Tensor]:
-    """What the host's Save LoRA Weights and Load LoRA Model take."""
+    """What the host's Save LoRA Weights and Load LoRA Model take: a kohya file in fp32."""
     paths = complete_map(lora.layers, lora.info.get("diffusers", {}))
     return to_tensors(lora, {n: kohya_name(n, paths) for n in lora.layers}, "kohya", torch.float32)
+
+
+def from_lora_model(tensors: object) -> RankedLora:
+    """The adapter in a LORA_MODEL, on the CPU; ValueError in one sentence when it is no plain
+    LoRA.
+    """
+    if not isinstance(tensors, Mapping) or not all(
+        isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in tensors.items()
+    ):
+        raise ValueError(
+            "lora is no LORA_MODEL: connect the lora output of LoRA² Train or Train LoRA."
+        )
+    try:
+        return RankedLora(collect_layers({k: t.detach().cpu() for k, t in tensors.items()}))
+    except ValueError as error:
+        raise ValueError(f"lora: {error}.") from error

@@ -12,6 +12,7 @@ PROMISED = {
     "LoRA2Train",
     "LoRA2Apply",
     "LoRA2Load",
+    "LoRA2Compress",
     "LoRA2Save",
     "LoRA2RankHeatmap",
     "LoRA2RankOptions",

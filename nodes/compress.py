@@ -1,0 +1,72 @@
+"""LoRA² Compress: any LoRA as an adaptive-rank one of a wanted size or error."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..lora2_core import load
+from ..lora2_core.compress import compress
+from ..lora2_core.host.export import from_lora_model
+from .common import CATEGORY, Lora2, LoraModel, file_state, lora_file, lora_name
+
+
+class LoRA2Compress(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoRA2Compress",
+            display_name="LoRA² Compress",
+            category=CATEGORY,
+            description="Makes any LoRA smaller without training: every layer keeps the ranks that "
+            "matter most, chosen over all layers at once.",
+            search_aliases=["resize lora", "lora size", "svd", "shrink lora", "lora rank"],
+            inputs=[
+                lora_name(
+                    "Any LoRA in the loras folder; not used when lora is connected.", optional=True
+                ),
+                io.Float.Input(
+                    "budget_mb",
+                    default=0.0,
+                    min=0.0,
+                    max=100000.0,
+                    step=0.1,
+                    tooltip="0: no limit. Else the size in MB (fp16) that the result stays within; "
+                    "the tolerance may make it smaller still.",
+                ),
+                io.Float.Input(
+                    "tolerance",
+                    default=0.1,
+                    min=0.0,
+                    max=0.999,
+                    step=0.01,
+                    round=1e-6,
+                    tooltip="Allowed relative error (Frobenius norm) of the whole update: 0.1 "
+                    "leaves out 1 % of its energy. 0: none asked, budget_mb alone decides. With "
+                    "both, budget_mb wins where they disagree.",
+                ),
+                LoraModel.Input(
+                    "lora", optional=True, tooltip="A trained LoRA, used instead of the file."
+                ),
+            ],
+            outputs=[Lora2.Output(display_name="lora2")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, lora_name=None) -> bool:
+        """The list is not checked here: with lora connected the file may be missing."""
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_name=None, **_) -> str:
+        return file_state(lora_name)
+
+    @classmethod
+    def execute(cls, lora_name=None, budget_mb=0.0, tolerance=0.1, lora=None) -> io.NodeOutput:
+        source = load(lora_file(lora_name)) if lora is None else from_lora_model(lora)
+        result = compress(source, budget_mb=budget_mb, tolerance=tolerance)
+        error = result.info["settings"]["compressed"]["error"]
+        sizes = f"{source.megabytes():.2f} MB → {result.megabytes():.2f} MB"
+        return io.NodeOutput(result, ui={"text": (f"{sizes}, relative error {error:.3f}",)})
+
+
+NODES = [LoRA2Compress]

@@ -1,0 +1,134 @@
+"""LoRA² Compress on real adapters: the same model output, smaller, from every source."""
+
+import asyncio
+from pathlib import Path
+
+import comfy.sd
+import comfyui_lora2
+import folder_paths
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lora2_core import RankSettings, TrainSettings, load, save
+from lora2_core.host.apply import apply_lora
+from lora2_core.host.export import as_lora_model
+from lora2_core.host.run import HostRun, train_on
+
+LAYERS = r"attn[12]\.to_(q|k|v|out\.0)$|in_layers\.2$|ff\.net\.2$"
+
+
+@pytest.fixture(scope="module")
+def node():
+    extension = asyncio.run(comfyui_lora2.comfy_entrypoint())
+    nodes = asyncio.run(extension.get_node_list())
+    return next(n for n in nodes if n.define_schema().node_id == "LoRA2Compress")
+
+
+@pytest.fixture(scope="module")
+def trained(playground):
+    """A plain LoRA of attention, feed-forward and convolution layers."""
+    settings = RankSettings(mode="fixed", target_rank=16)
+    run = HostRun(settings, TrainSettings(12, 1e-2), batch_size=2, targets=LAYERS)
+    with torch.inference_mode():
+        return train_on(
+            playground.model, playground.latents, playground.positive, run, lambda step: None
+        ).lora
+
+
+@pytest.fixture
+def loras(tmp_path: Path, monkeypatch) -> Path:
+    """A folder that stands for the loras folder."""
+    monkeypatch.setattr(
+        folder_paths,
+        "get_full_path",
+        lambda kind, name: str(tmp_path / name) if (tmp_path / name).is_file() else None,
+    )
+    return tmp_path
+
+
+@pytest.mark.parametrize("form", ["kohya", "peft", "uniform"])
+def test_a_file_of_any_form_gives_nearly_the_same_output(node, playground, trained, loras, form):
+    save(
+        loras / "a.safetensors",
+        trained,
+        form=form,
+        dtype="fp32",
+        diffusers=trained.info["diffusers"],
+    )
+    without_ours = load(loras / "a.safetensors")
+    base = playground.forward()
+    full = playground.forward(apply_lora(playground.model, None, without_ours, 1.0, 1.0)[0])
+    off = []
+    for tolerance in (0.3, 0.03, 0.003):
+        out = node.execute("a.safetensors", 0.0, tolerance)
+        (lora,) = out.result
+        assert "MB, relative error 0" in out.ui["text"][0]
+        found = playground.forward(apply_lora(playground.model, None, lora, 1.0, 1.0)[0])
+        off.append(float((found - full).norm() / (full - base).norm()))
+    assert off[0] > off[1] > off[2] and off[2] < 0.01
+
+
+def test_a_size_is_kept(node, trained, loras):
+    save(loras / "a.safetensors", trained)
+    half = trained.megabytes() / 2
+    (lora,) = node.execute("a.safetensors", half, 0.0).result
+    assert 0.97 * half < lora.megabytes() <= half
+    assert len(set(lora.ranks.values())) > 1
+
+
+def test_the_hosts_own_type_goes_before_the_file(node, playground, trained):
+    tensors = as_lora_model(trained)
+    before = {key: tensor.clone() for key, tensor in tensors.items()}
+    (lora,) = node.execute("gone.safetensors", 0.0, 0.001, tensors).result
+    assert all(torch.equal(tensors[key], tensor) for key, tensor in before.items())
+    stock, _ = comfy.sd.load_lora_for_models(playground.model, None, tensors, 1.0, 0.0)
+    ours, _ = apply_lora(playground.model, None, lora, 1.0, 1.0)
+    stock, ours, base = map(playground.forward, (stock, ours, playground.model))
+    assert (stock - ours).norm() < 0.01 * (stock - base).norm()
+
+
+def test_every_key_of_a_foreign_diffusers_file_loads_in_the_stock_loader(
+    node, playground, trained, loras
+):
+    """PEFT names that no metadata explains: what we save of them, the host reads."""
+    save(
+        loras / "a.safetensors",
+        trained,
+        form="peft",
+        dtype="fp32",
+        diffusers=trained.info["diffusers"],
+    )
+    tensors = comfy.utils.load_torch_file(str(loras / "a.safetensors"), safe_load=True)
+    save_file(tensors, loras / "foreign.safetensors")
+    (lora,) = node.execute("foreign.safetensors", 0.0, 0.05).result
+    assert all(name.startswith("unet.") for name in lora.layers)
+    ours = playground.forward(apply_lora(playground.model, None, lora, 1.0, 1.0)[0])
+    save(loras / "out.safetensors", lora, dtype="fp32")
+    tensors = comfy.utils.load_torch_file(str(loras / "out.safetensors"), safe_load=True)
+    stock, _ = comfy.sd.load_lora_for_models(playground.model, None, tensors, 1.0, 0.0)
+    assert len(stock.patches) == sum(rank > 0 for rank in lora.ranks.values())
+    assert (playground.forward(stock) - ours).abs().max() <= 1e-6
+
+
+def test_faults(node, trained, loras):
+    with pytest.raises(ValueError, match="no file 'gone.safetensors' in the loras folder: choose"):
+        node.execute("gone.safetensors")
+    with pytest.raises(ValueError, match="no file None in the loras folder: choose"):
+        node.execute()
+    with pytest.raises(ValueError, match="both 0: give a size in MB"):
+        node.execute(None, 0.0, 0.0, as_lora_model(trained))
+    with pytest.raises(ValueError, match="lora is no LORA_MODEL: connect"):
+        node.execute(lora=trained)
+    with pytest.raises(ValueError, match=r"^lora: x.diff_b is not of a plain LoRA.*Load LoRA"):
+        node.execute(lora={"x.diff_b": torch.zeros(3)})
+
+
+def test_the_form_notices_a_changed_file(node, loras):
+    (loras / "a.safetensors").write_text("one")
+    state = node.fingerprint_inputs(lora_name="a.safetensors", budget_mb=0.0, tolerance=0.1)
+    import os
+
+    os.utime(loras / "a.safetensors", ns=(1, 1))
+    assert node.fingerprint_inputs(lora_name="a.safetensors") != state
+    assert node.fingerprint_inputs() == node.fingerprint_inputs(lora_name=None)
