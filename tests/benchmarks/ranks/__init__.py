@@ -1,0 +1,1 @@
+"""Experiments on ranks: what each way of choosing them costs and gives."""
