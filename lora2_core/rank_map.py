@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, replace
 
 from .lora import RankedLora
-from .names import HOST_PREFIX
+from .names import FILE_PREFIXES, HOST_PREFIX, KOHYA_PREFIX
 
 _UNET = re.compile(
     r"(input_blocks|middle_block|output_blocks|down_blocks|mid_block|up_blocks)\.?([\d.]*?)\.?"
@@ -23,6 +23,7 @@ _SIDES = {
     "up": "up",
 }
 _LAST_NUMBER = re.compile(r"^(.*\.\d+)\.(.+)$")
+_LOST_DOT = re.compile(r"_(?=\d|attentions_)|(?<=\d)_")  # of a kohya name, beside numbers
 _ATTENTION = {"attn1": "self", "attn2": "cross"}
 
 
@@ -59,6 +60,8 @@ def place(name: str) -> tuple[str, str]:
     number.
     """
     path = name.removeprefix(HOST_PREFIX)
+    if name.startswith(FILE_PREFIXES):
+        path = _LOST_DOT.sub(".", name.removeprefix(KOHYA_PREFIX)).replace(".ff_net.", ".ff.net.")
     path = re.sub(r"\.to_out\.0$", ".to_out", path)
     if found := _UNET.search(path):
         side, numbers, attention, block, rest = found.groups()

@@ -38,6 +38,21 @@ PLACES = {
     "diffusion_model.single_blocks.37.linear1": ("single_blocks.37", "linear1"),
     "transformer_blocks.0.attn.to_q": ("transformer_blocks.0", "attn.to_q"),
     "joint_blocks.3.x_block.attn.to_out.0": ("joint_blocks.3", "x_block.attn.to_out"),
+    # names of kohya files, as an adapter has them that was not loaded onto a model
+    "lora_unet_down_blocks_1_attentions_0_transformer_blocks_1_attn2_to_out_0": (
+        "down 1.0, block 1",
+        "cross out",
+    ),
+    "lora_unet_output_blocks_0_1_transformer_blocks_2_ff_net_0_proj": (
+        "up 0, block 2",
+        "ff net.0.proj",
+    ),
+    "lora_unet_mid_block_attentions_0_transformer_blocks_3_attn1_to_q": ("mid, block 3", "self q"),
+    "lora_te1_text_model_encoder_layers_11_self_attn_q_proj": (
+        "lora_te1.text_model_encoder_layers.11",
+        "self_attn_q_proj",
+    ),
+    "lora_unet_double_blocks_7_img_attn_qkv": ("double_blocks.7", "img_attn_qkv"),
     # no numbers at all
     "proj": ("", "proj"),
     "diffusion_model.final_layer.linear": ("", "final_layer.linear"),
