@@ -69,6 +69,13 @@ def exactness(session: nox.Session) -> None:
     in_host(session, "-m", "tests.hosting.inprocess", "tests.benchmarks.exactness")
 
 
+@nox.session(name="bench-ranks", venv_backend="none")
+def bench_ranks(session: nox.Session) -> None:
+    """All experiments on ranks (hours); goes on where it stopped. Default folder: results/ranks."""
+    arguments = session.posargs or ["results/ranks"]
+    in_host(session, "-m", "tests.hosting.inprocess", "tests.benchmarks.ranks", *arguments)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Ruff: faults and format."""

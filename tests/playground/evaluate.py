@@ -19,7 +19,7 @@ from PIL import Image
 from lora2_core.host.playground import load_playground
 from lora2_core.playground import asset
 from lora2_core.playground.subjects import BACKGROUNDS, STYLES, SUBJECTS, caption, compose
-from tests.playground.classifier import judged, train_judge
+from tests.playground.classifier import Judge, judged, train_judge
 from tests.playground.pictures import load, to_images
 from tests.playground.sampling import sample
 
@@ -50,6 +50,30 @@ def contact_sheet(model, clip, vae, path: Path) -> None:
     ).save(path)
 
 
+class Base:
+    """The pictures that the base was trained on, on every background, and their classes."""
+
+    def __init__(self, folder: Path):
+        self.folder, (self.pictures, rows) = folder, load(folder)
+        self.picks = [i for i, row in enumerate(rows) if row[0] not in SUBJECTS]
+        self.names = sorted({rows[i][0] for i in self.picks})
+        self.labels = [(rows[i][0], rows[i][1], b) for i in self.picks for b in BACKGROUNDS]
+        colours = list(BACKGROUNDS)
+        self.targets = torch.tensor(
+            [[self.names.index(n), STYLES.index(s), colours.index(b)] for n, s, b in self.labels]
+        )
+
+    def images(self) -> torch.Tensor:
+        """[N, 3, 32, 32] in [-1, 1], in the order of labels and targets."""
+        pictures = self.pictures[self.picks]
+        composed = np.stack([compose(pictures, b) for b in BACKGROUNDS], 1)
+        return to_images(composed.reshape(-1, 32, 32, 3))
+
+    def judge(self) -> Judge:
+        """The classifier of these pictures, trained at the first call for a folder."""
+        return train_judge(self.images(), self.targets, self.folder / "judge.pt")
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("folder", type=Path)
@@ -59,25 +83,17 @@ def main() -> None:
     contact_sheet(model, clip, vae, args.folder / "contact_sheet.png")
     print(f"contact sheet: {args.folder / 'contact_sheet.png'}")
 
-    pictures, rows = load(args.folder)
-    base = [i for i, row in enumerate(rows) if row[0] not in SUBJECTS]
-    names = sorted({rows[i][0] for i in base})
-    labels = [(rows[i][0], rows[i][1], b) for i in base for b in BACKGROUNDS]
-    targets = torch.tensor(
-        [[names.index(n), STYLES.index(s), list(BACKGROUNDS).index(b)] for n, s, b in labels]
-    )
-    real = to_images(
-        np.stack([compose(pictures[base], b) for b in BACKGROUNDS], 1).reshape(-1, 32, 32, 3)
-    )
-    judge = train_judge(real, targets, args.folder / "judge.pt")
-
+    base = Base(args.folder)
+    judge, labels, targets = base.judge(), base.labels, base.targets
     picks = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[: args.samples]
     prompts = [caption(*labels[i]) for i in picks]
     drawn = torch.cat(
         [sample(model, clip, vae, prompts[i : i + 50], seed=i) for i in range(0, len(prompts), 50)]
     )
-    decoded = vae.first_stage_model(real[picks]).clamp(-1, 1)
-    print(f"{len(picks)} prompts, {len(names)} labels: label, style, background, all three right")
+    decoded = vae.first_stage_model(base.images()[picks]).clamp(-1, 1)
+    print(
+        f"{len(picks)} prompts, {len(base.names)} labels: label, style, background, all three right"
+    )
     for name, images in (
         ("samples", rearrange(drawn, "n h w c -> n c h w") * 2 - 1),
         ("autoencoder alone", decoded),

@@ -1,0 +1,100 @@
+"""All experiments on ranks; an interrupted run goes on where it stopped.
+
+A: planted ranks, B: quality at equal bytes, C: truncation, D: compression, E: rank maps of styles.
+Results are JSON lines in FOLDER, tables and plots are written there too; learning rates are tuned
+first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from importlib import import_module
+from pathlib import Path
+
+from tests.benchmarks.ranks import report
+from tests.benchmarks.ranks.crew import work_off
+from tests.benchmarks.ranks.plan import Plan
+from tests.benchmarks.ranks.runs import Ledger, Run
+from tests.benchmarks.ranks.tuning import RATES, tune, write_rates
+from tests.benchmarks.ranks.versions import version_of
+from tests.hosting.inprocess import REPOSITORY
+from tests.hosting.provision import cache_folder
+
+METHODS = ("fixed", "paper", "adaptive")
+RUNS = {"B": Plan.quality, "C": Plan.truncation, "E": Plan.styles}
+
+
+def arguments() -> argparse.Namespace:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("folder", type=Path, help="results folder")
+    options.add_argument("--only", nargs="+", choices="ABCDE", default=list("ABCDE"))
+    options.add_argument("--steps", type=int, default=200)
+    options.add_argument("--seeds", type=int, default=5)
+    options.add_argument("--quick", action="store_true", help="a few steps, to see that it works")
+    options.add_argument(
+        "--report", action="store_true", help="run nothing; also write docs/results.md"
+    )
+    options.add_argument(
+        "--tune", nargs="+", choices=METHODS, help="only tune the learning rates of these"
+    )
+    options.add_argument(
+        "--reuse",
+        nargs="+",
+        choices=METHODS,
+        default=[],
+        help="accept results of these methods from other versions of the sources",
+    )
+    options.add_argument("--workers", type=int, default=2, help="processes of one thread each")
+    options.add_argument(
+        "--playground", type=Path, default=cache_folder() / "playground", help="pictures and judge"
+    )
+    args = options.parse_args()
+    if args.quick:
+        args.steps, args.seeds = min(args.steps, 6), 1
+    return args
+
+
+def run_module(letter: str, folder: Path, *, quick: bool) -> None:
+    """Experiments A and D, into a file of their own."""
+    name = report.MODULES[letter]
+    path, version = folder / f"{name}.json", f"{version_of('adaptive')}{'-quick' * quick}"
+    if path.exists() and json.loads(path.read_text())["version"] == version:
+        return
+    module = import_module(f"{report.__package__}.{name}")
+    results = module.run(folder / name, quick=quick)
+    path.write_text(json.dumps({"version": version, "results": results}, indent=1) + "\n")
+
+
+def main() -> None:
+    args = arguments()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    ledger = Ledger(args.folder, args.reuse)
+    plan = Plan(args.steps, args.seeds, args.quick)
+
+    def work(runs: list[Run]) -> None:
+        work_off(runs, ledger, args.playground, args.workers)
+
+    def tuned_rates(*methods: str) -> dict:
+        found = tune(methods, ledger, work, args.steps, quick=args.quick)
+        return write_rates(args.folder, found)
+
+    if args.tune:
+        print(json.dumps(tuned_rates(*args.tune), indent=1))
+        return
+    if not args.report:
+        for letter in args.only:
+            if letter in report.MODULES:
+                run_module(letter, args.folder, quick=args.quick)
+            else:
+                rates = tuned_rates(*(METHODS if letter == "B" else ("adaptive",)))
+                work(RUNS[letter](plan, rates))
+    path = args.folder / RATES
+    rates = json.loads(path.read_text()) if path.exists() else {}
+    print(report.write(plan, ledger, rates, args.folder, args.folder))
+    if args.report and not args.quick:
+        report.write(plan, ledger, rates, args.folder, REPOSITORY / "docs")
+
+
+if __name__ == "__main__":
+    main()

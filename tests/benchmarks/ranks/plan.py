@@ -1,0 +1,83 @@
+"""What is asked for: subjects, seeds, steps; and the runs of every experiment in their order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tests.benchmarks.ranks.pictures import STYLE_SETS, TEST
+from tests.benchmarks.ranks.runs import Cut, Run
+from tests.benchmarks.ranks.tuning import CLASSES, PLAIN_RANKS, tuned
+
+RESIZES = ("sv_fro", "sv_ratio", "uniform")
+RESIZE_RANKS = PLAIN_RANKS[:-1]
+RESIZED_FROM = PLAIN_RANKS[-1]
+TRUNCATED_FROM = 16
+# share of the bytes of TRUNCATED_FROM -> (target rank, share of its bytes) trained at that size
+TRUNCATIONS = {0.5: (8, 1.0), 0.25: (4, 1.0), 0.1: (2, 0.8)}
+STYLE_RANK, STYLE_SEEDS = 8, 2
+STYLES_COMPARED = (STYLE_SETS[0], STYLE_SETS[3])
+
+
+def cuts_of(method: str, rank: int) -> tuple[Cut, ...]:
+    """What is cut from the adapter of a method at a rank."""
+    if (method, rank) == ("fixed", RESIZED_FROM):
+        return tuple((way, float(size)) for way in RESIZES for size in RESIZE_RANKS)
+    if (method, rank) == ("adaptive", TRUNCATED_FROM):
+        return tuple(("truncated", share) for share in TRUNCATIONS)
+    return ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is run; `quick` is two subjects, and few of the base's own pictures."""
+
+    steps: int
+    seeds: int
+    quick: bool = False
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        return TEST[:2] if self.quick else TEST
+
+    @property
+    def pairs(self) -> list[tuple[str, int]]:
+        """(subject, seed), one seed after the other."""
+        return [(subject, seed) for seed in range(self.seeds) for subject in self.subjects]
+
+    def run(self, pair: tuple[str, int], method: str, rank: int = 0, share: float = 1.0) -> Run:
+        """A run without its learning rate."""
+        subject, seed = pair
+        steps, own = self.steps, 8 if self.quick else 64
+        cuts = cuts_of(method, rank) if share == 1 else ()
+        samples = seed == 0 and not (self.quick and subject != self.subjects[0])
+        return Run(subject, method, rank, 0.0, seed, steps, share, own, samples, cuts)
+
+    def base(self, subject: str) -> Run:
+        return self.run((subject, 0), "base")
+
+    def quality(self, rates: dict) -> list[Run]:
+        """Experiment B: everything of a subject and seed, then the next subject, then the next
+        seed.
+        """
+        runs = []
+        for pair in self.pairs:
+            runs += [self.base(pair[0])] if pair[1] == 0 else []
+            runs += [tuned(self.run(pair, c.method, c.rank), rates) for c in CLASSES]
+        return runs
+
+    def truncation(self, rates: dict) -> list[Run]:
+        """Experiment C; most of it is part of B."""
+        sizes = [(TRUNCATED_FROM, 1.0), *TRUNCATIONS.values()]
+        runs = []
+        for pair in self.pairs:
+            runs += [self.base(pair[0])] if pair[1] == 0 else []
+            runs += [tuned(self.run(pair, "adaptive", *size), rates) for size in sizes]
+        return runs
+
+    def styles(self, rates: dict) -> list[Run]:
+        """Experiment E."""
+        return [
+            tuned(Run(name, "adaptive", STYLE_RANK, seed=seed, steps=self.steps, own=0), rates)
+            for seed in range(STYLE_SEEDS)
+            for name in STYLES_COMPARED
+        ]

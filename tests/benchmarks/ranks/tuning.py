@@ -1,0 +1,114 @@
+"""Learning rates: for every method and rank the one with the least loss on unseen backgrounds of
+the tuning subjects.
+
+A best rate at the edge of its grid moves the edge, so that no method is held back by the grid.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tests.benchmarks.ranks.pictures import TUNING
+from tests.benchmarks.ranks.runs import Ledger, Run
+
+RATES = "rates.json"
+GRID = (2.5e-3, 5e-3, 1e-2, 2e-2)
+PAPER_GRID = (1e-4, 3.2e-4, 1e-3, 3.2e-3, 1e-2)
+MOST_MOVES = 2  # of each edge
+PAPER_RANK = 8
+PLAIN_RANKS = (1, 2, 4, 8, 16, 32, 64)
+ADAPTIVE_RANKS = (1, 2, 4, 8, 16, 32)
+Work = Callable[[list[Run]], None]
+
+
+@dataclass(frozen=True)
+class Class:
+    """What gets a learning rate of its own: a method at a rank."""
+
+    method: str
+    rank: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.method} {self.rank}"
+
+    @property
+    def grid(self) -> tuple[float, ...]:
+        return PAPER_GRID if self.method == "paper" else GRID
+
+    def runs(self, rate: float, steps: int, subjects: tuple[str, ...] = TUNING) -> list[Run]:
+        return [
+            Run(subject, self.method, self.rank, rate, steps=steps, own=0) for subject in subjects
+        ]
+
+
+CLASSES = (
+    *(Class("fixed", rank) for rank in PLAIN_RANKS),
+    Class("paper", PAPER_RANK),
+    *(Class("adaptive", rank) for rank in ADAPTIVE_RANKS),
+)
+
+
+def mean_loss(rows: list[dict]) -> float:
+    """Geometric mean of the loss on unseen backgrounds; inf where a run diverged."""
+    logs = [math.log(row["background"]) for row in rows]
+    mean = math.exp(sum(logs) / len(logs))
+    return mean if math.isfinite(mean) else math.inf
+
+
+def next_rate(losses: dict[float, float], grid: tuple[float, ...]) -> float | None:
+    """The rate to try when the best so far is an edge, else None."""
+    tried = sorted(losses)
+    best = min(tried, key=losses.get)
+    below, above = sum(r < grid[0] for r in tried), sum(r > grid[-1] for r in tried)
+    if best == tried[-1] and above < MOST_MOVES:
+        return float(f"{best * grid[-1] / grid[-2]:.2g}")
+    if best == tried[0] and below < MOST_MOVES:
+        return float(f"{best * grid[0] / grid[1]:.2g}")
+    return None
+
+
+def tune(methods: tuple[str, ...], ledger: Ledger, work: Work, steps: int, *, quick: bool) -> dict:
+    """{class name: {"rate", "loss", "losses" by rate}} of the methods' classes; does what the
+    ledger lacks.
+    """
+    classes = [c for c in CLASSES if c.method in methods]
+    subjects = TUNING[:1] if quick else TUNING
+    rates = {c: list(c.grid[1:3] if quick else c.grid) for c in classes}
+    losses: dict[Class, dict[float, float]] = {c: {} for c in classes}
+    while any(rates.values()):
+        work([run for c in classes for r in rates[c] for run in c.runs(r, steps, subjects)])
+        for c in classes:
+            for rate in rates[c]:
+                rows = [ledger.of(run)[0] for run in c.runs(rate, steps, subjects)]
+                losses[c][rate] = mean_loss(rows)
+            further = None if quick or not rates[c] else next_rate(losses[c], c.grid)
+            rates[c] = [] if further is None else [further]
+    return {c.name: choice(losses[c]) for c in classes}
+
+
+def choice(losses: dict[float, float]) -> dict:
+    best = min(losses, key=losses.get)
+    by_rate = {f"{rate:g}": losses[rate] for rate in sorted(losses)}
+    return {"rate": best, "loss": losses[best], "losses": by_rate}
+
+
+def write_rates(folder: Path, found: dict) -> dict:
+    """Adds to the file of chosen rates; returns all of them."""
+    path = folder / RATES
+    known = json.loads(path.read_text()) if path.exists() else {}
+    known |= found
+    ordered = {c.name: known[c.name] for c in CLASSES if c.name in known}
+    path.write_text(json.dumps(ordered, indent=1) + "\n")
+    return ordered
+
+
+def tuned(run: Run, rates: dict) -> Run:
+    """The run at the rate of its class."""
+    if run.method == "base":
+        return run
+    return replace(run, rate=rates[Class(run.method, run.rank).name]["rate"])

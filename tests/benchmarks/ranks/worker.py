@@ -1,0 +1,120 @@
+"""One process that trains and measures: a Run as JSON on each line of standard input, the rows of
+its adapters on a line of standard output.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from functools import cache
+from pathlib import Path
+
+import comfy.utils
+import torch
+from torch import nn
+
+from lora2_core import RankedLora, RankSettings, TrainSettings
+from lora2_core.host.apply import apply_lora
+from lora2_core.host.playground import load_playground
+from lora2_core.host.run import ATTENTION, HostRun, train_on
+from lora2_core.playground import asset
+from lora2_core.settings import BYTES_PER_PARAMETER, MEGABYTE
+from tests.benchmarks.held_out import Pictures, encode, held_out_loss, own_pictures
+from tests.benchmarks.ranks.controls import largest_sv_fro, largest_sv_ratio, largest_uniform
+from tests.benchmarks.ranks.features import Features
+from tests.benchmarks.ranks.pictures import STYLE_SETS, Picture, sets_of
+from tests.benchmarks.ranks.runs import Run
+from tests.benchmarks.ranks.versions import version_of
+
+BATCH, MAX_RANK = 8, 96
+RESIZE = {"sv_fro": largest_sv_fro, "sv_ratio": largest_sv_ratio, "uniform": largest_uniform}
+
+
+class Bench:
+    """The playground, and the pictures as its latents and conditioning."""
+
+    def __init__(self, playground: Path):
+        self.folder = playground
+        self.model, self.clip, self.vae = load_playground(asset.load())
+        layers = self.model.model.diffusion_model.named_modules()
+        chosen = [m for n, m in layers if isinstance(m, nn.Linear) and re.search(ATTENTION, n)]
+        self.cost = sum(m.in_features + m.out_features for m in chosen)  # of one rank, everywhere
+        self.features = cache(lambda: Features(playground))
+        self.sets, self.own = cache(self._sets), cache(self._own)
+
+    def encode(self, pictures: list[Picture]) -> Pictures:
+        images, captions = [p.image() for p in pictures], [p.caption for p in pictures]
+        return encode(self.clip, self.vae, images, captions)
+
+    def _sets(self, name: str) -> dict[str, Pictures]:
+        return {kind: self.encode(pictures) for kind, pictures in sets_of(name).items()}
+
+    def _own(self, count: int) -> Pictures:
+        return encode(self.clip, self.vae, *own_pictures(self.folder, count))
+
+    def train(self, run: Run) -> RankedLora:
+        budget = 0.0
+        if run.share != 1:
+            budget = run.share * run.rank * self.cost * BYTES_PER_PARAMETER / MEGABYTE
+        settings = RankSettings(
+            mode=run.method, target_rank=run.rank, max_rank=MAX_RANK, budget_mb=budget
+        )
+        training = TrainSettings(run.steps, run.rate, run.seed)
+        pictures = self.sets(run.pictures)["train"]
+        outcome = train_on(
+            self.model, *pictures, HostRun(settings, training, BATCH), lambda step: None
+        )
+        if outcome.stopped is not None:
+            print(f"{run.to_json()} stopped: {outcome.stopped}", file=sys.stderr)
+        return outcome.lora
+
+    def cut(self, lora: RankedLora, way: str, size: float) -> RankedLora:
+        """See Run.cuts."""
+        if way == "truncated":
+            return lora.truncated(size)
+        return RESIZE[way](lora, size * self.cost)
+
+    def measure(self, run: Run, lora: RankedLora | None) -> dict:
+        """Denoising losses, size in MB and ranks, and what the judge sees in samples."""
+        model = self.model
+        if lora is not None:
+            model = apply_lora(model, None, lora, 1.0, 1.0)[0]
+        row = {kind: held_out_loss(model, held) for kind, held in self.sets(run.pictures).items()}
+        if run.own:
+            row["own"] = held_out_loss(model, self.own(run.own))
+        if lora is not None:
+            row |= {"mb": lora.megabytes(), "ranks": list(lora.ranks.values())}
+        if run.samples and run.pictures not in STYLE_SETS:
+            row |= self.features().compare(model, self.clip, self.vae, sets_of(run.pictures))
+        return row
+
+    def rows(self, run: Run) -> list[dict]:
+        """Trains, cuts and measures; a row for each of run.configs()."""
+        start = time.perf_counter()
+        lora = None if run.method == "base" else self.train(run)
+        seconds = time.perf_counter() - start
+        loras = [lora, *(self.cut(lora, *cut) for cut in run.cuts)]
+        version = version_of(run.method)
+        return [
+            {"config": config, "version": version, "seconds": seconds} | self.measure(run, each)
+            for config, each in zip(run.configs(), loras, strict=True)
+        ]
+
+
+@torch.inference_mode()
+def main() -> None:
+    torch.set_num_threads(1)
+    comfy.utils.PROGRESS_BAR_ENABLED = False
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever the host prints must not come between the answers
+    bench = Bench(Path(sys.argv[1]))
+    for line in sys.stdin:
+        answers.write(json.dumps(bench.rows(Run.from_json(line))) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()
