@@ -97,7 +97,8 @@ def collect(plan: Plan, ledger: Ledger, rates: dict) -> Quality:
         for row in ledger.of(run):
             key = tuple(row["config"]["cut"] or (run.method, float(run.rank)))
             points.setdefault(key, {})[run.pictures, run.seed] = row
-    bases = {s: rows[0] for s in plan.subjects if (rows := ledger.of(plan.base(s)))}
+    subjects = dict.fromkeys(subject for subject, _ in complete)
+    bases = {s: rows[0] for s in subjects if (rows := ledger.of(plan.base(s)))}
     return Quality(points, bases)
 
 
@@ -200,10 +201,9 @@ def table(quality: Quality) -> str:
     """All of experiment B; one sentence when no subject is complete."""
     if not quality.pairs:
         return "No subject is complete yet."
-    seeds = len({seed for _, seed in quality.pairs})
+    count = len(quality.pairs)
     parts = [
-        f"{len(quality.base)} subjects, {len(quality.pairs)} pairs of subject and seed "
-        f"({seeds} seeds).",
+        f"Subjects: {', '.join(quality.base)}; {count} runs a row (subjects times seeds).",
         loss_table(quality),
         smallest(quality),
     ]
