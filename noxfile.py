@@ -56,13 +56,6 @@ def evaluate_playground(session: nox.Session) -> None:
     in_host(session, "-m", "tests.hosting.inprocess", "tests.playground.evaluate", *arguments)
 
 
-@nox.session(name="held-out", venv_backend="none")
-def held_out(session: nox.Session) -> None:
-    """Denoising loss on unseen pictures: base, plain LoRA, adaptive ranks; with sizes."""
-    arguments = [str(cache_folder() / "playground"), *session.posargs]
-    in_host(session, "-m", "tests.hosting.inprocess", "tests.benchmarks.held_out", *arguments)
-
-
 @nox.session(venv_backend="none")
 def exactness(session: nox.Session) -> None:
     """What must be exact: loaders alike, the model untouched, the seed obeyed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +12,11 @@ from .layer import Component, is_adaptable
 from .rank import (
     importance,
     matched_std,
+    nearest_rank,
     paper_std,
     rank_of,
     rate_for,
-    relative_importance,
-    unit_scale,
+    stable_weights,
 )
 from .settings import BYTES_PER_PARAMETER, MEGABYTE, RankSettings
 
@@ -41,11 +42,11 @@ class Adapters:
         self._list = list(self.components.values())
         self.max_ranks = torch.tensor([c.capacity for c in self._list], device=device)
         self.costs = torch.tensor([float(c.cost) for c in self._list], device=device)
-        first = torch.full((len(found),), float(settings.first_rank), device=device).minimum(
-            self.max_ranks
-        )
+        start = float(settings.first_rank(self.mean_ceiling))
+        first = torch.full((len(found),), start, device=device).minimum(self.max_ranks)
         rates = rate_for(1.0, settings.quantile) / first
         self.rate_parameter = nn.Parameter(rates.log() if self.logarithmic else rates)
+        self.worths: dict[str, float] = {}  # of layers to the loss, once they were reviewed
         self.weights: Tensor = torch.empty(0)
         self._set_ranks(first.long().tolist())
         self.refresh()
@@ -81,6 +82,11 @@ class Adapters:
             return self.settings.budget_mb * MEGABYTE / BYTES_PER_PARAMETER
         return self.settings.target_rank * float(self.costs.sum())
 
+    @property
+    def mean_ceiling(self) -> float:
+        """The ceiling as a mean rank, weighted by layer size."""
+        return self.ceiling / float(self.costs.sum())
+
     def refresh(self) -> None:
         """Computes Lambda of every layer from the rates, once for the next forward and backward
         pass.
@@ -91,8 +97,8 @@ class Adapters:
         elif self.settings.mode == "paper":
             self.weights = importance(self.rates, length)
         else:
-            scale = unit_scale(self.settings.quantile)  # a learning rate of plain LoRA fits
-            self.weights = scale * relative_importance(self.rates, length)
+            ranks = torch.tensor([c.rank for c in self._list], device=self.device)
+            self.weights = stable_weights(self.rates, ranks, self.mean_ceiling, length)
 
     def _std(self, row: int) -> float:
         component = self._list[row]
@@ -104,12 +110,15 @@ class Adapters:
         for component, rank in zip(self._list, ranks, strict=True):
             component.rank = rank
 
-    def follow_rates(self) -> list[tuple[Component, int, int]]:
+    def follow_rates(
+        self, optimizer: torch.optim.Optimizer | None = None
+    ) -> list[tuple[Component, int, int]]:
         """Moves every rank to where its rate says; one device sync. Returns (component, old, new)
         of the grown.
 
         New positions get a random lora_down and a zero lora_up, so the output does not jump (both
-        random in paper mode); positions beyond a smaller rank are no longer used.
+        random in paper mode); positions beyond a smaller rank are no longer used. In adaptive mode
+        the positions that stay keep their update while the rates move.
         """
         if self.settings.mode == "fixed":
             return []
@@ -118,10 +127,14 @@ class Adapters:
         ):  # a raw rate may step across zero, where f is no importance any more
             with torch.no_grad():
                 self.rate_parameter.clamp_(min=SMALLEST_RATE)
-        new = rank_of(self.rates, self.settings.quantile, self.max_ranks).tolist()
-        old = [c.rank for c in self._list]
+        rule = nearest_rank if self.logarithmic else rank_of
+        new = rule(self.rates, self.settings.quantile, self.max_ranks).tolist()
+        old, weights = [c.rank for c in self._list], self.weights.detach()
         self._set_ranks(new)
         self.refresh()
+        if self.logarithmic:
+            for row, component in enumerate(self._list):
+                component.rescale(weights[row], self.weights[row].detach(), _moments(optimizer))
         grown = []
         for row, (before, after) in enumerate(zip(old, new, strict=True)):
             if after > before:
@@ -131,6 +144,11 @@ class Adapters:
                 )
                 grown.append((self._list[row], before, after))
         return grown
+
+    def rotate(self, optimizer: torch.optim.Optimizer) -> None:
+        """Every layer to its singular basis, Adam's moments with it; no output changes."""
+        for row, component in enumerate(self._list):
+            component.rotate(self.weights[row].detach(), _moments(optimizer))
 
     def folded(self) -> dict[str, tuple[Tensor, Tensor]]:
         """(lora_up, lora_down) of every layer, importance folded in, in file shapes (conv:
@@ -181,3 +199,13 @@ def attach(
         weight = next(iter(found.values())).weight
         device = weight.device if weight is not None else "cpu"
     return Adapters(found, settings or RankSettings(), seed, torch.device(device))
+
+
+def _moments(optimizer: torch.optim.Optimizer | None) -> Callable[[Tensor], dict[str, Tensor]]:
+    """Gives Adam's exp_avg and exp_avg_sq of a parameter, nothing where there are none yet."""
+
+    def moments(parameter: Tensor) -> dict[str, Tensor]:
+        state = optimizer.state.get(parameter, {}) if optimizer else {}
+        return {k: v for k, v in state.items() if k in ("exp_avg", "exp_avg_sq")}
+
+    return moments

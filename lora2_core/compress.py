@@ -37,7 +37,7 @@ def compress(lora: RankedLora, *, budget_mb: float = 0.0, tolerance: float = 0.1
             "budget_mb and tolerance are both 0: give a size in MB, a relative error such as 0.1, "
             "or both."
         )
-    whole = lora.rotated()
+    whole = without_sensitivity(lora.rotated())
     if not any(layer.energy.any() for layer in whole.layers.values()):
         raise ValueError(
             f"The LoRA's {len(whole.layers)} layers are all zero, so there is nothing to compress: "
@@ -52,6 +52,11 @@ def compress(lora: RankedLora, *, budget_mb: float = 0.0, tolerance: float = 0.1
     said = {"budget_mb": budget_mb, "tolerance": tolerance, "error": relative_error(whole, cut)}
     settings = dict(lora.info.get("settings", {})) | {"compressed": said}
     return replace(cut, info=dict(cut.info) | {"settings": settings})
+
+
+def without_sensitivity(lora: RankedLora) -> RankedLora:
+    """An error in the update itself is asked for, so energy alone decides."""
+    return replace(lora, info={k: v for k, v in lora.info.items() if k != "sensitivity"})
 
 
 def relative_error(whole: RankedLora, cut: RankedLora) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import safetensors.torch
@@ -38,7 +39,17 @@ def finish(adapters: Adapters, info: Mapping | None = None) -> RankedLora:
     if adapters.settings.mode != "fixed":
         facts["rates"] = dict(zip(adapters.components, adapters.rates.tolist(), strict=True))
     lora = RankedLora(layers, facts | dict(info or {})).rotated()
+    if adapters.worths:
+        lora = replace(lora, info=dict(lora.info) | {"sensitivity": sensitivity(adapters, lora)})
     return lora.within(adapters.ceiling) if adapters.settings.mode == "adaptive" else lora
+
+
+def sensitivity(adapters: Adapters, lora: RankedLora) -> dict[str, float]:
+    """What the loss makes of a layer's energy: worth / energy of each layer, the highest 1."""
+    energies = {name: float(layer.energy.sum()) for name, layer in lora.layers.items()}
+    found = {n: w / energies[n] if energies[n] > 0 else 0.0 for n, w in adapters.worths.items()}
+    most = max(found.values()) or 1.0
+    return {name: value / most for name, value in found.items()}
 
 
 def to_tensors(
@@ -211,6 +222,7 @@ def load(path: str | Path) -> RankedLora:
     if ours:
         info["learned_ranks"] = {row[1]: row[5] for row in ours["layers"]}
         info["rates"] = {row[1]: row[6] for row in ours["layers"]}
+        info["sensitivity"] = {row[1]: row[7] for row in ours["layers"] if len(row) > 7}
     return RankedLora(layers, info | {"metadata": metadata})
 
 
@@ -279,7 +291,7 @@ def restore_layers(layers: dict[str, LoraLayer], rows: list) -> dict[str, LoraLa
     none.
     """
     out = {}
-    for base, name, rows_out, fan_in, kernel, _learned, _rate in rows:
+    for base, name, rows_out, fan_in, kernel, *_ in rows:
         if base in layers:
             out[name] = layers[base]
         else:

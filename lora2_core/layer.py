@@ -7,6 +7,7 @@ replaced.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -56,6 +57,8 @@ class Component:
         """
 
         def add_path(_module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+            if self.rank == 0:
+                return output
             return output + self.path(args[0], weights()).to(output.dtype)
 
         self.handle = self.module.register_forward_hook(add_path)
@@ -100,9 +103,54 @@ class Component:
             self.lora_up[:, start:stop] = 0
 
     @torch.no_grad()
+    def rotate(self, weights: Tensor, moments: Callable[[Tensor], dict[str, Tensor]]) -> None:
+        """Turns the used positions to the singular basis of the update, which stays the same.
+
+        lora_down gets orthogonal rows, all of its mean row norm; lora_up carries the singular
+        values, in falling order. `moments(parameter)` gives Adam's exp_avg and exp_avg_sq of a
+        parameter, which turn with it, the second as if gradients of positions were uncorrelated.
+        """
+        r = self.rank
+        if r == 0 or not self.lora_down[:r].any():
+            return
+        weight = weights[:r, None].double()
+        up, down = self.lora_up[:, :r].double(), self.lora_down[:r].double()
+        up_q, up_r = torch.linalg.qr(up)
+        down_q, down_r = torch.linalg.qr((weight * down).T)
+        left, values, right = torch.linalg.svd(up_r @ down_r.T)
+        length = down.norm() / math.sqrt(r)
+        self.lora_up[:, :r] = ((up_q @ left) * values / (length * weight.T)).to(self.lora_up.dtype)
+        self.lora_down[:r] = (length * (right @ down_q.T)).to(self.lora_down.dtype)
+        # new (weight * lora_down) = turn @ old; gradients of lora_up turn alike, and those of
+        # lora_down by the inverse transpose
+        turn = length * weight * (right @ torch.linalg.pinv(down_r.T))
+        turn_down = torch.linalg.pinv(turn * weight.T / weight).T
+        for name, moment in moments(self.lora_up).items():
+            moment[:, :r] = moment[:, :r] @ _for_moment(turn, name, moment.dtype).T
+        for name, moment in moments(self.lora_down).items():
+            moment[:r] = _for_moment(turn_down, name, moment.dtype) @ moment[:r]
+
+    @torch.no_grad()
+    def rescale(
+        self, old: Tensor, new: Tensor, moments: Callable[[Tensor], dict[str, Tensor]]
+    ) -> None:
+        """lora_up takes up the change of the weights, so that the update stays the same; Adam's
+        moments of it follow its gradient.
+        """
+        ratio = (new / old)[: self.rank]
+        self.lora_up[:, : self.rank] /= ratio
+        for name, moment in moments(self.lora_up).items():
+            moment[:, : self.rank] *= _for_moment(ratio, name, moment.dtype)
+
+    @torch.no_grad()
     def folded(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         """(lora_up [out, rank], lora_down [rank, fan_in]) with Lambda folded in, copies: their
         product is the update.
         """
         down = self.lora_down[: self.rank] * weights[: self.rank, None]
         return self.lora_up[:, : self.rank].clone(), down.clone()
+
+
+def _for_moment(turn: Tensor, name: str, dtype: torch.dtype) -> Tensor:
+    """How a moment of Adam turns when its gradient turns by `turn`: a mean square by squares."""
+    return (turn.square() if name == "exp_avg_sq" else turn).to(dtype)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .settings import BYTES_PER_PARAMETER, MEGABYTE, check_range
+from .worth import share_out
 
 
 @dataclass(frozen=True)
@@ -114,27 +115,21 @@ class RankedLora:
         return replace(self, layers=layers, info=dict(self.info) | {"basis": "singular"})
 
     def within(self, parameters: float) -> RankedLora:
-        """At most so many parameters: the positions with the least energy a parameter go first,
-        over all layers.
+        """At most so many parameters: the positions that matter least a parameter go first, over
+        all layers.
 
-        A layer may end at rank 0. Expects the singular basis, where energy falls along each layer.
+        A position matters by its energy times the layer's info["sensitivity"] (what the loss made
+        of energy there; 1 for files that do not say). A layer may end at rank 0. Expects the
+        singular basis, where energy falls along each layer.
         """
         if parameters >= self.parameters:
             return self
-        names = list(self.layers)
-        worth = [
-            layer.energy.flip(0).cummax(0).values.flip(0) / layer.cost
-            for layer in self.layers.values()
-        ]
-        lengths = torch.tensor([len(w) for w in worth])
-        layer_of = torch.repeat_interleave(torch.arange(len(names)), lengths)
-        costs = torch.tensor([layer.cost for layer in self.layers.values()])[layer_of]
-        order = torch.argsort(torch.cat([w.cpu() for w in worth]), descending=True, stable=True)
-        kept = order[costs[order].cumsum(0) <= parameters]
-        ranks = torch.bincount(layer_of[kept], minlength=len(names)).tolist()
-        return replace(
-            self, layers={n: self.layers[n].first(r) for n, r in zip(names, ranks, strict=True)}
-        )
+        layers = self.layers.values()
+        sensitivity = self.info.get("sensitivity", {})
+        worths = [y.energy.cpu() * sensitivity.get(n, 1.0) for n, y in self.layers.items()]
+        ranks = share_out(worths, [y.cost for y in layers], parameters)
+        cut = {n: y.first(r) for (n, y), r in zip(self.layers.items(), ranks, strict=True)}
+        return replace(self, layers=cut)
 
     def truncated(self, keep: float) -> RankedLora:
         """Keeps a share of the parameters, 0 < keep <= 1; the least important positions of the

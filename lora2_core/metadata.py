@@ -33,14 +33,17 @@ def thin(values: Sequence[float], points: int = HISTORY_POINTS) -> list[float]:
 def lora2_entries(lora: RankedLora, bases: Mapping[str, str]) -> dict[str, str]:
     """lora2.*: version, settings, history, and a row for every layer trained, rank 0 included.
 
-    A row is [name in the file, layer, out, fan_in, kernel or 0, learned rank, rate or 0].
+    A row is [name in the file, layer, out, fan_in, kernel or 0, learned rank, rate or 0,
+    sensitivity], the last one missing in the first files.
     """
     learned, rates = lora.info.get("learned_ranks", {}), lora.info.get("rates", {})
+    sensitivity = lora.info.get("sensitivity", {})
     rows = [
         [
             bases[name], name, layer.up.shape[0], layer.down.shape[1],
             list(layer.kernel or ()) or 0,
             learned.get(name, layer.rank), float(f"{rates.get(name, 0):.6g}"),
+            float(f"{sensitivity.get(name, 1):.6g}"),
         ]
         for name, layer in lora.layers.items()
     ]  # fmt: skip
@@ -135,12 +138,10 @@ def read_lora2(metadata: Mapping[str, str]) -> dict:
 
 
 def _is_row(row: object) -> bool:
-    """[name in the file, layer, out, fan_in, kernel or 0, learned rank, rate or 0], types
-    checked.
-    """
-    if not isinstance(row, list) or len(row) != 7:
+    """A row as lora2_entries writes it, types checked."""
+    if not isinstance(row, list) or len(row) not in (7, 8):
         return False
-    base, name, rows, fan_in, kernel, learned, rate = row
+    base, name, rows, fan_in, kernel, learned, rate, sensitivity = [*row, 1.0][:8]
     whole = [
         rows,
         fan_in,
@@ -149,5 +150,6 @@ def _is_row(row: object) -> bool:
     ]
     return (
         isinstance(base, str) and isinstance(name, str) and isinstance(rate, (int, float))
+        and isinstance(sensitivity, (int, float)) and 0 <= sensitivity <= 1e9
         and all(isinstance(n, int) and 0 <= n < 2**31 for n in whole)
     )  # fmt: skip

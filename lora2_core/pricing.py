@@ -6,16 +6,19 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .adapters import Adapters
-from .rank import continuous_rank, rank_loss, rate_for
+from .rank import rank_loss, rate_for
+from .worth import above_noise, position_worth, share_out, tempered
 
 PAPER_WEIGHT = 1e-4  # lambda_rank and lambda_attn where the paper leaves them unsaid
-FIRST_PRICE = 1e-3  # of the running loss, for a whole ceiling's worth of parameters
-LOWEST_PRICE, HIGHEST_PRICE = 1e-4, 1e2
-PRICE_GAIN = 30.0  # of the logarithm of the price, a whole size off the allowed one
-BASE_GAIN = 0.3  # the same for the slow part of it, a step
-DESCENT = 0.7
+REVIEWS = 40  # of all ranks in a run, evenly spread
+FIRST, SIZED, LAST = 0.1, 0.5, 0.8  # of the run: first review, size reached, last review
+SETTLED = 100  # steps after which noise and signal are apart
+AUCTION_WEIGHT = 10.0  # lambda_rank, times the running loss
+NEAR = 0.25  # of a log-rate: the pull to the target fades from there on, so that ranks come to rest
+LAYER_GIVEN_UP = 0.3  # the continuous rank that stands for rank 0
 
 
 class NoPrice:
@@ -27,8 +30,11 @@ class NoPrice:
     def penalty(self, loss: Tensor) -> Tensor:
         return self.zero
 
+    def review(self, optimizer: torch.optim.Optimizer) -> None:
+        pass
 
-class PaperPrice:
+
+class PaperPrice(NoPrice):
     """lambda_rank * sum_l |nu_l - nu*|, as published."""
 
     def __init__(self, adapters: Adapters, steps: int):
@@ -41,51 +47,80 @@ class PaperPrice:
         return self.weight * rank_loss(self.adapters.rates, self.target)
 
 
-class CeilingPrice:
-    """A price on size itself, so that the adapter descends from its first size to its ceiling.
+class AuctionPrice(NoPrice):
+    """lambda_rank * sum_l |ln nu_l - ln nu*_l|: the paper's penalty with a target for each layer.
 
-    penalty = price * loss_0 * size with size = sum_l cost_l D_l / ceiling and the continuous rank D
-    = -ln(1 - k) / nu: every layer pays the same for a parameter, and keeps what is worth it to the
-    loss. The allowed size falls from the first size to 1 over the first DESCENT of the run; the
-    price rises and falls exponentially with the distance to it, and its base slowly follows (mostly
-    proportional control: a faster base would overshoot, and rank given back too early returns
-    slowly). loss_0 is a running mean of the
-    loss, which makes the price a pure number. The price never falls to zero, so rank that brings
-    nothing is given back. With `rank_weight` set, the price stays at it.
+    At each review every layer is turned to its singular basis, each position's worth to the loss is
+    estimated (worth.py), and the positions that are worth most a parameter share the allowed size,
+    without those that are only noise: their number is the layer's target rank. The allowed size
+    falls geometrically from the first size to the ceiling between FIRST and SIZED of the run.
+    lambda_rank is `rank_weight` or AUCTION_WEIGHT times the loss before the first review, so that
+    the scale of the loss plays no part.
     """
 
     def __init__(self, adapters: Adapters, steps: int):
-        self.adapters = adapters
-        self.fixed = adapters.settings.rank_weight
-        self.price = FIRST_PRICE if self.fixed is None else self.fixed
-        self.base = FIRST_PRICE
-        self.running: float | None = None
-        self.first_size: float | None = None
-        self.descent = max(1, DESCENT * steps)
+        self.adapters, self.steps = adapters, steps
+        weight = adapters.settings.rank_weight
+        self.weight = AUCTION_WEIGHT if weight is None else weight
+        self.every = max(1, steps // REVIEWS)
+        self.first_size = float(adapters.parameters)
+        self.level: float | None = None
+        self.lowest = adapters.rate_parameter.detach().clone()
+        self.targets: Tensor | None = None
         self.index = 0
 
-    def size(self) -> Tensor:
-        """Parameters as a share of the ceiling, differentiable in the rates."""
-        a = self.adapters
-        ranks = continuous_rank(a.rates, a.settings.quantile).minimum(a.max_ranks)
-        return (a.costs * ranks).sum() / a.ceiling
-
     def penalty(self, loss: Tensor) -> Tensor:
-        size, now = self.size(), float(loss.detach())
-        if math.isfinite(now):
-            self.running = now if self.running is None else 0.95 * self.running + 0.05 * now
-        if self.fixed is None:
-            value = float(size.detach())
-            self.first_size = self.first_size or max(1.0, value)
-            left = max(0.0, 1 - self.index / self.descent)
-            allowed = 1 + (self.first_size - 1) * left
-            excess = value / allowed - 1
-            self.base *= math.exp(BASE_GAIN * max(-0.1, min(0.1, excess)))
-            self.base = max(LOWEST_PRICE, min(HIGHEST_PRICE, self.base))
-            price = self.base * math.exp(min(20.0, PRICE_GAIN * excess))
-            self.price = max(LOWEST_PRICE, min(HIGHEST_PRICE, price))
-            self.index += 1
-        return self.price * (self.running or 0.0) * size
+        if self.targets is None:
+            now = float(loss.detach())
+            if math.isfinite(now):
+                self.level = now if self.level is None else 0.95 * self.level + 0.05 * now
+            return torch.zeros_like(loss)
+        rates = self.adapters.rate_parameter
+        distance = F.huber_loss(rates, self.targets, reduction="sum", delta=NEAR) / NEAR
+        return self.weight * (self.level or 0.0) * distance
+
+    def allowed(self) -> float:
+        """Parameters at this step of the run."""
+        ceiling = self.adapters.ceiling
+        share = (self.index / self.steps - FIRST) / (SIZED - FIRST)
+        return ceiling * max(1.0, self.first_size / ceiling) ** (1 - min(1.0, max(0.0, share)))
+
+    @torch.no_grad()
+    def review(self, optimizer: torch.optim.Optimizer) -> None:
+        """Called after each step; sets the layers' target ranks where a review is due."""
+        self.index += 1
+        rates = self.adapters.rate_parameter
+        rates.copy_(rates.maximum(self.lowest))  # no rank grows beyond its first
+        if self.targets is not None:  # no momentum carries a rank past its target
+            rates.copy_(rates.minimum(self.targets))
+        time = self.index / self.steps
+        if self.index % self.every or not FIRST <= time <= LAST:
+            return
+        adapters = self.adapters
+        adapters.rotate(optimizer)
+        components = adapters.components.values()
+        worths = [
+            position_worth(c.lora_up[:, : c.rank], squared_gradients(optimizer, c.lora_up, c.rank))
+            for c in components
+        ]
+        totals = torch.stack([tempered(w).sum() for w in worths]).tolist()
+        adapters.worths = dict(zip(adapters.components, totals, strict=True))
+        ranks = adapters.ranks.values()
+        if time >= SIZED and self.index >= SETTLED:
+            ranks = above_noise(worths, adapters.settings.tolerance)
+        worths = [tempered(w)[:r] for w, r in zip(worths, ranks, strict=True)]
+        chosen = share_out(worths, [c.cost for c in components], self.allowed())
+        wanted = torch.tensor(chosen, dtype=torch.float32).clamp(min=LAYER_GIVEN_UP)
+        rates = rate_for(1.0, adapters.settings.quantile) / wanted
+        self.targets = rates.log().to(adapters.device)
 
 
-PRICES = {"fixed": NoPrice, "paper": PaperPrice, "adaptive": CeilingPrice}
+def squared_gradients(optimizer: torch.optim.Optimizer, lora_up: Tensor, rank: int) -> Tensor:
+    """Adam's running mean of the squared gradient of the used positions, [out, rank]; zeros for a
+    layer that no forward pass has used yet.
+    """
+    state = optimizer.state.get(lora_up, {})
+    return state["exp_avg_sq"][:, :rank] if state else torch.zeros_like(lora_up[:, :rank])
+
+
+PRICES = {"fixed": NoPrice, "paper": PaperPrice, "adaptive": AuctionPrice}

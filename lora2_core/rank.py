@@ -35,6 +35,13 @@ def rank_of(rates: Tensor, quantile: float, max_ranks: Tensor) -> Tensor:
     return (rank - GUARD).ceil().clamp(min=1).minimum(max_ranks).long()
 
 
+def nearest_rank(rates: Tensor, quantile: float, max_ranks: Tensor) -> Tensor:
+    """-ln(1 - k) / nu rounded to the nearest, in [0, max_ranks], int64: a rate that hovers about a
+    rank does not move it, and a layer can be given up.
+    """
+    return continuous_rank(rates.detach(), quantile).round().minimum(max_ranks).long()
+
+
 def importance(rates: Tensor, length: int) -> Tensor:
     """f(i; nu) = exp(-nu i) - exp(-nu (i + 1)) for i = 0 .. length - 1: shape (layers, length)."""
     i = torch.arange(length, device=rates.device, dtype=rates.dtype)
@@ -49,16 +56,18 @@ def relative_importance(rates: Tensor, length: int) -> Tensor:
     return torch.exp(-rates[:, None] * i)
 
 
-def unit_scale(quantile: float) -> float:
-    """The factor that gives exp(-nu i) a root mean square of about 1 over the rank: a learning rate
-    that suits plain LoRA then suits this one. Exact for large ranks, 2.16 times too large at
-    rank 1.
+def stable_weights(rates: Tensor, ranks: Tensor, mean_rank: float, length: int) -> Tensor:
+    """exp(-nu i), scaled so that sum_{i < D} of its squares is `mean_rank` in every layer: (layers,
+    length).
 
-    mean_{i<D} exp(-2 nu i) -> (1 - exp(-2 nu D)) / (2 nu D) with nu D = -ln(1 - k), so the factor
-    is sqrt(-2 ln(1 - k) / (1 - (1 - k)^2)): 2.16 at k = 0.9.
+    Each layer then moves as far in a step as a plain LoRA of that rank at scale 1, whatever its own
+    rank: one learning rate fits all sizes (rank stabilisation, Kalajdzievski 2023). The scale is a
+    constant to the gradient.
     """
-    left = 1 - quantile
-    return math.sqrt(-2 * math.log(left) / (1 - left**2))
+    weights = relative_importance(rates, length)
+    inside = torch.arange(length, device=rates.device) < ranks[:, None].clamp(min=1)
+    total = (weights.detach().square() * inside).sum(1, keepdim=True)
+    return weights * (mean_rank / total).sqrt()
 
 
 def paper_std(weights: Tensor) -> float:
@@ -73,6 +82,6 @@ def matched_std(weights: Tensor, fan_in: int) -> float:
     return math.sqrt(weights.numel() / (3 * fan_in * float(weights.square().sum())))
 
 
-def rank_loss(rates: Tensor, target_rate: float) -> Tensor:
+def rank_loss(rates: Tensor, target_rate: float | Tensor) -> Tensor:
     """L_rank = sum over layers of |nu - nu*|, a scalar."""
     return (rates - target_rate).abs().sum()

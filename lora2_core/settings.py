@@ -8,7 +8,8 @@ MODES = ("adaptive", "paper", "fixed")
 INITS = ("matched", "paper")
 BYTES_PER_PARAMETER = 2  # an exported adapter is fp16 or bf16 unless asked otherwise
 MEGABYTE = 1e6
-FIRST_SHARE = 2  # adaptive runs start at so many times the target and descend to it
+FIRST_SHARE = 3  # adaptive runs start at so many times the target and descend to it
+QUANTILES = {"adaptive": 0.3, "paper": 0.9, "fixed": 0.9}
 
 
 def check_range(name: str, value: float, low: float, high: float, *, whole: bool = False) -> None:
@@ -36,12 +37,15 @@ class RankSettings:
     budget_mb: 0, or the size in MB (1e6 bytes, 2 bytes a parameter) that replaces target_rank as
         ceiling.
     start_rank: rank of every layer at the first step; None means target_rank, in adaptive mode
-        twice as much (layers then compete for what is left).
+        three times the mean rank allowed (layers then compete for what is left; none grows).
     max_rank: capacity of every layer, cut to min(in, out) of its shape.
-    quantile: share k of all importance that lies inside the rank.
+    quantile: share k of all importance that lies inside the rank; None means the mode's own: 0.9 in
+        the paper, 0.3 in adaptive mode, where importance then falls gently.
+    tolerance: adaptive: rank positions worth less to the loss than this share of a typical one are
+        given back; None gives back only what is clearly noise.
     init: standard deviation of lora_down, `matched` or `paper`; None means the mode's own.
     rank_weight, attention_weight: lambda_rank and lambda_attn; None means the mode's own (1e-4 in
-        paper mode; adaptive finds lambda_rank itself and leaves attention out).
+        paper mode; the running loss in adaptive mode, which leaves attention out).
     rate_learning_rate: learning rate of the rates; None means the mode's own.
     """
 
@@ -50,7 +54,8 @@ class RankSettings:
     budget_mb: float = 0.0
     start_rank: int | None = None
     max_rank: int = 256
-    quantile: float = 0.9
+    quantile: float | None = None
+    tolerance: float | None = None
     init: str | None = None
     rank_weight: float | None = None
     attention_weight: float | None = None
@@ -61,7 +66,11 @@ class RankSettings:
         check_range("target_rank", self.target_rank, 1, 4096, whole=True)
         check_range("max_rank", self.max_rank, 1, 4096, whole=True)
         check_range("budget_mb", self.budget_mb, 0, 1e6)
+        if self.quantile is None:
+            object.__setattr__(self, "quantile", QUANTILES[self.mode])
         check_range("quantile", self.quantile, 0.01, 0.9999)
+        if self.tolerance is not None:
+            check_range("tolerance", self.tolerance, 0, 1)
         if self.max_rank < self.target_rank:
             raise ValueError(
                 f"max_rank {self.max_rank} is below target_rank {self.target_rank}: "
@@ -75,27 +84,30 @@ class RankSettings:
             if (value := getattr(self, name)) is not None:
                 check_range(name, value, 0, 1e3)
 
-    @property
-    def first_rank(self) -> int:
-        """The rank that every layer starts with."""
+    def first_rank(self, ceiling: float) -> int:
+        """The rank that every layer starts with; `ceiling` is the highest mean rank allowed."""
         if self.start_rank is not None:
             return self.start_rank
         if self.mode == "adaptive":
-            return min(self.max_rank, FIRST_SHARE * self.target_rank)
+            return min(self.max_rank, max(1, round(FIRST_SHARE * ceiling)))
         return self.target_rank
 
 
 @dataclass(frozen=True)
 class TrainSettings:
     """How weights are trained: steps, learning rate of lora_up and lora_down, the seed of
-    everything random.
+    everything random, and decay, the last share of the run over which the learning rate falls to
+    zero (None: half of it, in paper mode none).
     """
 
     steps: int = 500
     learning_rate: float = 1e-4
     seed: int = 0
+    decay: float | None = None
 
     def __post_init__(self) -> None:
         check_range("steps", self.steps, 1, 1_000_000, whole=True)
         check_range("learning_rate", self.learning_rate, 0, 10)
         check_range("seed", self.seed, 0, 2**64 - 1, whole=True)
+        if self.decay is not None:
+            check_range("decay", self.decay, 0, 1)

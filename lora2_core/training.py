@@ -14,7 +14,8 @@ from .loss_scale import LossScale
 from .pricing import PAPER_WEIGHT, PRICES
 from .settings import BYTES_PER_PARAMETER, MEGABYTE, TrainSettings
 
-ADAPTIVE_RATE_LEARNING_RATE = 1e-2  # log-rates at the weights' own learning rate would hardly move
+RATE_TRAVEL = 15.0  # in adaptive mode, how far a log-rate can go in a run
+DECAY = 0.5  # of the run: the learning rate falls to zero over its last half
 PATIENCE = 5  # non-finite steps in a row before the run is given up
 
 
@@ -37,15 +38,15 @@ class Step:
     megabytes: float
 
 
-def make_optimizer(adapters: Adapters, learning_rate: float) -> torch.optim.Optimizer:
+def make_optimizer(adapters: Adapters, settings: TrainSettings) -> torch.optim.Optimizer:
     """Adam over all lora_up and lora_down, and the rates in a group of their own; no weight decay
     (the method).
     """
     rate = adapters.settings.rate_learning_rate
     if rate is None:
-        rate = ADAPTIVE_RATE_LEARNING_RATE if adapters.logarithmic else learning_rate
+        rate = RATE_TRAVEL / settings.steps if adapters.logarithmic else settings.learning_rate
     weights = [p for c in adapters.components.values() for p in (c.lora_up, c.lora_down)]
-    groups = [{"params": weights, "lr": learning_rate}]
+    groups = [{"params": weights, "lr": settings.learning_rate}]
     if adapters.settings.mode != "fixed":
         groups.append({"params": [adapters.rate_parameter], "lr": rate})
     return torch.optim.Adam(groups, foreach=True)
@@ -79,14 +80,21 @@ def train(
     """
     settings = settings or TrainSettings()
     generator = torch.Generator().manual_seed(settings.seed)
-    optimizer = make_optimizer(adapters, settings.learning_rate)
+    optimizer = make_optimizer(adapters, settings)
     price = PRICES[adapters.settings.mode](adapters, settings.steps)
     attention_weight = adapters.settings.attention_weight
     if attention_weight is None:
         attention_weight = PAPER_WEIGHT if adapters.settings.mode == "paper" else 0.0
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     bad, scale = 0, LossScale(half)
+    decay = settings.decay
+    if decay is None:
+        decay = 0.0 if adapters.settings.mode == "paper" else DECAY
     for index in range(1, settings.steps + 1):
+        left = settings.steps + 1 - index
+        optimizer.param_groups[0]["lr"] = settings.learning_rate * min(
+            1.0, left / max(1.0, decay * settings.steps)
+        )
         adapters.refresh()
         loss = loss_fn(generator)
         total = loss + price.penalty(loss)
@@ -100,7 +108,8 @@ def train(
             bad = 0
             scale.step_was_good()
             optimizer.step()
-            for component, old, new in adapters.follow_rates():
+            price.review(optimizer)
+            for component, old, new in adapters.follow_rates(optimizer):
                 forget_positions(optimizer, component.lora_down, old, new, 0)
                 forget_positions(optimizer, component.lora_up, old, new, 1)
         elif not (torch.isfinite(total.detach()) and scale.overflowed()):

@@ -17,12 +17,12 @@ def extend(options: dict | None, **changes) -> dict:
     return {**(options or {}), **{k: v for k, v in changes.items() if v not in (AUTO, OWN)}}
 
 
-def own_value(name: str, tooltip: str) -> io.Float.Input:
+def own_value(name: str, tooltip: str, most: float = 1000.0) -> io.Float.Input:
     return io.Float.Input(
         name,
         default=OWN,
         min=OWN,
-        max=1000.0,
+        max=most,
         step=1e-6,
         round=1e-9,
         tooltip=f"{tooltip} -1: the mode's own.",
@@ -42,11 +42,12 @@ class LoRA2RankOptions(io.ComfyNode):
             inputs=[
                 io.Float.Input(
                     "quantile",
-                    default=0.9,
-                    min=0.01,
+                    default=OWN,
+                    min=OWN,
                     max=0.9999,
                     step=0.01,
-                    tooltip="Share of all importance that lies inside the rank.",
+                    tooltip="Share of all importance that lies inside the rank. "
+                    "-1: the mode's own (paper 0.9, adaptive 0.3).",
                 ),
                 io.Int.Input(
                     "start_rank",
@@ -61,7 +62,13 @@ class LoRA2RankOptions(io.ComfyNode):
                     default=AUTO,
                     tooltip="Scale of lora_down at the start.",
                 ),
-                own_value("rank_weight", "Weight of the rank loss (lambda_rank), held fixed."),
+                own_value(
+                    "tolerance",
+                    "adaptive: rank positions worth less than this share of a typical one are "
+                    "given back, 0.01 to 0.1 for smaller files; 0 keeps all that the size allows.",
+                    most=1.0,
+                ),
+                own_value("rank_weight", "Weight of the rank loss (lambda_rank)."),
                 own_value(
                     "attention_weight",
                     "Weight of the attention entropy (lambda_attn); paper mode only.",
@@ -78,6 +85,7 @@ class LoRA2RankOptions(io.ComfyNode):
         quantile,
         start_rank,
         init,
+        tolerance,
         rank_weight,
         attention_weight,
         rate_learning_rate,
@@ -89,6 +97,7 @@ class LoRA2RankOptions(io.ComfyNode):
                 quantile=quantile,
                 start_rank=start_rank or AUTO,
                 init=init,
+                tolerance=tolerance,
                 rank_weight=rank_weight,
                 attention_weight=attention_weight,
                 rate_learning_rate=rate_learning_rate,

@@ -15,7 +15,7 @@ from tests.toys import Planted, trained
 
 def move_to(adapters: lora2.Adapters, *ranks: float) -> None:
     """Sets the rates to those of the given ranks, without following them yet."""
-    rates = torch.tensor([rate_for(rank) for rank in ranks])
+    rates = torch.tensor([rate_for(rank, adapters.settings.quantile) for rank in ranks])
     adapters.rate_parameter.data = rates.log() if adapters.logarithmic else rates
     adapters.refresh()
 
@@ -82,7 +82,7 @@ def test_the_papers_growth_is_random_in_both():
 
 
 def test_shrinking_cuts_the_tail():
-    adapters = trained(target_rank=8)
+    adapters = trained("paper", target_rank=8)
     move_to(adapters, 7, 7, 7)
     adapters.follow_rates()
     move_to(adapters, 3, 7, 1)  # Lambda moves before the rank does
@@ -97,6 +97,80 @@ def test_shrinking_cuts_the_tail():
         assert torch.equal(down, before[name][1][:rank])
     for component, value in zip(adapters.components.values(), values, strict=True):
         assert torch.equal(component.lora_up, value), "shrinking touches no value"
+
+
+def optimizer_moves_to(adapters: lora2.Adapters, *ranks: float) -> None:
+    """The rates of the given ranks, as a step leaves them: Lambda is still the old one."""
+    rates = torch.tensor([rate_for(rank, adapters.settings.quantile) for rank in ranks])
+    adapters.rate_parameter.data = rates.log()
+
+
+def test_the_update_stays_while_the_rates_move():
+    """Growing, shrinking and staying; a layer that shrinks loses its tail and nothing else."""
+    adapters = trained()
+    move_to(adapters, 6, 6, 6)
+    adapters.follow_rates()
+    generator = torch.Generator().manual_seed(4)
+    for component in adapters.components.values():
+        component.lora_up.data.normal_(0, 0.3, generator=generator)
+    before = adapters.folded()
+    optimizer_moves_to(adapters, 12, 6.3, 2.8)
+    adapters.follow_rates()
+    assert list(adapters.ranks.values()) == [12, 6, 3]
+    for name, (up, down) in adapters.folded().items():
+        kept = min(6, adapters.ranks[name])
+        expected = before[name][0][:, :kept] @ before[name][1][:kept]
+        torch.testing.assert_close(up @ down, expected, rtol=0, atol=1e-5)
+        adapters.refresh()  # as the next step does: the same weights again
+        assert torch.equal(adapters.folded()[name][1], down)
+
+
+def test_a_layer_can_be_given_up_and_come_back():
+    adapters = trained()
+    move_to(adapters, 4, 4, 4)
+    adapters.follow_rates()
+    optimizer_moves_to(adapters, 4, 0.3, 4)
+    assert adapters.follow_rates() == []
+    assert list(adapters.ranks.values()) == [4, 0, 4]
+    assert adapters.parameters == 2 * 4 * 32
+    up, down = adapters.folded()["l1"]
+    assert up.shape == (16, 0) and down.shape == (0, 16)
+    plain = outputs(adapters)[1]
+    optimizer_moves_to(adapters, 4, 2, 4)
+    ((component, old, new),) = adapters.follow_rates()
+    assert (old, new) == (0, 2)
+    assert torch.equal(outputs(adapters)[1], plain)
+    assert (component.lora_up[:, :2] == 0).all() and component.lora_down[:2].std() > 0
+    assert all(torch.isfinite(w).all() for w in adapters.weights)
+
+
+@pytest.mark.parametrize("rank", [1, 3, 16])
+def test_every_layer_moves_as_far_as_plain_lora_of_the_mean_rank(rank: int):
+    """sum_{i < D} Lambda_i^2 is the mean rank that the ceiling allows, whatever a layer's own."""
+    adapters = trained(target_rank=5)
+    move_to(adapters, rank, 4, 9)
+    adapters.follow_rates()
+    for weights, own in zip(adapters.weights, adapters.ranks.values(), strict=True):
+        assert float(weights[:own].detach().square().sum()) == pytest.approx(5, rel=1e-5)
+
+
+def test_turning_all_layers_changes_no_output():
+    adapters = trained(steps=1)
+    weights = [p for c in adapters.components.values() for p in (c.lora_up, c.lora_down)]
+    optimizer = torch.optim.Adam(weights, 1e-2)
+    for _ in range(3):
+        optimizer.zero_grad()
+        adapters.refresh()
+        sum(y.square().mean() for y in outputs(adapters)).backward()
+        optimizer.step()
+    before = outputs(adapters)
+    state = {p: {k: v.data_ptr() for k, v in optimizer.state[p].items()} for p in weights}
+    adapters.rotate(optimizer)
+    for old, new in zip(before, outputs(adapters), strict=True):
+        torch.testing.assert_close(new, old, rtol=0, atol=1e-5)
+    for parameter, places in state.items():
+        assert {k: v.data_ptr() for k, v in optimizer.state[parameter].items()} == places
+        assert float(optimizer.state[parameter]["step"]) == 3
 
 
 def test_fixed_ranks_do_not_move():
@@ -116,18 +190,22 @@ def test_a_rate_that_steps_across_zero_comes_back():
 
 @pytest.mark.parametrize("mode", ["adaptive", "paper"])
 def test_no_parameter_is_replaced_and_only_new_positions_lose_their_moments(monkeypatch, mode):
-    """Train at rank 12, shrink to 4, grow to 10: positions 4 to 9 start with zero moments."""
+    """Train at rank 12, shrink to 4, grow to 10: positions 4 to 9 start with zero moments. All
+    before the first review.
+    """
     made, make = [], training.make_optimizer
     monkeypatch.setattr(
         training, "make_optimizer", lambda *args: made.append(make(*args)) or made[0]
     )
     model = Planted([6], width=16)
-    settings = lora2.RankSettings(mode=mode, target_rank=12, max_rank=16, start_rank=12)
+    settings = lora2.RankSettings(
+        mode=mode, target_rank=12, max_rank=16, start_rank=12, rate_learning_rate=1e-4
+    )
     adapters = lora2.attach(model, "l", settings)
     (component,) = adapters.components.values()
     parameters = [component.lora_up, component.lora_down, adapters.rate_parameter]
     identity = [(id(p), p.data_ptr()) for p in parameters]
-    steps = lora2.train(adapters, model.loss, lora2.TrainSettings(9, 1e-3))
+    steps = lora2.train(adapters, model.loss, lora2.TrainSettings(1000, 1e-3))
     for _ in range(3):
         next(steps)
     (optimizer,) = made
@@ -141,7 +219,8 @@ def test_no_parameter_is_replaced_and_only_new_positions_lose_their_moments(monk
     assert all((m[:12] != 0).any(1).all() for m in moments())
     for rank in (4, 10):
         with torch.no_grad():
-            target = torch.tensor([rate_for(rank - 0.5)])
+            off = 0.0 if adapters.logarithmic else 0.5  # one rule rounds, the other rounds up
+            target = torch.tensor([rate_for(rank - off, settings.quantile)])
             adapters.rate_parameter.copy_(target.log() if adapters.logarithmic else target)
         next(steps)
         assert adapters.ranks == {"l0": rank}

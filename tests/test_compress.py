@@ -91,6 +91,17 @@ def test_a_larger_tolerance_never_raises_a_rank(tolerances: tuple[float, float])
     assert all(loose[name] <= tight[name] for name in SHAPES)
 
 
+@pytest.mark.parametrize("options", [{"tolerance": 0.2}, {"budget_mb": 0.001, "tolerance": 0}])
+def test_sensitivity_plays_no_part_and_is_not_handed_on(options: dict):
+    """The error of the update is what was asked for, so a later cut goes by energy as well."""
+    factors = dict(zip(SHAPES, (1e-6, 1.0, 0.0, 1e3), strict=True))
+    known = RankedLora(LORA.layers, dict(LORA.info) | {"sensitivity": factors})
+    cut = compress(known, **options)
+    assert cut.ranks == compress(LORA, **options).ranks
+    assert "sensitivity" not in cut.info
+    assert known.info["sensitivity"] == factors, "what came in stays as it was"
+
+
 def test_the_curve_is_what_within_keeps():
     whole = LORA.rotated()
     parameters, errors = error_curve(whole)

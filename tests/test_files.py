@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import lora2_core as lora2
 from lora2_core.files import DTYPES, FORMATS
-from tests.toys import SHAPES, metadata_of, random_lora
+from tests.toys import SHAPES, foreign, metadata_of, random_lora
 
 Q, *_, CONV = SHAPES
 BASE = "lora_unet_middle_block_1_transformer_blocks_0_attn2_to_out_0"
@@ -157,6 +157,90 @@ def test_the_file_says_what_it_is(tmp_path: Path):
     assert loaded["learned_ranks"] == adapters.ranks
     rates = dict(zip(adapters.ranks, adapters.rates.tolist(), strict=True))
     assert loaded["rates"] == pytest.approx(rates, rel=1e-5)
+
+
+def test_the_first_files_say_nothing_of_sensitivity(tmp_path: Path):
+    """A file as the first release wrote it: rows of seven values. Energy alone then decides."""
+    rows = [
+        ["lora_unet_a", "diffusion_model.a", 6, 5, 0, 2, 0.287823],
+        ["lora_unet_b", "diffusion_model.b", 4, 18, [3, 3], 1, 2.30259],
+        ["lora_unet_c", "diffusion_model.c", 3, 3, 0, 1, 0.5],
+    ]
+    tensors = {
+        "lora_unet_a.lora_up.weight": torch.eye(6, 2) * torch.tensor([3.0, 1.0]),
+        "lora_unet_a.lora_down.weight": torch.eye(2, 5),
+        "lora_unet_a.alpha": torch.tensor(2.0),
+        "lora_unet_b.lora_up.weight": 20 * torch.eye(4, 1).view(4, 1, 1, 1),
+        "lora_unet_b.lora_down.weight": torch.eye(1, 18).view(1, 2, 3, 3),
+        "lora_unet_b.alpha": torch.tensor(1.0),
+    }
+    metadata = {
+        "lora2.version": "1", "lora2.basis": "singular", "lora2.history": "{}",
+        "lora2.settings": "{}", "lora2.layers": json.dumps(rows),
+    }  # fmt: skip
+    loaded = lora2.load(foreign(tmp_path / "old.safetensors", tensors, metadata))
+    assert list(loaded.ranks.values()) == [2, 1, 0]
+    assert list(loaded.info["learned_ranks"].values()) == [2, 1, 1]
+    assert list(loaded.info["rates"].values()) == [0.287823, 2.30259, 0.5]
+    assert loaded.info["sensitivity"] == {}
+    assert list(loaded.within(22 + 11).ranks.values()) == [1, 1, 0]
+    assert list(loaded.within(22).ranks.values()) == [0, 1, 0]
+    lora2.save(tmp_path / "new.safetensors", loaded)
+    again = lora2.load(tmp_path / "new.safetensors")
+    assert list(again.info["sensitivity"].values()) == [1.0, 1.0, 1.0]
+    assert again.within(33).ranks == loaded.within(33).ranks
+
+
+def test_sensitivity_comes_back_and_decides_what_a_loaded_file_keeps(tmp_path: Path):
+    lora = random_lora().rotated()
+    factors = dict(zip(SHAPES, (1.0, 0.0123456789, 3.5e-21, 0.0), strict=True))
+    lora = lora2.RankedLora(lora.layers, dict(lora.info) | {"sensitivity": factors})
+    lora2.save(tmp_path / "a.safetensors", lora, dtype="fp32")
+    rows = json.loads(metadata_of(tmp_path / "a.safetensors")["lora2.layers"])
+    assert {len(row) for row in rows} == {8}
+    loaded = lora2.load(tmp_path / "a.safetensors")
+    assert loaded.info["sensitivity"] == pytest.approx(factors, rel=1e-5)
+    for keep in (0.2, 0.5, 0.8):
+        assert loaded.truncated(keep).ranks == lora.truncated(keep).ranks
+        assert loaded.truncated(keep).ranks != random_lora().rotated().truncated(keep).ranks
+    lora2.save(tmp_path / "b.safetensors", loaded.truncated(0.5))
+    again = lora2.load(tmp_path / "b.safetensors").info["sensitivity"]
+    assert again == loaded.info["sensitivity"]
+
+
+def test_finish_divides_worth_by_energy_and_cuts_by_it():
+    _, adapters = attached("adaptive")
+    plain = lora2.finish(adapters)
+    assert "sensitivity" not in plain.info, "no review has been"
+    adapters.worths = {"wide": 4.0, "conv": 1e-3, "narrow": 0.0}
+    lora = lora2.finish(adapters)
+    energy = {name: float(layer.energy.sum()) for name, layer in plain.layers.items()}
+    expected = {name: adapters.worths[name] / energy[name] for name in energy}
+    most = max(expected.values())
+    found = lora.info["sensitivity"]
+    assert found == pytest.approx({name: value / most for name, value in expected.items()})
+    assert max(found.values()) == 1
+    assert lora.ranks == plain.ranks, "all of it is below the ceiling"
+    adapters.settings = lora2.RankSettings(target_rank=4)
+    assert lora2.finish(adapters).parameters <= adapters.ceiling
+    assert (
+        lora2.finish(adapters).ranks["narrow"] == 0 < plain.within(adapters.ceiling).ranks["narrow"]
+    )
+
+
+@pytest.mark.parametrize("worth", [0.0, 2.0])
+def test_finish_with_a_layer_that_was_given_up(worth: float, tmp_path: Path):
+    """Also one that was still worth something at the last review."""
+    _, adapters = attached("adaptive")
+    adapters.components["narrow"].rank = 0
+    adapters.worths = {"wide": 4.0, "conv": 1.0, "narrow": worth}
+    lora = lora2.save(tmp_path / "a.safetensors", adapters)
+    assert lora.ranks == {"wide": 9, "conv": 9, "narrow": 0}
+    loaded = lora2.load(tmp_path / "a.safetensors")
+    assert loaded.ranks == lora.ranks
+    adapters.worths = {"wide": 4.0, "conv": 1.0, "narrow": 0.0}
+    for keep in (0.2, 0.5, 0.8):
+        assert loaded.truncated(keep).ranks == lora2.finish(adapters).truncated(keep).ranks
 
 
 def test_the_hash_is_of_the_bytes_after_the_header(tmp_path: Path):

@@ -1,14 +1,14 @@
 """One adapted layer: the hooked path is W0 + B Lambda A, and detach leaves nothing behind."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import lora2_core as lora2
 from lora2_core.layer import Component, is_adaptable
-from lora2_core.rank import unit_scale
 
 MODULES = {
     "linear": (lambda: nn.Linear(12, 20), (3, 7, 12)),
@@ -95,7 +95,8 @@ def test_gradients_are_those_of_the_dense_update(case):
         for t in (component.lora_up, component.lora_down, adapters.rate_parameter)
     )
     i = torch.arange(component.rank)
-    weights = unit_scale(SETTINGS.quantile) * torch.exp(-log_rate.exp() * i)
+    falling = torch.exp(-log_rate.exp() * i)
+    weights = falling * (2 / falling.square().sum()).sqrt().detach()  # 2: the target rank
     delta = up[:, : component.rank] @ torch.diag(weights) @ down[: component.rank]
     layer = copy.deepcopy(model[0])
     layer._forward_hooks.clear()
@@ -179,3 +180,195 @@ def test_only_linear_and_plain_conv2d_are_adapted(module: nn.Module, adaptable: 
 @pytest.mark.parametrize(("fan_in", "fan_out", "capacity"), [(4, 90, 4), (90, 5, 5), (90, 90, 64)])
 def test_capacity_never_exceeds_what_the_shape_can_hold(fan_in, fan_out, capacity):
     assert Component(nn.Linear(fan_in, fan_out), 64, torch.device("cpu")).capacity == capacity
+
+
+def test_a_layer_of_rank_0_hands_its_output_on(case):
+    """Nothing is computed or copied: what goes out is what the module made."""
+    model, x = case
+    outputs = []
+    model[0].register_forward_hook(lambda _module, _args, output: outputs.append(output))
+    adapters = lora2.attach(model, "0", SETTINGS)
+    fill(adapters)
+    (component,) = adapters.components.values()
+    component.rank = 0
+    assert model(x) is outputs[0]
+    up, down = adapters.folded()["0"]
+    assert up.shape[1] == down.shape[0] == 0
+
+
+def falling(length: int) -> Tensor:
+    return 1.7 * torch.exp(-0.3 * torch.arange(length))
+
+
+def no_moments(_parameter: Tensor) -> dict[str, Tensor]:
+    return {}
+
+
+def component_of(module: nn.Module, rank: int, capacity: int = 64) -> Component:
+    """Random values in all positions; the first `rank` are used."""
+    component = Component(module, capacity, torch.device("cpu"))
+    component.rank = rank
+    generator = torch.Generator().manual_seed(5)
+    component.lora_up.data.normal_(0, 0.3, generator=generator)
+    component.lora_down.data.normal_(0, 0.3, generator=generator)
+    return component
+
+
+def no_change(_component: Component) -> None:
+    pass
+
+
+def zero_up(component: Component) -> None:
+    component.lora_up.data.zero_()
+
+
+def equal_positions(component: Component) -> None:
+    """lora_up of less rank than it has positions."""
+    component.lora_up.data[:, 1:] = component.lora_up.data[:, :1]
+
+
+def one_zero_position(component: Component) -> None:
+    """As a position that has just grown."""
+    component.lora_up.data[:, component.rank - 1] = 0
+
+
+ROTATED = {
+    "linear": (nn.Linear(12, 20), 5, no_change),
+    "conv": (nn.Conv2d(5, 9, 3), 6, no_change),
+    "one position": (nn.Linear(12, 20), 1, no_change),
+    "as many as inputs": (nn.Linear(6, 20), 6, no_change),
+    "as many as outputs": (nn.Linear(20, 6), 6, no_change),
+    "square": (nn.Linear(7, 7), 7, no_change),
+    "at the start": (nn.Linear(12, 20), 5, zero_up),
+    "deficient": (nn.Linear(12, 20), 5, equal_positions),
+    "just grown": (nn.Linear(12, 20), 5, one_zero_position),
+}
+
+
+@pytest.fixture(params=ROTATED, ids=str)
+def component(request) -> Component:
+    module, rank, change = ROTATED[request.param]
+    made = component_of(module, rank)
+    change(made)
+    return made
+
+
+def product(component: Component, weights: Tensor) -> Tensor:
+    up, down = component.folded(weights)
+    return up.double() @ down.double()
+
+
+def test_rotation_keeps_the_update_and_what_lies_beyond_the_rank(component: Component):
+    weights, rank = falling(component.capacity), component.rank
+    before = product(component, weights)
+    beyond = component.lora_up[:, rank:].clone(), component.lora_down[rank:].clone()
+    component.rotate(weights, no_moments)
+    torch.testing.assert_close(product(component, weights), before, rtol=0, atol=1e-5)
+    assert torch.equal(component.lora_up[:, rank:], beyond[0])
+    assert torch.equal(component.lora_down[rank:], beyond[1])
+
+
+def test_rotation_gives_the_singular_basis(component: Component):
+    """Rows of lora_down orthogonal, all of their mean length; singular values in falling order."""
+    weights, rank = falling(component.capacity), component.rank
+    length = component.lora_down[:rank].norm() / rank**0.5
+    singular = torch.linalg.svdvals(product(component, weights))[:rank].float()
+    component.rotate(weights, no_moments)
+    down = component.lora_down[:rank]
+    expected = length.square() * torch.eye(rank)
+    torch.testing.assert_close(down @ down.T, expected, rtol=1e-4, atol=1e-5)
+    up, folded = component.folded(weights)
+    found = up.norm(dim=0) * folded.norm(dim=1)
+    torch.testing.assert_close(found, singular, rtol=1e-4, atol=1e-5)
+    assert (found.diff() <= 1e-6).all()
+    gram = up.T @ up
+    torch.testing.assert_close(gram, gram.diagonal().diag(), rtol=0, atol=1e-5)
+
+
+def gradients(component: Component, weights: Tensor, x: Tensor) -> list[Tensor]:
+    """Of lora_up and lora_down, all positions, for a loss of the layer's own outputs."""
+    component.lora_up.grad = component.lora_down.grad = None
+    y = component.path(x, weights)
+    (y - torch.linspace(-1, 1, y.numel()).view_as(y)).square().mean().backward()
+    return [component.lora_up.grad.clone(), component.lora_down.grad.clone()]
+
+
+def moments_of(component: Component, **named: list[Tensor]) -> Callable[[Tensor], dict]:
+    pairs = {name: dict(zip(("up", "down"), pair, strict=True)) for name, pair in named.items()}
+
+    def moments(parameter: Tensor) -> dict[str, Tensor]:
+        side = "up" if parameter is component.lora_up else "down"
+        return {name: pair[side] for name, pair in pairs.items()}
+
+    return moments
+
+
+def test_the_mean_gradient_turns_as_gradients_do(component: Component):
+    """exp_avg of a constant gradient is afterwards what autograd gives in the turned basis."""
+    generator = torch.Generator().manual_seed(6)
+    shape = (2, 5, 6, 7) if component.kernel else (4, component.fan_in)
+    x = torch.randn(shape, generator=generator)
+    weights = falling(component.capacity)
+    turned = gradients(component, weights, x)
+    component.rotate(weights, moments_of(component, exp_avg=turned))
+    for found, expected in zip(turned, gradients(component, weights, x), strict=True):
+        scale = float(expected.abs().max())
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * scale + 1e-7)
+
+
+def test_the_mean_square_turns_exactly_where_positions_only_change_places():
+    """Orthogonal positions in the wrong order: each gradient moves and is scaled, none mix."""
+    component = component_of(nn.Linear(8, 9), 3)
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        component.lora_up[:, :3] = torch.linalg.qr(torch.randn(9, 3, generator=generator))[0]
+        component.lora_up[:, :3] *= torch.tensor([0.2, 3.0, 1.0])
+        component.lora_down[:3] = torch.linalg.qr(torch.randn(8, 3, generator=generator))[0].T
+    weights = torch.tensor([1.5, 1.0, 0.6, 0.4, 0.3, 0.2, 0.1, 0.1])
+    x = torch.randn(4, 8, generator=generator)
+    squares = [g.square() for g in gradients(component, weights, x)]
+    component.rotate(weights, moments_of(component, exp_avg_sq=squares))
+    for found, gradient in zip(squares, gradients(component, weights, x), strict=True):
+        torch.testing.assert_close(found, gradient.square(), rtol=1e-3, atol=1e-9)
+
+
+def test_a_mean_square_never_turns_negative(component: Component):
+    squares = [torch.rand_like(p) for p in (component.lora_up, component.lora_down)]
+    beyond = squares[0][:, component.rank :].clone(), squares[1][component.rank :].clone()
+    component.rotate(falling(component.capacity), moments_of(component, exp_avg_sq=squares))
+    assert all((s >= 0).all() and torch.isfinite(s).all() for s in squares)
+    assert torch.equal(squares[0][:, component.rank :], beyond[0])
+    assert torch.equal(squares[1][component.rank :], beyond[1])
+
+
+def test_turning_twice_is_turning_once(component: Component):
+    weights = falling(component.capacity)
+    component.rotate(weights, no_moments)
+    once = component.lora_up.detach().square(), component.lora_down.detach().norm(dim=1)
+    component.rotate(weights, no_moments)
+    torch.testing.assert_close(component.lora_up.square(), once[0], rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(component.lora_down.norm(dim=1), once[1])
+
+
+def test_a_layer_of_rank_0_has_nothing_to_turn():
+    component = component_of(nn.Linear(12, 20), 0)
+    before = component.lora_up.clone(), component.lora_down.clone()
+    component.rotate(falling(12), no_moments)
+    assert torch.equal(component.lora_up, before[0]) and torch.equal(component.lora_down, before[1])
+
+
+@pytest.mark.parametrize("rank", [0, 1, 5])
+def test_rescaling_keeps_the_update_under_other_weights(rank: int):
+    component = component_of(nn.Linear(12, 20), rank)
+    old, new = falling(12), 0.4 * falling(12).square()
+    before, beyond = product(component, old), component.lora_up[:, rank:].clone()
+    mean, square = torch.rand_like(component.lora_up), torch.rand_like(component.lora_up)
+    seen, ratio = (mean.clone(), square.clone()), (new / old)[:rank]
+    moments = {"exp_avg": mean, "exp_avg_sq": square}
+    component.rescale(old, new, lambda parameter: moments)
+    torch.testing.assert_close(product(component, new), before, rtol=1e-6, atol=1e-6)
+    assert torch.equal(component.lora_up[:, rank:], beyond)
+    torch.testing.assert_close(mean[:, :rank], seen[0][:, :rank] * ratio)
+    torch.testing.assert_close(square[:, :rank], seen[1][:, :rank] * ratio.square())
+    assert torch.equal(mean[:, rank:], seen[0][:, rank:])
+    assert torch.equal(square[:, rank:], seen[1][:, rank:])

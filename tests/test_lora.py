@@ -83,9 +83,10 @@ def test_rotation_of_an_adapter_says_so():
 def naive_within(lora: RankedLora, parameters: float) -> dict[str, int]:
     """Takes positions one by one, the most energy a parameter first, until one is too much."""
     ranks, used = dict.fromkeys(lora.layers, 0), 0
+    factors = lora.info.get("sensitivity", {})
     while True:
         offers = [
-            (float(layer.energy[ranks[name]]) / layer.cost, name)
+            (float(layer.energy[ranks[name]]) * factors.get(name, 1) / layer.cost, name)
             for name, layer in lora.layers.items()
             if ranks[name] < layer.rank
         ]
@@ -105,6 +106,26 @@ def test_a_cut_takes_the_least_energy_a_parameter_and_never_exceeds(share: float
     cut = LORA.within(budget)
     assert cut.parameters <= budget or cut.parameters == 0
     assert cut.ranks == naive_within(LORA, budget)
+
+
+@given(share=st.floats(0, 1.1), factors=st.lists(st.floats(1e-3, 1e3), max_size=len(SHAPES)))
+@settings(max_examples=60, deadline=None)
+def test_a_cut_weighs_energy_by_what_the_loss_made_of_it(share: float, factors: list[float]):
+    """A layer that the file says nothing of counts as 1."""
+    known = dict(zip(SHAPES, factors, strict=False))
+    lora = RankedLora(LORA.layers, dict(LORA.info) | {"sensitivity": known})
+    cut = lora.within(share * lora.parameters)
+    assert cut.ranks == naive_within(lora, share * lora.parameters)
+    assert cut.info["sensitivity"] == known, "and a cut can be cut again"
+    again = cut.within(0.5 * share * lora.parameters)
+    assert again.ranks == lora.within(0.5 * share * lora.parameters).ranks
+
+
+def test_a_layer_that_the_loss_does_not_feel_goes_first():
+    first = next(iter(SHAPES))
+    lora = RankedLora(LORA.layers, {"sensitivity": {first: 0.0}})
+    cut = lora.within(lora.parameters - LORA.layers[first].rank * LORA.layers[first].cost)
+    assert cut.ranks == LORA.ranks | {first: 0}
 
 
 @given(shares=st.tuples(st.floats(0, 1), st.floats(0, 1)))

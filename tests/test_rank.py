@@ -11,12 +11,13 @@ from lora2_core.rank import (
     continuous_rank,
     importance,
     matched_std,
+    nearest_rank,
     paper_std,
     rank_loss,
     rank_of,
     rate_for,
     relative_importance,
-    unit_scale,
+    stable_weights,
 )
 
 RATES = [0.003, 0.036, 0.288, 1.0, 2.5]
@@ -56,15 +57,54 @@ def test_relative_importance_is_importance_with_one_at_the_first_position():
     torch.testing.assert_close(relative_importance(rates, 30), f / f[:, :1])
 
 
-@pytest.mark.parametrize("quantile", QUANTILES)
-def test_unit_scale_brings_the_root_mean_square_to_1_as_ranks_grow(quantile: float):
-    """At small ranks the sum is above its integral, by a factor of about 1 + nu."""
-    off = []
-    for rank in (4, 32, 256, 2048):
-        rate = torch.tensor([rate_for(rank, quantile)], dtype=torch.float64)
-        weights = unit_scale(quantile) * relative_importance(rate, rank)
-        off.append(weights.square().mean().item() - 1)
-    assert off == sorted(off, reverse=True) and 0 < off[-1] < 0.003
+@given(
+    ranks=st.lists(st.integers(0, 40), min_size=1, max_size=5),
+    mean_rank=st.floats(0.5, 64),
+    off=st.floats(0.7, 1.4),
+)
+def test_stable_weights_have_one_sum_of_squares_at_every_rank(ranks, mean_rank, off):
+    """A rate and its rounded rank need not agree; a layer of rank 0 counts as one of rank 1."""
+    rates = torch.tensor([off * rate_for(max(r, 1), 0.3) for r in ranks], dtype=torch.float64)
+    weights = stable_weights(rates, torch.tensor(ranks), mean_rank, 40)
+    for rank, weight in zip(ranks, weights, strict=True):
+        total = float(weight[: max(rank, 1)].square().sum())
+        assert total == pytest.approx(mean_rank)
+    torch.testing.assert_close(weights / weights[:, :1], relative_importance(rates, 40))
+
+
+def test_stable_weights_are_plain_lora_where_importance_does_not_fall():
+    weights = stable_weights(torch.full((2,), 1e-9), torch.tensor([8, 2]), 8.0, 8)
+    torch.testing.assert_close(weights, torch.tensor([[1.0] * 8, [2.0] * 8]))
+
+
+def test_the_scale_of_stable_weights_is_a_constant_to_the_gradient():
+    """d w_i / d nu = -i w_i: the rate learns from how importance falls, not from its scale."""
+    rates = torch.tensor([0.1, 0.4], requires_grad=True)
+    weights = stable_weights(rates, torch.tensor([6, 3]), 5.0, 6)
+    (found,) = torch.autograd.grad(weights.sum(), rates)
+    torch.testing.assert_close(found, -(torch.arange(6) * weights.detach()).sum(1))
+
+
+@pytest.mark.parametrize("quantile", [0.3, *QUANTILES])
+def test_the_nearest_rank_rounds_and_may_be_zero(quantile: float):
+    wanted = [0.3, 0.49, 0.51, 1.0, 2.4, 2.6, 64.0, 511.6, 1e9]
+    rates = torch.tensor([rate_for(rank, quantile) for rank in wanted], requires_grad=True)
+    found = nearest_rank(rates, quantile, torch.full((9,), 512))
+    assert found.dtype == torch.int64 and not found.requires_grad
+    assert found.tolist() == [0, 0, 1, 1, 2, 3, 64, 512, 512]
+
+
+@pytest.mark.parametrize("quantile", [0.3, *QUANTILES])
+def test_a_rate_that_hovers_does_not_move_the_nearest_rank(quantile: float):
+    wanted = torch.arange(1, 513)
+    for off in (0.9991, 1.0, 1.0009):
+        rates = off * torch.tensor([rate_for(rank, quantile) for rank in wanted.tolist()])
+        assert torch.equal(nearest_rank(rates, quantile, torch.full((512,), 512)), wanted)
+
+
+def test_the_nearest_rank_stays_below_each_layers_own_maximum():
+    rates = torch.tensor([1e-30, 0.0, rate_for(9, 0.3)])
+    assert nearest_rank(rates, 0.3, torch.tensor([7, 8, 4])).tolist() == [7, 8, 4]
 
 
 @pytest.mark.parametrize("quantile", QUANTILES)
@@ -144,6 +184,7 @@ def test_matched_init_has_an_ordinary_loras_variance_after_lambda(rank: int):
 def test_rank_loss_is_the_sum_of_distances():
     rates = torch.tensor([0.5, 0.1, 0.2])
     assert float(rank_loss(rates, 0.2)) == pytest.approx(0.3 + 0.1 + 0.0)
+    assert float(rank_loss(rates, torch.tensor([0.5, 0.0, 0.4]))) == pytest.approx(0.1 + 0.2)
 
 
 def test_only_importance_and_the_continuous_rank_carry_gradients():

@@ -21,10 +21,14 @@ def orthonormal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
 
 
 class Planted(nn.Module):
-    """Linear layers l0, l1, ... that lack an update of a known rank: the task is to learn it."""
+    """Linear layers l0, l1, ... that lack an update of a known rank: the task is to learn it.
 
-    def __init__(self, ranks: Sequence[int], width: int = 32, seed: int = 0):
+    noise: standard deviation of what the wanted outputs hold beyond the update.
+    """
+
+    def __init__(self, ranks: Sequence[int], width: int = 32, seed: int = 0, noise: float = 0.0):
         super().__init__()
+        self.noise = noise
         generator = torch.Generator().manual_seed(seed)
         self.planted: list[Tensor] = []
         for i, rank in enumerate(ranks):
@@ -40,7 +44,10 @@ class Planted(nn.Module):
         losses = []
         for layer, delta in zip(self.children(), self.planted, strict=True):
             x = torch.randn(16, layer.in_features, generator=generator)
-            losses.append((layer(x) - x @ (layer.weight + delta).T).square().mean())
+            wanted = x @ (layer.weight + delta).T
+            if self.noise:
+                wanted = wanted + self.noise * torch.randn(wanted.shape, generator=generator)
+            losses.append((layer(x) - wanted).square().mean())
         return torch.stack(losses).mean()
 
 

@@ -77,8 +77,16 @@ def test_train(nodes, playground, untouched, change, sentence):
 
 def test_options_chain(nodes):
     (first,) = nodes["LoRA2TargetOptions"].execute("attn2").result
-    (both,) = nodes["LoRA2RankOptions"].execute(0.8, 0, "paper", -1.0, 0.0, -1.0, first).result
-    assert both == {"targets": "attn2", "quantile": 0.8, "init": "paper", "attention_weight": 0.0}
+    (both,) = (
+        nodes["LoRA2RankOptions"].execute(0.8, 0, "paper", 0.02, -1.0, 0.0, -1.0, first).result
+    )
+    assert both == {
+        "targets": "attn2",
+        "quantile": 0.8,
+        "init": "paper",
+        "tolerance": 0.02,
+        "attention_weight": 0.0,
+    }
 
 
 def test_a_missing_file(nodes, playground):

@@ -1,6 +1,7 @@
 """All experiments on ranks; an interrupted run goes on where it stopped.
 
-A: planted ranks, B: quality at equal bytes, C: truncation, D: compression, E: rank maps of styles.
+A: planted ranks, B: quality at equal bytes, C: truncation, D: compression, E: rank maps of styles,
+F: departures from the paper, one by one.
 Results are JSON lines in FOLDER, tables and plots are written there too; learning rates are tuned
 first.
 """
@@ -22,13 +23,14 @@ from tests.hosting.inprocess import REPOSITORY
 from tests.hosting.provision import cache_folder
 
 METHODS = ("fixed", "paper", "adaptive")
+TUNED_METHODS = METHODS[:2]
 RUNS = {"B": Plan.quality, "C": Plan.truncation, "E": Plan.styles}
 
 
 def arguments() -> argparse.Namespace:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("folder", type=Path, help="results folder")
-    options.add_argument("--only", nargs="+", choices="ABCDE", default=list("ABCDE"))
+    options.add_argument("--only", nargs="+", choices="ABCDEF", default=list("ABCDEF"))
     options.add_argument("--steps", type=int, default=200)
     options.add_argument("--seeds", type=int, default=5)
     options.add_argument("--quick", action="store_true", help="a few steps, to see that it works")
@@ -36,7 +38,7 @@ def arguments() -> argparse.Namespace:
         "--report", action="store_true", help="run nothing; also write docs/results.md"
     )
     options.add_argument(
-        "--tune", nargs="+", choices=METHODS, help="only tune the learning rates of these"
+        "--tune", nargs="+", choices=TUNED_METHODS, help="only tune the learning rates of these"
     )
     options.add_argument(
         "--reuse",
@@ -87,7 +89,7 @@ def main() -> None:
             if letter in report.MODULES:
                 run_module(letter, args.folder, quick=args.quick)
             else:
-                rates = tuned_rates(*(METHODS if letter == "B" else ("adaptive",)))
+                rates = tuned_rates(*(TUNED_METHODS if letter == "B" else ("fixed",)))
                 work(RUNS[letter](plan, rates))
     path = args.folder / RATES
     rates = json.loads(path.read_text()) if path.exists() else {}

@@ -11,9 +11,13 @@ from tests.benchmarks.ranks.pictures import TUNING
 from tests.benchmarks.ranks.plan import Plan
 from tests.benchmarks.ranks.plots import draw_all
 from tests.benchmarks.ranks.runs import Ledger
-from tests.benchmarks.ranks.tuning import CLASSES
+from tests.benchmarks.ranks.tuning import TUNED
 
-MODULES = {"A": "planted", "D": "compress"}  # experiments that keep a file of their own
+MODULES = {
+    "A": "planted",
+    "D": "compress",
+    "F": "ablation",
+}  # experiments that keep a file of their own
 FILE = "results.md"
 COMMAND = "python -m nox -s bench-ranks -- results/ranks --report"
 INTRODUCTION = f"""# Results
@@ -35,6 +39,7 @@ TITLES = {
     "C": "One adapter cut to every size",
     "D": "Compressing a trained LoRA",
     "E": "Rank maps of styles",
+    "F": "The departures from the paper, one by one",
 }
 
 
@@ -47,7 +52,7 @@ def stored(folder: Path, name: str) -> dict | None:
 def rate_table(rates: dict) -> str:
     """Loss by learning rate; the chosen one is bold."""
     lines = []
-    for c in CLASSES:
+    for c in TUNED:
         if c.name in rates:
             chosen = f"{rates[c.name]['rate']:g}"
             cells = [
@@ -65,9 +70,9 @@ def sections(plan: Plan, ledger: Ledger, rates: dict, folder: Path) -> dict[str,
     for letter, name in MODULES.items():
         if (results := stored(folder, name)) is not None:
             found[letter] = import_module(f"{__package__}.{name}").table(results)
-    if all(c.name in rates for c in CLASSES):
+    if all(c.name in rates for c in TUNED):
         found["B"] = quality.table(quality.collect(plan, ledger, rates))
-    if all(c.name in rates for c in CLASSES if c.method == "adaptive"):
+    if all(c.name in rates for c in TUNED if c.method == "fixed"):
         found["C"] = truncation.table(truncation.collect(plan, ledger, rates))
         found["E"] = styles.table(styles.collect(plan, ledger, rates))
     return found
@@ -89,7 +94,8 @@ def write(plan: Plan, ledger: Ledger, rates: dict, folder: Path, target: Path) -
         subjects = ", ".join(TUNING)
         parts += [
             "## Learning rates",
-            f"Tuned on {subjects}, which are no test subjects; one seed.",
+            f"Tuned on {subjects}, which are no test subjects; one seed. Adaptive runs take the "
+            "rate of plain LoRA at their target rank.",
             rate_table(rates),
         ]
     text = "\n\n".join(parts) + "\n"

@@ -1,0 +1,82 @@
+"""What each rank position is worth, and the ranks that a size or a tolerance leaves.
+
+Positions of a layer come in the singular basis of its update, the largest first; a rank keeps a
+prefix. Worths are non-negative tensors (rank,), one for each layer; costs are the parameters of one
+position, one number for each layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+TEMPER = 0.5  # of a layer's whole worth, when layers are compared
+CLIFF = 8.0  # a fall by this factor from one position to the next separates signal from noise
+NOISE = 0.03  # of the mean position's worth: what lies above it is never noise
+
+
+def position_worth(lora_up: Tensor, second_moment: Tensor) -> Tensor:
+    """How much the loss would rise without a position, up to one factor for the whole model.
+
+    sum_o B_oi^2 E[(dL/dB_oi)^2], (rank,), of lora_up [out, rank] and Adam's running mean of its
+    squared gradient: the diagonal second-order term with the empirical Fisher information as
+    curvature (LeCun, Denker, Solla 1989).
+    """
+    return (lora_up.square() * second_moment).sum(0)
+
+
+def descending(worth: Tensor) -> Tensor:
+    """Each position counts as much as the best one behind it: a prefix can't skip positions."""
+    return worth.flip(0).cummax(0).values.flip(0)
+
+
+def tempered(worth: Tensor) -> Tensor:
+    """A layer's worths divided by the root of their sum: between absolute comparison of layers
+    (which leaves some with too little for pictures unseen in training) and none at all.
+    """
+    total = worth.sum()
+    return worth / total**TEMPER if total > 0 else worth
+
+
+def mean_worth(worths: Sequence[Tensor]) -> float:
+    """The worth of a typical useful position: sum w^2 / sum w, which noise hardly moves."""
+    everything = torch.cat(list(worths))
+    total = float(everything.sum())
+    return float(everything.square().sum()) / total if total > 0 else 0.0
+
+
+def above_noise(worths: Sequence[Tensor], tolerance: float | None = None) -> list[int]:
+    """The ranks without what brings nothing.
+
+    With a tolerance: without the tails below tolerance * mean_worth. Without one: a tail goes only
+    where the worth lies below NOISE * mean_worth and falls off a cliff, CLIFF from one position to
+    the next (at the first position: from that limit). Noise lies behind such a cliff; a spectrum
+    that falls gently is left whole. What is worth nothing always goes.
+    """
+    least = (NOISE if tolerance is None else tolerance) * mean_worth(worths)
+    ranks = []
+    for worth in map(descending, worths):
+        gone = worth < least
+        if tolerance is None and len(worth):
+            before = torch.cat([worth.new_tensor([least]), worth[:-1]])
+            gone &= (worth * CLIFF < before).cummax(0).values
+        ranks.append(len(worth) - int((gone | (worth <= 0)).sum()))
+    return ranks
+
+
+def share_out(worths: Sequence[Tensor], costs: Sequence[float], parameters: float) -> list[int]:
+    """The ranks that keep the most worth within so many parameters: one auction over all layers.
+
+    Positions are taken by worth per parameter; since worth falls along a layer, what is taken is a
+    prefix of each. A layer may end at rank 0.
+    """
+    device = worths[0].device
+    lengths = torch.tensor([len(w) for w in worths], device=device)
+    layer_of = torch.repeat_interleave(torch.arange(len(worths), device=device), lengths)
+    cost = torch.tensor(list(costs), dtype=torch.float64, device=device)[layer_of]
+    price = torch.cat([descending(w) for w in worths]) / cost
+    order = price.argsort(descending=True, stable=True)
+    kept = order[cost[order].cumsum(0) <= parameters]
+    return torch.bincount(layer_of[kept], minlength=len(worths)).tolist()
