@@ -14,6 +14,7 @@ from .rank import (
     matched_std,
     nearest_rank,
     paper_std,
+    plain_std,
     rank_of,
     rate_for,
     stable_weights,
@@ -104,7 +105,11 @@ class Adapters:
         component = self._list[row]
         weights = self.weights[row, : component.rank].detach()
         init = self.settings.init or ("paper" if self.settings.mode == "paper" else "matched")
-        return paper_std(weights) if init == "paper" else matched_std(weights, component.fan_in)
+        if init == "paper":
+            return paper_std(weights)
+        if self.logarithmic:
+            return plain_std(component.fan_in)  # stable weights scale by themselves
+        return matched_std(weights, component.fan_in)
 
     def _set_ranks(self, ranks: list[int]) -> None:
         for component, rank in zip(self._list, ranks, strict=True):

@@ -75,6 +75,13 @@ def paper_std(weights: Tensor) -> float:
     return math.sqrt(2) / math.sqrt(float(weights.square().sum()))
 
 
+def plain_std(fan_in: int) -> float:
+    """Standard deviation of an ordinary LoRA's lora_down (kaiming-uniform, a = sqrt(5)): 1 /
+    sqrt(3 fan_in).
+    """
+    return 1 / math.sqrt(3 * fan_in)
+
+
 def matched_std(weights: Tensor, fan_in: int) -> float:
     """Standard deviation of lora_down at which the weighted rows have, on average, the variance 1 /
     (3 fan_in) of an ordinary LoRA (kaiming-uniform, a = sqrt(5)): sqrt(D / (3 in sum_j f(j)^2)).

@@ -13,6 +13,7 @@ from lora2_core.rank import (
     matched_std,
     nearest_rank,
     paper_std,
+    plain_std,
     rank_loss,
     rank_of,
     rate_for,
@@ -193,3 +194,11 @@ def test_only_importance_and_the_continuous_rank_carry_gradients():
     continuous_rank(rates).sum().backward()
     slope = [-math.log(10) / 0.1**2, -math.log(10) / 0.4**2]  # METHOD: dD/dnu = -D^2 / 2.303
     assert rates.grad.tolist() == pytest.approx(slope, rel=1e-5)
+
+
+@pytest.mark.parametrize("fan_in", [1, 96, 1280])
+def test_plain_std_is_that_of_an_ordinary_lora(fan_in: int):
+    """nn.Linear's own initialisation is kaiming-uniform with a = sqrt(5)."""
+    torch.manual_seed(0)
+    weight = torch.nn.Linear(fan_in, 200_000 // fan_in, bias=False).weight
+    assert plain_std(fan_in) == pytest.approx(weight.std().item(), rel=0.02)
