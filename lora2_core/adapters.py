@@ -53,6 +53,8 @@ class Adapters:
         self.refresh()
         for row, component in enumerate(self._list):
             component.initialise(0, component.rank, self._std(row), self.generator, random_up=False)
+            if self.logarithmic:
+                component.orthogonalise()
             component.hook(lambda row=row: self.weights[row])
 
     @property

@@ -103,6 +103,15 @@ class Component:
             self.lora_up[:, start:stop] = 0
 
     @torch.no_grad()
+    def orthogonalise(self) -> None:
+        """Makes the used rows of lora_down orthogonal and all of the same norm, the mean one: no
+        two positions then begin alike, and turning them later is well conditioned.
+        """
+        used = self.lora_down[: self.rank]
+        rows = torch.linalg.qr(used.double().T)[0].T * (used.norm() / math.sqrt(self.rank))
+        self.lora_down[: self.rank] = rows.to(used.dtype)
+
+    @torch.no_grad()
     def rotate(self, weights: Tensor, moments: Callable[[Tensor], dict[str, Tensor]]) -> None:
         """Turns the used positions to the singular basis of the update, which stays the same.
 

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 TEMPER = 0.5  # of a layer's whole worth, when layers are compared
-CLIFF = 8.0  # a fall by this factor from one position to the next separates signal from noise
+CLIFF = 25.0  # noise: a position is worth so many times less than the one before,
+TAIL = 2.0  # or all that follows a position is together worth so many times less than it
+LONG = 8  # positions that make such a tail; the end of a short one is always worth little
 NOISE = 0.03  # of the mean position's worth: what lies above it is never noise
 
 
@@ -51,9 +53,10 @@ def above_noise(worths: Sequence[Tensor], tolerance: float | None = None) -> lis
     """The ranks without what brings nothing.
 
     With a tolerance: without the tails below tolerance * mean_worth. Without one: a tail goes only
-    where the worth lies below NOISE * mean_worth and falls off a cliff, CLIFF from one position to
-    the next (at the first position: from that limit). Noise lies behind such a cliff; a spectrum
-    that falls gently is left whole. What is worth nothing always goes.
+    where it lies below NOISE * mean_worth and off a cliff: its first position is worth less than a
+    CLIFF-th, or all of it together (LONG or more) less than a TAIL-th, of the position before (of
+    that limit, where the whole layer is the tail). Noise lies behind such a cliff; a spectrum that
+    falls gently is left whole. What is worth nothing always goes.
     """
     least = (NOISE if tolerance is None else tolerance) * mean_worth(worths)
     ranks = []
@@ -61,7 +64,10 @@ def above_noise(worths: Sequence[Tensor], tolerance: float | None = None) -> lis
         gone = worth < least
         if tolerance is None and len(worth):
             before = torch.cat([worth.new_tensor([least]), worth[:-1]])
-            gone &= (worth * CLIFF < before).cummax(0).values
+            together = worth.flip(0).cumsum(0).flip(0)
+            fallen = worth * CLIFF < before
+            fallen[: 1 - LONG] |= (together * TAIL < before)[: 1 - LONG]
+            gone &= fallen.cummax(0).values
         ranks.append(len(worth) - int((gone | (worth <= 0)).sum()))
     return ranks
 

@@ -298,3 +298,14 @@ def test_targets_that_choose_nothing_are_refused(targets: str, message: str):
     with pytest.raises(ValueError, match=message) as caught:
         lora2.attach(Planted([1]), targets)
     assert repr(targets) in str(caught.value)
+
+
+def test_adaptive_layers_start_with_orthogonal_rows_of_an_ordinary_loras_norm():
+    model = nn.ModuleDict({"a": nn.Linear(64, 48), "c": nn.Conv2d(8, 40, 3)})
+    adapters = lora2.attach(model, "a|c", lora2.RankSettings(target_rank=8))
+    for component in adapters.components.values():
+        rows = component.lora_down[: component.rank].detach()
+        assert component.rank == 24
+        gram = rows @ rows.T
+        torch.testing.assert_close(gram, gram.diagonal().diag(), rtol=0, atol=1e-6)
+        assert gram.diagonal().mean() == pytest.approx(1 / 3, rel=0.1)

@@ -13,6 +13,7 @@ from torch import Tensor
 from lora2_core.worth import (
     CLIFF,
     NOISE,
+    TAIL,
     above_noise,
     descending,
     mean_worth,
@@ -164,7 +165,7 @@ def test_a_cliff_to_what_is_still_worth_something_takes_nothing():
 
 @given(
     layers=st.lists(st.tuples(st.floats(1, 100), st.integers(1, 30)), min_size=1, max_size=4),
-    fall=st.floats(1.0, CLIFF * 0.99),
+    fall=st.floats(1.0, TAIL * 1.4),
 )
 def test_gentle_spectra_are_left_whole(layers: list[tuple[float, int]], fall: float):
     """However little its end is worth, a spectrum without a cliff is not noise."""
@@ -174,9 +175,15 @@ def test_gentle_spectra_are_left_whole(layers: list[tuple[float, int]], fall: fl
 
 def test_a_layer_far_below_a_typical_position_goes_whole():
     """Noise alone has no cliff inside: the limit itself counts as the position before."""
-    limit = 4.0 * NOISE / CLIFF
-    kept, gone = [limit * 1.1] * 3, [limit * 0.9] * 3
-    assert above_noise(tensors([[4.0, 4.0], kept, gone])) == [2, 3, 0]
+    for limit, length in ((4.0 * NOISE / CLIFF, 3), (4.0 * NOISE / TAIL / 10, 10)):
+        kept, gone = [limit * 1.1] * length, [limit * 0.9] * length
+        assert above_noise(tensors([[4.0] * 9, kept, gone])) == [9, length, 0]
+
+
+def test_a_long_tail_goes_where_it_is_worth_little_together():
+    assert above_noise(tensors([[4.0] * 9, [1.0, *[0.04] * 12]])) == [9, 1]
+    assert above_noise(tensors([[4.0] * 9, [1.0, *[0.05] * 12]])) == [9, 13]
+    assert above_noise(tensors([[4.0] * 9, [1.0, *[0.05] * 5]])) == [9, 6], "not long enough"
 
 
 def test_a_strong_position_keeps_those_before_it():

@@ -23,7 +23,6 @@ from tests.hosting.inprocess import REPOSITORY
 from tests.hosting.provision import cache_folder
 
 METHODS = ("fixed", "paper", "adaptive")
-TUNED_METHODS = METHODS[:2]
 RUNS = {"B": Plan.quality, "C": Plan.truncation, "E": Plan.styles}
 
 
@@ -38,7 +37,7 @@ def arguments() -> argparse.Namespace:
         "--report", action="store_true", help="run nothing; also write docs/results.md"
     )
     options.add_argument(
-        "--tune", nargs="+", choices=TUNED_METHODS, help="only tune the learning rates of these"
+        "--tune", nargs="+", choices=METHODS, help="only tune the learning rates of these"
     )
     options.add_argument(
         "--reuse",
@@ -89,7 +88,7 @@ def main() -> None:
             if letter in report.MODULES:
                 run_module(letter, args.folder, quick=args.quick)
             else:
-                rates = tuned_rates(*(TUNED_METHODS if letter == "B" else ("fixed",)))
+                rates = tuned_rates(*(METHODS if letter == "B" else ("adaptive",)))
                 work(RUNS[letter](plan, rates))
     path = args.folder / RATES
     rates = json.loads(path.read_text()) if path.exists() else {}

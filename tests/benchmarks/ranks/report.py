@@ -11,7 +11,7 @@ from tests.benchmarks.ranks.pictures import TUNING
 from tests.benchmarks.ranks.plan import Plan
 from tests.benchmarks.ranks.plots import draw_all
 from tests.benchmarks.ranks.runs import Ledger
-from tests.benchmarks.ranks.tuning import TUNED
+from tests.benchmarks.ranks.tuning import CLASSES
 
 MODULES = {
     "A": "planted",
@@ -52,7 +52,7 @@ def stored(folder: Path, name: str) -> dict | None:
 def rate_table(rates: dict) -> str:
     """Loss by learning rate; the chosen one is bold."""
     lines = []
-    for c in TUNED:
+    for c in CLASSES:
         if c.name in rates:
             chosen = f"{rates[c.name]['rate']:g}"
             cells = [
@@ -70,9 +70,9 @@ def sections(plan: Plan, ledger: Ledger, rates: dict, folder: Path) -> dict[str,
     for letter, name in MODULES.items():
         if (results := stored(folder, name)) is not None:
             found[letter] = import_module(f"{__package__}.{name}").table(results)
-    if all(c.name in rates for c in TUNED):
+    if all(c.name in rates for c in CLASSES):
         found["B"] = quality.table(quality.collect(plan, ledger, rates))
-    if all(c.name in rates for c in TUNED if c.method == "fixed"):
+    if all(c.name in rates for c in CLASSES if c.method == "adaptive"):
         found["C"] = truncation.table(truncation.collect(plan, ledger, rates))
         found["E"] = styles.table(styles.collect(plan, ledger, rates))
     return found
@@ -94,8 +94,7 @@ def write(plan: Plan, ledger: Ledger, rates: dict, folder: Path, target: Path) -
         subjects = ", ".join(TUNING)
         parts += [
             "## Learning rates",
-            f"Tuned on {subjects}, which are no test subjects; one seed. Adaptive runs take the "
-            "rate of plain LoRA at their target rank.",
+            f"Tuned on {subjects}, which are no test subjects; one seed.",
             rate_table(rates),
         ]
     text = "\n\n".join(parts) + "\n"

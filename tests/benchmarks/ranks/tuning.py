@@ -1,5 +1,5 @@
-"""Learning rates: for every control and rank the one with the least loss on unseen backgrounds of
-the tuning subjects. Adaptive runs take that of plain LoRA at their target rank, untuned.
+"""Learning rates: for every method and rank the one with the least loss on unseen backgrounds of
+the tuning subjects.
 
 A best rate at the edge of its grid moves the edge, so that no method is held back by the grid.
 """
@@ -17,6 +17,7 @@ from tests.benchmarks.ranks.runs import Ledger, Run
 
 RATES = "rates.json"
 GRID = (2.5e-3, 5e-3, 1e-2, 2e-2)
+ADAPTIVE_GRID, ADAPTIVE_GRID_OF_MANY = (5e-3, 1e-2, 2e-2), (2.5e-3, 5e-3, 1e-2)
 PAPER_GRID = (3.2e-4, 1e-3, 3.2e-3)
 MOST_MOVES = 2  # of each edge
 PAPER_RANK = 8
@@ -38,6 +39,8 @@ class Class:
 
     @property
     def grid(self) -> tuple[float, ...]:
+        if self.method == "adaptive":
+            return ADAPTIVE_GRID if self.rank < PAPER_RANK else ADAPTIVE_GRID_OF_MANY
         return PAPER_GRID if self.method == "paper" else GRID
 
     def runs(self, rate: float, steps: int, subjects: tuple[str, ...] = TUNING) -> list[Run]:
@@ -51,9 +54,6 @@ CLASSES = (
     Class("paper", PAPER_RANK),
     *(Class("adaptive", rank) for rank in ADAPTIVE_RANKS),
 )
-
-
-TUNED = tuple(c for c in CLASSES if c.method != "adaptive")
 
 
 def mean_loss(rows: list[dict]) -> float:
@@ -79,7 +79,7 @@ def tune(methods: tuple[str, ...], ledger: Ledger, work: Work, steps: int, *, qu
     """{class name: {"rate", "loss", "losses" by rate}} of the methods' classes; does what the
     ledger lacks.
     """
-    classes = [c for c in TUNED if c.method in methods]
+    classes = [c for c in CLASSES if c.method in methods]
     subjects = TUNING[:1] if quick else TUNING
     rates = {c: list(c.grid[1:3] if quick else c.grid) for c in classes}
     losses: dict[Class, dict[float, float]] = {c: {} for c in classes}
@@ -105,14 +105,13 @@ def write_rates(folder: Path, found: dict) -> dict:
     path = folder / RATES
     known = json.loads(path.read_text()) if path.exists() else {}
     known |= found
-    ordered = {c.name: known[c.name] for c in TUNED if c.name in known}
+    ordered = {c.name: known[c.name] for c in CLASSES if c.name in known}
     path.write_text(json.dumps(ordered, indent=1) + "\n")
     return ordered
 
 
 def tuned(run: Run, rates: dict) -> Run:
-    """The run at the rate of its class, an adaptive one at plain LoRA's of its target rank."""
+    """The run at the rate of its class."""
     if run.method == "base":
         return run
-    method = "fixed" if run.method == "adaptive" else run.method
-    return replace(run, rate=rates[Class(method, run.rank).name]["rate"])
+    return replace(run, rate=rates[Class(run.method, run.rank).name]["rate"])
