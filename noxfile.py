@@ -64,8 +64,8 @@ def exactness(session: nox.Session) -> None:
 
 @nox.session(name="bench-ranks", venv_backend="none")
 def bench_ranks(session: nox.Session) -> None:
-    """All experiments on ranks (hours); goes on where it stopped. Default folder: results/ranks."""
-    arguments = session.posargs or ["results/ranks"]
+    """All experiments on ranks (hours); goes on where it stopped. Default: their own results."""
+    arguments = session.posargs or ["tests/benchmarks/ranks/results"]
     in_host(session, "-m", "tests.hosting.inprocess", "tests.benchmarks.ranks", *arguments)
 
 
