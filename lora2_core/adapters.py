@@ -140,8 +140,9 @@ class Adapters:
         self._set_ranks(new)
         self.refresh()
         if self.logarithmic:
+            moments = _moments(optimizer)
             for row, component in enumerate(self._list):
-                component.rescale(weights[row], self.weights[row].detach(), _moments(optimizer))
+                component.rescale(weights[row], self.weights[row].detach(), moments)
         grown = []
         for row, (before, after) in enumerate(zip(old, new, strict=True)):
             if after > before:
@@ -154,8 +155,9 @@ class Adapters:
 
     def rotate(self, optimizer: torch.optim.Optimizer) -> None:
         """Every layer to its singular basis, Adam's moments with it; no output changes."""
+        moments = _moments(optimizer)
         for row, component in enumerate(self._list):
-            component.rotate(self.weights[row].detach(), _moments(optimizer))
+            component.rotate(self.weights[row].detach(), moments)
 
     def folded(self) -> dict[str, tuple[Tensor, Tensor]]:
         """(lora_up, lora_down) of every layer, importance folded in, in file shapes (conv:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .lora import RankedLora
 from .settings import BYTES_PER_PARAMETER, MEGABYTE, check_range
+from .worth import ranking
 
 LOSSLESS = 1e-6  # relative error that is always allowed: fp32 rounding, far below that of fp16
 
@@ -77,13 +78,10 @@ def error_curve(lora: RankedLora) -> tuple[Tensor, Tensor]:
     Expects the singular basis.
     """
     energies = [layer.energy.cpu() for layer in lora.layers.values()]
-    costs = torch.tensor([layer.cost for layer in lora.layers.values()])
-    costs = costs.repeat_interleave(torch.tensor([len(energy) for energy in energies]))
+    order, _, cost = ranking(energies, [layer.cost for layer in lora.layers.values()])
     energy = torch.cat(energies)
-    worth = torch.cat([e.flip(0).cummax(0).values.flip(0) for e in energies]) / costs
-    order = worth.argsort(descending=True, stable=True)
     lost = energy[order].flip(0).cumsum(0).flip(0)
-    parameters = torch.cat([costs.new_zeros(1), costs[order].cumsum(0)])
+    parameters = torch.cat([cost.new_zeros(1), cost[order].cumsum(0)]).long()
     return parameters, (torch.cat([lost, lost.new_zeros(1)]) / energy.sum()).sqrt()
 
 

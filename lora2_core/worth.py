@@ -78,11 +78,18 @@ def share_out(worths: Sequence[Tensor], costs: Sequence[float], parameters: floa
     Positions are taken by worth per parameter; since worth falls along a layer, what is taken is a
     prefix of each. A layer may end at rank 0.
     """
+    order, layer_of, cost = ranking(worths, costs)
+    kept = order[cost[order].cumsum(0) <= parameters]
+    return torch.bincount(layer_of[kept], minlength=len(worths)).tolist()
+
+
+def ranking(worths: Sequence[Tensor], costs: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
+    """All positions of all layers, the most worth a parameter first: (order, layer, cost), int64,
+    int64 and fp64, each (positions,); layer and cost are indexed by the order's values.
+    """
     device = worths[0].device
     lengths = torch.tensor([len(w) for w in worths], device=device)
     layer_of = torch.repeat_interleave(torch.arange(len(worths), device=device), lengths)
     cost = torch.tensor(list(costs), dtype=torch.float64, device=device)[layer_of]
     price = torch.cat([descending(w) for w in worths]) / cost
-    order = price.argsort(descending=True, stable=True)
-    kept = order[cost[order].cumsum(0) <= parameters]
-    return torch.bincount(layer_of[kept], minlength=len(worths)).tolist()
+    return price.argsort(descending=True, stable=True), layer_of, cost

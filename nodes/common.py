@@ -43,6 +43,13 @@ def lora_name(tooltip: str, *, optional: bool = False) -> io.Combo.Input:
     return io.Combo.Input("lora_name", options=files, optional=optional, tooltip=tooltip)
 
 
+def budget(tooltip: str) -> io.Float.Input:
+    """A size limit in MB, 0 for none."""
+    return io.Float.Input(
+        "budget_mb", default=0.0, min=0.0, max=100000.0, step=0.1, tooltip=tooltip
+    )
+
+
 def model() -> io.Model.Input:
     """The model that an adapter goes onto."""
     tooltip = "The model to change; it leaves this node unchanged, its clone patched."

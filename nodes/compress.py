@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..lora2_core import load
 from ..lora2_core.compress import compress
 from ..lora2_core.host.export import from_lora_model
-from .common import CATEGORY, Lora2, LoraModel, file_state, lora_file, lora_name
+from .common import CATEGORY, Lora2, LoraModel, budget, file_state, lora_file, lora_name
 
 
 class LoRA2Compress(io.ComfyNode):
@@ -24,14 +24,9 @@ class LoRA2Compress(io.ComfyNode):
                 lora_name(
                     "Any LoRA in the loras folder; not used when lora is connected.", optional=True
                 ),
-                io.Float.Input(
-                    "budget_mb",
-                    default=0.0,
-                    min=0.0,
-                    max=100000.0,
-                    step=0.1,
-                    tooltip="0: no limit. Else the size in MB (fp16) that the result stays within; "
-                    "the tolerance may make it smaller still.",
+                budget(
+                    "0: no limit. Else the size in MB (fp16) that the result stays within; "
+                    "the tolerance may make it smaller still."
                 ),
                 io.Float.Input(
                     "tolerance",

@@ -16,7 +16,7 @@ from ..lora2_core.host.live import Throttle, event, last_step
 from ..lora2_core.host.run import ATTENTION, HostRun, Outcome, train_on
 from ..lora2_core.host.store import check_prefix, save_under_loras
 from ..lora2_core.settings import MODES
-from .common import CATEGORY, Lora2, Lora2Options, LoraModel
+from .common import CATEGORY, Lora2, Lora2Options, LoraModel, budget
 
 EVENT = "lora2.train"
 RESCUED = "lora2/interrupted"
@@ -73,14 +73,9 @@ class LoRA2Train(io.ComfyNode):
                     tooltip="adaptive: ceiling on the mean rank. paper: the rank that rates are "
                     "pulled to. fixed: the rank.",
                 ),
-                io.Float.Input(
-                    "budget_mb",
-                    default=0.0,
-                    min=0.0,
-                    max=100000.0,
-                    step=0.1,
-                    tooltip="0: use target_rank. Else the size in MB (fp16) to end at, instead of "
-                    "target_rank.",
+                budget(
+                    "0: use target_rank. Else the size in MB (fp16) to end at, instead of "
+                    "target_rank."
                 ),
                 io.Int.Input(
                     "max_rank",

@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lora2_core import Adapters, RankSettings, TrainSettings, attach, finish, train
+from tests.benchmarks.ranks.statistics import spearman
 
 SHAPES = (
     (96, 128), (128, 192), (192, 128), (128, 96), (96, 128),
@@ -123,16 +125,6 @@ def oracle(condition: Condition, steps: int) -> Net:
     return net
 
 
-def spearman(a: list[int], b: list[int]) -> float:
-    """Correlation of places, ties sharing theirs."""
-
-    def places(values: list[int]) -> Tensor:
-        below = [sum(v < x for v in values) + sum(v <= x for v in values) for x in values]
-        return torch.tensor(below, dtype=torch.float64)
-
-    return float(torch.corrcoef(torch.stack([places(a), places(b)]))[0, 1].nan_to_num())
-
-
 def measure(condition: Condition, settings: RankSettings, steps: int) -> dict:
     """One run: its learned ranks against the planted ones, its errors with and without noise."""
     start = time.perf_counter()
@@ -141,7 +133,8 @@ def measure(condition: Condition, settings: RankSettings, steps: int) -> dict:
     ranks = list(finish(adapters).ranks.values())
     inside = [p <= r <= 1.5 * p + 2 for p, r in zip(RANKS, ranks, strict=True)]
     return {
-        **asdict(condition), **errors, "ranks": ranks, "spearman": spearman(ranks, list(RANKS)),
+        **asdict(condition), **errors, "ranks": ranks,
+        "spearman": float(np.nan_to_num(spearman(ranks, RANKS))),
         "inside": sum(inside), "seconds": time.perf_counter() - start,
     }  # fmt: skip
 

@@ -19,7 +19,7 @@ MODULES = {
     "F": "ablation",
 }  # experiments that keep a file of their own
 FILE = "results.md"
-COMMAND = "python -m nox -s bench-ranks -- tests/benchmarks/ranks/results --report"
+COMMAND = "python -m nox -s bench-ranks -- tests/benchmarks/ranks/results --report --reuse adaptive"
 INTRODUCTION = f"""# Results
 
 What each way of choosing ranks gives, at equal bytes and equal steps. Losses are denoising losses
