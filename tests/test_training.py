@@ -10,17 +10,8 @@ import lora2_core as lora2
 from lora2_core.pricing import PAPER_WEIGHT, PRICES
 from lora2_core.rank import rate_for
 from lora2_core.training import RATE_TRAVEL
+from tests.benchmarks.ranks.statistics import spearman
 from tests.toys import Planted, global_randomness_untouched, trained
-
-
-def spearman(a: list[float], b: list[float]) -> float:
-    """Correlation of the places, ties sharing theirs."""
-
-    def places(values: list[float]) -> Tensor:
-        below = [sum(v < x for v in values) + sum(v <= x for v in values) for x in values]
-        return torch.tensor(below, dtype=torch.float32)
-
-    return float(torch.corrcoef(torch.stack([places(a), places(b)]))[0, 1])
 
 
 PLANTED = [12, 1, 6, 3, 20]
