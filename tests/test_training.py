@@ -13,7 +13,6 @@ from lora2_core.training import RATE_TRAVEL
 from tests.benchmarks.ranks.statistics import spearman
 from tests.toys import Planted, global_randomness_untouched, trained
 
-
 PLANTED = [12, 1, 6, 3, 20]
 
 
