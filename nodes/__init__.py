@@ -2,10 +2,11 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import apply, compress, heatmap, options, playground, save, train
+from . import apply, compress, dataset, heatmap, options, playground, save, train
 
 NODES = [
     *playground.NODES,
+    *dataset.NODES,
     *train.NODES,
     *options.NODES,
     *apply.NODES,

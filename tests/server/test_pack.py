@@ -9,6 +9,7 @@ from tests.hosting.server import ComfyServer, ExecutionError
 PROMISED = {
     "LoRA2Playground",
     "LoRA2ExamplePictures",
+    "LoRA2Dataset",
     "LoRA2Train",
     "LoRA2Apply",
     "LoRA2Load",

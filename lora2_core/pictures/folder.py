@@ -1,0 +1,155 @@
+"""A folder of pictures with captions beside them: what is there, and what is left out and why."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .reading import SUFFIXES, Unusable
+
+MOST_CAPTION_BYTES = 65536
+MOST_REPEATS = 1000
+PREFIX = re.compile(r"(\d+)_")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A file, the name that reports call it, how often it is repeated, and its own caption (None
+    without a .txt).
+    """
+
+    path: Path
+    name: str
+    repeats: int
+    caption: str | None
+
+
+@dataclass
+class Listing:
+    """The usable pictures in order of name; the reasons of those left out, by name; the number of
+    other files.
+    """
+
+    pictures: list[Picture] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    others: int = 0
+
+
+def check_folder(root: str, name: str) -> Path:
+    """The folder of a name below root; ValueError when it is none or leads out of root."""
+    if not isinstance(name, str) or not name.strip() or "\0" in name:
+        raise ValueError(f"folder is {name!r}: choose a folder in the input folder.")
+    root = os.path.realpath(root)
+    try:
+        target = os.path.realpath(os.path.join(root, name.replace("\\", "/")))
+        inside = os.path.commonpath([root, target]) == root
+    except ValueError as error:  # another drive, or characters that no file name can have
+        raise ValueError(f"folder {name!r} can't be a folder: choose one from the list.") from error
+    if not inside:
+        raise ValueError(f"folder {name!r} leads out of the input folder: choose one inside it.")
+    if target == root:
+        raise ValueError(f"folder {name!r} is the input folder itself: choose a folder in it.")
+    if not os.path.isdir(target):
+        raise ValueError(
+            f"There is no folder {name!r} in the input folder: put the pictures there, or choose "
+            "another one."
+        )
+    return Path(target)
+
+
+def repeats_of(folder: str) -> int:
+    """N of a folder called N_name, else 1."""
+    match = PREFIX.match(folder)
+    if match is None:
+        return 1
+    repeats = int(match[1]) if len(match[1]) < 10 else MOST_REPEATS + 1
+    if not 1 <= repeats <= MOST_REPEATS:
+        raise ValueError(
+            f"Folder {folder!r} asks for {match[1][:12]} repeats: give it a number from 1 to "
+            f"{MOST_REPEATS}."
+        )
+    return repeats
+
+
+def walk(folder: Path) -> Iterator[tuple[os.DirEntry, str]]:
+    """The files of a folder and of its sub-folders, with their names from the folder; hidden ones
+    not.
+    """
+    for entry in visible(folder):
+        if not entry.is_dir():
+            yield entry, entry.name
+        else:
+            inside = (e for e in visible(entry.path) if not e.is_dir())
+            yield from ((e, f"{entry.name}/{e.name}") for e in inside)
+
+
+def visible(folder: str | Path) -> list[os.DirEntry]:
+    """What is in a folder, in order of name; ValueError when it can't be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+    except OSError as error:
+        raise ValueError(
+            f"The folder {Path(folder).name!r} can't be read ({error.strerror}): change its rights."
+        ) from error
+
+
+def scan(folder: Path, root: str) -> Listing:
+    """Every picture of a folder and of its direct sub-folders; N_name ones are repeated N times."""
+    found, root = Listing(), os.path.realpath(root)
+    for entry, name in walk(folder):
+        path = Path(entry.path)
+        if path.suffix.lower() not in SUFFIXES:
+            found.others += path.suffix.lower() != ".txt"
+            continue
+        try:
+            check_file(path, root)
+            caption = read_caption(path.with_suffix(".txt"), root)
+        except Unusable as reason:
+            found.skipped[name] = str(reason)
+            continue
+        repeats = repeats_of(path.parent.name) if path.parent != folder else 1
+        found.pictures.append(Picture(path, name, repeats, caption))
+    return found
+
+
+def check_file(path: Path, root: str) -> None:
+    """Unusable unless it is a regular file inside root."""
+    try:
+        if os.path.commonpath([root, os.path.realpath(path)]) != root:
+            raise Unusable("leads out of the input folder")
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise Unusable("no regular file")
+    except OSError as error:
+        raise Unusable("unreadable") from error
+
+
+def read_caption(path: Path, root: str) -> str | None:
+    """The text of a caption file, None where there is none; Unusable when it is no text."""
+    if not path.exists():
+        return None
+    try:
+        check_file(path, root)
+        if path.stat().st_size > MOST_CAPTION_BYTES:
+            raise Unusable(f"its caption has more than {MOST_CAPTION_BYTES} bytes")
+        return path.read_text(encoding="utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise Unusable("its caption is no UTF-8 text") from error
+    except OSError as error:
+        raise Unusable("its caption is unreadable") from error
+
+
+def state(folder: Path) -> str:
+    """Changes when a file comes, goes or changes: names, sizes and times."""
+    digest = hashlib.sha256()
+    for entry, name in walk(folder):
+        with suppress(OSError):  # gone since, or a link to nothing
+            facts = entry.stat()
+            digest.update(f"{name!r} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,150 @@
+"""LoRA² Dataset: a folder of pictures as latents and conditioning to train on."""
+
+from __future__ import annotations
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+from comfy_api.latest import io
+
+from ..lora2_core.host.pictures import make_dataset
+from ..lora2_core.pictures.folder import check_folder, state
+from ..lora2_core.pictures.plan import DatasetSettings
+from .common import CATEGORY
+
+
+class LoRA2Dataset(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoRA2Dataset",
+            display_name="LoRA² Dataset",
+            category=CATEGORY,
+            description="Turns a folder of pictures with captions into what LoRA² Train takes: "
+            "sorted into aspect ratios, encoded once and remembered on disk.",
+            search_aliases=[
+                "load dataset",
+                "image folder",
+                "training dataset",
+                "aspect ratio buckets",
+                "caption folder",
+                "kohya dataset",
+            ],
+            is_output_node=True,
+            inputs=[
+                io.Combo.Input(
+                    "folder",
+                    options=folder_paths.get_input_subfolders(),
+                    tooltip="A folder in ComfyUI's input folder. A .txt beside a picture is its "
+                    "caption; pictures in a sub-folder called 3_owl count three times.",
+                ),
+                io.Clip.Input("clip", tooltip="Encodes the captions."),
+                io.Vae.Input("vae", tooltip="Encodes the pictures: the VAE of the model to train."),
+                io.String.Input(
+                    "caption",
+                    default="",
+                    multiline=True,
+                    tooltip="For pictures that have no .txt beside them.",
+                ),
+                io.Int.Input(
+                    "resolution",
+                    default=1024,
+                    min=16,
+                    max=8192,
+                    step=8,
+                    tooltip="Pictures are scaled to about the area of a square of this side. 1024 "
+                    "suits SDXL, 512 SD 1.5, 32 the Playground.",
+                ),
+                io.Boolean.Input(
+                    "buckets",
+                    default=True,
+                    tooltip="On: each picture keeps about its shape. Off: a square from its "
+                    "centre.",
+                ),
+                io.Boolean.Input(
+                    "flip",
+                    default=False,
+                    tooltip="Adds every picture mirrored. Not for faces, text or anything that has "
+                    "a left and a right.",
+                ),
+                io.Int.Input(
+                    "crops",
+                    default=0,
+                    min=0,
+                    max=100,
+                    advanced=True,
+                    tooltip="Random crops of every picture, added to the centre one.",
+                ),
+                io.Int.Input(
+                    "shuffle_tags",
+                    default=0,
+                    min=0,
+                    max=100,
+                    advanced=True,
+                    tooltip="Variants of every caption with its comma-separated tags in another "
+                    "order; the first tag stays first.",
+                ),
+                io.Float.Input(
+                    "caption_dropout",
+                    default=0.0,
+                    min=0.0,
+                    max=0.5,
+                    step=0.01,
+                    advanced=True,
+                    tooltip="Entries with an empty caption are added until they are this share of "
+                    "all.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=False,
+                    advanced=True,
+                    tooltip="Of crops, tag orders and the choice of entries without a caption.",
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(
+                    display_name="latents", is_output_list=True, tooltip="One an entry."
+                ),
+                io.Conditioning.Output(
+                    display_name="positive", is_output_list=True, tooltip="One an entry."
+                ),
+                io.String.Output(
+                    display_name="report", tooltip="Counts, sizes, captions, and what was skipped."
+                ),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, folder=None) -> bool | str:
+        """Before anything runs, and also for a folder that is newer than the list."""
+        if folder is None:  # linked: execute sees it
+            return True
+        try:
+            check_folder(folder_paths.get_input_directory(), folder)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, folder=None, **_) -> str:
+        try:
+            return state(check_folder(folder_paths.get_input_directory(), folder))
+        except ValueError:
+            return repr(folder)
+
+    @classmethod
+    def execute(cls, folder, clip, vae, **settings) -> io.NodeOutput:
+        bar = comfy.utils.ProgressBar(1)
+
+        def progress(done: int, of: int) -> None:
+            bar.update_absolute(done, of)
+            comfy.model_management.throw_exception_if_processing_interrupted()
+
+        made = make_dataset(folder, clip, vae, DatasetSettings(**settings), progress)
+        return io.NodeOutput(made.latents, made.positive, made.report, ui={"text": (made.report,)})
+
+
+NODES = [LoRA2Dataset]
