@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -30,7 +28,7 @@ class NoPrice:
     def penalty(self, loss: Tensor) -> Tensor:
         return self.zero
 
-    def review(self, optimizer: torch.optim.Optimizer) -> None:
+    def review(self, optimizer: torch.optim.Optimizer, loss: float) -> None:
         pass
 
 
@@ -71,9 +69,6 @@ class AuctionPrice(NoPrice):
 
     def penalty(self, loss: Tensor) -> Tensor:
         if self.targets is None:
-            now = float(loss.detach())
-            if math.isfinite(now):
-                self.level = now if self.level is None else 0.95 * self.level + 0.05 * now
             return torch.zeros_like(loss)
         rates = self.adapters.rate_parameter
         distance = F.huber_loss(rates, self.targets, reduction="sum", delta=NEAR) / NEAR
@@ -86,9 +81,13 @@ class AuctionPrice(NoPrice):
         return ceiling * max(1.0, self.first_size / ceiling) ** (1 - min(1.0, max(0.0, share)))
 
     @torch.no_grad()
-    def review(self, optimizer: torch.optim.Optimizer) -> None:
-        """Called after each step; sets the layers' target ranks where a review is due."""
+    def review(self, optimizer: torch.optim.Optimizer, loss: float) -> None:
+        """Called after each good step with its loss; sets the layers' target ranks where a review
+        is due.
+        """
         self.index += 1
+        if self.targets is None:
+            self.level = loss if self.level is None else 0.95 * self.level + 0.05 * loss
         rates = self.adapters.rate_parameter
         rates.copy_(rates.maximum(self.lowest))  # no rank grows beyond its first
         if self.targets is not None:  # no momentum carries a rank past its target

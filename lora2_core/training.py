@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from .settings import BYTES_PER_PARAMETER, MEGABYTE, TrainSettings
 
 RATE_TRAVEL = 15.0  # in adaptive mode, how far a log-rate can go in a run
 DECAY = 0.5  # of the run: the learning rate falls to zero over its last half
+FUSED = ("cpu", "cuda", "mps", "xpu")  # devices with a one-pass Adam
 PATIENCE = 5  # non-finite steps in a row before the run is given up
 
 
@@ -49,16 +51,8 @@ def make_optimizer(adapters: Adapters, settings: TrainSettings) -> torch.optim.O
     groups = [{"params": weights, "lr": settings.learning_rate}]
     if adapters.settings.mode != "fixed":
         groups.append({"params": [adapters.rate_parameter], "lr": rate})
-    return torch.optim.Adam(groups, foreach=True)
-
-
-def forget_positions(
-    optimizer: torch.optim.Optimizer, parameter: Tensor, start: int, stop: int, dim: int
-) -> None:
-    """Zeroes the optimizer's moments of rank positions [start, stop), which hold new values."""
-    for moment in optimizer.state.get(parameter, {}).values():
-        if torch.is_tensor(moment) and moment.shape == parameter.shape:
-            moment.narrow(dim, start, stop - start).zero_()
+    fused = adapters.device.type in FUSED
+    return torch.optim.Adam(groups, fused=fused, foreach=not fused)
 
 
 def train(
@@ -85,7 +79,6 @@ def train(
     attention_weight = adapters.settings.attention_weight
     if attention_weight is None:
         attention_weight = PAPER_WEIGHT if adapters.settings.mode == "paper" else 0.0
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     bad, scale = 0, LossScale(half)
     decay = settings.decay
     if decay is None:
@@ -101,18 +94,18 @@ def train(
         if attention is not None:
             total = total + attention_weight * attention.take()
         optimizer.zero_grad()
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         scale.backward(total, parameters)
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        value = float(loss.detach())
-        if torch.isfinite(norm) and torch.isfinite(total.detach()):
+        checks = torch.stack([t.detach().float() for t in (loss, total, norm)])
+        value, whole, length = checks.tolist()  # one device sync
+        if math.isfinite(whole) and math.isfinite(length):
             bad = 0
             scale.step_was_good()
             optimizer.step()
-            price.review(optimizer)
-            for component, old, new in adapters.follow_rates(optimizer):
-                forget_positions(optimizer, component.lora_down, old, new, 0)
-                forget_positions(optimizer, component.lora_up, old, new, 1)
-        elif not (torch.isfinite(total.detach()) and scale.overflowed()):
+            price.review(optimizer, value)
+            adapters.follow_rates(optimizer)
+        elif not (math.isfinite(whole) and scale.overflowed()):
             bad += 1
             if bad >= PATIENCE:
                 raise TrainingDiverged(
