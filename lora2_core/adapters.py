@@ -56,7 +56,7 @@ class Adapters:
             component.initialise(0, component.rank, self._std(row), self.generator, random_up=False)
             if self.logarithmic:
                 component.orthogonalise()
-            component.hook(lambda row=row: None if fixed else self.weights[row])
+            component.hook(lambda row=row: None if fixed else self.active[row])
 
     @property
     def logarithmic(self) -> bool:
@@ -91,9 +91,10 @@ class Adapters:
         """The ceiling as a mean rank, weighted by layer size."""
         return self.ceiling / float(self.costs.sum())
 
-    def refresh(self) -> None:
+    def refresh(self, widths: Tensor | None = None) -> None:
         """Computes Lambda of every layer from the rates, zero beyond its rank, once for the next
-        forward and backward pass: [layers, the largest capacity].
+        forward and backward pass: [layers, the largest capacity]. That pass uses no more than
+        `widths` positions of each layer, int64 (layers,).
         """
         length = max(c.capacity for c in self._list)
         inside = torch.arange(length, device=self.device) < self._ranks[:, None]
@@ -104,6 +105,11 @@ class Adapters:
         else:
             weights = stable_weights(self.rates, self._ranks, self.mean_ceiling, length)
             self.weights = weights * inside
+        self.active = self.weights
+        if widths is not None:
+            self.active = self.weights * (
+                torch.arange(length, device=self.device) < widths[:, None]
+            )
 
     def _std(self, row: int) -> float:
         component = self._list[row]
