@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from .layer import Component, is_adaptable
+from .layer import MOMENTS, TILE, Component, Moments, is_adaptable
 from .rank import (
     importance,
     matched_std,
@@ -37,11 +36,13 @@ class Adapters:
         self.settings = settings
         self.device = device
         self.generator = torch.Generator().manual_seed(seed)
+        fixed = settings.mode == "fixed"
+        tile = 1 if fixed else TILE  # ranks that never move need no slack
         self.components = {
-            name: Component(m, settings.max_rank, device) for name, m in found.items()
+            name: Component(m, settings.max_rank, device, tile) for name, m in found.items()
         }
         self._list = list(self.components.values())
-        self.max_ranks = torch.tensor([c.capacity for c in self._list], device=device)
+        self.max_ranks = torch.tensor([c.max_rank for c in self._list], device=device)
         self.costs = torch.tensor([float(c.cost) for c in self._list], device=device)
         start = float(settings.first_rank(self.mean_ceiling))
         first = torch.full((len(found),), start, device=device).minimum(self.max_ranks)
@@ -49,13 +50,13 @@ class Adapters:
         self.rate_parameter = nn.Parameter(rates.log() if self.logarithmic else rates)
         self.worths: dict[str, float] = {}  # of layers to the loss, once they were reviewed
         self.weights: Tensor = torch.empty(0)
-        self._set_ranks(first.long().tolist())
+        self._set_ranks(first.long())
         self.refresh()
         for row, component in enumerate(self._list):
             component.initialise(0, component.rank, self._std(row), self.generator, random_up=False)
             if self.logarithmic:
                 component.orthogonalise()
-            component.hook(lambda row=row: self.weights[row])
+            component.hook(lambda row=row: None if fixed else self.active[row])
 
     @property
     def logarithmic(self) -> bool:
@@ -90,18 +91,25 @@ class Adapters:
         """The ceiling as a mean rank, weighted by layer size."""
         return self.ceiling / float(self.costs.sum())
 
-    def refresh(self) -> None:
-        """Computes Lambda of every layer from the rates, once for the next forward and backward
-        pass.
+    def refresh(self, widths: Tensor | None = None) -> None:
+        """Computes Lambda of every layer from the rates, zero beyond its rank, once for the next
+        forward and backward pass: [layers, the largest capacity]. That pass uses no more than
+        `widths` positions of each layer, int64 (layers,).
         """
-        length = int(self.max_ranks.max())
+        length = max(c.capacity for c in self._list)
+        inside = torch.arange(length, device=self.device) < self._ranks[:, None]
         if self.settings.mode == "fixed":
-            self.weights = torch.ones(len(self._list), length, device=self.device)
+            self.weights = inside.float()
         elif self.settings.mode == "paper":
-            self.weights = importance(self.rates, length)
+            self.weights = importance(self.rates, length) * inside
         else:
-            ranks = torch.tensor([c.rank for c in self._list], device=self.device)
-            self.weights = stable_weights(self.rates, ranks, self.mean_ceiling, length)
+            weights = stable_weights(self.rates, self._ranks, self.mean_ceiling, length)
+            self.weights = weights * inside
+        self.active = self.weights
+        if widths is not None:
+            self.active = self.weights * (
+                torch.arange(length, device=self.device) < widths[:, None]
+            )
 
     def _std(self, row: int) -> float:
         component = self._list[row]
@@ -113,15 +121,17 @@ class Adapters:
             return plain_std(component.fan_in)  # stable weights scale by themselves
         return matched_std(weights, component.fan_in)
 
-    def _set_ranks(self, ranks: list[int]) -> None:
-        for component, rank in zip(self._list, ranks, strict=True):
+    def _set_ranks(self, ranks: Tensor, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """One device sync."""
+        self._ranks = ranks
+        for component, rank in zip(self._list, ranks.tolist(), strict=True):
             component.rank = rank
+            component.allocate(rank, optimizer)
 
     def follow_rates(
         self, optimizer: torch.optim.Optimizer | None = None
     ) -> list[tuple[Component, int, int]]:
-        """Moves every rank to where its rate says; one device sync. Returns (component, old, new)
-        of the grown.
+        """Moves every rank to where its rate says. Returns (component, old, new) of the grown.
 
         New positions get a random lora_down and a zero lora_up, so the output does not jump (both
         random in paper mode); positions beyond a smaller rank are no longer used. In adaptive mode
@@ -135,23 +145,38 @@ class Adapters:
             with torch.no_grad():
                 self.rate_parameter.clamp_(min=SMALLEST_RATE)
         rule = nearest_rank if self.logarithmic else rank_of
-        new = rule(self.rates, self.settings.quantile, self.max_ranks).tolist()
-        old, weights = [c.rank for c in self._list], self.weights.detach()
-        self._set_ranks(new)
+        old, before = [c.rank for c in self._list], self.weights.detach()
+        self._set_ranks(rule(self.rates, self.settings.quantile, self.max_ranks), optimizer)
         self.refresh()
+        moments = _moments(optimizer)
         if self.logarithmic:
-            moments = _moments(optimizer)
-            for row, component in enumerate(self._list):
-                component.rescale(weights[row], self.weights[row].detach(), moments)
+            self._keep_updates(before, moments)
         grown = []
-        for row, (before, after) in enumerate(zip(old, new, strict=True)):
-            if after > before:
+        for row, (component, rank) in enumerate(zip(self._list, old, strict=True)):
+            if component.rank > rank:
                 random_up = self.settings.mode == "paper"
-                self._list[row].initialise(
-                    before, after, self._std(row), self.generator, random_up=random_up
+                component.initialise(
+                    rank, component.rank, self._std(row), self.generator, random_up=random_up
                 )
-                grown.append((self._list[row], before, after))
+                for moment in moments(component.lora_down).values():
+                    moment[rank : component.rank] = 0
+                for moment in moments(component.lora_up).values():
+                    moment[:, rank : component.rank] = 0
+                grown.append((component, rank, component.rank))
         return grown
+
+    @torch.no_grad()
+    def _keep_updates(self, before: Tensor, moments: Moments) -> None:
+        """lora_up takes up the change of Lambda since `before` where a position was used and is."""
+        now = self.weights.detach()
+        length = min(before.shape[1], now.shape[1])
+        before, kept = before[:, :length], now[:, :length]
+        ratio = torch.ones_like(now)
+        ratio[:, :length] = torch.where((before > 0) & (kept > 0), kept / before, 1.0)
+        for row, moved in enumerate((ratio != 1).any(1).tolist()):
+            if moved:
+                component = self._list[row]
+                component.rescale(ratio[row, : component.capacity], moments)
 
     def rotate(self, optimizer: torch.optim.Optimizer) -> None:
         """Every layer to its singular basis, Adam's moments with it; no output changes."""
@@ -210,11 +235,11 @@ def attach(
     return Adapters(found, settings or RankSettings(), seed, torch.device(device))
 
 
-def _moments(optimizer: torch.optim.Optimizer | None) -> Callable[[Tensor], dict[str, Tensor]]:
+def _moments(optimizer: torch.optim.Optimizer | None) -> Moments:
     """Gives Adam's exp_avg and exp_avg_sq of a parameter, nothing where there are none yet."""
 
     def moments(parameter: Tensor) -> dict[str, Tensor]:
         state = optimizer.state.get(parameter, {}) if optimizer else {}
-        return {k: v for k, v in state.items() if k in ("exp_avg", "exp_avg_sq")}
+        return {k: v for k, v in state.items() if k in MOMENTS}
 
     return moments

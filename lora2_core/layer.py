@@ -1,8 +1,9 @@
 """One adapted component: a low-rank path beside a frozen Linear or Conv2d, by a forward hook.
 
 y = W0 x + B Lambda A x with A = lora_down (capacity x in), B = lora_up (out x capacity), of which
-the first `rank` positions are used. The parameters are allocated once at capacity and never
-replaced.
+the first `rank` positions are used: Lambda is zero beyond them. The capacity is the rank rounded up
+to whole tiles, so that tensors rarely change their size while ranks move, and nothing is computed
+or stored for ranks that are far away.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
+
+TILE = 8  # positions; what matrix units like
+MOMENTS = {"exp_avg", "exp_avg_sq"}
+Moments = Callable[[Tensor], dict[str, Tensor]]
 
 
 def is_adaptable(module: nn.Module) -> bool:
@@ -30,8 +35,8 @@ class Component:
     kernel's taps.
     """
 
-    def __init__(self, module: nn.Module, max_rank: int, device: torch.device):
-        self.module = module
+    def __init__(self, module: nn.Module, max_rank: int, device: torch.device, tile: int = TILE):
+        self.module, self.tile = module, tile
         self.kernel: tuple[int, int] | None = None
         if hasattr(module, "kernel_size"):
             self.kernel = tuple(module.kernel_size)
@@ -40,10 +45,10 @@ class Component:
             self.channels = (module.in_features, module.out_features)
         self.fan_in = self.channels[0] * (self.kernel[0] * self.kernel[1] if self.kernel else 1)
         self.fan_out = self.channels[1]
-        self.capacity = min(max_rank, self.fan_in, self.fan_out)
-        self.lora_down = nn.Parameter(torch.zeros(self.capacity, self.fan_in, device=device))
-        self.lora_up = nn.Parameter(torch.zeros(self.fan_out, self.capacity, device=device))
-        self.rank = self.capacity
+        self.max_rank = min(max_rank, self.fan_in, self.fan_out)
+        self.lora_down = nn.Parameter(torch.zeros(0, self.fan_in, device=device))
+        self.lora_up = nn.Parameter(torch.zeros(self.fan_out, 0, device=device))
+        self.rank = 0
         self.handle: RemovableHandle | None = None
 
     @property
@@ -51,17 +56,30 @@ class Component:
         """Parameters of one rank position."""
         return self.fan_in + self.fan_out
 
-    def hook(self, weights: Callable[[], Tensor]) -> None:
+    @property
+    def capacity(self) -> int:
+        """Rank positions that the tensors hold."""
+        return len(self.lora_down)
+
+    @torch.no_grad()
+    def allocate(self, rank: int, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Room for `rank` positions in whole tiles: new parameters where that is another capacity,
+        with the values, and the optimizer's moments, of the positions that stay, and zeros else.
+        """
+        capacity = min(-(-rank // self.tile) * self.tile, self.max_rank)
+        if capacity != self.capacity:
+            self.lora_down = exchanged(self.lora_down, capacity, 0, optimizer)
+            self.lora_up = exchanged(self.lora_up, capacity, 1, optimizer)
+
+    def hook(self, weights: Callable[[], Tensor | None]) -> None:
         """Adds the path to the module's output; `weights()` gives the diagonal of Lambda, at least
-        `rank` long.
+        `capacity` long and zero beyond `rank`, or None where it is 1.
         """
 
-        def add_path(_module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-            if self.rank == 0:
-                return output
-            return output + self.path(args[0], weights()).to(output.dtype)
+        def after(_module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+            return self.add_path(args[0], output, weights()) if self.rank else output
 
-        self.handle = self.module.register_forward_hook(add_path)
+        self.handle = self.module.register_forward_hook(after)
 
     def unhook(self) -> None:
         """Takes the path away; the module is as it was."""
@@ -69,26 +87,31 @@ class Component:
             self.handle.remove()
             self.handle = None
 
-    def path(self, x: Tensor, weights: Tensor) -> Tensor:
-        """B (Lambda A) x; fp16 inputs run in fp32, since (Lambda A) x of the paper's init can
-        overflow fp16.
+    def add_path(self, x: Tensor, output: Tensor, weights: Tensor | None) -> Tensor:
+        """output + B (Lambda A) x; fp16 inputs run in fp32, since (Lambda A) x of the paper's init
+        can overflow fp16.
         """
         dtype = torch.float32 if x.dtype == torch.float16 else x.dtype
-        down = (self.lora_down[: self.rank] * weights[: self.rank, None]).to(dtype)
-        up = self.lora_up[:, : self.rank].to(dtype)
-        if self.kernel is None:
-            return F.linear(F.linear(x.to(dtype), down), up)
-        kernels = down.view(-1, self.channels[0], *self.kernel)
-        # the module's own stride, dilation, padding and padding mode
-        hidden = nn.Conv2d._conv_forward(self.module, x.to(dtype), kernels, None)
-        return F.conv2d(hidden, up[:, :, None, None])
+        down, up = self.lora_down, self.lora_up.to(dtype)
+        if weights is not None:
+            down = down * weights[: self.capacity, None]
+        x, down = x.to(dtype), down.to(dtype)
+        if self.kernel is not None:
+            kernels = down.view(-1, self.channels[0], *self.kernel)
+            # the module's own stride, dilation, padding and padding mode
+            hidden = nn.Conv2d._conv_forward(self.module, x, kernels, None)
+            return output + F.conv2d(hidden, up[:, :, None, None]).to(output.dtype)
+        if output.dtype != dtype:
+            return output + F.linear(F.linear(x, down), up).to(output.dtype)
+        hidden = x.reshape(-1, self.fan_in) @ down.T
+        return torch.addmm(output.reshape(-1, self.fan_out), hidden, up.T).view(output.shape)
 
     @torch.no_grad()
     def initialise(
         self, start: int, stop: int, std: float, generator: torch.Generator, *, random_up: bool
     ) -> None:
-        """Positions [start, stop): lora_down random normal, lora_up zero (or, as in the paper's
-        growth, random).
+        """Positions [start, stop), inside the capacity: lora_down random normal, lora_up zero (or,
+        as in the paper's growth, random).
         """
         shape = (stop - start, self.fan_in)
         self.lora_down[start:stop] = (
@@ -112,7 +135,7 @@ class Component:
         self.lora_down[: self.rank] = rows.to(used.dtype)
 
     @torch.no_grad()
-    def rotate(self, weights: Tensor, moments: Callable[[Tensor], dict[str, Tensor]]) -> None:
+    def rotate(self, weights: Tensor, moments: Moments) -> None:
         """Turns the used positions to the singular basis of the update, which stays the same.
 
         lora_down gets orthogonal rows, all of its mean row norm; lora_up carries the singular
@@ -140,16 +163,13 @@ class Component:
             moment[:r] = _for_moment(turn_down, name, moment.dtype) @ moment[:r]
 
     @torch.no_grad()
-    def rescale(
-        self, old: Tensor, new: Tensor, moments: Callable[[Tensor], dict[str, Tensor]]
-    ) -> None:
-        """lora_up takes up the change of the weights, so that the update stays the same; Adam's
-        moments of it follow its gradient.
+    def rescale(self, ratio: Tensor, moments: Moments) -> None:
+        """Lambda has become `ratio` [capacity] times what it was: lora_up takes up the change, so
+        that the update stays the same; Adam's moments of it follow its gradient.
         """
-        ratio = (new / old)[: self.rank]
-        self.lora_up[:, : self.rank] /= ratio
+        self.lora_up /= ratio
         for name, moment in moments(self.lora_up).items():
-            moment[:, : self.rank] *= _for_moment(ratio, name, moment.dtype)
+            moment *= _for_moment(ratio, name, moment.dtype)
 
     @torch.no_grad()
     def folded(self, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -158,6 +178,29 @@ class Component:
         """
         down = self.lora_down[: self.rank] * weights[: self.rank, None]
         return self.lora_up[:, : self.rank].clone(), down.clone()
+
+
+def exchanged(
+    parameter: nn.Parameter, size: int, dim: int, optimizer: torch.optim.Optimizer | None
+) -> nn.Parameter:
+    """A new parameter of another size, in the optimizer too: autograd remembers the old one's."""
+    fresh = nn.Parameter(resized(parameter.detach(), size, dim))
+    if optimizer is not None:
+        for group in optimizer.param_groups:
+            group["params"] = [fresh if p is parameter else p for p in group["params"]]
+        state = optimizer.state.pop(parameter, {})
+        for name in MOMENTS & state.keys():
+            state[name] = resized(state[name], size, dim)
+        optimizer.state[fresh] = state
+    return fresh
+
+
+def resized(tensor: Tensor, size: int, dim: int) -> Tensor:
+    """A copy with the first `size` entries of a dimension, zeros where there were none."""
+    kept = tensor.narrow(dim, 0, min(size, tensor.shape[dim]))
+    shape = list(tensor.shape)
+    shape[dim] = size - kept.shape[dim]
+    return torch.cat([kept, kept.new_zeros(shape)], dim)
 
 
 def _for_moment(turn: Tensor, name: str, dtype: torch.dtype) -> Tensor:

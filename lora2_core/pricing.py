@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,6 +16,9 @@ FIRST, SIZED, LAST = 0.1, 0.5, 0.8  # of the run: first review, size reached, la
 SETTLED = 100  # steps after which noise and signal are apart
 AUCTION_WEIGHT = 10.0  # lambda_rank, times the running loss
 NEAR = 0.25  # of a log-rate: the pull to the target fades from there on, so that ranks come to rest
+NESTED = (0.25, 0.35, 0.5, 0.7)  # of the size: smaller adapters that are trained inside the whole
+NESTED_SHARE = 0.5  # of the steps that train one of them,
+NESTED_FROM, NESTED_TO = 0.5, 0.85  # between these shares of the run
 LAYER_GIVEN_UP = 0.3  # the continuous rank that stands for rank 0
 
 
@@ -30,7 +31,11 @@ class NoPrice:
     def penalty(self, loss: Tensor) -> Tensor:
         return self.zero
 
-    def review(self, optimizer: torch.optim.Optimizer) -> None:
+    def widths(self) -> Tensor | None:
+        """How many positions of each layer the next step uses, int64 (layers,); None for all."""
+        return None
+
+    def review(self, optimizer: torch.optim.Optimizer, loss: float) -> None:
         pass
 
 
@@ -54,6 +59,10 @@ class AuctionPrice(NoPrice):
     estimated (worth.py), and the positions that are worth most a parameter share the allowed size,
     without those that are only noise: their number is the layer's target rank. The allowed size
     falls geometrically from the first size to the ceiling between FIRST and SIZED of the run.
+    From the first review to the last, half of the steps train a smaller adapter that lies inside
+    the whole one, the ranks that an auction of less would leave: what comes first must do without
+    the rest.
+
     lambda_rank is `rank_weight` or AUCTION_WEIGHT times the loss before the first review, so that
     the scale of the loss plays no part.
     """
@@ -67,17 +76,26 @@ class AuctionPrice(NoPrice):
         self.level: float | None = None
         self.lowest = adapters.rate_parameter.detach().clone()
         self.targets: Tensor | None = None
+        self.nested: list[Tensor] = []
+        self.next_widths: Tensor | None = None
         self.index = 0
 
     def penalty(self, loss: Tensor) -> Tensor:
         if self.targets is None:
-            now = float(loss.detach())
-            if math.isfinite(now):
-                self.level = now if self.level is None else 0.95 * self.level + 0.05 * now
             return torch.zeros_like(loss)
         rates = self.adapters.rate_parameter
         distance = F.huber_loss(rates, self.targets, reduction="sum", delta=NEAR) / NEAR
         return self.weight * (self.level or 0.0) * distance
+
+    def widths(self) -> Tensor | None:
+        return self.next_widths
+
+    def draw(self) -> Tensor | None:
+        """The widths of the next step."""
+        if not self.nested or not NESTED_FROM <= self.index / self.steps <= NESTED_TO:
+            return None
+        chance, which = torch.rand(2, generator=self.adapters.generator).tolist()
+        return self.nested[int(which * len(self.nested))] if chance < NESTED_SHARE else None
 
     def allowed(self) -> float:
         """Parameters at this step of the run."""
@@ -86,9 +104,14 @@ class AuctionPrice(NoPrice):
         return ceiling * max(1.0, self.first_size / ceiling) ** (1 - min(1.0, max(0.0, share)))
 
     @torch.no_grad()
-    def review(self, optimizer: torch.optim.Optimizer) -> None:
-        """Called after each step; sets the layers' target ranks where a review is due."""
+    def review(self, optimizer: torch.optim.Optimizer, loss: float) -> None:
+        """Called after each good step with its loss; sets the layers' target ranks where a review
+        is due.
+        """
         self.index += 1
+        self.next_widths = self.draw()
+        if self.targets is None:
+            self.level = loss if self.level is None else 0.95 * self.level + 0.05 * loss
         rates = self.adapters.rate_parameter
         rates.copy_(rates.maximum(self.lowest))  # no rank grows beyond its first
         if self.targets is not None:  # no momentum carries a rank past its target
@@ -109,7 +132,13 @@ class AuctionPrice(NoPrice):
         if time >= SIZED and self.index >= SETTLED:
             ranks = above_noise(worths, adapters.settings.tolerance)
         worths = [tempered(w)[:r] for w, r in zip(worths, ranks, strict=True)]
-        chosen = share_out(worths, [c.cost for c in components], self.allowed())
+        costs = [c.cost for c in components]
+        chosen = share_out(worths, costs, self.allowed())
+        size = min(self.allowed(), float(adapters.parameters))
+        self.nested = [
+            torch.tensor(share_out(worths, costs, share * size), device=adapters.device)
+            for share in NESTED
+        ]
         wanted = torch.tensor(chosen, dtype=torch.float32).clamp(min=LAYER_GIVEN_UP)
         rates = rate_for(1.0, adapters.settings.quantile) / wanted
         self.targets = rates.log().to(adapters.device)

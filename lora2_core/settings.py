@@ -98,12 +98,17 @@ class TrainSettings:
     """How weights are trained: steps, learning rate of lora_up and lora_down, the seed of
     everything random, and decay, the last share of the run over which the learning rate falls to
     zero (None: half of it, in paper mode none).
+
+    weight_decay: AdamW's, counted in runs: without gradients, weights would shrink by
+    e^-weight_decay from the first to the last step, whatever the steps and the learning rate (None:
+    1.5, in paper mode 0).
     """
 
     steps: int = 500
     learning_rate: float = 1e-4
     seed: int = 0
     decay: float | None = None
+    weight_decay: float | None = None
 
     def __post_init__(self) -> None:
         check_range("steps", self.steps, 1, 1_000_000, whole=True)
@@ -111,3 +116,13 @@ class TrainSettings:
         check_range("seed", self.seed, 0, 2**64 - 1, whole=True)
         if self.decay is not None:
             check_range("decay", self.decay, 0, 1)
+        if self.weight_decay is not None:
+            check_range("weight_decay", self.weight_decay, 0, 1e3)
+
+    def rates(self) -> list[float]:
+        """The learning rate of every step, given a decay."""
+        falling = max(1.0, self.decay * self.steps)
+        return [
+            self.learning_rate * min(1.0, (self.steps - index) / falling)
+            for index in range(self.steps)
+        ]

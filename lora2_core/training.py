@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from .settings import BYTES_PER_PARAMETER, MEGABYTE, TrainSettings
 
 RATE_TRAVEL = 15.0  # in adaptive mode, how far a log-rate can go in a run
 DECAY = 0.5  # of the run: the learning rate falls to zero over its last half
+WEIGHT_DECAY = 1.5  # over a run
+FUSED = ("cpu", "cuda", "mps", "xpu")  # devices with a one-pass AdamW
 PATIENCE = 5  # non-finite steps in a row before the run is given up
 
 
@@ -38,27 +41,30 @@ class Step:
     megabytes: float
 
 
+def completed(settings: TrainSettings, mode: str) -> TrainSettings:
+    """The settings with the mode's own values where none were given: the paper has no decay."""
+    own = {"decay": DECAY, "weight_decay": WEIGHT_DECAY}
+    missing = {
+        k: 0.0 if mode == "paper" else v for k, v in own.items() if getattr(settings, k) is None
+    }
+    return replace(settings, **missing)
+
+
 def make_optimizer(adapters: Adapters, settings: TrainSettings) -> torch.optim.Optimizer:
-    """Adam over all lora_up and lora_down, and the rates in a group of their own; no weight decay
-    (the method).
+    """AdamW over all lora_up and lora_down, and the rates, without decay, in a group of their
+    own.
     """
     rate = adapters.settings.rate_learning_rate
     if rate is None:
         rate = RATE_TRAVEL / settings.steps if adapters.logarithmic else settings.learning_rate
     weights = [p for c in adapters.components.values() for p in (c.lora_up, c.lora_down)]
-    groups = [{"params": weights, "lr": settings.learning_rate}]
+    travel = sum(settings.rates())
+    weight_decay = settings.weight_decay / travel if travel > 0 else 0.0
+    groups = [{"params": weights, "lr": settings.learning_rate, "weight_decay": weight_decay}]
     if adapters.settings.mode != "fixed":
-        groups.append({"params": [adapters.rate_parameter], "lr": rate})
-    return torch.optim.Adam(groups, foreach=True)
-
-
-def forget_positions(
-    optimizer: torch.optim.Optimizer, parameter: Tensor, start: int, stop: int, dim: int
-) -> None:
-    """Zeroes the optimizer's moments of rank positions [start, stop), which hold new values."""
-    for moment in optimizer.state.get(parameter, {}).values():
-        if torch.is_tensor(moment) and moment.shape == parameter.shape:
-            moment.narrow(dim, start, stop - start).zero_()
+        groups.append({"params": [adapters.rate_parameter], "lr": rate, "weight_decay": 0.0})
+    fused = adapters.device.type in FUSED
+    return torch.optim.AdamW(groups, fused=fused, foreach=not fused)
 
 
 def train(
@@ -78,41 +84,34 @@ def train(
     gradient changes nothing; after 5 in a row TrainingDiverged is raised. `half`: the frozen model
     computes in fp16, so the loss is scaled.
     """
-    settings = settings or TrainSettings()
+    settings = completed(settings or TrainSettings(), adapters.settings.mode)
     generator = torch.Generator().manual_seed(settings.seed)
     optimizer = make_optimizer(adapters, settings)
     price = PRICES[adapters.settings.mode](adapters, settings.steps)
     attention_weight = adapters.settings.attention_weight
     if attention_weight is None:
         attention_weight = PAPER_WEIGHT if adapters.settings.mode == "paper" else 0.0
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     bad, scale = 0, LossScale(half)
-    decay = settings.decay
-    if decay is None:
-        decay = 0.0 if adapters.settings.mode == "paper" else DECAY
-    for index in range(1, settings.steps + 1):
-        left = settings.steps + 1 - index
-        optimizer.param_groups[0]["lr"] = settings.learning_rate * min(
-            1.0, left / max(1.0, decay * settings.steps)
-        )
-        adapters.refresh()
+    for index, rate in enumerate(settings.rates(), start=1):
+        optimizer.param_groups[0]["lr"] = rate
+        adapters.refresh(price.widths())
         loss = loss_fn(generator)
         total = loss + price.penalty(loss)
         if attention is not None:
             total = total + attention_weight * attention.take()
         optimizer.zero_grad()
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         scale.backward(total, parameters)
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        value = float(loss.detach())
-        if torch.isfinite(norm) and torch.isfinite(total.detach()):
+        checks = torch.stack([t.detach().float() for t in (loss, total, norm)])
+        value, whole, length = checks.tolist()  # one device sync
+        if math.isfinite(whole) and math.isfinite(length):
             bad = 0
             scale.step_was_good()
             optimizer.step()
-            price.review(optimizer)
-            for component, old, new in adapters.follow_rates(optimizer):
-                forget_positions(optimizer, component.lora_down, old, new, 0)
-                forget_positions(optimizer, component.lora_up, old, new, 1)
-        elif not (torch.isfinite(total.detach()) and scale.overflowed()):
+            price.review(optimizer, value)
+            adapters.follow_rates(optimizer)
+        elif not (math.isfinite(whole) and scale.overflowed()):
             bad += 1
             if bad >= PATIENCE:
                 raise TrainingDiverged(

@@ -177,9 +177,43 @@ def test_only_linear_and_plain_conv2d_are_adapted(module: nn.Module, adaptable: 
     assert is_adaptable(module) is adaptable
 
 
-@pytest.mark.parametrize(("fan_in", "fan_out", "capacity"), [(4, 90, 4), (90, 5, 5), (90, 90, 64)])
-def test_capacity_never_exceeds_what_the_shape_can_hold(fan_in, fan_out, capacity):
-    assert Component(nn.Linear(fan_in, fan_out), 64, torch.device("cpu")).capacity == capacity
+@pytest.mark.parametrize(
+    ("fan_in", "fan_out", "rank", "capacity"),
+    [(4, 90, 4, 4), (90, 5, 3, 5), (90, 90, 64, 64), (90, 90, 9, 16), (90, 90, 8, 8), (9, 9, 0, 0)],
+)
+def test_capacity_is_whole_tiles_within_what_the_shape_can_hold(fan_in, fan_out, rank, capacity):
+    component = Component(nn.Linear(fan_in, fan_out), 64, torch.device("cpu"))
+    component.allocate(rank)
+    assert component.capacity == capacity
+    assert component.lora_up.shape == (fan_out, capacity)
+    assert component.lora_down.shape == (capacity, fan_in)
+
+
+def test_resizing_keeps_what_stays_and_the_optimizers_moments_with_it():
+    component = component_of(nn.Linear(30, 20), 16, 16)
+    optimizer = torch.optim.Adam([component.lora_up, component.lora_down])
+
+    def step() -> Tensor:
+        loss = component.lora_up.square().sum() + component.lora_down.square().sum()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    graph = step()  # still there when the sizes change
+    up = component.lora_up.detach().clone()
+    before = {k: v.clone() for k, v in optimizer.state[component.lora_down].items()}
+    for capacity in (8, 20):
+        component.allocate(capacity, optimizer)
+        assert torch.equal(component.lora_up[:, :8], up[:, :8])
+        assert not component.lora_up[:, 8:].any()
+        for name in ("exp_avg", "exp_avg_sq"):
+            moment = optimizer.state[component.lora_down][name]
+            assert moment.shape == component.lora_down.shape
+            assert torch.equal(moment[:8], before[name][:8]) and not moment[8:].any()
+    assert optimizer.param_groups[0]["params"] == [component.lora_up, component.lora_down]
+    assert len(optimizer.state) == 2
+    step()
+    assert float(optimizer.state[component.lora_down]["step"]) == 2 and graph.requires_grad
 
 
 def test_a_layer_of_rank_0_hands_its_output_on(case):
@@ -207,6 +241,7 @@ def no_moments(_parameter: Tensor) -> dict[str, Tensor]:
 def component_of(module: nn.Module, rank: int, capacity: int = 64) -> Component:
     """Random values in all positions; the first `rank` are used."""
     component = Component(module, capacity, torch.device("cpu"))
+    component.allocate(capacity)
     component.rank = rank
     generator = torch.Generator().manual_seed(5)
     component.lora_up.data.normal_(0, 0.3, generator=generator)
@@ -288,7 +323,8 @@ def test_rotation_gives_the_singular_basis(component: Component):
 def gradients(component: Component, weights: Tensor, x: Tensor) -> list[Tensor]:
     """Of lora_up and lora_down, all positions, for a loss of the layer's own outputs."""
     component.lora_up.grad = component.lora_down.grad = None
-    y = component.path(x, weights)
+    used = weights * (torch.arange(len(weights)) < component.rank)
+    y = component.add_path(x, component.module(x), used)
     (y - torch.linspace(-1, 1, y.numel()).view_as(y)).square().mean().backward()
     return [component.lora_up.grad.clone(), component.lora_down.grad.clone()]
 
@@ -357,18 +393,13 @@ def test_a_layer_of_rank_0_has_nothing_to_turn():
     assert torch.equal(component.lora_up, before[0]) and torch.equal(component.lora_down, before[1])
 
 
-@pytest.mark.parametrize("rank", [0, 1, 5])
-def test_rescaling_keeps_the_update_under_other_weights(rank: int):
-    component = component_of(nn.Linear(12, 20), rank)
+def test_rescaling_keeps_the_update_under_other_weights():
+    component = component_of(nn.Linear(12, 20), 5, 12)
     old, new = falling(12), 0.4 * falling(12).square()
-    before, beyond = product(component, old), component.lora_up[:, rank:].clone()
+    before, ratio = product(component, old), new / old
     mean, square = torch.rand_like(component.lora_up), torch.rand_like(component.lora_up)
-    seen, ratio = (mean.clone(), square.clone()), (new / old)[:rank]
-    moments = {"exp_avg": mean, "exp_avg_sq": square}
-    component.rescale(old, new, lambda parameter: moments)
+    seen = mean.clone(), square.clone()
+    component.rescale(ratio, lambda parameter: {"exp_avg": mean, "exp_avg_sq": square})
     torch.testing.assert_close(product(component, new), before, rtol=1e-6, atol=1e-6)
-    assert torch.equal(component.lora_up[:, rank:], beyond)
-    torch.testing.assert_close(mean[:, :rank], seen[0][:, :rank] * ratio)
-    torch.testing.assert_close(square[:, :rank], seen[1][:, :rank] * ratio.square())
-    assert torch.equal(mean[:, rank:], seen[0][:, rank:])
-    assert torch.equal(square[:, rank:], seen[1][:, rank:])
+    torch.testing.assert_close(mean, seen[0] * ratio)
+    torch.testing.assert_close(square, seen[1] * ratio.square())

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import lora2_core as lora2
 from lora2_core.pricing import PAPER_WEIGHT, PRICES
 from lora2_core.rank import rate_for
-from lora2_core.training import RATE_TRAVEL
+from lora2_core.training import RATE_TRAVEL, WEIGHT_DECAY
 from tests.benchmarks.ranks.statistics import spearman
 from tests.toys import Planted, global_randomness_untouched, trained
 
@@ -340,8 +340,11 @@ def test_leaving_early_keeps_what_was_learned():
 
 def test_the_frozen_weights_get_no_gradients_and_the_rates_no_weight_decay():
     adapters = trained()
-    optimizer = lora2.training.make_optimizer(adapters, lora2.TrainSettings(100, 1e-3))
-    assert [g["weight_decay"] for g in optimizer.param_groups] == [0, 0]
+    settings = lora2.training.completed(lora2.TrainSettings(100, 1e-3), "adaptive")
+    optimizer = lora2.training.make_optimizer(adapters, settings)
+    weights, rates = (g["weight_decay"] for g in optimizer.param_groups)
+    shrunk = math.prod(1 - rate * weights for rate in settings.rates())
+    assert shrunk == pytest.approx(math.exp(-WEIGHT_DECAY), rel=0.05) and rates == 0
     assert optimizer.param_groups[1]["params"] == [adapters.rate_parameter]
     assert [g["lr"] for g in optimizer.param_groups] == [1e-3, RATE_TRAVEL / 100]
     assert all(c.module.weight.grad is None for c in adapters.components.values())

@@ -120,6 +120,7 @@ def oracle(condition: Condition, steps: int) -> Net:
     adapters = attach(net, "l", RankSettings(mode="fixed", target_rank=max(RANKS)))
     for component, rank in zip(adapters.components.values(), RANKS, strict=True):
         component.rank = rank
+        component.allocate(rank)
     for _ in train(adapters, net.loss, TrainSettings(steps, condition.learning_rate)):
         pass
     return net

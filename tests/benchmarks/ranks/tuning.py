@@ -16,8 +16,7 @@ from tests.benchmarks.ranks.pictures import TUNING
 from tests.benchmarks.ranks.runs import Ledger, Run
 
 RATES = "rates.json"
-GRID = (2.5e-3, 5e-3, 1e-2, 2e-2)
-ADAPTIVE_GRID, ADAPTIVE_GRID_OF_MANY = (5e-3, 1e-2, 2e-2), (2.5e-3, 5e-3, 1e-2)
+GRID_OF_FEW, GRID_OF_MANY = (5e-3, 1e-2, 2e-2), (2.5e-3, 5e-3, 1e-2)
 PAPER_GRID = (3.2e-4, 1e-3, 3.2e-3)
 MOST_MOVES = 2  # of each edge
 PAPER_RANK = 8
@@ -39,9 +38,9 @@ class Class:
 
     @property
     def grid(self) -> tuple[float, ...]:
-        if self.method == "adaptive":
-            return ADAPTIVE_GRID if self.rank < PAPER_RANK else ADAPTIVE_GRID_OF_MANY
-        return PAPER_GRID if self.method == "paper" else GRID
+        if self.method == "paper":
+            return PAPER_GRID
+        return GRID_OF_FEW if self.rank < PAPER_RANK else GRID_OF_MANY
 
     def runs(self, rate: float, steps: int, subjects: tuple[str, ...] = TUNING) -> list[Run]:
         return [
