@@ -1,0 +1,193 @@
+"""Folders and files that are broken, odd or hostile: left out with a reason, or one sentence."""
+
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lora2_core.pictures.folder import check_folder, repeats_of, scan, state
+from lora2_core.pictures.plan import DatasetSettings, check_count, plan
+from lora2_core.pictures.reading import Unusable, decode, look
+
+
+def picture(path, size=(8, 6), mode="RGB", colour=0, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(path, **options)
+    return path
+
+
+def test_pictures_and_captions_are_found(tmp_path):
+    picture(tmp_path / "set" / "b.PNG")
+    picture(tmp_path / "set" / "a.jpg")
+    picture(tmp_path / "set" / "3_owl" / "c.webp")
+    picture(tmp_path / "set" / "plain" / "d.bmp")
+    picture(tmp_path / "set" / "plain" / "deeper" / "e.png")
+    picture(tmp_path / "set" / ".hidden" / "f.png")
+    (tmp_path / "set" / "a.txt").write_bytes(b"\xef\xbb\xbf an owl \r\n")
+    (tmp_path / "set" / "b.txt").write_text("")
+    (tmp_path / "set" / "notes.md").write_text("")
+    found = scan(tmp_path / "set", str(tmp_path))
+    assert [(p.name, p.repeats, p.caption) for p in found.pictures] == [
+        ("3_owl/c.webp", 3, None),
+        ("a.jpg", 1, "an owl"),
+        ("b.PNG", 1, ""),
+        ("plain/d.bmp", 1, None),
+    ]
+    assert found.skipped == {} and found.others == 1
+
+
+def test_what_is_no_file_inside_is_left_out(tmp_path):
+    root = tmp_path / "input"
+    outside = picture(tmp_path / "outside.png")
+    picture(root / "set" / "good.png")
+    (root / "set" / "link.png").symlink_to(outside)
+    (root / "set" / "lost.png").symlink_to(tmp_path / "nowhere.png")
+    os.mkfifo(root / "set" / "pipe.png")
+    picture(root / "set" / "latin.png")
+    (root / "set" / "latin.txt").write_bytes(b"\xff\xfe\x00")
+    picture(root / "set" / "long.png")
+    (root / "set" / "long.txt").write_bytes(b"a" * 70_000)
+    picture(root / "set" / "spy.png")
+    (root / "set" / "spy.txt").symlink_to("/etc/hostname")
+    (root / "set" / "elsewhere").symlink_to(tmp_path)
+    found = scan(root / "set", str(root))
+    assert [p.name for p in found.pictures] == ["good.png"]
+    assert found.skipped == {
+        "elsewhere/outside.png": "leads out of the input folder",
+        "latin.png": "its caption is no UTF-8 text",
+        "link.png": "leads out of the input folder",
+        "long.png": "its caption has more than 65536 bytes",
+        "lost.png": "leads out of the input folder",
+        "pipe.png": "no regular file",
+        "spy.png": "leads out of the input folder",
+    }
+
+
+def test_a_folder_is_inside_the_root(tmp_path):
+    root = tmp_path / "input"
+    (root / "a" / "b").mkdir(parents=True)
+    (tmp_path / "input2").mkdir()
+    (root / "link").symlink_to(tmp_path)
+    assert check_folder(str(root), "a\\b") == root / "a" / "b"
+    for name in ("..", "../input2", "a/../../input2", "/", str(tmp_path), "link"):
+        with pytest.raises(ValueError, match="leads out of the input folder: choose one inside"):
+            check_folder(str(root), name)
+    for name in ("", "  ", None, 3, "a\0"):
+        with pytest.raises(ValueError, match="folder is .*: choose a folder"):
+            check_folder(str(root), name)
+    for name in ("gone", "x" * 5000):
+        with pytest.raises(ValueError, match="There is no folder"):
+            check_folder(str(root), name)
+    with pytest.raises(ValueError, match="is the input folder itself"):
+        check_folder(str(root), ".")
+
+
+@pytest.mark.parametrize(
+    ("name", "repeats"), [("3_owl", 3), ("owl", 1), ("10_", 10), ("3owl", 1), ("_3", 1)]
+)
+def test_repeats_of_a_folder(name, repeats):
+    assert repeats_of(name) == repeats
+
+
+@pytest.mark.parametrize("name", ["0_owl", "1001_owl", "9" * 5000 + "_owl"])
+def test_repeats_out_of_range(name):
+    with pytest.raises(ValueError, match="repeats: give it a number from 1 to 1000"):
+        repeats_of(name)
+
+
+def test_the_state_follows_names_sizes_and_times(tmp_path):
+    file = picture(tmp_path / "set" / "a.png")
+    states = [state(tmp_path / "set")]
+    assert state(tmp_path / "set") == states[0]
+    (tmp_path / "set" / "a.txt").write_text("words")
+    states.append(state(tmp_path / "set"))
+    os.utime(file, ns=(1, 1))
+    states.append(state(tmp_path / "set"))
+    picture(tmp_path / "set" / "2_sub" / "b.png")
+    states.append(state(tmp_path / "set"))
+    assert len(set(states)) == 4
+
+
+def test_every_kind_of_picture_becomes_rgb_on_white(tmp_path):
+    clear = picture(tmp_path / "clear.png", mode="RGBA", colour=(255, 0, 0, 0))
+    assert look(clear).transparent and (decode(clear.read_bytes()) == 1).all()
+    palette = picture(tmp_path / "palette.gif", mode="P", colour=0)
+    assert decode(palette.read_bytes()).shape == (6, 8, 3)
+    deep = tmp_path / "deep.png"
+    Image.fromarray(np.full((6, 8), 32768, np.uint16)).save(deep)
+    assert np.allclose(decode(deep.read_bytes()), 32768 / 65535)
+    grey = picture(tmp_path / "grey.jpg", mode="L", colour=51)
+    assert np.allclose(decode(grey.read_bytes()), 0.2)
+    cmyk = picture(tmp_path / "cmyk.jpg", mode="CMYK", colour=(0, 0, 0, 255))
+    assert decode(cmyk.read_bytes()).max() < 0.1
+
+
+def test_exif_orientation_is_obeyed(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = picture(tmp_path / "turned.jpg", size=(8, 6), exif=exif)
+    assert (look(path).width, look(path).height) == (6, 8)
+    assert decode(path.read_bytes()).shape == (8, 6, 3)
+
+
+def test_unusable_files_say_why(tmp_path, monkeypatch):
+    good = picture(tmp_path / "good.png", size=(64, 64)).read_bytes()
+    empty = tmp_path / "empty.png"
+    empty.write_bytes(b"")
+    script = tmp_path / "script.png"
+    script.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    large = picture(tmp_path / "large.png", size=(40, 30))
+    bomb = picture(tmp_path / "bomb.png", size=(400, 300))
+    for path, reason in (
+        (empty, "empty"), (script, "unreadable"), (tmp_path / "gone.png", "unreadable"),
+        (large, "more than 1000 pixels"), (bomb, "more than 1000 pixels"),
+    ):  # fmt: skip
+        with pytest.raises(Unusable, match=reason):
+            look(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    with pytest.raises(Unusable, match="unreadable"):
+        decode(good[: len(good) // 2])
+
+
+def test_damage_anywhere_never_escapes(tmp_path):
+    """Whatever bytes are flipped, a file is read or Unusable."""
+    for suffix in (".png", ".jpg", ".webp", ".tiff", ".gif", ".bmp"):
+        path = picture(tmp_path / f"a{suffix}", size=(16, 16), colour=(9, 99, 200))
+        data = path.read_bytes()
+        for place in range(0, len(data), max(1, len(data) // 60)):
+            hurt = bytearray(data)
+            hurt[place] ^= 0xFF
+            path.write_bytes(hurt)
+            try:
+                look(path)
+                decode(bytes(hurt))
+            except Unusable:
+                continue
+
+
+def planned(tmp_path, **settings):
+    listing = scan(tmp_path / "set", str(tmp_path))
+    settings = DatasetSettings(resolution=64, **settings)
+    return plan(listing, settings, 16), listing, settings
+
+
+def test_a_picture_without_a_caption_is_named_unless_it_is_skipped(tmp_path):
+    picture(tmp_path / "set" / "a.png", size=(64, 64))
+    picture(tmp_path / "set" / "tiny.png", size=(20, 64))
+    with pytest.raises(ValueError, match=r"no caption for a.png: put a.txt beside it \(an empty"):
+        planned(tmp_path, caption=" ")
+    (tmp_path / "set" / "a.txt").write_text("")
+    pictures, listing, _ = planned(tmp_path)
+    assert [p.picture.caption for p in pictures] == [""]
+    assert listing.skipped == {"tiny.png": "20x64 is less than half of 48x96"}
+
+
+def test_too_many_entries_are_refused(tmp_path):
+    picture(tmp_path / "set" / "1000_a" / "a.png", size=(64, 64))
+    picture(tmp_path / "set" / "7_a" / "a.png", size=(64, 64))
+    pictures, listing, settings = planned(tmp_path, caption="a", crops=100, flip=True)
+    with pytest.raises(ValueError, match="makes 203414 entries: lower its repeats"):
+        check_count(pictures, settings, listing)
+    assert check_count(pictures[:1], settings, listing) == 1000
