@@ -123,6 +123,14 @@ def test_every_kind_of_picture_becomes_rgb_on_white(tmp_path):
     assert decode(cmyk.read_bytes()).max() < 0.1
 
 
+def test_a_phones_jpeg_with_a_preview_is_one_picture(tmp_path):
+    path = tmp_path / "phone.jpg"
+    preview = Image.new("RGB", (4, 3))
+    Image.new("RGB", (8, 6), "white").save(path, "MPO", save_all=True, append_images=[preview])
+    assert (look(path).width, look(path).height) == (8, 6)
+    assert decode(path.read_bytes()).shape == (6, 8, 3)
+
+
 def test_exif_orientation_is_obeyed(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -44,7 +44,7 @@ class Cache:
         return self.folder / key[:2] / f"{key}.safetensors"
 
     def read(self, key: str) -> dict[str, Tensor] | None:
-        """What was written under a key; None, with a warning, when the file is damaged."""
+        """What was written under a key, on the CPU; None, with a warning, for a damaged file."""
         path = self.path(key)
         try:
             data = path.read_bytes()
@@ -64,8 +64,10 @@ class Cache:
         return None
 
     def write(self, key: str, tensors: dict[str, Tensor]) -> None:
-        """Keeps CPU tensors under a key; a disk that is full or read-only is only a warning."""
-        kept = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
+        """Keeps tensors under a key; a disk that is full or read-only is only a warning."""
+        kept = {
+            name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()
+        }
         try:
             write_atomic(self.path(key), save(kept | {DIGEST: digest_of(kept)}))
         except OSError as error:

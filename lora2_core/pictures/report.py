@@ -21,14 +21,13 @@ def report(
     wordless: int,
 ) -> str:
     """Counts, sizes, captions, and the skipped files with their reasons."""
-    lines = [f"{name}: {len(used)} pictures, {entries + wordless} entries"]
+    lines = [f"{name}: pictures {len(used)}, entries {entries + wordless}"]
     sizes = Counter(p.bucket for p in used)
     lines.append("sizes: " + ", ".join(f"{w}x{h} ({n})" for (w, h), n in sorted(sizes.items())))
     lines.append("captions: " + captions(settings, used))
     repeats = Counter(p.picture.repeats for p in used)
     if len(repeats) > 1:
-        times = ", ".join(f"{n} pictures {r} times" for r, n in sorted(repeats.items()))
-        lines.append(f"repeats: {times}")
+        lines.append("repeats: " + ", ".join(f"{r} ({n})" for r, n in sorted(repeats.items())))
     if wordless:
         lines.append(f"without caption: {wordless} entries ({wordless / (entries + wordless):.1%})")
     if transparent := sum(p.seen.transparent for p in used):
@@ -38,7 +37,7 @@ def report(
         lines.append(f"enlarged: {enlarged}")
     if listing.skipped:
         lines.append(f"skipped: {len(listing.skipped)}")
-        lines += [f"  {name}: {why}" for name, why in list(listing.skipped.items())[:MOST_NAMES]]
+        lines += [f"  {file}: {why}" for file, why in list(listing.skipped.items())[:MOST_NAMES]]
         if (more := len(listing.skipped) - MOST_NAMES) > 0:
             lines.append(f"  and {more} more")
     if listing.others:

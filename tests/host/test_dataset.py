@@ -63,7 +63,7 @@ def test_it_gives_what_the_encoders_give(playground, folder):
         assert torch.allclose(latent["samples"], wanted["samples"], atol=1e-5)
     for entry, wanted in zip(made.positive, playground.positive, strict=True):
         assert torch.equal(entry[0][0], wanted[0][0])
-    assert "4 pictures, 4 entries" in made.report and "32x32 (4)" in made.report
+    assert "owl: pictures 4, entries 4" in made.report and "32x32 (4)" in made.report
     assert "captions: 4 from .txt files" in made.report
 
 
@@ -120,6 +120,21 @@ def test_another_model_has_another_identity(playground):
     assert vae_identity(playground.vae) == before
 
 
+def test_patches_of_a_clone_tell_it_from_the_base(playground):
+    """Also while the clone's patches are on the weights that both share."""
+    before = clip_identity(playground.clip)
+    patched = playground.clip.clone()
+    name, weight = next(
+        (k, v) for k, v in patched.patcher.model.state_dict().items() if k.endswith("q_proj.weight")
+    )
+    patched.add_patches({name: (torch.ones_like(weight),)})
+    patched.encode_from_tokens_scheduled(patched.tokenize("owl"))
+    assert name in patched.patcher.backup
+    assert clip_identity(playground.clip) == before != clip_identity(patched)
+    playground.clip.encode_from_tokens_scheduled(playground.clip.tokenize("owl"))
+    assert clip_identity(playground.clip) == before
+
+
 def test_conditioning_survives_being_taken_apart(playground):
     conditioning = playground.positive[0] + playground.positive[1]
     conditioning[0][1]["strength"] = 0.5
@@ -140,6 +155,16 @@ def test_the_lists_train(playground, folder):
     assert len(out.losses) == 6 and out.stopped is None
 
 
+def test_the_hosts_own_nodes_take_the_lists(playground, folder):
+    from comfy_extras.nodes_dataset import ResolutionBucket
+
+    Image.new("RGB", (60, 36), "red").save(folder / "wide.png")
+    made = dataset(playground)
+    latents, positive = ResolutionBucket.execute(made.latents, made.positive).args
+    assert [tuple(x["samples"].shape) for x in latents] == [(4, 8, 8, 8), (1, 8, 6, 10)]
+    assert [len(p) for p in positive] == [4, 1]
+
+
 def test_repeats_flips_and_captions_make_the_entries(playground, folder):
     for name, files in (("6_owl", "01"), ("2_other", "23")):
         (folder / name).mkdir()
@@ -148,7 +173,7 @@ def test_repeats_flips_and_captions_make_the_entries(playground, folder):
                 os.rename(folder / f"{file}{suffix}", folder / name / f"{file}{suffix}")
     made = dataset(playground)
     assert len(made.latents) == 2 * 3 + 2 * 1
-    assert "2 pictures 2 times, 2 pictures 6 times" in made.report
+    assert "repeats: 2 (2), 6 (2)" in made.report
     made = dataset(playground, DatasetSettings(resolution=32, caption_dropout=0.2))
     assert len(made.latents) == 10 and "without caption: 2 entries (20.0%)" in made.report
     nothing = playground.clip.encode_from_tokens_scheduled(playground.clip.tokenize(""))

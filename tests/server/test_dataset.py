@@ -50,9 +50,9 @@ def test_a_folder_becomes_an_adapter(server: ComfyServer, folder: Path):
     progress = []
     entry = server.run(training(), lambda e: progress.append(e) if e["type"] == "progress" else 0)
     report = text(entry, "dataset")
-    assert "owl: 6 pictures, 18 entries" in report
+    assert "owl: pictures 6, entries 18" in report
     assert "sizes: 24x40 (1), 32x32 (5)" in report
-    assert "repeats: 4 pictures 1 times, 2 pictures 2 times" in report
+    assert "repeats: 1 (4), 2 (2)" in report
     assert "without caption: 2 entries" in report
     assert any(e["data"]["node"] == "dataset" for e in progress)
     name = text(entry, SAVE).split(" (")[0]
@@ -62,7 +62,7 @@ def test_a_folder_becomes_an_adapter(server: ComfyServer, folder: Path):
     (folder / "new.png").write_bytes((folder / "1.png").read_bytes())
     graph = training(caption="owl")
     report = text(server.run(graph), "dataset")
-    assert "owl: 7 pictures" in report and "cache: 14 of 14 latents" in report
+    assert "owl: pictures 7" in report and "cache: 14 of 14 latents" in report
     assert "1 without one: 'owl'" in report
 
 

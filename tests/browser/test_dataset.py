@@ -1,0 +1,48 @@
+"""LoRA² Dataset in the real front end: its report appears in the node, as plain text."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.browser.test_front_end import RUN, FrontEnd, front_end
+from tests.hosting.server import ComfyServer
+
+__all__ = ["front_end"]  # the fixture
+
+HOSTILE = "<img src=x onerror=window.hurt=1>.png"
+BUILD = """async seed => {
+    app.graph.clear();
+    const add = (type, x) => {
+        const node = LiteGraph.createNode(type);
+        node.pos = [x, 200];
+        app.graph.add(node);
+        return node;
+    };
+    const model = add('LoRA2Playground', 300);
+    const dataset = add('LoRA2Dataset', 700);
+    model.connect(1, dataset, dataset.findInputSlot('clip'));
+    model.connect(2, dataset, dataset.findInputSlot('vae'));
+    const set = { folder: 'seen', caption: 'owl', resolution: 32, seed };
+    for (const [name, value] of Object.entries(set))
+        dataset.widgets.find(w => w.name === name).value = value;
+    await app.queuePrompt(0, 1);
+}"""
+
+
+@pytest.mark.parametrize("renderer", ["classic", "vue"])
+def test_the_report_is_shown_in_the_node(
+    server: ComfyServer, front_end: FrontEnd, renderer: str
+) -> None:
+    folder: Path = server.base / "input" / "seen"
+    folder.mkdir(exist_ok=True)
+    Image.new("RGB", (32, 32), "red").save(folder / "a.png")
+    (folder / HOSTILE).write_bytes(b"")
+    front_end.set("Comfy.VueNodes.Enabled", renderer == "vue")
+    front_end.page.evaluate(BUILD, int(renderer == "vue"))  # another seed: nothing is cached
+    view = front_end.page.locator("[data-lora2-view=report]")
+    view.get_by_text("seen: pictures 1, entries 1").wait_for(state="visible", timeout=RUN)
+    assert f"skipped: 1\n  {HOSTILE}: empty\n" in view.text_content()
+    assert front_end.page.evaluate("window.hurt === undefined")
+    assert view.evaluate("e => e.getBoundingClientRect().height > 60")
+    assert front_end.complaints == []
