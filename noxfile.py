@@ -15,13 +15,14 @@ from tests.hosting.provision import RUFF, ProvisionError, cache_folder, provisio
 nox.options.sessions = ["lint", "tests"]
 
 
-def in_host(session: nox.Session, *arguments: str) -> None:
+def in_host(session: nox.Session, *arguments: str, **environment: str) -> None:
     """Runs the shared interpreter in the repository, with the host's folder in LORA2_HOST."""
     try:
         host = provision()
     except ProvisionError as error:
         session.error(str(error).removesuffix("."))  # nox adds one
-    session.run(str(host.python), *arguments, env=host.environment(), external=True)
+    variables = host.environment() | environment
+    session.run(str(host.python), *arguments, env=variables, external=True)
 
 
 @nox.session(venv_backend="none")
@@ -67,6 +68,18 @@ def bench_ranks(session: nox.Session) -> None:
     """All experiments on ranks (hours); goes on where it stopped. Default: their own results."""
     arguments = session.posargs or ["tests/benchmarks/ranks/results"]
     in_host(session, "-m", "tests.hosting.inprocess", "tests.benchmarks.ranks", *arguments)
+
+
+@nox.session(venv_backend="none")
+def bench(session: nox.Session) -> None:
+    """Speed and memory against the limit and other trainers (hours); goes on where it stopped."""
+    folder = cache_folder() / "peft"
+    if not (folder / "peft").is_dir():  # beside the shared environment: only compared with
+        pip = ("-m", "pip", "install", "-q", "--no-deps", "--target", str(folder))
+        in_host(session, *pip, "peft==0.21.2", "accelerate==1.15.0")
+    path = {"PYTHONPATH": str(folder)}
+    module = ("tests.hosting.inprocess", "tests.benchmarks.speed")
+    in_host(session, "-m", *module, *session.posargs, **path)
 
 
 @nox.session

@@ -1,0 +1,86 @@
+"""One measurement in a process of its own: `probe TASK ARGUMENTS…` prints its result as JSON.
+
+`alone(…)` starts it; what a process leaves behind in memory then spoils no other measurement.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.benchmarks.speed.pace import Pace
+from tests.hosting.inprocess import REPOSITORY
+
+MODULE = "tests.benchmarks.speed.probe"
+STEPS = 3
+MARK = "result: "
+
+
+def train(name: str, variant: str) -> dict:
+    """Peak memory, adapter parameters and setup seconds of one whole short run."""
+    from tests.benchmarks.speed.models import SPECS, build, frozen_bytes, pictures
+    from tests.benchmarks.speed.peak import Peak
+    from tests.benchmarks.speed.variants import VARIANTS, Job
+
+    model, data = build(name), pictures(name)
+    frozen = frozen_bytes(model)
+    pace = Pace(VARIANTS[variant](Job(model, *data, SPECS[name].targets)), STEPS)
+    peak = Peak()
+    for _ in range(STEPS):
+        pace.advance()
+    training = peak.above()
+    pace.advance()
+    return {
+        "peak": peak.above(),
+        "training": training,
+        "frozen": frozen,
+        "parameters": pace.parameters,
+        "setup": pace.seconds[0] - statistics.median(pace.seconds[1:]),
+        "seconds": pace.seconds,
+    }
+
+
+def load(name: str, way: str, path: str) -> dict:
+    """Seconds from a LoRA file to the first patched forward pass, and the peak memory."""
+    from tests.benchmarks.speed import loading
+
+    return loading.first_forward(name, way, Path(path))
+
+
+def travel(way: str, steps: str) -> dict:
+    """Seconds from the start of a training node to its saved file."""
+    from tests.benchmarks.speed import journey
+
+    return journey.travel(way, int(steps))
+
+
+TASKS: dict[str, Callable[..., dict]] = {"train": train, "load": load, "travel": travel}
+
+
+def alone(*arguments: str) -> dict:
+    """The result of a task in a fresh interpreter, or what it died of as `error`."""
+    command = [sys.executable, "-m", "tests.hosting.inprocess", MODULE, *arguments]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    for line in reversed(done.stdout.splitlines()):
+        if line.startswith(MARK):
+            return json.loads(line.removeprefix(MARK))
+    last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+    return {"error": last[:160] if done.returncode > 0 else f"ended by signal {-done.returncode}"}
+
+
+def main() -> None:
+    from tests.benchmarks.speed.timing import sentence
+
+    try:
+        result = TASKS[sys.argv[1]](*sys.argv[2:])
+    except Exception as error:
+        result = {"error": sentence(error)}
+    print(MARK + json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    main()

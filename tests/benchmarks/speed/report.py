@@ -1,0 +1,173 @@
+"""The stored results as one Markdown document with its plot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import median
+
+from tests.benchmarks.speed import growth
+from tests.benchmarks.speed.goals import Results, goal_rows, good, rows_of
+from tests.benchmarks.speed.models import SPECS
+from tests.benchmarks.speed.ratios import (
+    count,
+    exponent,
+    markdown,
+    paired,
+    spread,
+    step_seconds,
+)
+from tests.benchmarks.speed.store import load_all
+from tests.benchmarks.speed.variants import VARIANTS
+
+FILE = "performance.md"
+COMMAND = "python -m nox -s bench -- --report"
+TITLES = {name: spec.title for name, spec in SPECS.items()}
+INTRODUCTION = f"""# Performance
+
+What a training step costs in time and memory, in the real host, on models of real shape with random
+weights. This prints the tables from the stored results again; without `--report` it first measures
+what is missing:
+
+```
+{COMMAND}
+```"""
+READING = """All variants get the same latents, caption, dtype and rank 64. *Limit* is forward and
+backward of the frozen model with gradients up to the output of every attention layer: what no
+trainer of these layers can do without. Ours and PEFT adapt the attention layers, the built-in
+trainer adapts every layer, norm and bias, as it always does; so does *every layer* of ours, but for
+norms and biases. *adaptive* and *paper* start at rank 64, so that all modes have the same ranks;
+*first steps* is how an adaptive run starts by default, at three times that rank. An adaptive step
+has its share of the reviews of all ranks in a run of default length.
+
+Variants take turns step by step in one process; the ratio is the median of the rounds, with its
+range. Peak memory is what a whole run (three steps and the finished adapter) takes above the loaded
+model, in a process of its own, as a share of the model's size. Setup is the time from the start of
+the node to the first step; the built-in trainer's second copy of the model is made in memory here,
+where the host would read it from the disk."""
+
+
+def step_table(results: Results, model: str) -> str:
+    """Time and memory of every variant of a model."""
+    steps, memory = rows_of(results, "steps", model), rows_of(results, "memory", model)
+    lines = []
+    for name in VARIANTS:
+        row, probe = steps.get(name, {}), memory.get(name, {})
+        if not row and not probe:
+            continue
+        line = [name]
+        if row.get("seconds") and row.get("limit"):
+            seconds = step_seconds(row)
+            line += [paired(seconds, row["limit"]).text(), spread(seconds).text(3)]
+        else:
+            line += ["–", row.get("error", "–")]
+        if good(memory, name):
+            line += [f"{probe['peak'] / probe['frozen']:.2f}", count(probe["parameters"])]
+            line += [f"{probe['setup']:.2f}"]
+        else:
+            line += [probe.get("error", "–"), "–", "–"]
+        lines.append(line)
+    head = ["", "step / limit", "s/step", "peak / model", "adapter parameters", "setup s"]
+    return markdown(head, lines)
+
+
+def size_of(model: str) -> str:
+    spec = SPECS[model]
+    kind = str(spec.dtype).removeprefix("torch.")
+    return f"{spec.size} × {spec.size} latents, batch 1, {kind}."
+
+
+def journey_table(results: Results) -> str:
+    rows = rows_of(results, "journey", "playground")
+    lines = [
+        [way, spread(row["seconds"]).text(1) if "seconds" in row else row["error"]]
+        for way, row in rows.items()
+    ]
+    steps = next(iter(rows.values()))["steps"]
+    return markdown([f"{steps} steps on the playground", "s from node start to saved file"], lines)
+
+
+def growth_points(results: Results) -> dict[str, dict[str, tuple[list[float], list[float]]]]:
+    """Axis -> variant -> (sizes, median seconds), of what could be measured."""
+    points: dict[str, dict] = {}
+    for stem in ("small", "playground"):
+        rows = rows_of(results, "growth", stem)
+        for key in rows:
+            axis, variant, value = key.split()
+            if good(rows, key):
+                xs, ys = points.setdefault(axis, {}).setdefault(variant, ([], []))
+                xs.append(float(value))
+                ys.append(median(step_seconds(rows[key])))
+        if points:
+            break
+    return points
+
+
+def growth_table(points: dict) -> str:
+    """Exponent b of seconds = a size^b on every axis."""
+    lines = []
+    for axis, variants in points.items():
+        for variant, (xs, ys) in variants.items():
+            if len(xs) > 1:
+                span = f"{xs[0]:g} to {xs[-1]:g}"
+                times = f"{ys[0]:.3f} to {ys[-1]:.3f}"
+                label = growth.AXES[axis].label
+                lines.append([label, variant, span, times, f"{exponent(xs, ys):.2f}"])
+    return markdown(["size", "trainer", "from, to", "s/step", "exponent"], lines)
+
+
+def loading_table(results: Results) -> str:
+    rows: dict[str, dict] = {}
+    for model in SPECS:
+        rows = rows_of(results, "loading", model) | rows
+    lines = []
+    for way in ("ours", "stock"):
+        row = rows.get(way, {"error": "–"})
+        if "error" in row:
+            lines.append([way, row["error"], "–", "–"])
+            continue
+        told = [spread(row[key]).text() for key in ("applied", "seconds")]
+        lines.append([way, *told, f"{median(row['peak']) / 1e6:.0f}"])
+    head = ["file at rank 64", "s until applied", "s until first forward", "peak MB"]
+    text = markdown(head, lines)
+    if good(rows, "keep"):
+        row = rows["keep"]
+        text += (
+            f"\n\nMoving `keep` to 0.5 on a loaded adapter of {row['megabytes']:.0f} MB "
+            f"(rank {row['rank']}) and applying it: {spread(row['seconds']).text()} s."
+        )
+    return text
+
+
+def machine_text(results: Results) -> str:
+    """The machine of each result, told once where it is the same."""
+    found = {
+        f"{m['device']} ({m['processor']}, {m['cores']} cores, {m['threads']} threads, "
+        f"{m.get('gigabytes', '?')} GB), torch {m['torch']}, Python {m['python']}"
+        for m in (kept["machine"] for kept in results.values())
+    }
+    repeats = sorted({kept["settings"]["repeats"] for kept in results.values()})
+    return f"Measured on: {'; '.join(sorted(found))}. Rounds: {', '.join(map(str, repeats))}."
+
+
+def write(folder: Path, target: Path) -> str:
+    """Writes the document and its plot to `target`; returns the text."""
+    results = load_all(folder)
+    if not results:
+        return f"There are no results in {folder}: run `nox -s bench` first."
+    target.mkdir(parents=True, exist_ok=True)
+    parts = [INTRODUCTION, machine_text(results), "## Goals"]
+    head = ["goal", "model", "wanted", "measured", "met"]
+    parts += [markdown(head, goal_rows(results, TITLES)), "## A step, side by side", READING]
+    for model in SPECS:
+        if rows_of(results, "steps", model) or rows_of(results, "memory", model):
+            parts += [f"### {TITLES[model]}", size_of(model), step_table(results, model)]
+    if rows_of(results, "journey", "playground"):
+        parts += ["## The whole way", journey_table(results)]
+    if points := growth_points(results):
+        growth.draw(points, target / growth.FILE)
+        parts += ["## Growth", growth_table(points), f"![Step time against size]({growth.FILE})"]
+    if any(rows_of(results, "loading", model) for model in SPECS):
+        parts += ["## Loading", loading_table(results)]
+    text = "\n\n".join(parts) + "\n"
+    (target / FILE).write_text(text)
+    return text
