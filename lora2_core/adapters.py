@@ -19,6 +19,7 @@ from .rank import (
     stable_weights,
 )
 from .settings import BYTES_PER_PARAMETER, MEGABYTE, RankSettings
+from .singular import singular_turn
 
 SMALLEST_RATE = 1e-4  # rank 23,026 at quantile 0.9: beyond every capacity
 
@@ -178,11 +179,18 @@ class Adapters:
                 component = self._list[row]
                 component.rescale(ratio[row, : component.capacity], moments)
 
-    def rotate(self, optimizer: torch.optim.Optimizer) -> None:
-        """Every layer to its singular basis, Adam's moments with it; no output changes."""
-        moments = _moments(optimizer)
-        for row, component in enumerate(self._list):
-            component.rotate(self.weights[row].detach(), moments)
+    def rotate(self, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Every layer to its singular basis, Adam's moments with it; no output changes.
+
+        The small matrices are turned on the CPU, which is faster than a GPU at them: one copy there
+        and one back.
+        """
+        moments, weights = _moments(optimizer), self.weights.detach()
+        used = [row for row, c in enumerate(self._list) if c.rank and bool(c.lora_down.any())]
+        grams = [self._list[row].grams(weights[row]) for row in used]
+        turns = [torch.stack(singular_turn(*gram)) for gram in _moved(grams, torch.device("cpu"))]
+        for row, (turn, inverse) in zip(used, _moved(turns, self.device), strict=True):
+            self._list[row].rotate(weights[row], turn, inverse, moments)
 
     def folded(self) -> dict[str, tuple[Tensor, Tensor]]:
         """(lora_up, lora_down) of every layer, importance folded in, in file shapes (conv:
@@ -233,6 +241,15 @@ def attach(
         weight = next(iter(found.values())).weight
         device = weight.device if weight is not None else "cpu"
     return Adapters(found, settings or RankSettings(), seed, torch.device(device))
+
+
+def _moved(tensors: list[Tensor], device: torch.device) -> list[Tensor]:
+    """On the device, with one copy for all."""
+    if not tensors or tensors[0].device == device:
+        return tensors
+    flat = torch.cat([t.flatten() for t in tensors]).to(device)
+    parts = flat.split([t.numel() for t in tensors])
+    return [part.view(t.shape) for part, t in zip(parts, tensors, strict=True)]
 
 
 def _moments(optimizer: torch.optim.Optimizer | None) -> Moments:

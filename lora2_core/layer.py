@@ -135,32 +135,35 @@ class Component:
         self.lora_down[: self.rank] = rows.to(used.dtype)
 
     @torch.no_grad()
-    def rotate(self, weights: Tensor, moments: Moments) -> None:
-        """Turns the used positions to the singular basis of the update, which stays the same.
+    def grams(self, weights: Tensor) -> Tensor:
+        """B^T B and (Lambda A)(Lambda A)^T of the used positions, fp64 [2, rank, rank]."""
+        up = self.lora_up[:, : self.rank].double()
+        down = (self.lora_down[: self.rank] * weights[: self.rank, None]).double()
+        return torch.stack([up.T @ up, down @ down.T])
+
+    @torch.no_grad()
+    def rotate(self, weights: Tensor, turn: Tensor, inverse: Tensor, moments: Moments) -> None:
+        """Turns the used positions to the singular basis of the update, which stays the same, by
+        singular_turn of the grams.
 
         lora_down gets orthogonal rows, all of its mean row norm; lora_up carries the singular
         values, in falling order. `moments(parameter)` gives Adam's exp_avg and exp_avg_sq of a
         parameter, which turn with it, the second as if gradients of positions were uncorrelated.
         """
         r = self.rank
-        if r == 0 or not self.lora_down[:r].any():
-            return
-        weight = weights[:r, None].double()
-        up, down = self.lora_up[:, :r].double(), self.lora_down[:r].double()
-        up_q, up_r = torch.linalg.qr(up)
-        down_q, down_r = torch.linalg.qr((weight * down).T)
-        left, values, right = torch.linalg.svd(up_r @ down_r.T)
-        length = down.norm() / math.sqrt(r)
-        self.lora_up[:, :r] = ((up_q @ left) * values / (length * weight.T)).to(self.lora_up.dtype)
-        self.lora_down[:r] = (length * (right @ down_q.T)).to(self.lora_down.dtype)
-        # new (weight * lora_down) = turn @ old; gradients of lora_up turn alike, and those of
-        # lora_down by the inverse transpose
-        turn = length * weight * (right @ torch.linalg.pinv(down_r.T))
-        turn_down = torch.linalg.pinv(turn * weight.T / weight).T
+        weight = weights[:r].double()
+        length = self.lora_down[:r].double().norm() / math.sqrt(r)
+        # B' = B back and Lambda A' = there Lambda A; gradients of lora_up turn as Lambda A does,
+        # those of lora_down as B does
+        there, back = (length * weight)[:, None] * turn, inverse / (length * weight)
+        down_there = weight[:, None] * back.T / weight
+        up, down = self.lora_up[:, :r], self.lora_down[:r]
+        up.copy_(up.double() @ back)
+        down.copy_((there * weight / weight[:, None]) @ down.double())
         for name, moment in moments(self.lora_up).items():
-            moment[:, :r] = moment[:, :r] @ _for_moment(turn, name, moment.dtype).T
+            moment[:, :r] = moment[:, :r] @ _for_moment(there, name, moment.dtype).T
         for name, moment in moments(self.lora_down).items():
-            moment[:r] = _for_moment(turn_down, name, moment.dtype) @ moment[:r]
+            moment[:r] = _for_moment(down_there, name, moment.dtype) @ moment[:r]
 
     @torch.no_grad()
     def rescale(self, ratio: Tensor, moments: Moments) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import lora2_core as lora2
 from lora2_core.layer import Component, is_adaptable
+from lora2_core.singular import singular_turn
 
 MODULES = {
     "linear": (lambda: nn.Linear(12, 20), (3, 7, 12)),
@@ -238,6 +239,10 @@ def no_moments(_parameter: Tensor) -> dict[str, Tensor]:
     return {}
 
 
+def rotate(component: Component, weights: Tensor, moments: Callable = no_moments) -> None:
+    component.rotate(weights, *singular_turn(*component.grams(weights)), moments)
+
+
 def component_of(module: nn.Module, rank: int, capacity: int = 64) -> Component:
     """Random values in all positions; the first `rank` are used."""
     component = Component(module, capacity, torch.device("cpu"))
@@ -297,7 +302,7 @@ def test_rotation_keeps_the_update_and_what_lies_beyond_the_rank(component: Comp
     weights, rank = falling(component.capacity), component.rank
     before = product(component, weights)
     beyond = component.lora_up[:, rank:].clone(), component.lora_down[rank:].clone()
-    component.rotate(weights, no_moments)
+    rotate(component, weights)
     torch.testing.assert_close(product(component, weights), before, rtol=0, atol=1e-5)
     assert torch.equal(component.lora_up[:, rank:], beyond[0])
     assert torch.equal(component.lora_down[rank:], beyond[1])
@@ -308,7 +313,7 @@ def test_rotation_gives_the_singular_basis(component: Component):
     weights, rank = falling(component.capacity), component.rank
     length = component.lora_down[:rank].norm() / rank**0.5
     singular = torch.linalg.svdvals(product(component, weights))[:rank].float()
-    component.rotate(weights, no_moments)
+    rotate(component, weights)
     down = component.lora_down[:rank]
     expected = length.square() * torch.eye(rank)
     torch.testing.assert_close(down @ down.T, expected, rtol=1e-4, atol=1e-5)
@@ -346,7 +351,7 @@ def test_the_mean_gradient_turns_as_gradients_do(component: Component):
     x = torch.randn(shape, generator=generator)
     weights = falling(component.capacity)
     turned = gradients(component, weights, x)
-    component.rotate(weights, moments_of(component, exp_avg=turned))
+    rotate(component, weights, moments_of(component, exp_avg=turned))
     for found, expected in zip(turned, gradients(component, weights, x), strict=True):
         scale = float(expected.abs().max())
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * scale + 1e-7)
@@ -363,7 +368,7 @@ def test_the_mean_square_turns_exactly_where_positions_only_change_places():
     weights = torch.tensor([1.5, 1.0, 0.6, 0.4, 0.3, 0.2, 0.1, 0.1])
     x = torch.randn(4, 8, generator=generator)
     squares = [g.square() for g in gradients(component, weights, x)]
-    component.rotate(weights, moments_of(component, exp_avg_sq=squares))
+    rotate(component, weights, moments_of(component, exp_avg_sq=squares))
     for found, gradient in zip(squares, gradients(component, weights, x), strict=True):
         torch.testing.assert_close(found, gradient.square(), rtol=1e-3, atol=1e-9)
 
@@ -371,7 +376,7 @@ def test_the_mean_square_turns_exactly_where_positions_only_change_places():
 def test_a_mean_square_never_turns_negative(component: Component):
     squares = [torch.rand_like(p) for p in (component.lora_up, component.lora_down)]
     beyond = squares[0][:, component.rank :].clone(), squares[1][component.rank :].clone()
-    component.rotate(falling(component.capacity), moments_of(component, exp_avg_sq=squares))
+    rotate(component, falling(component.capacity), moments_of(component, exp_avg_sq=squares))
     assert all((s >= 0).all() and torch.isfinite(s).all() for s in squares)
     assert torch.equal(squares[0][:, component.rank :], beyond[0])
     assert torch.equal(squares[1][component.rank :], beyond[1])
@@ -379,18 +384,11 @@ def test_a_mean_square_never_turns_negative(component: Component):
 
 def test_turning_twice_is_turning_once(component: Component):
     weights = falling(component.capacity)
-    component.rotate(weights, no_moments)
+    rotate(component, weights)
     once = component.lora_up.detach().square(), component.lora_down.detach().norm(dim=1)
-    component.rotate(weights, no_moments)
+    rotate(component, weights)
     torch.testing.assert_close(component.lora_up.square(), once[0], rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(component.lora_down.norm(dim=1), once[1])
-
-
-def test_a_layer_of_rank_0_has_nothing_to_turn():
-    component = component_of(nn.Linear(12, 20), 0)
-    before = component.lora_up.clone(), component.lora_down.clone()
-    component.rotate(falling(12), no_moments)
-    assert torch.equal(component.lora_up, before[0]) and torch.equal(component.lora_down, before[1])
 
 
 def test_rescaling_keeps_the_update_under_other_weights():
