@@ -21,16 +21,27 @@ def attention_entropy(q: Tensor, k: Tensor, scale: float | None = None) -> Tenso
 
 
 class EntropyRecord:
-    """Collects the entropies of one forward pass; `take` returns their mean and starts over."""
+    """Collects the entropies of one forward pass; `take` returns their mean and stops, so that
+    a forward pass that is computed again for its gradients adds nothing.
+    """
 
     def __init__(self) -> None:
         self.entropies: list[Tensor] = []
+        self.taken = False
+
+    def start(self) -> None:
+        """Records from now on."""
+        self.entropies, self.taken = [], False
 
     def record(self, q: Tensor, k: Tensor, scale: float | None = None) -> None:
         """Adds one cross-attention call, shapes as in `attention_entropy`."""
-        self.entropies.append(attention_entropy(q, k, scale))
+        entropy = attention_entropy(
+            q, k, scale
+        )  # also when it is not kept: autograd counts tensors
+        if not self.taken:
+            self.entropies.append(entropy)
 
     def take(self) -> Tensor:
         """Mean over the recorded calls, a scalar (zero when nothing was recorded)."""
-        recorded, self.entropies = self.entropies, []
+        recorded, self.entropies, self.taken = self.entropies, [], True
         return torch.stack(recorded).mean() if recorded else torch.zeros(())

@@ -80,6 +80,7 @@ def run_entries(lora: RankedLora, title: str) -> dict[str, str]:
         "ss_optimizer": settings.get("optimizer"),
         "ss_seed": settings.get("seed"),
         "ss_mixed_precision": settings.get("dtype"),
+        "ss_gradient_checkpointing": settings.get("checkpointing"),
         "ss_total_batch_size": settings.get("batch_size"),
         "ss_resolution": info.get("resolution"),
         "ss_num_train_images": info.get("images"),

@@ -95,6 +95,8 @@ def train(
     for index, rate in enumerate(settings.rates(), start=1):
         optimizer.param_groups[0]["lr"] = rate
         adapters.refresh(price.widths())
+        if attention is not None:
+            attention.start()
         loss = loss_fn(generator)
         total = loss + price.penalty(loss)
         if attention is not None:

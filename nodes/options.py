@@ -1,10 +1,10 @@
-"""Options for LoRA² Train, chainable: how ranks are learned, and which layers."""
+"""Options for LoRA² Train, chainable: how ranks are learned, which layers, memory against speed."""
 
 from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..lora2_core.host.run import ATTENTION
+from ..lora2_core.host.run import ATTENTION, CHECKPOINTING
 from ..lora2_core.settings import INITS
 from .common import CATEGORY, Lora2Options
 
@@ -131,4 +131,32 @@ class LoRA2TargetOptions(io.ComfyNode):
         return io.NodeOutput(extend(options, targets=targets))
 
 
-NODES = [LoRA2RankOptions, LoRA2TargetOptions]
+class LoRA2MemoryOptions(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoRA2MemoryOptions",
+            display_name="LoRA² Memory Options",
+            category=CATEGORY,
+            description="Memory against speed.",
+            search_aliases=["gradient checkpointing", "out of memory", "vram", "oom"],
+            inputs=[
+                io.Combo.Input(
+                    "checkpointing",
+                    options=list(CHECKPOINTING),
+                    default=AUTO,
+                    tooltip="on: blocks compute their activations again in the backward pass, a "
+                    "third more time for a fraction of the memory. auto: only where the first "
+                    "step finds too little memory.",
+                ),
+                Lora2Options.Input("options", optional=True, tooltip="More options, chained."),
+            ],
+            outputs=[Lora2Options.Output(display_name="options")],
+        )
+
+    @classmethod
+    def execute(cls, checkpointing, options=None) -> io.NodeOutput:
+        return io.NodeOutput(extend(options, checkpointing=checkpointing))
+
+
+NODES = [LoRA2RankOptions, LoRA2TargetOptions, LoRA2MemoryOptions]

@@ -17,6 +17,7 @@ from ..lora2_core.host.run import ATTENTION, HostRun, Outcome, train_on
 from ..lora2_core.host.store import check_prefix, save_under_loras
 from ..lora2_core.settings import MODES
 from .common import CATEGORY, Lora2, Lora2Options, LoraModel, budget
+from .options import AUTO
 
 EVENT = "lora2.train"
 RESCUED = "lora2/interrupted"
@@ -95,7 +96,7 @@ class LoRA2Train(io.ComfyNode):
                 Lora2Options.Input(
                     "options",
                     optional=True,
-                    tooltip="LoRA² Rank Options, LoRA² Target Options, chained.",
+                    tooltip="LoRA² Rank, Target and Memory Options, chained.",
                 ),
             ],
             outputs=[
@@ -127,6 +128,7 @@ class LoRA2Train(io.ComfyNode):
         chosen = dict((options or [None])[0] or {})
         run = HostRun(
             targets=chosen.pop("targets", ATTENTION),
+            checkpointing=chosen.pop("checkpointing", AUTO),
             rank=RankSettings(
                 mode=mode[0],
                 target_rank=target_rank[0],

@@ -4,9 +4,10 @@ outputs.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 
 import comfy.model_management
@@ -16,28 +17,34 @@ from ..adapters import attach
 from ..attention import EntropyRecord
 from ..files import finish
 from ..lora import RankedLora
-from ..settings import RankSettings, TrainSettings, check_range
+from ..settings import RankSettings, TrainSettings, check_choice, check_range
 from ..training import Step, TrainingDiverged, train
+from .checkpointing import checkpointed, repeated_blocks
 from .dataset import flatten_conditioning, flatten_latents, make_items
 from .naming import base_facts, diffusers_paths
 from .objective import cross_attention, make_loss
 from .session import on_loan
 
+CHECKPOINTING = ("auto", "on", "off")
+log = logging.getLogger("lora2")
 ATTENTION = r"attn[12]\.to_(q|k|v|out\.0)$"
 
 
 @dataclass(frozen=True)
 class HostRun:
-    """What to train: rank and training settings, batch size, and which layers (regex on module
-    paths).
+    """What to train: rank and training settings, batch size, which layers (regex on module paths),
+    and whether blocks compute their activations again in the backward pass, which costs a third
+    more time and a fraction of the memory (`auto`: only where the first step finds too little).
     """
 
     rank: RankSettings
     training: TrainSettings
     batch_size: int = 1
     targets: str = ATTENTION
+    checkpointing: str = "auto"
 
     def __post_init__(self) -> None:
+        check_choice("checkpointing", self.checkpointing, CHECKPOINTING)
         check_range("batch_size", self.batch_size, 1, 4096, whole=True)
 
 
@@ -62,6 +69,21 @@ def train_on(
     trained.
     """
     flatten_conditioning(positive, len(flatten_latents(latents, model)))
+    if run.checkpointing != "auto":
+        return attempt(model, latents, positive, run, on_step)
+    outcome = attempt(model, latents, positive, replace(run, checkpointing="off"), on_step)
+    if isinstance(outcome.stopped, torch.OutOfMemoryError) and not outcome.losses:
+        log.info("The first step found too little memory: training with gradient checkpointing.")
+        del outcome  # and the traceback, which holds the step's tensors
+        comfy.model_management.soft_empty_cache()
+        outcome = attempt(model, latents, positive, replace(run, checkpointing="on"), on_step)
+    return outcome
+
+
+def attempt(
+    model, latents: list[dict], positive: list[list], run: HostRun, on_step: Callable[[Step], None]
+) -> Outcome:
+    """One training from its first step, with checkpointing on or off."""
     started = datetime.now(timezone.utc)
     losses, ranks, stopped = [], [], None
     with ExitStack() as stack:
@@ -75,6 +97,9 @@ def train_on(
             device=comfy.model_management.get_torch_device(),
         )
         stack.callback(adapters.detach)
+        if run.checkpointing == "on":
+            adapted = {component.module for component in adapters.components.values()}
+            stack.enter_context(checkpointed(repeated_blocks(inner, adapted)))
         options = dict(model.model_options.get("transformer_options", {}))
         attention = None
         if run.rank.mode == "paper" and run.rank.attention_weight != 0:
@@ -109,10 +134,14 @@ def run_facts(
     settings = (
         asdict(run.rank)
         | asdict(run.training)
-        | {"batch_size": run.batch_size, "targets": run.targets}
+        | {
+            "batch_size": run.batch_size,
+            "targets": run.targets,
+            "checkpointing": run.checkpointing == "on",
+        }
     )
     return {
-        "settings": settings | {"optimizer": "Adam", "dtype": "no"},
+        "settings": settings | {"optimizer": "AdamW", "dtype": "no"},
         "history": {"loss": losses, "mean_rank": ranks},
         "steps": len(losses),
         "images": len(items),

@@ -18,6 +18,7 @@ PROMISED = {
     "LoRA2RankHeatmap",
     "LoRA2RankOptions",
     "LoRA2TargetOptions",
+    "LoRA2MemoryOptions",
 }
 
 

@@ -1,0 +1,113 @@
+"""Gradient checkpointing: the same training, fewer tensors kept, and a model that is as before."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lora2_core import RankSettings, TrainSettings
+from lora2_core.host import run as host_run
+from lora2_core.host.checkpointing import checkpointed, repeated_blocks
+from lora2_core.host.run import ATTENTION, HostRun, train_on
+
+
+def run_of(mode: str, checkpointing: str) -> HostRun:
+    rank = RankSettings(mode=mode, target_rank=4, max_rank=16)
+    return HostRun(rank, TrainSettings(6, 1e-2, seed=3), 2, ATTENTION, checkpointing)
+
+
+def kept_bytes(train) -> int:
+    """The most that autograd keeps for the backward pass, over the steps of a training."""
+    seen, most = {}, 0
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal most
+        seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        most = max(most, sum(seen.values()))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        train(lambda step: seen.clear())
+    return most
+
+
+@pytest.mark.parametrize("mode", ["adaptive", "paper", "fixed"])
+def test_losses_and_adapter_are_the_same(playground, mode: str):
+    data = playground.model, playground.latents, playground.positive
+    plain, again = (train_on(*data, run_of(mode, c), lambda s: None) for c in ("off", "on"))
+    assert again.stopped is None and again.losses == pytest.approx(plain.losses, rel=1e-5)
+    for name, layer in plain.lora.layers.items():
+        found = again.lora.layers[name]
+        torch.testing.assert_close(found.delta(), layer.delta(), rtol=1e-3, atol=1e-5)
+    assert again.lora.info["settings"]["checkpointing"] is True
+
+
+def test_fewer_tensors_are_kept(playground):
+    data = playground.model, playground.latents, playground.positive
+    plain, again = (
+        kept_bytes(lambda on_step, c=c: train_on(*data, run_of("fixed", c), on_step))
+        for c in ("off", "on")
+    )
+    assert again < 0.7 * plain
+
+
+def test_the_blocks_are_as_they_were_even_after_an_error(playground):
+    inner = playground.model.model
+    adapted = {m for n, m in inner.named_modules() if n.endswith("attn1.to_q")}
+    blocks = repeated_blocks(inner, adapted)
+    assert {type(b).__name__ for b in blocks} == {"BasicTransformerBlock"}
+    assert len(blocks) == len(adapted)
+    blocks[0].forward = own = blocks[0].forward  # somebody else's
+    try:
+        with pytest.raises(RuntimeError, match="stop"), checkpointed(blocks):
+            assert all("forward" in vars(b) for b in blocks)
+            raise RuntimeError("stop")
+        assert vars(blocks[0])["forward"] is own
+        assert not any("forward" in vars(b) for b in blocks[1:])
+    finally:
+        del blocks[0].forward
+
+
+def out_of_memory_at(first: int, monkeypatch) -> list[bool]:
+    """Every loss from call number `first` on fails without checkpointing; returns for each attempt
+    whether it had it.
+    """
+    attempts, make = [], host_run.make_loss
+
+    def failing(inner, *args):
+        blocks = [m for m in inner.modules() if "forward" in vars(m)]
+        attempts.append(bool(blocks))
+        loss, calls = make(inner, *args), []
+
+        def loss_fn(generator):
+            calls.append(None)
+            if len(calls) >= first and not blocks:
+                raise torch.OutOfMemoryError("no memory left")
+            return loss(generator)
+
+        return loss_fn
+
+    monkeypatch.setattr(host_run, "make_loss", failing)
+    return attempts
+
+
+def test_too_little_memory_at_the_first_step_turns_it_on(playground, monkeypatch):
+    data = playground.model, playground.latents, playground.positive
+    wanted = train_on(*data, run_of("adaptive", "off"), lambda s: None)
+    attempts = out_of_memory_at(1, monkeypatch)
+    out = train_on(*data, run_of("adaptive", "auto"), lambda s: None)
+    assert attempts == [False, True]
+    assert out.stopped is None and out.losses == pytest.approx(wanted.losses, rel=1e-5)
+
+
+def test_later_it_ends_the_run_with_what_was_learned(playground, monkeypatch):
+    data = playground.model, playground.latents, playground.positive
+    attempts = out_of_memory_at(4, monkeypatch)
+    out = train_on(*data, run_of("adaptive", "auto"), lambda s: None)
+    assert attempts == [False] and len(out.losses) == 3
+    assert isinstance(out.stopped, torch.OutOfMemoryError)
+
+
+def test_an_unknown_choice_is_refused():
+    with pytest.raises(ValueError, match="checkpointing is 'maybe': choose auto, on, off"):
+        replace(run_of("fixed", "on"), checkpointing="maybe")
