@@ -28,8 +28,8 @@ LONGEST_HEADER = 100_000_000  # safetensors' own limit
 
 
 def finish(adapters: Adapters, info: Mapping | None = None) -> RankedLora:
-    """The learned update of attached adapters in its singular basis, within the settings'
-    ceiling.
+    """The learned update of attached adapters in its singular basis; in adaptive mode within the
+    settings' ceiling and without positions that nothing has trained.
     """
     layers = {
         n: LoraLayer.from_tensors(up.cpu(), down.cpu())
@@ -41,7 +41,10 @@ def finish(adapters: Adapters, info: Mapping | None = None) -> RankedLora:
     lora = RankedLora(layers, facts | dict(info or {})).rotated()
     if adapters.worths:
         lora = replace(lora, info=dict(lora.info) | {"sensitivity": sensitivity(adapters, lora)})
-    return lora.within(adapters.ceiling) if adapters.settings.mode == "adaptive" else lora
+    if adapters.settings.mode != "adaptive":
+        return lora
+    used = {name: layer.unpadded() for name, layer in lora.layers.items()}
+    return replace(lora, layers=used).within(adapters.ceiling)
 
 
 def sensitivity(adapters: Adapters, lora: RankedLora) -> dict[str, float]:
