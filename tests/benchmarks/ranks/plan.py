@@ -15,7 +15,6 @@ TRUNCATED_FROM = 16
 # share of the bytes of TRUNCATED_FROM -> (target rank, share of its bytes) trained at that size
 TRUNCATIONS = {0.5: (8, 1.0), 0.25: (4, 1.0), 0.1: (2, 0.8)}
 STYLE_RANK, STYLE_SEEDS = 8, 2
-STYLES_COMPARED = (STYLE_SETS[0], STYLE_SETS[3])
 
 
 def cuts_of(method: str, rank: int) -> tuple[Cut, ...]:
@@ -79,5 +78,5 @@ class Plan:
         return [
             tuned(Run(name, "adaptive", STYLE_RANK, seed=seed, steps=self.steps, own=0), rates)
             for seed in range(STYLE_SEEDS)
-            for name in STYLES_COMPARED
+            for name in STYLE_SETS
         ]

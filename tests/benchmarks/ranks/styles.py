@@ -1,5 +1,5 @@
-"""Experiment E: are learned ranks a property of what is learned? Rank maps of two styles, each
-trained twice with other seeds, correlated within and between styles.
+"""Experiment E: are learned ranks a property of what is learned? Rank maps of styles, each trained
+twice with other seeds, correlated within and between styles.
 """
 
 from __future__ import annotations
@@ -19,14 +19,19 @@ def collect(plan: Plan, ledger: Ledger, rates: dict) -> dict[tuple[str, int], li
 
 
 def table(found: dict[tuple[str, int], list[int]]) -> str:
-    """A line for each pair of runs."""
-    lines = []
+    """The pairs of runs within a style, and the mean and the range of all pairs of each kind."""
+    lines, kinds = [], {"within": [], "between": []}
     for (a, first), (b, second) in combinations(found.items(), 2):
         kind = "within" if a[0] == b[0] else "between"
-        names = [f"{style}, seed {seed}" for style, seed in (a, b)]
-        numbers = f"{pearson(first, second):.2f}", f"{spearman(first, second):.2f}"
-        lines.append([kind, *names, *numbers])
+        numbers = pearson(first, second), spearman(first, second)
+        kinds[kind].append(numbers)
+        if kind == "within":
+            lines.append([a[0], "1", *(f"{number:.3f}" for number in numbers)])
+    for kind, pairs in kinds.items():
+        if pairs:
+            both = zip(*pairs, strict=True)
+            cells = [f"{sum(n) / len(n):.3f} ({min(n):.3f} to {max(n):.3f})" for n in both]
+            lines.append([f"all pairs {kind} styles", str(len(pairs)), *cells])
     if not lines:
         return "Nothing is complete yet."
-    head = ["styles", "one run", "another", "Pearson", "Spearman"]
-    return markdown(head, sorted(lines, key=lambda line: line[0], reverse=True))
+    return markdown(["rank maps", "pairs", "Pearson", "Spearman"], lines)
