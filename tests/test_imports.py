@@ -25,7 +25,7 @@ SHIPPED = [
 ]  # fmt: skip
 # a module of the core imports from the levels above its own only
 LEVELS = [
-    {"rank", "settings", "names", "atomic", "attention", "loss_scale", "worth"},
+    {"rank", "settings", "names", "atomic", "attention", "loss_scale", "worth", "singular"},
     {"layer", "lora"},
     {"adapters", "metadata", "rank_map", "compress"},
     {"pricing", "heatmap", "files"},
