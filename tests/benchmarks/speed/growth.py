@@ -28,7 +28,7 @@ class Axis:
 
 AXES = {
     "max_rank": Axis("max_rank, ranks 8 in use", (8, 16, 32, 64, 128, 256, 512), ("adaptive",)),
-    "layers": Axis("adapted layers of 64", (8, 16, 32, 64), ("fixed",)),
+    "layers": Axis("adapted layers", (12, 24, 48, 96), ("fixed",)),
     "batch": Axis("batch size", (1, 2, 4, 8), ("limit", "fixed")),
     "size": Axis("latent width", (16, 24, 32, 48), ("limit", "fixed")),
 }

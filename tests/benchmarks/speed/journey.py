@@ -14,7 +14,7 @@ WAYS = ("ours", "built-in")
 
 
 def travel(way: str, steps: int) -> dict:
-    """Seconds of one journey with the node's own defaults, in this process."""
+    """Seconds of one journey at rank 64, all else as the nodes have it, in this process."""
     from tests.benchmarks.speed.models import SPECS, build, pictures
     from tests.benchmarks.speed.variants import Job, node_call
 

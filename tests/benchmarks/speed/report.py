@@ -42,8 +42,8 @@ has its share of the reviews of all ranks in a run of default length.
 Variants take turns step by step in one process; the ratio is the median of the rounds, with its
 range. Peak memory is what a whole run (three steps and the finished adapter) takes above the loaded
 model, in a process of its own, as a share of the model's size. Setup is the time from the start of
-the node to the first step; the built-in trainer's second copy of the model is made in memory here,
-where the host would read it from the disk."""
+the node to its first forward pass; the built-in trainer's second copy of the model is made in memory
+here, where the host would read it from the disk."""
 
 
 def step_table(results: Results, model: str) -> str:
@@ -83,7 +83,9 @@ def journey_table(results: Results) -> str:
         for way, row in rows.items()
     ]
     steps = next(iter(rows.values()))["steps"]
-    return markdown([f"{steps} steps on the playground", "s from node start to saved file"], lines)
+    return markdown(
+        [f"{steps} steps on the playground, rank 64", "s from node start to saved file"], lines
+    )
 
 
 def growth_points(results: Results) -> dict[str, dict[str, tuple[list[float], list[float]]]]:

@@ -6,6 +6,7 @@ import gc
 from collections.abc import Callable
 
 import comfy.model_management
+import torch
 
 from lora2_core import TrainSettings
 from lora2_core.pricing import FIRST, LAST, REVIEWS
@@ -62,11 +63,12 @@ def measure(
     name: str, repeats: int, keep: Callable[[str, dict], None], variants: list[str]
 ) -> None:
     """Times the variants of a model; a large one's pair by pair with the limit, since their
-    adapters do not fit together. keep(variant, row) is called as soon as a row is known.
+    adapters do not fit together, and on a GPU too, where loading one model unloads the others.
+    keep(variant, row) is called as soon as a row is known.
     """
     model = build(name)
     groups = [variants]
-    if SPECS[name].large:
+    if SPECS[name].large or torch.cuda.is_available():
         groups = [[v] for v in variants if v != "limit"]
     for group in groups:
         order = ["limit", *(v for v in group if v != "limit")]
