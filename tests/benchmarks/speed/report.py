@@ -42,8 +42,8 @@ has its share of the reviews of all ranks in a run of default length.
 Variants take turns step by step in one process; the ratio is the median of the rounds, with its
 range. Peak memory is what a whole run (three steps and the finished adapter) takes above the loaded
 model, in a process of its own, as a share of the model's size. Setup is the time from the start of
-the node to its first forward pass; the built-in trainer's second copy of the model is made in memory
-here, where the host would read it from the disk."""
+the node to its first forward pass; the built-in trainer's second copy of the model is made in
+memory here, where the host would read it from the disk."""
 
 
 def step_table(results: Results, model: str) -> str:
