@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -242,7 +243,7 @@ def collect_layers(tensors: Mapping[str, Tensor]) -> dict[str, LoraLayer]:
             )
         if (named := split_key(key)) is None:
             raise ValueError(f"{key} belongs to no LoRA pair: this is not a LoRA file")
-        if not tensor.is_floating_point() or not torch.isfinite(tensor.float()).all():
+        if not tensor.is_floating_point() or not is_finite(tensor):
             raise ValueError(f"{key} holds values that are not finite numbers")
         parts.setdefault(named[0], {})[named[1]] = tensor.float()
     layers = {}
@@ -266,7 +267,8 @@ def collect_layers(tensors: Mapping[str, Tensor]) -> dict[str, LoraLayer]:
             raise ValueError(
                 f"{base}.alpha is {alpha.tolist()}: it must be one number other than 0"
             )
-        layer = LoraLayer.from_tensors(up * (float(alpha) / len(down)), down).unpadded()
+        scale = float(alpha) / len(down)
+        layer = LoraLayer.from_tensors(up if scale == 1 else up * scale, down).unpadded()
         if layer.rank > min(layer.up.shape[0], layer.down.shape[1]):
             raise ValueError(
                 f"{base} has rank {layer.rank}, "
@@ -276,6 +278,14 @@ def collect_layers(tensors: Mapping[str, Tensor]) -> dict[str, LoraLayer]:
     if not layers:
         raise ValueError("the file holds no LoRA layers")
     return layers
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether all values are finite numbers: those of smallest and largest size are."""
+    if tensor.numel() == 0:
+        return True
+    kind = tensor if tensor.dtype in DTYPES.values() else tensor.float()
+    return all(math.isfinite(value) for value in kind.aminmax())
 
 
 def without_mid(base: str, down: Tensor, mid: Tensor) -> Tensor:

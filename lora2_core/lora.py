@@ -51,6 +51,8 @@ class LoraLayer:
 
     def unpadded(self) -> LoraLayer:
         """Without the zero positions at the end, as the uniform file form adds them."""
+        if self.rank and self.up[:, -1].any() and self.down[-1].any():
+            return self
         used = self.energy.nonzero()
         return self.first(int(used[-1]) + 1 if len(used) else 0)
 
