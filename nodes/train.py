@@ -57,7 +57,7 @@ class LoRA2Train(io.ComfyNode):
                     max=10.0,
                     step=1e-7,
                     round=1e-9,
-                    tooltip="Of lora_up and lora_down. 1e-4 suits SDXL; the Playground likes 2e-3.",
+                    tooltip="Of lora_up and lora_down. 1e-4 suits SDXL; the Playground likes 5e-3.",
                 ),
                 io.Combo.Input(
                     "mode",

@@ -53,7 +53,7 @@ def quick_start(
     *,
     steps: int = 400,
     batch_size: int = 8,
-    learning_rate: float = 2e-3,
+    learning_rate: float = 5e-3,
     mode: str = "adaptive",
     target_rank: int = 8,
     budget_mb: float = 0.0,
