@@ -18,7 +18,8 @@ AUCTION_WEIGHT = 10.0  # lambda_rank, times the running loss
 NEAR = 0.25  # of a log-rate: the pull to the target fades from there on, so that ranks come to rest
 NESTED = (0.25, 0.35, 0.5, 0.7)  # of the size: smaller adapters that are trained inside the whole
 NESTED_SHARE = 0.5  # of the steps that train one of them,
-NESTED_FROM, NESTED_TO = 0.5, 0.85  # between these shares of the run
+NESTED_FROM, NESTED_TO = 0.5, 0.85  # between these shares of the run,
+NESTED_LEAST = 4.0  # and no smaller than this mean rank
 LAYER_GIVEN_UP = 0.3  # the continuous rank that stands for rank 0
 
 
@@ -138,6 +139,7 @@ class AuctionPrice(NoPrice):
         self.nested = [
             torch.tensor(share_out(worths, costs, share * size), device=adapters.device)
             for share in NESTED
+            if share * size >= NESTED_LEAST * sum(costs)
         ]
         wanted = torch.tensor(chosen, dtype=torch.float32).clamp(min=LAYER_GIVEN_UP)
         rates = rate_for(1.0, adapters.settings.quantile) / wanted
