@@ -45,6 +45,14 @@ class LoraLayer:
         """
         return self.up.double().square().sum(0) * self.down.double().square().sum(1)
 
+    @property
+    def norm(self) -> float:
+        """Frobenius norm of up down in any basis, through the rank x rank Gram matrices:
+        |U D|^2 = sum (U^T U) * (D D^T).
+        """
+        up, down = self.up.double(), self.down.double()
+        return math.sqrt(max(0.0, float(((up.T @ up) * (down @ down.T)).sum())))
+
     def first(self, rank: int) -> LoraLayer:
         """The first `rank` positions."""
         return replace(self, up=self.up[:, :rank].contiguous(), down=self.down[:rank].contiguous())

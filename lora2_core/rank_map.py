@@ -84,9 +84,9 @@ def rank_map(lora: RankedLora) -> RankMap:
     cells = []
     for name, layer in lora.layers.items():
         row, column = place(name)
-        norm = float(layer.energy.sum().sqrt())  # exact in the singular basis
         limit = min(layer.up.shape[0], layer.down.shape[1])
-        cells.append(Cell(name, row, column, layer.rank, limit, norm, 2 * layer.rank * layer.cost))
+        size = 2 * layer.rank * layer.cost
+        cells.append(Cell(name, row, column, layer.rank, limit, layer.norm, size))
     if all(c.row.endswith(", block 0") for c in cells):
         cells = [replace(c, row=c.row.removesuffix(", block 0")) for c in cells]
     rows = list(dict.fromkeys(c.row for c in cells))

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import apply, compress, dataset, heatmap, options, playground, save, train
+from . import apply, compress, dataset, heatmap, info, options, playground, save, train
 
 NODES = [
     *playground.NODES,
@@ -13,6 +13,7 @@ NODES = [
     *compress.NODES,
     *save.NODES,
     *heatmap.NODES,
+    *info.NODES,
 ]
 
 

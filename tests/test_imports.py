@@ -28,7 +28,7 @@ LEVELS = [
     {"rank", "settings", "names", "atomic", "attention", "loss_scale", "worth", "singular"},
     {"layer", "lora"},
     {"adapters", "metadata", "rank_map", "compress"},
-    {"pricing", "heatmap", "files"},
+    {"pricing", "heatmap", "files", "info"},
     {"training"},
 ]
 CORE = {path.stem: path for path in sorted((ROOT / "lora2_core").glob("[!_]*.py"))}

@@ -16,6 +16,7 @@ PROMISED = {
     "LoRA2Compress",
     "LoRA2Save",
     "LoRA2RankHeatmap",
+    "LoRA2Info",
     "LoRA2RankOptions",
     "LoRA2TargetOptions",
     "LoRA2MemoryOptions",
