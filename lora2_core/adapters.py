@@ -7,7 +7,8 @@ import re
 import torch
 from torch import Tensor, nn
 
-from .layer import MOMENTS, TILE, Component, Moments, is_adaptable
+from .layer import TILE, Component, is_adaptable
+from .moments import COPIES, Moments, moments_of
 from .rank import (
     importance,
     matched_std,
@@ -149,7 +150,7 @@ class Adapters:
         old, before = [c.rank for c in self._list], self.weights.detach()
         self._set_ranks(rule(self.rates, self.settings.quantile, self.max_ranks), optimizer)
         self.refresh()
-        moments = _moments(optimizer)
+        moments = moments_of(optimizer)
         if self.logarithmic:
             self._keep_updates(before, moments)
         grown = []
@@ -159,10 +160,11 @@ class Adapters:
                 component.initialise(
                     rank, component.rank, self._std(row), self.generator, random_up=random_up
                 )
-                for moment in moments(component.lora_down).values():
-                    moment[rank : component.rank] = 0
-                for moment in moments(component.lora_up).values():
-                    moment[:, rank : component.rank] = 0
+                new = slice(rank, component.rank)
+                for name, moment in moments(component.lora_down).items():
+                    moment[new] = component.lora_down[new].detach() if name in COPIES else 0
+                for name, moment in moments(component.lora_up).items():
+                    moment[:, new] = component.lora_up[:, new].detach() if name in COPIES else 0
                 grown.append((component, rank, component.rank))
         return grown
 
@@ -180,12 +182,12 @@ class Adapters:
                 component.rescale(ratio[row, : component.capacity], moments)
 
     def rotate(self, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Every layer to its singular basis, Adam's moments with it; no output changes.
+        """Every layer to its singular basis, the optimizer's moments with it; no output changes.
 
         The small matrices are turned on the CPU, which is faster than a GPU at them: one copy there
         and one back.
         """
-        moments, weights = _moments(optimizer), self.weights.detach()
+        moments, weights = moments_of(optimizer), self.weights.detach()
         used = [row for row, c in enumerate(self._list) if c.rank and bool(c.lora_down.any())]
         grams = [self._list[row].grams(weights[row]) for row in used]
         turns = [torch.stack(singular_turn(*gram)) for gram in _moved(grams, torch.device("cpu"))]
@@ -250,13 +252,3 @@ def _moved(tensors: list[Tensor], device: torch.device) -> list[Tensor]:
     flat = torch.cat([t.flatten() for t in tensors]).to(device)
     parts = flat.split([t.numel() for t in tensors])
     return [part.view(t.shape) for part, t in zip(parts, tensors, strict=True)]
-
-
-def _moments(optimizer: torch.optim.Optimizer | None) -> Moments:
-    """Gives Adam's exp_avg and exp_avg_sq of a parameter, nothing where there are none yet."""
-
-    def moments(parameter: Tensor) -> dict[str, Tensor]:
-        state = optimizer.state.get(parameter, {}) if optimizer else {}
-        return {k: v for k, v in state.items() if k in MOMENTS}
-
-    return moments

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
+from .moments import Moments, exchanged, turned
+
 TILE = 8  # positions; what matrix units like
-MOMENTS = {"exp_avg", "exp_avg_sq"}
-Moments = Callable[[Tensor], dict[str, Tensor]]
 
 
 def is_adaptable(module: nn.Module) -> bool:
@@ -147,8 +147,8 @@ class Component:
         singular_turn of the grams.
 
         lora_down gets orthogonal rows, all of its mean row norm; lora_up carries the singular
-        values, in falling order. `moments(parameter)` gives Adam's exp_avg and exp_avg_sq of a
-        parameter, which turn with it, the second as if gradients of positions were uncorrelated.
+        values, in falling order. `moments(parameter)` gives what an optimizer remembers of a
+        parameter, which turns with it, mean squares as if gradients of positions were uncorrelated.
         """
         r = self.rank
         weight = weights[:r].double()
@@ -157,22 +157,23 @@ class Component:
         # those of lora_down as B does
         there, back = (length * weight)[:, None] * turn, inverse / (length * weight)
         down_there = weight[:, None] * back.T / weight
+        down_turn = there * weight / weight[:, None]
         up, down = self.lora_up[:, :r], self.lora_down[:r]
         up.copy_(up.double() @ back)
-        down.copy_((there * weight / weight[:, None]) @ down.double())
+        down.copy_(down_turn @ down.double())
         for name, moment in moments(self.lora_up).items():
-            moment[:, :r] = moment[:, :r] @ _for_moment(there, name, moment.dtype).T
+            moment[:, :r] = moment[:, :r] @ turned(name, there, back.T, moment).T
         for name, moment in moments(self.lora_down).items():
-            moment[:r] = _for_moment(down_there, name, moment.dtype) @ moment[:r]
+            moment[:r] = turned(name, down_there, down_turn, moment) @ moment[:r]
 
     @torch.no_grad()
     def rescale(self, ratio: Tensor, moments: Moments) -> None:
         """Lambda has become `ratio` [capacity] times what it was: lora_up takes up the change, so
-        that the update stays the same; Adam's moments of it follow its gradient.
+        that the update stays the same; what an optimizer remembers of it follows.
         """
         self.lora_up /= ratio
         for name, moment in moments(self.lora_up).items():
-            moment *= _for_moment(ratio, name, moment.dtype)
+            moment *= turned(name, ratio, 1 / ratio, moment)
 
     @torch.no_grad()
     def folded(self, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -181,31 +182,3 @@ class Component:
         """
         down = self.lora_down[: self.rank] * weights[: self.rank, None]
         return self.lora_up[:, : self.rank].clone(), down.clone()
-
-
-def exchanged(
-    parameter: nn.Parameter, size: int, dim: int, optimizer: torch.optim.Optimizer | None
-) -> nn.Parameter:
-    """A new parameter of another size, in the optimizer too: autograd remembers the old one's."""
-    fresh = nn.Parameter(resized(parameter.detach(), size, dim))
-    if optimizer is not None:
-        for group in optimizer.param_groups:
-            group["params"] = [fresh if p is parameter else p for p in group["params"]]
-        state = optimizer.state.pop(parameter, {})
-        for name in MOMENTS & state.keys():
-            state[name] = resized(state[name], size, dim)
-        optimizer.state[fresh] = state
-    return fresh
-
-
-def resized(tensor: Tensor, size: int, dim: int) -> Tensor:
-    """A copy with the first `size` entries of a dimension, zeros where there were none."""
-    kept = tensor.narrow(dim, 0, min(size, tensor.shape[dim]))
-    shape = list(tensor.shape)
-    shape[dim] = size - kept.shape[dim]
-    return torch.cat([kept, kept.new_zeros(shape)], dim)
-
-
-def _for_moment(turn: Tensor, name: str, dtype: torch.dtype) -> Tensor:
-    """How a moment of Adam turns when its gradient turns by `turn`: a mean square by squares."""
-    return (turn.square() if name == "exp_avg_sq" else turn).to(dtype)
