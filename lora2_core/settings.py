@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .schedule import SCHEDULES, shares
+
 MODES = ("adaptive", "paper", "fixed")
 INITS = ("matched", "paper")
+OPTIMIZERS = ("adamw", "adam", "sgd", "adafactor", "prodigy", "adamw8bit")
 BYTES_PER_PARAMETER = 2  # an exported adapter is fp16 or bf16 unless asked otherwise
 MEGABYTE = 1e6
 FIRST_SHARE = 3  # adaptive runs start at so many times the target and descend to it
+LARGEST_BETA = 0.99999
 QUANTILES = {"adaptive": 0.3, "paper": 0.9, "fixed": 0.9}
 
 
@@ -97,11 +101,18 @@ class RankSettings:
 class TrainSettings:
     """How weights are trained: steps, learning rate of lora_up and lora_down, the seed of
     everything random, and decay, the last share of the run over which the learning rate falls to
-    zero (None: half of it, in paper mode none).
+    zero (None: half of it).
 
-    weight_decay: AdamW's, counted in runs: without gradients, weights would shrink by
-    e^-weight_decay from the first to the last step, whatever the steps and the learning rate (None:
-    1.5, in paper mode 0).
+    weight_decay: counted in runs: without gradients, weights would shrink by e^-weight_decay from
+        the first to the last step, whatever the steps, the learning rate and the optimizer (None:
+        1.5, in paper mode and for adam 0).
+    optimizer: of the weights; the rates always have an Adam of their own.
+    beta1, beta2: of Adam and its kin; beta1 is the momentum of sgd (None: 0.9, 0.999).
+    max_norm: the gradient of all weights is cut to this norm; 0 for never.
+    ema: 0, or the decay of a running mean of the weights, which takes their place when the run
+        ends.
+    schedule: late, constant, linear or cosine (None: late, in paper mode without a decay constant).
+    warmup_steps: in which the learning rate rises first.
     """
 
     steps: int = 500
@@ -109,20 +120,42 @@ class TrainSettings:
     seed: int = 0
     decay: float | None = None
     weight_decay: float | None = None
+    optimizer: str = "adamw"
+    beta1: float | None = None
+    beta2: float | None = None
+    max_norm: float = 0.0
+    ema: float = 0.0
+    schedule: str | None = None
+    warmup_steps: int = 0
 
     def __post_init__(self) -> None:
         check_range("steps", self.steps, 1, 1_000_000, whole=True)
         check_range("learning_rate", self.learning_rate, 0, 10)
         check_range("seed", self.seed, 0, 2**64 - 1, whole=True)
-        if self.decay is not None:
-            check_range("decay", self.decay, 0, 1)
-        if self.weight_decay is not None:
-            check_range("weight_decay", self.weight_decay, 0, 1e3)
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_range("max_norm", self.max_norm, 0, 1e6)
+        check_range("ema", self.ema, 0, LARGEST_BETA)
+        check_range("warmup_steps", self.warmup_steps, 0, 1_000_000, whole=True)
+        if self.schedule is not None:
+            check_choice("schedule", self.schedule, tuple(SCHEDULES))
+        for name, most in (("decay", 1), ("weight_decay", 1e3)):
+            if (value := getattr(self, name)) is not None:
+                check_range(name, value, 0, most)
+        for name in ("beta1", "beta2"):
+            if (value := getattr(self, name)) is not None:
+                check_range(name, value, 0, LARGEST_BETA)
+        if self.warmup_steps > self.steps:
+            raise ValueError(
+                f"warmup_steps {self.warmup_steps} is more than the run's {self.steps} steps: "
+                "lower warmup_steps or raise steps."
+            )
+        if self.optimizer == "adam" and self.weight_decay:
+            raise ValueError(
+                f"weight_decay is {self.weight_decay:g}, but adam has none: choose adamw, or leave "
+                "weight_decay out."
+            )
 
     def rates(self) -> list[float]:
-        """The learning rate of every step, given a decay."""
-        falling = max(1.0, self.decay * self.steps)
-        return [
-            self.learning_rate * min(1.0, (self.steps - index) / falling)
-            for index in range(self.steps)
-        ]
+        """The learning rate of every step, of completed settings."""
+        found = shares(self.schedule, self.steps, self.warmup_steps, self.decay)
+        return [self.learning_rate * share for share in found]

@@ -12,13 +12,15 @@ from torch import Tensor
 from .adapters import Adapters
 from .attention import EntropyRecord
 from .loss_scale import LossScale
+from .optimizers import TwoOptimizers, check_optimizer
 from .pricing import PAPER_WEIGHT, PRICES
 from .settings import BYTES_PER_PARAMETER, MEGABYTE, TrainSettings
 
 RATE_TRAVEL = 15.0  # in adaptive mode, how far a log-rate can go in a run
 DECAY = 0.5  # of the run: the learning rate falls to zero over its last half
 WEIGHT_DECAY = 1.5  # over a run
-FUSED = ("cpu", "cuda", "mps", "xpu")  # devices with a one-pass AdamW
+ADAMS = ("adamw", "adam", "adamw8bit")
+BETAS = {"beta1": 0.9, "beta2": 0.999}
 PATIENCE = 5  # non-finite steps in a row before the run is given up
 
 
@@ -42,29 +44,28 @@ class Step:
 
 
 def completed(settings: TrainSettings, mode: str) -> TrainSettings:
-    """The settings with the mode's own values where none were given: the paper has no decay."""
-    own = {"decay": DECAY, "weight_decay": WEIGHT_DECAY}
-    missing = {
-        k: 0.0 if mode == "paper" else v for k, v in own.items() if getattr(settings, k) is None
+    """The settings with the mode's own values where none were given: the paper knows no decay."""
+    paper = mode == "paper"
+    own = BETAS | {
+        "schedule": "constant" if paper and settings.decay is None else "late",
+        "decay": DECAY,
+        "weight_decay": 0.0 if paper or settings.optimizer == "adam" else WEIGHT_DECAY,
     }
-    return replace(settings, **missing)
+    return replace(settings, **{k: v for k, v in own.items() if getattr(settings, k) is None})
 
 
-def make_optimizer(adapters: Adapters, settings: TrainSettings) -> torch.optim.Optimizer:
-    """AdamW over all lora_up and lora_down, and the rates, without decay, in a group of their
-    own.
-    """
-    rate = adapters.settings.rate_learning_rate
-    if rate is None:
-        rate = RATE_TRAVEL / settings.steps if adapters.logarithmic else settings.learning_rate
+def make_optimizer(adapters: Adapters, settings: TrainSettings) -> TwoOptimizers:
+    """The chosen optimizer over all lora_up and lora_down, and Adam over the rates."""
+    mode, rate = adapters.settings.mode, adapters.settings.rate_learning_rate
+    check_optimizer(settings.optimizer, mode)
+    if rate is None and adapters.logarithmic:
+        rate = RATE_TRAVEL / settings.steps
+    elif rate is None:  # the paper's: that of the weights, where it means what it means to Adam
+        ours = settings if settings.optimizer in ADAMS else TrainSettings
+        rate = ours.learning_rate
     weights = [p for c in adapters.components.values() for p in (c.lora_up, c.lora_down)]
-    travel = sum(settings.rates())
-    weight_decay = settings.weight_decay / travel if travel > 0 else 0.0
-    groups = [{"params": weights, "lr": settings.learning_rate, "weight_decay": weight_decay}]
-    if adapters.settings.mode != "fixed":
-        groups.append({"params": [adapters.rate_parameter], "lr": rate, "weight_decay": 0.0})
-    fused = adapters.device.type in FUSED
-    return torch.optim.AdamW(groups, fused=fused, foreach=not fused)
+    rates = None if mode == "fixed" else (adapters.rate_parameter, rate)
+    return TwoOptimizers(weights, rates, settings, squares=adapters.logarithmic)
 
 
 def train(
@@ -82,11 +83,26 @@ def train(
     from the generator (CPU, seeded), the global generators are not touched. `attention`: where the
     model's cross-attention calls are recorded, for L_attn. A step with a non-finite loss or
     gradient changes nothing; after 5 in a row TrainingDiverged is raised. `half`: the frozen model
-    computes in fp16, so the loss is scaled.
+    computes in fp16, so the loss is scaled. With settings.ema the weights become their running
+    means when the generator ends or is closed.
     """
     settings = completed(settings or TrainSettings(), adapters.settings.mode)
-    generator = torch.Generator().manual_seed(settings.seed)
     optimizer = make_optimizer(adapters, settings)
+    try:
+        yield from _steps(adapters, loss_fn, settings, optimizer, attention, half)
+    finally:
+        optimizer.take_means()
+
+
+def _steps(
+    adapters: Adapters,
+    loss_fn: Callable[[torch.Generator], Tensor],
+    settings: TrainSettings,
+    optimizer: TwoOptimizers,
+    attention: EntropyRecord | None,
+    half: bool,
+) -> Iterator[Step]:
+    generator = torch.Generator().manual_seed(settings.seed)
     price = PRICES[adapters.settings.mode](adapters, settings.steps)
     attention_weight = adapters.settings.attention_weight
     if attention_weight is None:

@@ -25,8 +25,9 @@ SHIPPED = [
 ]  # fmt: skip
 # a module of the core imports from the levels above its own only
 LEVELS = [
-    {"rank", "settings", "names", "atomic", "attention", "loss_scale", "worth", "singular"},
-    {"layer", "lora"},
+    {"rank", "names", "atomic", "attention", "loss_scale", "worth", "singular", "schedule"},
+    {"settings", "moments"},
+    {"layer", "lora", "optimizers"},
     {"adapters", "metadata", "rank_map", "compress"},
     {"pricing", "heatmap", "files", "info"},
     {"training"},

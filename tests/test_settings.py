@@ -16,6 +16,11 @@ RANGES = [
     (RankSettings, "rate_learning_rate", [-1, 1e4]),
     (TrainSettings, "learning_rate", [-1e-4, 11]),
     (TrainSettings, "decay", [-1e-9, 1.01]),
+    (TrainSettings, "weight_decay", [-1e-9, 1e4]),
+    (TrainSettings, "beta1", [-1e-9, 1]),
+    (TrainSettings, "beta2", [-1e-9, 1]),
+    (TrainSettings, "max_norm", [-1e-9, 1e7]),
+    (TrainSettings, "ema", [-1e-9, 1]),
 ]
 WHOLE = [
     (RankSettings, "target_rank", [0, -1, 4097]),
@@ -23,12 +28,15 @@ WHOLE = [
     (RankSettings, "start_rank", [0, -1, 257]),
     (TrainSettings, "steps", [0, -1, 10**7]),
     (TrainSettings, "seed", [-1, 2**64]),
+    (TrainSettings, "warmup_steps", [-1, 10**7]),
 ]
 # a rank of 64.0 would pass as a number, and fail as a tensor's size an hour later
 BAD = [(c, f, v) for c, f, values in RANGES + WHOLE for v in [*values, *NO_NUMBERS]]
 BAD += [(c, f, v) for c, f, _ in WHOLE for v in (2.5, 64.0)]
 BAD += [(RankSettings, "mode", v) for v in ("Adaptive", "", None, 1)]
 BAD += [(RankSettings, "init", v) for v in ("kaiming", "", 0)]
+BAD += [(TrainSettings, "optimizer", v) for v in ("Adam", "", None)]
+BAD += [(TrainSettings, "schedule", v) for v in ("cos", "", 0)]
 BAD += [(c, f, None) for c, f, _ in RANGES[:1] + WHOLE[:2] + WHOLE[3:]]
 
 
