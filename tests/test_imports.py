@@ -27,7 +27,7 @@ SHIPPED = [
 LEVELS = [
     {"rank", "names", "atomic", "attention", "loss_scale", "worth", "singular", "schedule"},
     {"settings", "moments"},
-    {"layer", "lora", "optimizers"},
+    {"layer", "lora", "optimizers", "loss"},
     {"adapters", "metadata", "rank_map", "compress"},
     {"pricing", "heatmap", "files", "info"},
     {"training"},

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import comfy.model_sampling
 import torch
 from torch import Tensor, nn
 
 from ..attention import EntropyRecord
+from ..loss import WEIGHTINGS, LossSettings
 from .dataset import Item, batch_of, by_shape
+
+DEFAULT = LossSettings()
 
 
 def prediction_scale(sampling, sigma: Tensor, like: Tensor) -> Tensor:
@@ -32,14 +36,57 @@ def sigma_at(sampling, position: Tensor) -> Tensor:
     return torch.tensor([float(sampling.percent_to_sigma(float(p))) for p in position])
 
 
+def positions(sampling, settings: LossSettings, drawn: Tensor) -> Tensor:
+    """The positions for sigma_at of numbers in [0, 1): timesteps rise with the noise, percentages
+    fall.
+    """
+    if hasattr(sampling, "num_timesteps"):
+        return settings.times(drawn)
+    return 1 - settings.times(1 - drawn)
+
+
+def check_loss(settings: LossSettings, sampling) -> None:
+    """ValueError where the model's kind has no such loss: a weighting by SNR belongs to models that
+    add noise to the latent as it is, and has no agreed form for flow models.
+    """
+    kinds = comfy.model_sampling.EPS, comfy.model_sampling.V_PREDICTION_DDPM
+    if settings.weighting != "none" and not isinstance(sampling, kinds):
+        raise ValueError(
+            f"weighting is {settings.weighting!r}, but this model is neither of eps nor of v "
+            "prediction: choose none (for flow models, sampling logit_normal has that part)."
+        )
+
+
+def snr_weights(sampling, settings: LossSettings, sigma: Tensor, like: Tensor) -> Tensor | None:
+    """What the squared error of the model's own prediction is multiplied with, [B, 1, ...].
+
+    The weightings are defined on the error of the denoised latent, in units of the data; this turns
+    them into min(SNR, gamma) / SNR for eps and min(SNR, gamma) / (SNR + 1) for v prediction.
+    """
+    weighting = WEIGHTINGS[settings.weighting]
+    if weighting is None:
+        return None
+    narrow = like[(slice(None), *(slice(0, 1) for _ in like.shape[1:]))]
+    scale = prediction_scale(sampling, sigma, narrow) / sampling.sigma_data
+    snr = (sampling.sigma_data / sigma).square().view(scale.shape)
+    return weighting(snr, settings.gamma) * scale.square()
+
+
 def denoising_loss(
-    inner, latents: Tensor, noise: Tensor, sigma: Tensor, conditions: dict, options: dict
+    inner,
+    latents: Tensor,
+    noise: Tensor,
+    sigma: Tensor,
+    conditions: dict,
+    options: dict,
+    settings: LossSettings = DEFAULT,
 ) -> Tensor:
-    """Mean squared error of the model's own prediction, a scalar."""
+    """Mean (weighed) error of the model's own prediction, a scalar."""
     sampling = inner.model_sampling
     x = sampling.noise_scaling(sigma, noise.clone(), latents)
     denoised = inner.apply_model(x, sigma, transformer_options=options, **conditions)
-    return ((denoised - latents) / prediction_scale(sampling, sigma, latents)).square().mean()
+    error = (denoised - latents) / prediction_scale(sampling, sigma, latents)
+    return settings.mean(error, snr_weights(sampling, settings, sigma, latents))
 
 
 @contextmanager
@@ -86,7 +133,7 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 
 
 def make_loss(
-    inner, items: list[Item], batch_size: int, options: dict
+    inner, items: list[Item], batch_size: int, options: dict, settings: LossSettings = DEFAULT
 ) -> Callable[[torch.Generator], Tensor]:
     """loss_fn(generator) of a random batch; pictures that share a shape share a batch, each equally
     often.
@@ -104,8 +151,10 @@ def make_loss(
             picks = torch.randint(len(group), (batch_size,), generator=generator)
         latents, conditions = batch_of(items, [group[i] for i in picks.tolist()])
         noise = torch.randn(latents.shape, generator=generator).to(latents)
-        position = torch.rand(batch_size, generator=generator)
-        sigma = sigma_at(inner.model_sampling, position).to(latents.device)
-        return denoising_loss(inner, latents, noise, sigma, conditions, dict(options))
+        drawn = torch.rand(batch_size, generator=generator)
+        noise = settings.offset(noise, generator)
+        sampling = inner.model_sampling
+        sigma = sigma_at(sampling, positions(sampling, settings, drawn)).to(latents.device)
+        return denoising_loss(inner, latents, noise, sigma, conditions, dict(options), settings)
 
     return loss_fn
