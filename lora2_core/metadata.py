@@ -18,6 +18,10 @@ from .lora import RankedLora
 VERSION = "1"
 HISTORY_POINTS = 200
 LONGEST_CARRIED = 65536
+OPTIMIZER_NAMES = {
+    "adamw": "AdamW", "adam": "Adam", "sgd": "SGD", "adafactor": "Adafactor", "prodigy": "Prodigy",
+    "adamw8bit": "AdamW8bit",
+}  # fmt: skip
 _PATH = re.compile(r"(?<![\w/:.])(?:/|~/|[A-Za-z]:[\\/]|\\\\)[^\s\"',]+[\\/]")
 
 
@@ -65,6 +69,7 @@ def run_entries(lora: RankedLora, title: str) -> dict[str, str]:
     """ss_* and modelspec.* as far as the run and its host know them."""
     info, now = lora.info, datetime.now(timezone.utc)
     settings, base = info.get("settings", {}), info.get("base", {})
+    weighting, huber = settings.get("weighting"), settings.get("huber")
     entries = {
         "ss_network_module": "networks.lora",
         "ss_network_dim": "Dynamic",
@@ -77,7 +82,15 @@ def run_entries(lora: RankedLora, title: str) -> dict[str, str]:
         "ss_learning_rate": settings.get("learning_rate"),
         "ss_steps": info.get("steps"),
         "ss_max_train_steps": settings.get("steps"),
-        "ss_optimizer": settings.get("optimizer"),
+        "ss_optimizer": optimizer_entry(settings),
+        "ss_lr_scheduler": settings.get("schedule"),
+        "ss_lr_warmup_steps": settings.get("warmup_steps"),
+        "ss_max_grad_norm": settings.get("max_norm"),
+        "ss_noise_offset": settings.get("noise_offset") or None,
+        "ss_min_snr_gamma": settings.get("gamma") if weighting == "min_snr" else None,
+        "ss_debiased_estimation": True if weighting == "debiased" else None,
+        "ss_loss_type": None if huber is None else "huber" if huber else "l2",
+        "ss_huber_c": huber or None,
         "ss_seed": settings.get("seed"),
         "ss_mixed_precision": settings.get("dtype"),
         "ss_gradient_checkpointing": settings.get("checkpointing"),
@@ -102,6 +115,17 @@ def run_entries(lora: RankedLora, title: str) -> dict[str, str]:
     }
     known = {k: str(v) for k, v in entries.items() if v is not None}
     return defaults | carried(info.get("metadata", {})) | known
+
+
+def optimizer_entry(settings: Mapping) -> str | None:
+    """The optimizer's name with its arguments, as far as the settings know them."""
+    name = settings.get("optimizer")
+    betas = settings.get("beta1"), settings.get("beta2")
+    if not isinstance(name, str) or None in betas:
+        return name
+    arguments = [f"weight_decay_a_run={settings.get('weight_decay')}"]
+    arguments += {"sgd": [f"momentum={betas[0]}"], "adafactor": []}.get(name, [f"betas={betas}"])
+    return f"{OPTIMIZER_NAMES.get(name, name)}({','.join(arguments)})"
 
 
 def carried(metadata: Mapping[str, str]) -> dict[str, str]:

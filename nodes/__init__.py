@@ -2,13 +2,25 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import apply, compress, dataset, heatmap, info, options, playground, save, train
+from . import (
+    apply,
+    compress,
+    dataset,
+    heatmap,
+    info,
+    options,
+    playground,
+    save,
+    train,
+    training_options,
+)
 
 NODES = [
     *playground.NODES,
     *dataset.NODES,
     *train.NODES,
     *options.NODES,
+    *training_options.NODES,
     *apply.NODES,
     *compress.NODES,
     *save.NODES,

@@ -9,15 +9,14 @@ import comfy.utils
 from comfy_api.latest import io
 from server import PromptServer
 
-from ..lora2_core import RankSettings, Step, TrainSettings
+from ..lora2_core import Step
 from ..lora2_core.host.apply import apply_lora
 from ..lora2_core.host.export import as_lora_model
 from ..lora2_core.host.live import Throttle, event, last_step
-from ..lora2_core.host.run import ATTENTION, HostRun, Outcome, train_on
+from ..lora2_core.host.run import HostRun, Outcome, train_on
 from ..lora2_core.host.store import check_prefix, save_under_loras
 from ..lora2_core.settings import MODES
 from .common import CATEGORY, Lora2, Lora2Options, LoraModel, budget
-from .options import AUTO
 
 EVENT = "lora2.train"
 RESCUED = "lora2/interrupted"
@@ -96,7 +95,7 @@ class LoRA2Train(io.ComfyNode):
                 Lora2Options.Input(
                     "options",
                     optional=True,
-                    tooltip="LoRA² Rank, Target and Memory Options, chained.",
+                    tooltip="LoRA² Rank, Target, Memory, Optimizer and Loss Options, chained.",
                 ),
             ],
             outputs=[
@@ -125,20 +124,18 @@ class LoRA2Train(io.ComfyNode):
         seed,
         options=None,
     ) -> io.NodeOutput:
-        chosen = dict((options or [None])[0] or {})
-        run = HostRun(
-            targets=chosen.pop("targets", ATTENTION),
-            checkpointing=chosen.pop("checkpointing", AUTO),
-            rank=RankSettings(
-                mode=mode[0],
-                target_rank=target_rank[0],
-                budget_mb=budget_mb[0],
-                max_rank=max_rank[0],
-                **chosen,
-            ),
-            training=TrainSettings(steps=steps[0], learning_rate=learning_rate[0], seed=seed[0]),
-            batch_size=batch_size[0],
-        )
+        fields = {
+            "steps": steps[0],
+            "batch_size": batch_size[0],
+            "learning_rate": learning_rate[0],
+            "mode": mode[0],
+            "target_rank": target_rank[0],
+            "budget_mb": budget_mb[0],
+            "max_rank": max_rank[0],
+            "seed": seed[0],
+        }
+        chosen = (options or [None])[0] or {}
+        run = HostRun.of({**chosen, **fields})
         check_prefix(RESCUED)
         outcome = train_on(model[0], latents, positive, run, cls.reporter(steps[0]))
         if outcome.stopped is not None:

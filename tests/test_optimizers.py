@@ -9,6 +9,7 @@ from torch import Tensor
 import lora2_core as lora2
 from lora2_core import optimizers
 from lora2_core.layer import Component
+from lora2_core.metadata import optimizer_entry
 from lora2_core.moments import exchanged, moments_of
 from lora2_core.optimizers import check_optimizer
 from lora2_core.pricing import squared_gradients
@@ -16,16 +17,28 @@ from lora2_core.singular import singular_turn
 from lora2_core.training import completed, make_optimizer
 from tests.toys import Planted, trained
 
-RATES = {"adamw": 1e-2, "adam": 1e-2, "sgd": 0.1, "adafactor": 0.3, "prodigy": 1.0}
+RATES = {
+    "adamw": 1e-2,
+    "adam": 1e-2,
+    "sgd": 0.1,
+    "adafactor": 0.3,
+    "prodigy": 1.0,
+    "adamw8bit": 1e-2,
+}
 MOVING = ("adamw", "adam", "sgd", "prodigy")
 MODES = ("adaptive", "paper", "fixed")
 PLANTED = [12, 1, 6]
 
 
+def installed(name: str) -> None:
+    """Skips where an optimizer's own package is missing, as it is on most machines."""
+    if package := optimizers.PACKAGES.get(name):
+        pytest.importorskip(package)
+
+
 def run(name: str, mode: str, steps: int = 200, **chosen) -> tuple[lora2.Adapters, list[float]]:
     """A short training of planted ranks."""
-    if name == "prodigy":
-        pytest.importorskip("prodigyopt")
+    installed(name)
     model = Planted(PLANTED, width=32, noise=0.2)
     settings = lora2.RankSettings(mode=mode, target_rank=7, max_rank=32)
     adapters = lora2.attach(model, "l", settings)
@@ -92,12 +105,11 @@ def test_a_missing_package_is_named(monkeypatch, name: str, package: str):
     assert "pip install" in str(e.value) and "choose adamw" in str(e.value)
 
 
-@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "adafactor", "prodigy"])
+@pytest.mark.parametrize("name", RATES)
 @pytest.mark.parametrize("schedule", ["late", "cosine"])
 def test_weights_decay_alike_over_a_run(name: str, schedule: str):
     """Without gradients they shrink by e^-weight_decay, whatever the optimizer; adam has none."""
-    if name == "prodigy":
-        pytest.importorskip("prodigyopt")
+    installed(name)
     _, adapters, optimizer = make(optimizer=name, steps=200, learning_rate=1.0, schedule=schedule)
     (down, *_) = (c.lora_down for c in adapters.components.values())
     before = down.detach().norm()
@@ -279,3 +291,21 @@ def test_two_optimizers_are_as_one():
     assert "exp_avg" in optimizer.state[adapters.rate_parameter]
     assert "momentum_buffer" in optimizer.state[optimizer.weights[0]]
     assert [len(group["params"]) for group in optimizer.param_groups] == [4, 1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "entry"),
+    [
+        ({"optimizer": "adamw", "weight_decay": 1.5, "beta1": 0.9, "beta2": 0.999},
+         "AdamW(weight_decay_a_run=1.5,betas=(0.9, 0.999))"),
+        ({"optimizer": "sgd", "weight_decay": 0.0, "beta1": 0.8, "beta2": 0.999},
+         "SGD(weight_decay_a_run=0.0,momentum=0.8)"),
+        ({"optimizer": "adafactor", "weight_decay": 1.5, "beta1": 0.9, "beta2": 0.999},
+         "Adafactor(weight_decay_a_run=1.5)"),
+        ({"optimizer": "AdamW"}, "AdamW"), ({}, None),
+        ({"optimizer": ["?"], "beta1": 1, "beta2": 1}, ["?"]),
+    ],
+)  # fmt: skip
+def test_what_a_file_says_of_the_optimizer(settings: dict, entry: object):
+    """Settings of older files, and of damaged ones, stay as they are."""
+    assert optimizer_entry(settings) == entry

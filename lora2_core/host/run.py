@@ -5,9 +5,9 @@ outputs.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 
 import comfy.model_management
@@ -17,12 +17,14 @@ from ..adapters import attach
 from ..attention import EntropyRecord
 from ..files import finish
 from ..lora import RankedLora
+from ..loss import LossSettings
+from ..optimizers import check_optimizer
 from ..settings import RankSettings, TrainSettings, check_choice, check_range
-from ..training import Step, TrainingDiverged, train
+from ..training import Step, TrainingDiverged, completed, train
 from .checkpointing import checkpointed, repeated_blocks
 from .dataset import flatten_conditioning, flatten_latents, make_items
 from .naming import base_facts, diffusers_paths
-from .objective import cross_attention, make_loss
+from .objective import check_loss, cross_attention, make_loss
 from .session import on_loan
 
 CHECKPOINTING = ("auto", "on", "off")
@@ -32,9 +34,10 @@ ATTENTION = r"attn[12]\.to_(q|k|v|out\.0)$"
 
 @dataclass(frozen=True)
 class HostRun:
-    """What to train: rank and training settings, batch size, which layers (regex on module paths),
-    and whether blocks compute their activations again in the backward pass, which costs a third
-    more time and a fraction of the memory (`auto`: only where the first step finds too little).
+    """What to train: rank, training and loss settings, batch size, which layers (regex on module
+    paths), and whether blocks compute their activations again in the backward pass, which costs a
+    third more time and a fraction of the memory (`auto`: only where the first step finds too
+    little).
     """
 
     rank: RankSettings
@@ -42,8 +45,29 @@ class HostRun:
     batch_size: int = 1
     targets: str = ATTENTION
     checkpointing: str = "auto"
+    loss: LossSettings = LossSettings()
+
+    @classmethod
+    def of(cls, choices: Mapping[str, object]) -> HostRun:
+        """A run of named choices: each goes to the settings that have a field of its name.
+        ValueError for one that none has.
+        """
+        kinds = {"rank": RankSettings, "training": TrainSettings, "loss": LossSettings}
+        own = [f.name for f in fields(cls) if f.name not in kinds]
+        names = {part: [f.name for f in fields(kind)] for part, kind in kinds.items()}
+        if unknown := set(choices).difference(own, *names.values()):
+            raise ValueError(
+                f"options hold {min(unknown)!r}, which no setting has: connect LoRA² option nodes."
+            )
+
+        def chosen(wanted: list[str]) -> dict:
+            return {name: choices[name] for name in wanted if name in choices}
+
+        parts = {part: kind(**chosen(names[part])) for part, kind in kinds.items()}
+        return cls(**parts, **chosen(own))
 
     def __post_init__(self) -> None:
+        check_optimizer(self.training.optimizer, self.rank.mode)
         check_choice("checkpointing", self.checkpointing, CHECKPOINTING)
         check_range("batch_size", self.batch_size, 1, 4096, whole=True)
 
@@ -69,6 +93,7 @@ def train_on(
     trained.
     """
     flatten_conditioning(positive, len(flatten_latents(latents, model)))
+    check_loss(run.loss, model.get_model_object("model_sampling"))
     if run.checkpointing != "auto":
         return attempt(model, latents, positive, run, on_step)
     outcome = attempt(model, latents, positive, replace(run, checkpointing="off"), on_step)
@@ -108,12 +133,14 @@ def attempt(
                 cross_attention(inner, attention)
             )
         half = inner.get_dtype_inference() == torch.float16
-        loss_fn = make_loss(inner, items, run.batch_size, options)
+        loss_fn = make_loss(inner, items, run.batch_size, options, run.loss)
+        training = train(adapters, loss_fn, run.training, attention=attention, half=half)
         try:
-            for step in train(adapters, loss_fn, run.training, attention=attention, half=half):
-                losses.append(step.loss)
-                ranks.append(step.mean_rank)
-                on_step(step)
+            with closing(training):
+                for step in training:
+                    losses.append(step.loss)
+                    ranks.append(step.mean_rank)
+                    on_step(step)
         except (
             comfy.model_management.InterruptProcessingException,
             TrainingDiverged,
@@ -133,7 +160,8 @@ def run_facts(
     ratio = getattr(model.get_model_object("latent_format"), "spacial_downscale_ratio", 8)
     settings = (
         asdict(run.rank)
-        | asdict(run.training)
+        | asdict(completed(run.training, run.rank.mode))
+        | asdict(run.loss)
         | {
             "batch_size": run.batch_size,
             "targets": run.targets,
@@ -141,7 +169,7 @@ def run_facts(
         }
     )
     return {
-        "settings": settings | {"optimizer": "AdamW", "dtype": "no"},
+        "settings": settings | {"dtype": "no"},
         "history": {"loss": losses, "mean_rank": ranks},
         "steps": len(losses),
         "images": len(items),

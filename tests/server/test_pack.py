@@ -20,6 +20,8 @@ PROMISED = {
     "LoRA2RankOptions",
     "LoRA2TargetOptions",
     "LoRA2MemoryOptions",
+    "LoRA2OptimizerOptions",
+    "LoRA2LossOptions",
 }
 
 
