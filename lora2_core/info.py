@@ -6,20 +6,31 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import datetime, timezone
+from pathlib import Path
+
+from safetensors import safe_open
 
 from .lora import RankedLora
+from .metadata import read_lora2, run_entries
+from .names import split_key
 from .rank_map import Cell, rank_map
 from .settings import BYTES_PER_PARAMETER, MEGABYTE
 
 LONGEST = 2000  # characters of one metadata value
+LONGEST_JSON = 1_000_000  # characters that are still parsed
 TAGS = 12  # most frequent ones in the summary
 FIRST = (  # of the metadata, in this order; the rest follows by name
     "modelspec.title", "ss_output_name", "modelspec.author", "modelspec.description",
-    "modelspec.architecture", "ss_base_model_version", "ss_sd_model_name", "ss_network_module",
-    "ss_network_dim", "ss_network_alpha", "ss_steps", "ss_max_train_steps", "ss_num_epochs",
-    "ss_learning_rate", "ss_unet_lr", "ss_text_encoder_lr", "ss_optimizer", "ss_lr_scheduler",
-    "ss_total_batch_size", "ss_resolution", "ss_num_train_images", "ss_seed",
+    "modelspec.trigger_phrase", "modelspec.architecture", "ss_base_model_version",
+    "ss_sd_model_name", "ss_network_module", "ss_network_dim", "ss_network_alpha", "ss_steps",
+    "ss_max_train_steps", "ss_num_epochs", "ss_epoch", "ss_learning_rate", "ss_unet_lr",
+    "ss_text_encoder_lr", "ss_optimizer", "ss_lr_scheduler", "ss_lr_warmup_steps",
+    "ss_total_batch_size", "ss_resolution", "ss_num_train_images", "ss_num_reg_images",
+    "ss_mixed_precision", "ss_noise_offset", "ss_min_snr_gamma", "ss_clip_skip", "ss_seed",
+    "ss_training_started_at", "ss_training_finished_at",
 )  # fmt: skip
+Scales = Mapping[str, tuple[float, int]]
 
 
 def cells_of(lora: RankedLora) -> list[tuple[Cell, float]]:
@@ -29,29 +40,71 @@ def cells_of(lora: RankedLora) -> list[tuple[Cell, float]]:
     return [(cell, cell.norm**2 / whole) for cell in cells]
 
 
-def layer_table(lora: RankedLora) -> str:
-    """Markdown: rank, norm |(alpha / rank) B A|, bytes in fp16 and share of the energy of every
-    layer, and the totals. The scale is folded in: alpha counts as the rank.
+def file_scales(path: str | Path) -> dict[str, tuple[float, int]]:
+    """Layer -> (alpha, rank) as a file that `load` has accepted has them; alpha is the rank where
+    it has none.
     """
-    lines = ["| layer | rank | of | norm | bytes | energy |", "|---|---|---|---|---|---|"]
+    alphas, ranks = {}, {}
+    with safe_open(path, "pt") as file:
+        named = {row[0]: row[1] for row in read_lora2(file.metadata() or {}).get("layers", [])}
+        for key in list(file.keys()):
+            base, role = split_key(key) or (key, "")
+            name = named.get(base, base)
+            if role == "alpha":
+                alphas[name] = float(file.get_tensor(key))
+            elif role == "down":
+                ranks[name] = file.get_slice(key).get_shape()[0]
+    return {name: (alphas.get(name, float(rank)), rank) for name, rank in ranks.items()}
+
+
+def layer_table(lora: RankedLora, scales: Scales | None = None) -> str:
+    """Markdown: rank, alpha / r, norm |(alpha / r) B A|, bytes in fp16, share of the energy and
+    the highest rank of the shape for every layer, and the totals.
+
+    scales: alpha and r of the file; without, the scale is folded in and alpha counts as the rank.
+    """
+    lines = [
+        "| layer | rank | alpha / r | norm | bytes | energy | max rank |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
     total = 0.0
     for cell, share in cells_of(lora):
         total += cell.norm**2
-        numbers = f"{cell.rank} | {cell.max_rank} | {cell.norm:.4g} | {cell.bytes} | {share:.2%}"
-        lines.append(f"| {cell.name.replace('|', ' ')} | {numbers} |")
+        alpha, rank = (scales or {}).get(cell.name, (cell.rank, cell.rank))
+        numbers = f"{cell.rank} | {alpha:g} / {rank} | {cell.norm:.4g} | {cell.bytes} | {share:.2%}"
+        name = " ".join(cell.name.replace("|", " ").split())
+        lines.append(f"| {name} | {numbers} | {cell.max_rank} |")
     size = lora.parameters * BYTES_PER_PARAMETER
-    lines.append(f"| all, mean rank {lora.mean_rank:.2f} | | | {total**0.5:.4g} | {size} | 100% |")
+    mean = f"all {len(lora.layers)}, mean rank {lora.mean_rank:.2f}"
+    lines.append(f"| {mean} | {sum(lora.ranks.values())} | | {total**0.5:.4g} | {size} | 100% | |")
     return "\n".join(lines)
 
 
-def readable(value: str) -> str:
-    """A metadata value: JSON on several lines, long ones cut with their length told."""
-    if value[:1] in "[{":
+def as_saved(lora: RankedLora) -> dict[str, str]:
+    """The metadata of an adapter in memory: what a saved file would say of the run, without a title
+    and a date.
+    """
+    entries = run_entries(lora, "") | {
+        f"lora2.{key}": json.dumps(lora.info[key]) for key in ("settings",) if lora.info.get(key)
+    }
+    return {k: v for k, v in entries.items() if v and k != "modelspec.date"}
+
+
+def readable(key: str, value: str) -> str:
+    """A metadata value: JSON on several lines, times as dates, long ones cut with their length
+    told.
+    """
+    shown = value
+    if value[:1] in "[{" and len(value) <= LONGEST_JSON:
         with suppress(ValueError, RecursionError):
-            value = json.dumps(json.loads(value), indent=1, ensure_ascii=False)
-    if len(value) > LONGEST:
-        return f"{value[:LONGEST]} … ({len(value)} characters)"
-    return value
+            shown = json.dumps(json.loads(value), indent=1, ensure_ascii=False)
+    if key.endswith(("_started_at", "_finished_at")):
+        with suppress(ValueError, OverflowError, OSError):
+            moment = datetime.fromtimestamp(float(value), timezone.utc)
+            shown = f"{value} ({moment:%Y-%m-%d %H:%M} UTC)"
+    if len(shown) > LONGEST:
+        return f"{shown[:LONGEST]} … ({len(value)} characters)"
+    return shown
 
 
 def metadata_text(metadata: Mapping[str, str]) -> str:
@@ -60,7 +113,7 @@ def metadata_text(metadata: Mapping[str, str]) -> str:
     rest = sorted(set(metadata) - set(first))
     if not metadata:
         return "This file has no metadata."
-    return "\n".join(f"{key}: {readable(str(metadata[key]))}" for key in [*first, *rest])
+    return "\n".join(f"{key}: {readable(key, str(metadata[key]))}" for key in [*first, *rest])
 
 
 def tags(metadata: Mapping[str, str]) -> list[str]:
@@ -71,18 +124,29 @@ def tags(metadata: Mapping[str, str]) -> list[str]:
         folders = json.loads(metadata.get("ss_tag_frequency", "{}"))
         counts: Counter[str] = Counter()
         for folder in folders.values():
-            counts.update({str(tag): int(count) for tag, count in folder.items()})
+            counts.update({str(tag).strip(): int(count) for tag, count in folder.items()})
     except (ValueError, TypeError, AttributeError, RecursionError, OverflowError):
         return []
     return [tag for tag, _ in counts.most_common(TAGS)]
 
 
-def summary(lora: RankedLora, name: str) -> str:
-    """A few lines: size, ranks, base model, run, where the energy is, and frequent tags."""
-    metadata, ranks = lora.info.get("metadata", {}), list(lora.ranks.values())
-    megabytes = lora.parameters * BYTES_PER_PARAMETER / MEGABYTE
+def summary(
+    lora: RankedLora,
+    name: str,
+    metadata: Mapping[str, str] | None = None,
+    file_bytes: int | None = None,
+) -> str:
+    """A few lines: size, ranks, base model, run, where the energy is, trigger and frequent tags.
+
+    metadata: the adapter's own unless given; file_bytes: size of its file, where it is one.
+    """
+    metadata = lora.info.get("metadata", {}) if metadata is None else metadata
+    ranks = list(lora.ranks.values())
+    size = f"{lora.parameters * BYTES_PER_PARAMETER / MEGABYTE:.2f} MB in fp16"
+    if file_bytes is not None:
+        size = f"{file_bytes / MEGABYTE:.2f} MB ({size})"
     lines = [
-        f"{name}: {megabytes:.2f} MB in fp16, {len(ranks)} layers",
+        f"{name}: {size}, {len(ranks)} layers",
         f"ranks {min(ranks)} to {max(ranks)}, mean {lora.mean_rank:.1f}",
     ]
     known = {
@@ -95,6 +159,8 @@ def summary(lora: RankedLora, name: str) -> str:
     lines += [", ".join(facts)] if facts else []
     cell, share = max(cells_of(lora), key=lambda pair: pair[1])
     lines.append(f"most energy: {cell.name} ({share:.1%})")
+    if trigger := metadata.get("modelspec.trigger_phrase"):
+        lines.append(f"trigger: {trigger}"[:200])
     if found := tags(metadata):
         lines.append(f"frequent tags: {', '.join(found)}"[:400])
     return "\n".join(lines)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
+import os
+
 import torch
 from comfy_api.latest import io
 
 from ..lora2_core import load
-from ..lora2_core.heatmap import draw
-from ..lora2_core.info import layer_table, metadata_text, summary
+from ..lora2_core.info import as_saved, file_scales, layer_table, metadata_text, summary
+from ..lora2_core.info_picture import picture
+from ..lora2_core.model_order import in_model_order
 from .common import CATEGORY, Lora2, check_adapter, file_state, lora_file, lora_name
 
 
@@ -29,7 +31,10 @@ class LoRA2Info(io.ComfyNode):
                     optional=True,
                 ),
                 Lora2.Input(
-                    "lora2", optional=True, tooltip="An adapter, shown instead of the file."
+                    "lora2",
+                    optional=True,
+                    tooltip="An adapter from LoRA² Train, Load or Compress, shown instead of the "
+                    "file.",
                 ),
             ],
             outputs=[
@@ -50,17 +55,22 @@ class LoRA2Info(io.ComfyNode):
 
     @classmethod
     def execute(cls, lora_name=None, lora2=None) -> io.NodeOutput:
-        if lora2 is None:
-            shown, name = load(lora_file(lora_name)), lora_name
-        else:
+        if lora2 is not None:
             check_adapter(lora2)
-            shown, name = lora2, "adapter"
-        panels = draw(shown, "Ranks"), draw(shown, "Update norms", "norm")
-        image = torch.from_numpy(np.concatenate(panels))[None].float() / 255
-        metadata = metadata_text(shown.info.get("metadata", {}))
-        return io.NodeOutput(
-            image, layer_table(shown), metadata, ui={"text": (summary(shown, name),)}
-        )
+            lora, name, metadata = in_model_order(lora2), "adapter", as_saved(lora2)
+            scales = file_bytes = None
+        elif lora_name:
+            path, name = lora_file(lora_name), lora_name
+            lora, scales = in_model_order(load(path)), file_scales(path)
+            metadata, file_bytes = lora.info["metadata"], os.stat(path).st_size
+        else:
+            raise ValueError(
+                f"lora_name is {lora_name!r} and lora2 is not connected: choose a file, or connect "
+                "LoRA² Train or LoRA² Load."
+            )
+        image = torch.from_numpy(picture(lora, name))[None].float() / 255
+        shown = {"text": (summary(lora, name, metadata, file_bytes),)}
+        return io.NodeOutput(image, layer_table(lora, scales), metadata_text(metadata), ui=shown)
 
 
 NODES = [LoRA2Info]

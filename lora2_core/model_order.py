@@ -1,0 +1,35 @@
+"""Layers in the order of the model: files have them in whatever order their writer's hash had."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from .lora import RankedLora
+from .names import HOST_PREFIX, KOHYA_PREFIX
+
+# words that come before others at their place in a name; a word that is not listed counts as 0
+_EARLY = {
+    "time": -9, "label": -9,
+    "input": -3, "down": -3, "middle": -2, "mid": -2, "output": -1, "up": -1,
+    "q": -3, "k": -2, "v": -1, "in": -1,
+}  # fmt: skip
+_TEXT_ENCODER = re.compile(r"(lora_te|text_encoder|.*\btext_model)")
+
+
+def order_key(name: str) -> tuple:
+    """Sorts names of layers as the model has them: the denoiser before the text encoders, down,
+    mid, up, numbers by value, and q, k, v, out.
+    """
+    path = name.removeprefix(HOST_PREFIX).removeprefix(KOHYA_PREFIX).removeprefix("unet.")
+    path = path.replace("text_encoder.", "text_encoder_1.")
+    words = re.findall(r"\d+|[a-z]+", path.lower())
+    places = [(0, int(w), "") if w.isdecimal() else (1, _EARLY.get(w, 0), w) for w in words]
+    return bool(_TEXT_ENCODER.match(path)), places, name
+
+
+def in_model_order(lora: RankedLora) -> RankedLora:
+    """The same adapter, its layers sorted by name, unless they come in the order of training."""
+    if "learned_ranks" in lora.info:
+        return lora
+    return replace(lora, layers={n: lora.layers[n] for n in sorted(lora.layers, key=order_key)})
