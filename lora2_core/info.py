@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -130,13 +130,20 @@ def tags(metadata: Mapping[str, str]) -> list[str]:
     return [tag for tag, _ in counts.most_common(TAGS)]
 
 
+def spread(ranks: Sequence[int]) -> str:
+    """The range of the ranks and their mean, rank 0 included."""
+    if len(set(ranks)) == 1:
+        return f"rank {ranks[0]} everywhere"
+    return f"ranks {min(ranks)} to {max(ranks)}, mean {sum(ranks) / len(ranks):.1f}"
+
+
 def summary(
     lora: RankedLora,
     name: str,
     metadata: Mapping[str, str] | None = None,
     file_bytes: int | None = None,
 ) -> str:
-    """A few lines: size, ranks, base model, run, where the energy is, trigger and frequent tags.
+    """A few lines: size, ranks, base model, run, trigger, frequent tags, where the energy is.
 
     metadata: the adapter's own unless given; file_bytes: size of its file, where it is one.
     """
@@ -145,22 +152,20 @@ def summary(
     size = f"{lora.parameters * BYTES_PER_PARAMETER / MEGABYTE:.2f} MB in fp16"
     if file_bytes is not None:
         size = f"{file_bytes / MEGABYTE:.2f} MB ({size})"
-    lines = [
-        f"{name}: {size}, {len(ranks)} layers",
-        f"ranks {min(ranks)} to {max(ranks)}, mean {lora.mean_rank:.1f}",
-    ]
+    lines = [f"{name}: {size}, {len(ranks)} layers", spread(ranks)]
     known = {
         "base": metadata.get("ss_base_model_version") or metadata.get("modelspec.architecture"),
         "steps": metadata.get("ss_steps"),
         "learning rate": metadata.get("ss_learning_rate"),
-        "optimizer": metadata.get("ss_optimizer"),
+        # torch.optim.adamw.AdamW(weight_decay=0.01) is called AdamW
+        "optimizer": metadata.get("ss_optimizer", "").partition("(")[0].rpartition(".")[2],
     }
     facts = [f"{what} {str(value)[:80]}" for what, value in known.items() if value]
     lines += [", ".join(facts)] if facts else []
-    cell, share = max(cells_of(lora), key=lambda pair: pair[1])
-    lines.append(f"most energy: {cell.name} ({share:.1%})")
     if trigger := metadata.get("modelspec.trigger_phrase"):
         lines.append(f"trigger: {trigger}"[:200])
     if found := tags(metadata):
         lines.append(f"frequent tags: {', '.join(found)}"[:400])
+    cell, share = max(cells_of(lora), key=lambda pair: pair[1])
+    lines.append(f"most energy: {cell.name} ({share:.1%})")
     return "\n".join(lines)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .heatmap import DPI, MAP
+from .info import spread
 from .lora import RankedLora
 from .model_order import order_key
 from .rank_map import Cell, rank_map
@@ -101,7 +102,9 @@ def sections(lora: RankedLora) -> list[Section]:
         names = {column for _, column in columns}
         cells = [cell for row in rows for cell in own[row]]
         out.append(Section(beginning(rows), rows, sorted(names, key=column_key), cells))
-    return sorted(out, key=lambda s: (bool(_TEXT_ENCODER.match(s.rows[0])), -len(s.cells)))
+    return sorted(
+        out, key=lambda s: (1, 0) if _TEXT_ENCODER.match(s.rows[0]) else (0, -len(s.cells))
+    )
 
 
 def column_key(column: str) -> tuple:
@@ -136,8 +139,7 @@ def picture(lora: RankedLora, title: str) -> np.ndarray:
     axes.set_axis_off()
     write(axes, MARGIN, 30, short(title), size=14, weight="bold")
     ranks = list(lora.ranks.values())
-    said = f"ranks {min(ranks)} to {max(ranks)}, mean {lora.mean_rank:.1f}"
-    said = f"{len(ranks)} layers, {said}, {lora.megabytes():.2f} MB in fp16"
+    said = f"{len(ranks)} layers, {spread(ranks)}, {lora.megabytes():.2f} MB in fp16"
     write(axes, MARGIN, 52, said, colour="#555555")
     for i, (name, (meaning, value)) in enumerate(PANELS.items()):
         x, y = left + i * (PANEL + GAP), TITLE + SCALES

@@ -138,9 +138,10 @@ def test_a_cut_value_tells_the_length_that_the_file_has():
 
 def test_the_summary_of_a_file_has_its_size_and_trigger():
     metadata = {"modelspec.trigger_phrase": "ohwx owl"}
+    metadata["ss_optimizer"] = "torch.optim.adamw.AdamW(weight_decay=0.01)"
     text = summary(lora_of(ORDERED), "a.safetensors", metadata, 12_345_678)
-    assert text.startswith("a.safetensors: 12.35 MB (0.00 MB in fp16), 14 layers\n")
-    assert "trigger: ohwx owl" in text
+    assert text.startswith("a.safetensors: 12.35 MB (0.00 MB in fp16), 14 layers\nrank 3 every")
+    assert "optimizer AdamW\ntrigger: ohwx owl\n" in text
 
 
 def test_the_picture_has_text_encoders_and_kinds_of_blocks_apart():
