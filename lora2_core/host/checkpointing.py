@@ -7,8 +7,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from .out_of_place import OutOfPlace, overwriting_refused
 
 
 def repeated_blocks(inner: nn.Module, adapted: set[nn.Module]) -> list[nn.Module]:
@@ -24,20 +27,50 @@ def repeated_blocks(inner: nn.Module, adapted: set[nn.Module]) -> list[nn.Module
     return [item for item in items(inner) if not items(item)]
 
 
-def recomputed(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The forward with a checkpoint around it. Blocks write into the dicts that they are handed
-    (transformer_options), so each pass gets copies of what the first one got.
+def recomputed(forward: Callable[..., Tensor], checked: set | None = None) -> Callable[..., Tensor]:
+    """The forward with a checkpoint around it, checked first unless its function is in `checked`.
+    Blocks write into the dicts that they are handed
+    (transformer_options), so each pass gets copies of what the first one got, and into the tensors,
+    which no check would find here: autograd runs the second pass, on a GPU in a thread of its own.
     """
+
+    checked = set() if checked is None else checked
 
     def call(*args, **kwargs):
         args, kwargs = tuple(map(copied, args)), {k: copied(v) for k, v in kwargs.items()}
 
         def once_more(*args, **kwargs):
-            return forward(*map(copied, args), **{k: copied(v) for k, v in kwargs.items()})
+            with OutOfPlace():
+                return forward(*map(copied, args), **{k: copied(v) for k, v in kwargs.items()})
 
+        if (kind := getattr(forward, "__func__", forward)) not in checked:
+            check_gradients(once_more, args, kwargs)
+            checked.add(kind)
         return checkpoint(once_more, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
     return call
+
+
+def check_gradients(forward: Callable, args: tuple, kwargs: dict) -> None:
+    """ValueError where a block writes over what its gradients need: nothing would find that in what
+    is computed again, so one pass on copies keeps its values as ever. No attention is recorded.
+    """
+    leaves: list[Tensor] = []
+
+    def fresh(value):
+        if isinstance(value, dict):
+            return {k: v for k, v in value.items() if k != "optimized_attention_override"}
+        if not torch.is_tensor(value) or not value.is_floating_point():
+            return value
+        leaves.append(value.detach().requires_grad_())
+        return leaves[-1].clone()
+
+    if not torch.is_grad_enabled():
+        return
+    out = forward(*map(fresh, args), **{k: fresh(v) for k, v in kwargs.items()})
+    outs = [t for t in (out if isinstance(out, (tuple, list)) else [out]) if torch.is_tensor(t)]
+    with overwriting_refused():
+        torch.autograd.grad(sum(t.sum() for t in outs), leaves, allow_unused=True)
 
 
 def copied(value):
@@ -47,9 +80,9 @@ def copied(value):
 @contextmanager
 def checkpointed(blocks: list[nn.Module]) -> Iterator[None]:
     """Inside, the blocks' forward passes are checkpointed; afterwards they are as they were."""
-    before = [vars(block).get("forward") for block in blocks]
+    before, checked = [vars(block).get("forward") for block in blocks], set()
     for block in blocks:
-        block.forward = recomputed(block.forward)
+        block.forward = recomputed(block.forward, checked)
     try:
         yield
     finally:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import comfy.model_sampling
 import torch
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor, nn
 
 from ..attention import EntropyRecord
 from ..loss import WEIGHTINGS, LossSettings
 from .dataset import Item, batch_of, by_shape
+from .out_of_place import OutOfPlace
 
 DEFAULT = LossSettings()
 
@@ -72,6 +74,11 @@ def snr_weights(sampling, settings: LossSettings, sigma: Tensor, like: Tensor) -
     return weighting(snr, settings.gamma) * scale.square()
 
 
+def forward_mode(inner) -> AbstractContextManager:
+    """What a forward pass with gradients needs: UNets write nothing in place."""
+    return nullcontext() if isinstance(inner.diffusion_model, UNetModel) else OutOfPlace()
+
+
 def denoising_loss(
     inner,
     latents: Tensor,
@@ -84,7 +91,8 @@ def denoising_loss(
     """Mean (weighed) error of the model's own prediction, a scalar."""
     sampling = inner.model_sampling
     x = sampling.noise_scaling(sigma, noise.clone(), latents)
-    denoised = inner.apply_model(x, sigma, transformer_options=options, **conditions)
+    with forward_mode(inner):
+        denoised = inner.apply_model(x, sigma, transformer_options=options, **conditions)
     error = (denoised - latents) / prediction_scale(sampling, sigma, latents)
     return settings.mean(error, snr_weights(sampling, settings, sigma, latents))
 

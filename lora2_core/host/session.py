@@ -62,9 +62,11 @@ def trainable_clone(model):
 def on_loan(model) -> Iterator:
     """Loads a clone of a ModelPatcher and yields its inner model with gradients possible.
 
-    The executor's inference mode is off inside. Weights are shared, not copied; afterwards every
+    The executor's inference mode is off inside, and the host's `in_training` is on: its fused rope
+    and norms have no gradients. Weights are shared, not copied; afterwards every
     parameter, buffer, requires_grad and train flag is what it was, whatever happened.
     """
+    before = comfy.model_management.in_training
     clone = trainable_clone(model)
     comfy.model_management.load_models_gpu([clone], force_full_load=False)
     inner = clone.model
@@ -77,8 +79,10 @@ def on_loan(model) -> Iterator:
             for parameter in learning:
                 parameter.requires_grad_(False)
             inner.eval()
+            comfy.model_management.in_training = True
             yield inner
         finally:
+            comfy.model_management.in_training = before
             for table, name, tensor in replaced:
                 table[name] = tensor
             for parameter in learning:

@@ -1,0 +1,72 @@
+"""The host's `x += y` as `x = x + y`, so that autograd finds the values that it kept.
+
+Transformers of the flow models add to their residual stream in place (comfy/ldm/flux/layers.py and
+others), after a normalisation has kept that very tensor for the backward pass. Autograd then either
+refuses ("modified by an inplace operation") or, where a checkpoint computes it again, which has no
+such check, returns wrong gradients. Python rebinds the name on the left of `+=` to whatever comes
+back, so another tensor will do; no model that is tested relies on a second name for the old one.
+"""
+
+from __future__ import annotations
+
+import dis
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from types import CodeType
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+FORMS = {
+    Tensor.add_: torch.add,
+    Tensor.sub_: torch.sub,
+    Tensor.mul_: torch.mul,
+    Tensor.div_: torch.true_divide,
+}
+FIRST_AUGMENTED = 13  # NB_INPLACE_ADD, the first of BINARY_OP's augmented forms (opcode._nb_ops)
+
+
+@cache
+def is_augmented(code: CodeType, offset: int) -> bool:
+    """Whether the instruction is an augmented assignment: torch calls `x += y` and `x.add_(y)` by
+    the same name, and only the first takes another tensor for x.
+    """
+    operation, argument = code.co_code[offset : offset + 2]
+    name = dis.opname[operation]
+    return name.startswith("INPLACE_") or (name == "BINARY_OP" and argument >= FIRST_AUGMENTED)
+
+
+class OutOfPlace(TorchFunctionMode):
+    """Inside, augmented assignments to floating-point tensors make new tensors of the same dtype.
+
+    `x[:, :n] *= y` still writes into x, but its gradient keeps a copy of the old slice. Modes
+    belong to a thread: what autograd computes again on a GPU has to enter its own.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        form = FORMS.get(func)
+        if form is not None and args[0].is_floating_point():
+            caller = sys._getframe(1)
+            if is_augmented(caller.f_code, caller.f_lasti):
+                left, right = args
+                kept = left.clone() if left._is_view() else left
+                return form(kept, right).to(left.dtype)
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def overwriting_refused() -> Iterator[None]:
+    """Autograd's error about a value that is written over in another way (`x.add_(y)`) as a
+    ValueError that says what it means.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "modified by an inplace operation" not in str(error):
+            raise
+        raise ValueError(
+            "This model writes over values that its gradients need, so it can't be trained here."
+        ) from error
