@@ -37,8 +37,16 @@ def flatten_latents(latents: list[dict], model) -> list[Tensor]:
         raise ValueError(
             "There are no latents to train on: connect at least one picture through VAE Encode."
         )
-    channels = model.get_model_object("latent_format").latent_channels
+    form = model.get_model_object("latent_format")
+    channels, dimensions = form.latent_channels, 2 + getattr(form, "latent_dimensions", 2)
+    if dimensions == 5:  # a picture is one frame to models that know videos
+        pictures = [p.unsqueeze(2) if p.ndim == 4 else p for p in pictures]
     for index, picture in enumerate(pictures, 1):
+        if picture.ndim != dimensions:
+            raise ValueError(
+                f"Latent {index} has {picture.ndim} dimensions, but this model's latents have "
+                f"{dimensions}: encode the pictures with the VAE that belongs to the model."
+            )
         if picture.shape[1] != channels:
             raise ValueError(
                 f"Latent {index} has {picture.shape[1]} channels, but this model's latents have "
@@ -101,14 +109,27 @@ def own(value):
 
 
 def by_shape(items: list[Item]) -> list[list[int]]:
-    """Indices of the items that can share a batch: the same latent shape and the same
-    conditions.
+    """Indices of the items that can share a batch: the same latent shape, the same shapes of
+    conditions, and the same values of those that are no tensors (how many tokens a caption has).
     """
-    groups: dict[tuple, list[int]] = {}
+
+    def alike(one: Item, other: Item) -> bool:
+        mine, theirs = one.conditions, other.conditions
+        return (
+            one.latent.shape == other.latent.shape
+            and mine.keys() == theirs.keys()
+            and all(
+                v.size() == theirs[k].size() and v.can_concat(theirs[k]) for k, v in mine.items()
+            )
+        )
+
+    groups: list[list[int]] = []
     for index, item in enumerate(items):
-        sizes = tuple((k, tuple(v.size())) for k, v in sorted(item.conditions.items()))
-        groups.setdefault((item.latent.shape, sizes), []).append(index)
-    return list(groups.values())
+        group = next((g for g in groups if alike(items[g[0]], item)), None)
+        if group is None:
+            groups.append(group := [])
+        group.append(index)
+    return groups
 
 
 def batch_of(items: list[Item], indices: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
