@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import comfy.lora
 import comfy.model_base
+import comfy.supported_models
 import comfy.utils
+
+from ..names import HOST_PREFIX
 
 # host model class -> (ss_base_model_version, modelspec.architecture)
 BASES = {
@@ -12,6 +15,7 @@ BASES = {
     comfy.model_base.Flux: ("flux1", "flux-1-dev"),
     comfy.model_base.SD3: ("sd3", "stable-diffusion-3"),
     comfy.model_base.Lumina2: ("lumina2", "lumina-2"),
+    comfy.model_base.QwenImage: ("qwen_image", "Qwen-Image"),
 }
 SD_CONTEXT = {768: ("sd_v1", "stable-diffusion-v1"), 1024: ("sd_v2", "stable-diffusion-v2-768-v")}
 
@@ -25,6 +29,18 @@ def diffusers_paths(model) -> dict[str, str]:
         for name, host in table.items()
         if host.endswith(suffix)
     }
+
+
+def peft_part(model, diffusers: dict[str, str]) -> str:
+    """What a PEFT file's names begin with: diffusers' names where layers are the same there, else
+    the host's own, which it accepts for every model (diffusers splits the fused layers of Flux).
+    """
+    if diffusers:
+        return "unet"
+    keys = comfy.lora.model_lora_keys_unet(model.model, {})
+    weights = [k for k in model.model.state_dict() if k.endswith(".weight")]
+    paths = [k.removeprefix(HOST_PREFIX).removesuffix(".weight") for k in weights]
+    return "transformer" if all(f"transformer.{p}" in keys for p in paths) else "diffusion_model"
 
 
 def weight_keys(model, clip=None) -> dict:
@@ -49,6 +65,8 @@ def base_facts(model) -> dict:
         facts["prediction"] = "flow"
     context = inner.model_config.unet_config.get("context_dim")
     version = next((v for c, v in BASES.items() if isinstance(inner, c)), SD_CONTEXT.get(context))
+    if isinstance(inner.model_config, comfy.supported_models.ZImage):  # a Lumina by its class
+        version = ("z_image", "Z-Image")
     if version is not None:
         facts |= {"version": version[0], "architecture": version[1], "v2": version[0] == "sd_v2"}
     return facts

@@ -23,13 +23,18 @@ from ..settings import RankSettings, TrainSettings, check_choice, check_range
 from ..training import Step, TrainingDiverged, completed, train
 from .checkpointing import checkpointed, repeated_blocks
 from .dataset import flatten_conditioning, flatten_latents, make_items
-from .naming import base_facts, diffusers_paths
+from .naming import base_facts, diffusers_paths, peft_part
 from .objective import check_loss, cross_attention, make_loss
+from .out_of_place import overwriting_refused
 from .session import on_loan
 
 CHECKPOINTING = ("auto", "on", "off")
 log = logging.getLogger("lora2")
-ATTENTION = r"attn[12]\.to_(q|k|v|out\.0)$"
+# UNets and Qwen-Image; Flux, SD3 and Lumina; Flux's single blocks, where attention and MLP are one
+ATTENTION = (
+    r"(attn|attention)\d?\.(to_(q|k|v|out\.0|add_out)|add_(q|k|v)_proj|qkv|proj|out)$"
+    r"|single_blocks\.\d+\.linear[12]$"
+)
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,7 @@ def attempt(
         loss_fn = make_loss(inner, items, run.batch_size, options, run.loss)
         training = train(adapters, loss_fn, run.training, attention=attention, half=half)
         try:
-            with closing(training):
+            with overwriting_refused(), closing(training):
                 for step in training:
                     losses.append(step.loss)
                     ranks.append(step.mean_rank)
@@ -176,7 +181,7 @@ def run_facts(
         "resolution": f"{width * ratio}x{height * ratio}",
         "base": base_facts(model),
         "diffusers": paths,
-        "part": "unet" if paths else "transformer",
+        "part": peft_part(model, paths),
         "started": int(started.timestamp()),
         "finished": int(datetime.now(timezone.utc).timestamp()),
     }
