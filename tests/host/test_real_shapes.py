@@ -1,5 +1,7 @@
 """Models of the real classes, shrunk and randomly initialised, in the dtypes they are loaded in."""
 
+import re
+
 import comfy.model_base
 import comfy.model_management
 import comfy.sd
@@ -12,6 +14,7 @@ from comfy.model_patcher import ModelPatcher
 from lora2_core import RankSettings, TrainSettings, save
 from lora2_core.host.run import HostRun, train_on
 
+UNET_ATTENTION = r"attn[12]\.to_(q|k|v|out\.0)$"
 UNET = {
     "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32,
     "num_res_blocks": [1, 1, 1], "channel_mult": [1, 2, 4], "use_spatial_transformer": True,
@@ -26,6 +29,26 @@ SD15 = UNET | {
     "transformer_depth": [1, 1, 0], "transformer_depth_output": [1, 1, 1, 1, 0, 0],
     "transformer_depth_middle": 1, "context_dim": 64, "use_linear_in_transformer": False,
 }  # fmt: skip
+KOALA = SDXL | {
+    "transformer_depth": [0, 2, 5], "transformer_depth_output": [0, 0, 2, 2, 5, 5],
+    "transformer_depth_middle": -2,
+}  # fmt: skip
+SSD_1B = SDXL | {
+    "num_res_blocks": [2, 2, 2], "transformer_depth": [0, 0, 2, 2, 4, 4],
+    "transformer_depth_output": [0, 0, 0, 1, 1, 2, 10, 4, 4], "transformer_depth_middle": -1,
+}  # fmt: skip
+SD2 = SD15 | {"adm_in_channels": None, "use_linear_in_transformer": True}
+UNETS = {
+    "SDXL": (comfy.supported_models.SDXL, SDXL),
+    "SDXL v": (comfy.supported_models.SDXL, SDXL),
+    "SD1.5": (comfy.supported_models.SD15, SD15),
+    "SD2": (comfy.supported_models.SD20, SD2),
+    "SD2 v": (comfy.supported_models.SD20, SD2),
+    "KOALA": (comfy.supported_models.KOALA_700M, KOALA),
+    "SSD-1B": (comfy.supported_models.SSD1B, SSD_1B),
+}
+CASES = [(n, d) for n in list(UNETS)[:3] for d in (torch.float32, torch.bfloat16, torch.float16)]
+CASES += [(name, torch.float32) for name in list(UNETS)[3:]]
 
 
 def patcher(family, config: dict, dtype: torch.dtype, kind) -> ModelPatcher:
@@ -33,8 +56,9 @@ def patcher(family, config: dict, dtype: torch.dtype, kind) -> ModelPatcher:
     conf = family(dict(config))
     conf.unet_config["num_heads"], conf.unet_config["num_head_channels"] = -1, 16
     conf.set_inference_dtype(dtype, None)
-    classes = {comfy.supported_models.SDXL: comfy.model_base.SDXL}
-    model = classes.get(family, comfy.model_base.BaseModel)(conf, model_type=kind)
+    sdxl = issubclass(family, comfy.supported_models.SDXL)
+    kinds = comfy.model_base.BaseModel, comfy.model_base.SDXL
+    model = kinds[sdxl](conf, model_type=kind)
     generator = torch.Generator().manual_seed(0)
     for parameter in model.diffusion_model.parameters():
         scale = 0.05 if parameter.ndim > 1 else 0.02
@@ -44,15 +68,13 @@ def patcher(family, config: dict, dtype: torch.dtype, kind) -> ModelPatcher:
     return ModelPatcher(model, load_device=device, offload_device=device)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("name", ["SDXL", "SDXL v", "SD1.5"])
+@pytest.mark.parametrize(("name", "dtype"), CASES)
 def test_trains_and_every_key_loads_in_the_stock_loader(name, dtype, tmp_path):
-    sdxl = name.startswith("SDXL")
-    family = comfy.supported_models.SDXL if sdxl else comfy.supported_models.SD15
-    kind = (
-        comfy.model_base.ModelType.V_PREDICTION if "v" in name else comfy.model_base.ModelType.EPS
-    )
-    model = patcher(family, SDXL if sdxl else SD15, dtype, kind)
+    family, config = UNETS[name]
+    sdxl = issubclass(family, comfy.supported_models.SDXL)
+    kinds = comfy.model_base.ModelType
+    kind = kinds.V_PREDICTION if name.endswith(" v") else kinds.EPS
+    model = patcher(family, config, dtype, kind)
     before = {k: v.clone() for k, v in model.model.state_dict().items()}
     generator = torch.Generator().manual_seed(1)
     latents = [{"samples": torch.randn(2, 4, 16, 16, generator=generator)}]
@@ -61,6 +83,8 @@ def test_trains_and_every_key_loads_in_the_stock_loader(name, dtype, tmp_path):
     run = HostRun(RankSettings(target_rank=4, max_rank=8), TrainSettings(8, 1e-2), batch_size=2)
     out = train_on(model, latents, positive, run, lambda step: None)
     assert all(map(torch.isfinite, map(torch.tensor, out.losses)))
+    layers = [n for n, _ in model.model.named_modules() if re.search(UNET_ATTENTION, n)]
+    assert list(out.lora.layers) == layers
     assert all(torch.equal(v, before[k]) for k, v in model.model.state_dict().items())
     assert all(bool(layer.up.abs().sum() > 0) for layer in out.lora.layers.values() if layer.rank)
     path = tmp_path / "a.safetensors"
