@@ -1,4 +1,4 @@
-"""An adapter's layers as a picture: blocks down, modules across, a number in every cell."""
+"""The Rank Heatmap as a picture: blocks down, modules across, the learned rank in every cell."""
 
 from __future__ import annotations
 
@@ -12,14 +12,8 @@ DPI = 100
 MAP = "cividis"  # even in lightness and safe for every kind of colour blindness
 
 
-VALUES = {  # of a Cell: how it is written in its place, and what the scale says
-    "rank": ("{:.0f}", "rank of the layer (grey: not adapted)"),
-    "norm": ("{:.2g}", "Frobenius norm of the update (grey: not adapted)"),
-}
-
-
-def draw(lora: RankedLora, title: str = "Learned ranks", value: str = "rank") -> np.ndarray:
-    """uint8 RGB [height, 1024, 3] of one of VALUES; the height follows the number of blocks."""
+def draw(lora: RankedLora, title: str = "Learned ranks") -> np.ndarray:
+    """uint8 RGB [height, 1024, 3]; the height follows the number of blocks."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -34,24 +28,22 @@ def draw(lora: RankedLora, title: str = "Learned ranks", value: str = "rank") ->
         fontsize=14, fontweight="bold", x=0.02, ha="left",
     )  # fmt: skip
     axes = figure.add_subplot()
-    _cells(figure, axes, table, value, 9 if row_height > 0.3 else 7.5)
+    _cells(figure, axes, table, 9 if row_height > 0.3 else 7.5)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _cells(figure, axes, table: RankMap, value: str, size: float) -> None:
-    text, label = VALUES[value]
+def _cells(figure, axes, table: RankMap, size: float) -> None:
     grid = np.full((len(table.rows), len(table.columns)), np.nan)
     for cell in table.cells:
-        grid[table.rows.index(cell.row), table.columns.index(cell.column)] = getattr(cell, value)
-    top = max(1.0 if value == "rank" else 1e-9, float(np.nanmax(grid)))
+        grid[table.rows.index(cell.row), table.columns.index(cell.column)] = cell.rank
+    top = max(1.0, float(np.nanmax(grid)))
     axes.set_facecolor("#ececec")
     image = axes.imshow(grid, cmap=MAP, vmin=0, vmax=top, aspect="auto", interpolation="nearest")
-    for (y, x), number in np.ndenumerate(grid):
-        if not np.isnan(number):
-            colour = "white" if number < 0.55 * top else "black"
-            shown = text.format(number)
-            axes.text(x, y, shown, ha="center", va="center", fontsize=size, color=colour)
+    for (y, x), rank in np.ndenumerate(grid):
+        if not np.isnan(rank):
+            colour = "white" if rank < 0.55 * top else "black"
+            axes.text(x, y, f"{rank:.0f}", ha="center", va="center", fontsize=size, color=colour)
     axes.set_xticks(range(len(table.columns)), table.columns, fontsize=10)
     axes.set_yticks(range(len(table.rows)), table.rows, fontsize=size + 0.5)
     axes.xaxis.tick_top()
@@ -62,5 +54,5 @@ def _cells(figure, axes, table: RankMap, value: str, size: float) -> None:
     axes.tick_params(which="minor", length=0)
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(image, ax=axes, fraction=0.025, pad=0.015)
-    bar.set_label(label, fontsize=10)
+    bar.set_label("rank of the layer (grey: not adapted)", fontsize=10)
     bar.outline.set_visible(False)

@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass, replace
 
 from .lora import RankedLora
+from .model_order import in_model_order
 from .names import FILE_PREFIXES, HOST_PREFIX, KOHYA_PREFIX
 
 _UNET = re.compile(
@@ -80,9 +81,9 @@ def place(name: str) -> tuple[str, str]:
 
 
 def rank_map(lora: RankedLora) -> RankMap:
-    """Places every layer of an adapter."""
+    """Places every layer of an adapter, in the order of the model."""
     cells = []
-    for name, layer in lora.layers.items():
+    for name, layer in in_model_order(lora).layers.items():
         row, column = place(name)
         limit = min(layer.up.shape[0], layer.down.shape[1])
         size = 2 * layer.rank * layer.cost

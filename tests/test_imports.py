@@ -28,9 +28,10 @@ LEVELS = [
     {"rank", "names", "atomic", "attention", "loss_scale", "worth", "singular", "schedule"},
     {"settings", "moments"},
     {"layer", "lora", "optimizers", "loss"},
-    {"adapters", "metadata", "rank_map", "compress", "model_order"},
-    {"pricing", "heatmap", "files", "info"},
-    {"training", "info_picture"},
+    {"adapters", "metadata", "compress", "model_order"},
+    {"pricing", "files", "rank_map"},
+    {"training", "heatmap", "info"},
+    {"info_picture"},
 ]
 CORE = {path.stem: path for path in sorted((ROOT / "lora2_core").glob("[!_]*.py"))}
 

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora2_core import LoraLayer, RankedLora
-from lora2_core.heatmap import VALUES, draw
 from lora2_core.info import LONGEST, layer_table, metadata_text, summary, tags
 
 NAME = "diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_{}"
@@ -85,12 +84,3 @@ def test_the_summary_tells_size_ranks_and_run():
     text = summary(adapter(metadata), "owl.safetensors")
     assert text.startswith("owl.safetensors: 0.00 MB in fp16, 3 layers\nranks 1 to 5, mean 3.0\n")
     assert "base sdxl_base_v1-0, steps 400" in text and "most energy: diffusion_model" in text
-
-
-@pytest.mark.parametrize("value", VALUES)
-def test_every_value_is_drawn(value: str):
-    picture = draw(adapter(), "Title", value)
-    assert picture.shape[1:] == (1024, 3) and picture.std() > 10
-    assert draw(
-        RankedLora({"a": adapter(ranks=(0, 0, 0)).layers[NAME.format("q")]}), "t", value
-    ).any()

@@ -107,7 +107,7 @@ def test_rows_follow_the_model_and_columns_are_self_cross_others():
     ]
     layer = LoraLayer(torch.ones(4, 1), torch.ones(1, 4))
     table = rank_map(RankedLora(dict.fromkeys(names, layer)))
-    assert table.rows == ["up 3, block 0", "down 4, block 1", "up 4, block 1"]
+    assert table.rows == ["down 4, block 1", "up 3, block 0", "up 4, block 1"]
     attention = [f"{a} {leaf}" for a in ("self", "cross") for leaf in ("q", "k", "v", "out")]
     assert table.columns == [*attention, "ff net.2"]
 

@@ -12,7 +12,7 @@ const EMPTY = {
   LoRA2Save: "Name and size of the file appear here after a run.",
 };
 const OUTPUT = "text"; // in the node's ui output
-const HEIGHT = { LoRA2Dataset: 110, LoRA2Info: 110, LoRA2Compress: 44, LoRA2Save: 44 };
+const HEIGHT = { LoRA2Dataset: 110, LoRA2Info: 170, LoRA2Compress: 44, LoRA2Save: 44 };
 
 /** Adds a field of plain text to the end of a node; nothing of it is saved. */
 function addText(node) {
