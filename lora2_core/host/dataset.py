@@ -14,12 +14,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Item:
-    """One picture: latent [1, channels, ...] in the model's own scale, and its conditions by
-    name.
+    """One picture: latent [1, channels, ...] in the model's own scale, its conditions by name, and
+    how much each place of it counts [1, 1, ...], None for all alike.
     """
 
     latent: Tensor
     conditions: dict
+    weights: Tensor | None = None
 
 
 def flatten_latents(latents: list[dict], model) -> list[Tensor]:
@@ -78,21 +79,41 @@ def flatten_conditioning(positive: list[list], count: int) -> list[list]:
 
 
 def make_items(model, inner, latents: list[dict], positive: list[list]) -> list[Item]:
-    """Latents and conditions placed and cast once. `inner` is the model on loan, gradients
-    possible.
+    """Latents and conditions placed and cast; what comes more than once is kept once. `inner` is
+    the model on loan, gradients possible.
     """
     pictures = flatten_latents(latents, model)
     entries = flatten_conditioning(positive, len(pictures))
-    device, items = model.load_device, []
+    device = model.load_device
+    placed: dict[tuple, Tensor] = {}
+    owned: dict[int, list] = {}
+    made: dict[tuple, Item] = {}
+    items = []
     for picture, entry in zip(pictures, entries, strict=True):
-        latent = inner.process_latent_in(picture.clone().to(device, torch.float32))
-        conds = comfy.sampler_helpers.convert_cond([own(entry)])
-        encoded = comfy.samplers.encode_model_conds(
-            inner.extra_conds, conds, latent, device, "positive", latent_image=latent, seed=0
-        )
-        conditions = {k: v.process_cond(1, area=None) for k, v in encoded[0]["model_conds"].items()}
-        items.append(Item(latent, conditions))
+        place, caption = place_of(picture), id(entry)
+        if (place, caption) not in made:
+            if place not in placed:
+                placed[place] = inner.process_latent_in(picture.clone().to(device, torch.float32))
+            if caption not in owned:
+                owned[caption] = own(entry)
+            conditions = encode(inner, owned[caption], placed[place], device)
+            made[place, caption] = Item(placed[place], conditions)
+        items.append(made[place, caption])
     return items
+
+
+def place_of(tensor: Tensor) -> tuple:
+    """Where a tensor's values lie: the same for all views of the same values."""
+    return tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
+
+
+def encode(inner, entry: list, latent: Tensor, device) -> dict:
+    """The conditions by name that the model makes of one conditioning entry for a latent."""
+    conds = comfy.sampler_helpers.convert_cond([entry])
+    encoded = comfy.samplers.encode_model_conds(
+        inner.extra_conds, conds, latent, device, "positive", latent_image=latent, seed=0
+    )
+    return {k: v.process_cond(1, area=None) for k, v in encoded[0]["model_conds"].items()}
 
 
 def own(value):
