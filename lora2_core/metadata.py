@@ -97,6 +97,8 @@ def run_entries(lora: RankedLora, title: str) -> dict[str, str]:
         "ss_total_batch_size": settings.get("batch_size"),
         "ss_resolution": info.get("resolution"),
         "ss_num_train_images": info.get("images"),
+        "ss_num_reg_images": settings.get("prior_images"),
+        "ss_prior_loss_weight": settings.get("prior_weight"),
         "ss_training_started_at": info.get("started"),
         "ss_training_finished_at": info.get("finished"),
         "modelspec.sai_model_spec": "1.0.1",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 
 import comfy.model_sampling
 import torch
@@ -87,14 +88,20 @@ def denoising_loss(
     conditions: dict,
     options: dict,
     settings: LossSettings = DEFAULT,
+    weights: Tensor | None = None,
 ) -> Tensor:
-    """Mean (weighed) error of the model's own prediction, a scalar."""
+    """Mean (weighed) error of the model's own prediction, a scalar; weights [B, 1, ...] are those
+    of pictures and places, beside the settings' own of noise levels.
+    """
     sampling = inner.model_sampling
     x = sampling.noise_scaling(sigma, noise.clone(), latents)
     with forward_mode(inner):
         denoised = inner.apply_model(x, sigma, transformer_options=options, **conditions)
     error = (denoised - latents) / prediction_scale(sampling, sigma, latents)
-    return settings.mean(error, snr_weights(sampling, settings, sigma, latents))
+    levels = snr_weights(sampling, settings, sigma, latents)
+    if weights is not None:
+        levels = weights if levels is None else weights * levels
+    return settings.mean(error, levels)
 
 
 @contextmanager
@@ -140,29 +147,63 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-def make_loss(
-    inner, items: list[Item], batch_size: int, options: dict, settings: LossSettings = DEFAULT
-) -> Callable[[torch.Generator], Tensor]:
-    """loss_fn(generator) of a random batch; pictures that share a shape share a batch, each equally
-    often.
+@dataclass(frozen=True)
+class Draw:
+    """A batch: pictures that can share a forward pass, noise [B, channels, ...], and a noise level
+    for each.
+    """
 
-    `options` are the model's transformer_options, copied for every call.
+    items: list[Item]
+    noise: Tensor
+    sigma: Tensor
+
+
+def make_draw(
+    inner, items: list[Item], batch_size: int, settings: LossSettings = DEFAULT
+) -> Callable[[torch.Generator], Draw]:
+    """draw(generator) of a random batch; pictures that share a shape share a batch, each equally
+    often.
     """
     groups = by_shape(items)
     sizes = torch.tensor([float(len(g)) for g in groups])
 
-    def loss_fn(generator: torch.Generator) -> Tensor:
+    def draw(generator: torch.Generator) -> Draw:
         group = groups[int(torch.multinomial(sizes, 1, generator=generator))]
         if batch_size <= len(group):
             picks = torch.randperm(len(group), generator=generator)[:batch_size]
         else:
             picks = torch.randint(len(group), (batch_size,), generator=generator)
-        latents, conditions = batch_of(items, [group[i] for i in picks.tolist()])
-        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        picked = [items[group[i]] for i in picks.tolist()]
+        latent = picked[0].latent
+        noise = torch.randn((batch_size, *latent.shape[1:]), generator=generator).to(latent)
         drawn = torch.rand(batch_size, generator=generator)
         noise = settings.offset(noise, generator)
         sampling = inner.model_sampling
-        sigma = sigma_at(sampling, positions(sampling, settings, drawn)).to(latents.device)
-        return denoising_loss(inner, latents, noise, sigma, conditions, dict(options), settings)
+        sigma = sigma_at(sampling, positions(sampling, settings, drawn)).to(latent.device)
+        return Draw(picked, noise, sigma)
 
-    return loss_fn
+    return draw
+
+
+def loss_of(inner, draw: Draw, options: dict, settings: LossSettings = DEFAULT) -> Tensor:
+    """The loss of a batch. `options` are the model's transformer_options, which are copied."""
+    latents, conditions = batch_of(draw.items, list(range(len(draw.items))))
+    rest = conditions, dict(options), settings, weights_of(draw.items)
+    return denoising_loss(inner, latents, draw.noise, draw.sigma, *rest)
+
+
+def weights_of(items: list[Item]) -> Tensor | None:
+    """The weights of a batch's places [B, 1, ...], None where all count alike."""
+    given = [item.weights for item in items if item.weights is not None]
+    if not given:
+        return None
+    ones = torch.ones_like(given[0])
+    return torch.cat([ones if item.weights is None else item.weights for item in items])
+
+
+def make_loss(
+    inner, items: list[Item], batch_size: int, options: dict, settings: LossSettings = DEFAULT
+) -> Callable[[torch.Generator], Tensor]:
+    """loss_fn(generator) of a random batch."""
+    draw = make_draw(inner, items, batch_size, settings)
+    return lambda generator: loss_of(inner, draw(generator), options, settings)

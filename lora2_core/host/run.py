@@ -23,9 +23,11 @@ from ..settings import RankSettings, TrainSettings, check_choice, check_range
 from ..training import Step, TrainingDiverged, completed, train
 from .checkpointing import checkpointed, repeated_blocks
 from .dataset import flatten_conditioning, flatten_latents, make_items
+from .masks import MaskSettings, mask_weights, weighed
 from .naming import base_facts, diffusers_paths, peft_part
 from .objective import check_loss, cross_attention, make_loss
 from .out_of_place import overwriting_refused
+from .prior import PriorSettings, make_joint_loss
 from .session import on_loan
 
 CHECKPOINTING = ("auto", "on", "off")
@@ -39,10 +41,10 @@ ATTENTION = (
 
 @dataclass(frozen=True)
 class HostRun:
-    """What to train: rank, training and loss settings, batch size, which layers (regex on module
-    paths), and whether blocks compute their activations again in the backward pass, which costs a
-    third more time and a fraction of the memory (`auto`: only where the first step finds too
-    little).
+    """What to train: rank, training, loss, prior and mask settings, batch size, which layers (regex
+    on module paths), and whether blocks compute their activations again in the backward pass, which
+    costs a third more time and a fraction of the memory (`auto`: only where the first step finds
+    too little).
     """
 
     rank: RankSettings
@@ -51,13 +53,18 @@ class HostRun:
     targets: str = ATTENTION
     checkpointing: str = "auto"
     loss: LossSettings = LossSettings()
+    prior: PriorSettings = PriorSettings()
+    mask: MaskSettings = MaskSettings()
 
     @classmethod
     def of(cls, choices: Mapping[str, object]) -> HostRun:
         """A run of named choices: each goes to the settings that have a field of its name.
         ValueError for one that none has.
         """
-        kinds = {"rank": RankSettings, "training": TrainSettings, "loss": LossSettings}
+        kinds = {
+            "rank": RankSettings, "training": TrainSettings, "loss": LossSettings,
+            "prior": PriorSettings, "mask": MaskSettings,
+        }  # fmt: skip
         own = [f.name for f in fields(cls) if f.name not in kinds]
         names = {part: [f.name for f in fields(kind)] for part, kind in kinds.items()}
         if unknown := set(choices).difference(own, *names.values()):
@@ -97,7 +104,9 @@ def train_on(
     what was learned so far, and the exception. Bad input raises ValueError before anything is
     trained.
     """
-    flatten_conditioning(positive, len(flatten_latents(latents, model)))
+    pictures = flatten_latents(latents, model)
+    run.prior.check(model, flatten_conditioning(positive, len(pictures)))
+    mask_weights(run.mask, pictures)
     check_loss(run.loss, model.get_model_object("model_sampling"))
     if run.checkpointing != "auto":
         return attempt(model, latents, positive, run, on_step)
@@ -118,7 +127,8 @@ def attempt(
     losses, ranks, stopped = [], [], None
     with ExitStack() as stack:
         inner = stack.enter_context(on_loan(model))
-        items = make_items(model, inner, latents, positive)
+        items = weighed(make_items(model, inner, latents, positive), run.mask)
+        priors = run.prior.items(model, inner)
         adapters = attach(
             inner,
             run.targets,
@@ -138,7 +148,10 @@ def attempt(
                 cross_attention(inner, attention)
             )
         half = inner.get_dtype_inference() == torch.float16
-        loss_fn = make_loss(inner, items, run.batch_size, options, run.loss)
+        parts = (run.batch_size, options, run.loss)
+        loss_fn = make_loss(inner, items, *parts)
+        if priors:
+            loss_fn = make_joint_loss(inner, items, priors, run.prior.prior_weight, *parts)
         training = train(adapters, loss_fn, run.training, attention=attention, half=half)
         try:
             with overwriting_refused(), closing(training):
@@ -167,6 +180,8 @@ def run_facts(
         asdict(run.rank)
         | asdict(completed(run.training, run.rank.mode))
         | asdict(run.loss)
+        | run.prior.facts()
+        | run.mask.facts()
         | {
             "batch_size": run.batch_size,
             "targets": run.targets,

@@ -146,7 +146,7 @@ def test_a_batch_is_drawn_as_ever_and_offset_on_top(playground, monkeypatch):
 
     seen = []
 
-    def record(inner, latents, noise, sigma, conditions, options, settings):
+    def record(inner, latents, noise, sigma, conditions, options, settings, weights):
         seen.append((latents, noise, sigma))
         return latents.sum()
 
