@@ -5,6 +5,7 @@ from comfy_api.latest import ComfyExtension, io
 from . import (
     apply,
     compress,
+    data_options,
     dataset,
     heatmap,
     info,
@@ -21,6 +22,7 @@ NODES = [
     *train.NODES,
     *options.NODES,
     *training_options.NODES,
+    *data_options.NODES,
     *apply.NODES,
     *compress.NODES,
     *save.NODES,

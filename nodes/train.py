@@ -95,7 +95,8 @@ class LoRA2Train(io.ComfyNode):
                 Lora2Options.Input(
                     "options",
                     optional=True,
-                    tooltip="LoRA² Rank, Target, Memory, Optimizer and Loss Options, chained.",
+                    tooltip="LoRA² Rank, Target, Memory, Optimizer, Loss and Data Options, "
+                    "chained.",
                 ),
             ],
             outputs=[

@@ -22,6 +22,7 @@ PROMISED = {
     "LoRA2MemoryOptions",
     "LoRA2OptimizerOptions",
     "LoRA2LossOptions",
+    "LoRA2DataOptions",
 }
 
 
