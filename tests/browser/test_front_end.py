@@ -18,6 +18,7 @@ from tests.hosting.server import NAME, REPOSITORY, ComfyServer
 WORKFLOWS = REPOSITORY / "example_workflows"
 QUICK_START = "LoRA2 playground quick start"
 SDXL = "LoRA2 SDXL subject"
+PRIOR = "LoRA2 subject with prior preservation"
 CHECKPOINT = "CheckpointLoaderSimple"  # marked: its file is not there
 STEPS = 6
 READY, RUN = 60_000, 300_000  # milliseconds: a slow machine with nothing else to do
@@ -93,7 +94,7 @@ def workflow(name: str) -> dict:
     return json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("name", [QUICK_START, SDXL])
+@pytest.mark.parametrize("name", [QUICK_START, SDXL, PRIOR])
 def test_an_example_opens_whole(front_end: FrontEnd, name: str) -> None:
     nodes = front_end.open(graph := workflow(name))
     assert len(nodes) == len(graph["nodes"])
