@@ -75,7 +75,7 @@ def place_weights(mask: Tensor, height: int, width: int, settings: MaskSettings)
         mask = filters.gaussian_blur2d(mask, (size, size), (sigma, sigma), border_type="replicate")
     weights = settings.mask_floor + (1 - settings.mask_floor) * mask
     weights = weights / weights.mean()
-    return None if torch.allclose(weights, torch.ones(())) else weights
+    return None if torch.allclose(weights, torch.ones_like(weights)) else weights
 
 
 def mask_weights(settings: MaskSettings, latents: list[Tensor]) -> list[Tensor | None]:
