@@ -64,7 +64,8 @@ def base_facts(model) -> dict:
     if inner.model_type.name in ("FLOW", "FLUX"):
         facts["prediction"] = "flow"
     context = inner.model_config.unet_config.get("context_dim")
-    version = next((v for c, v in BASES.items() if isinstance(inner, c)), SD_CONTEXT.get(context))
+    sdxl = isinstance(inner, comfy.model_base.SDXL)
+    version = BASES.get(comfy.model_base.SDXL if sdxl else type(inner), SD_CONTEXT.get(context))
     if isinstance(inner.model_config, comfy.supported_models.ZImage):  # a Lumina by its class
         version = ("z_image", "Z-Image")
     if version is not None:

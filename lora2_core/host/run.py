@@ -32,9 +32,9 @@ from .session import on_loan
 
 CHECKPOINTING = ("auto", "on", "off")
 log = logging.getLogger("lora2")
-# UNets and Qwen-Image; Flux, SD3 and Lumina; Flux's single blocks, where attention and MLP are one
+# UNets and Qwen-Image; Wan, Flux, SD3, Lumina; Flux's single blocks: attention and MLP in one
 ATTENTION = (
-    r"(attn|attention)\d?\.(to_(q|k|v|out\.0|add_out)|add_(q|k|v)_proj|qkv|proj|out)$"
+    r"(attn|attention)\d?\.(to_(q|k|v|out\.0|add_out)|add_(q|k|v)_proj|[qkvo]|qkv|proj|out)$"
     r"|single_blocks\.\d+\.linear[12]$"
 )
 

@@ -42,6 +42,23 @@ QWEN = {
     "attention_head_dim": 24, "num_attention_heads": 2, "joint_attention_dim": 24,
     "axes_dims_rope": (8, 8, 8),
 }  # fmt: skip
+CHROMA = FLUX | {
+    "image_model": "chroma", "in_channels": 64, "out_channels": 64, "in_dim": 64, "out_dim": 48,
+    "hidden_dim": 32, "n_layers": 2,
+}  # fmt: skip
+del CHROMA["guidance_embed"]
+FLUX2 = FLUX | {
+    "image_model": "flux2", "in_channels": 128, "out_channels": 128, "patch_size": 1,
+    "axes_dim": [6, 6, 6, 6], "vec_in_dim": None, "global_modulation": True, "mlp_silu_act": True,
+    "qkv_bias": False, "ops_bias": False, "default_ref_method": "index", "ref_index_scale": 10.0,
+    "txt_ids_dims": [3], "guidance_embed": False,
+}  # fmt: skip
+WAN = {
+    "image_model": "wan2.1", "model_type": "t2v", "dim": 48, "out_dim": 16, "num_heads": 2,
+    "ffn_dim": 64, "num_layers": 2, "patch_size": (1, 2, 2), "freq_dim": 64, "in_dim": 16,
+    "window_size": (-1, -1), "qk_norm": True, "cross_attn_norm": True, "eps": 1e-6, "text_dim": 24,
+    "text_len": 16,
+}  # fmt: skip
 LTX = {
     "image_model": "ltxv", "in_channels": 128, "cross_attention_dim": 24, "attention_head_dim": 12,
     "num_attention_heads": 2, "caption_channels": 24, "num_layers": 2,
@@ -62,19 +79,26 @@ class Family:
     layers: int
     pooled: bool = False
     context: int = 24
-    frames: tuple[int, ...] = ()
+    latent: tuple[int, ...] = (16, 8, 8)
     idle: str = r"\0"
 
 
 configs, models = comfy.supported_models, comfy.model_base
 FAMILIES = {
     "Flux": Family(configs.Flux, models.Flux, FLUX, ModelType.FLUX, 12, pooled=True),
+    "Flux 2": Family(
+        configs.Flux2, models.Flux2, FLUX2, ModelType.FLUX, 12, latent=(128, 4, 4)
+    ),
+    "Chroma": Family(configs.Chroma, models.Chroma, CHROMA, ModelType.FLUX, 12),
     "SD3": Family(configs.SD3, models.SD3, SD3, ModelType.FLOW, 11, pooled=True, context=64),
     "Lumina 2": Family(configs.Lumina2, models.Lumina2, LUMINA, ModelType.FLOW, 8),
     "Z-Image": Family(configs.ZImage, models.Lumina2, Z_IMAGE, ModelType.FLOW, 6),
     "Qwen-Image": Family(
-        configs.QwenImage, models.QwenImage, QWEN, ModelType.FLUX, 16, frames=(1,),
+        configs.QwenImage, models.QwenImage, QWEN, ModelType.FLUX, 16, latent=(16, 1, 8, 8),
         idle=r"blocks\.1\.attn\.(add_q_proj|to_add_out)$",
+    ),
+    "Wan 2.1": Family(
+        configs.WAN21_T2V, models.WAN21, WAN, ModelType.FLOW, 16, latent=(16, 2, 8, 8)
     ),
 }  # fmt: skip
 LTXV = Family(configs.LTXV, models.LTXV, LTX, ModelType.FLUX, layers=16)
@@ -98,10 +122,10 @@ def build(name: str | Family, dtype: torch.dtype = torch.float32) -> ModelPatche
     return ModelPatcher(model, load_device=device, offload_device=device)
 
 
-def pictures(name: str, count: int = 2, size: int = 8) -> tuple[list[dict], list[list]]:
+def pictures(name: str, count: int = 2) -> tuple[list[dict], list[list]]:
     """LATENTs of random pictures, and one caption for all."""
     family, generator = FAMILIES[name], torch.Generator().manual_seed(1)
-    shape = (count, 16, *family.frames, size, size)
+    shape = count, *family.latent
     facts = {"pooled_output": torch.randn(1, 20, generator=generator)} if family.pooled else {}
     caption = torch.randn(1, 6, family.context, generator=generator)
     return [{"samples": torch.randn(shape, generator=generator)}], [[[caption, facts]]]

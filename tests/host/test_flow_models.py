@@ -24,18 +24,19 @@ from .flow_models import FAMILIES, build, pictures
 NAMES = list(FAMILIES)
 
 
-def run_of(checkpointing: str = "off", steps: int = 12, **rank) -> HostRun:
-    settings = RankSettings(**{"target_rank": 4, "max_rank": 8} | rank)
-    return HostRun(settings, TrainSettings(steps, 1e-2), 2, checkpointing=checkpointing)
+def run_of(checkpointing: str = "off", steps: int = 20, rate: float = 3e-2) -> HostRun:
+    rank = RankSettings(target_rank=4, max_rank=8)
+    return HostRun(rank, TrainSettings(steps, rate), 2, checkpointing=checkpointing)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_learns_and_every_key_loads_in_the_stock_loader(name, tmp_path):
-    """Fewer losses at the end than at the start; the model is bit for bit what it was."""
+    """Lower losses than untrained on the same draws; the model is bit for bit what it was."""
     model, data = build(name), pictures(name)
     before = {k: v.clone() for k, v in model.model.state_dict().items()}
-    out = train_on(model, *data, run_of(), lambda step: None)
-    assert sum(out.losses[-3:]) < 0.9 * sum(out.losses[:3])
+    still, out = (train_on(model, *data, run_of(rate=r), lambda s: None) for r in (1e-9, 3e-2))
+    pairs = zip(out.losses[-5:], still.losses[-5:], strict=True)
+    assert all(learned < 0.999 * untrained for learned, untrained in pairs)
     assert all(torch.equal(v, before[k]) for k, v in model.model.state_dict().items())
     assert len(out.lora.layers) == FAMILIES[name].layers
     used = [layer for layer in out.lora.layers.values() if layer.rank]
@@ -139,10 +140,13 @@ def test_the_loss_is_that_of_flow_matching(name):
 
 SHIFT = {  # of the time: sigma at times t
     "Flux": lambda t: 1 / (1 + torch.exp(torch.tensor(-1.15)) * (1 / t - 1)),
+    "Flux 2": lambda t: 1 / (1 + torch.exp(torch.tensor(-2.02)) * (1 / t - 1)),
+    "Chroma": lambda t: 1 / (1 + torch.exp(torch.tensor(-1.15)) * (1 / t - 1)),
     "SD3": lambda t: 3 * t / (1 + 2 * t),
     "Lumina 2": lambda t: 6 * t / (1 + 5 * t),
     "Z-Image": lambda t: 3 * t / (1 + 2 * t),
     "Qwen-Image": lambda t: 1 / (1 + torch.exp(torch.tensor(-1.15)) * (1 / t - 1)),
+    "Wan 2.1": lambda t: 8 * t / (1 + 7 * t),
 }
 
 
