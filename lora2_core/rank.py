@@ -57,17 +57,20 @@ def relative_importance(rates: Tensor, length: int) -> Tensor:
 
 
 def stable_weights(rates: Tensor, ranks: Tensor, mean_rank: float, length: int) -> Tensor:
-    """exp(-nu i), scaled so that sum_{i < D} of its squares is `mean_rank` in every layer: (layers,
-    length).
+    """exp(-nu i), scaled so that each layer moves as far in a step as a plain LoRA of `mean_rank`
+    at scale 1, whatever its own rank D is now: the learning rate that suits the one suits the
+    other. (layers, length).
 
-    Each layer then moves as far in a step as a plain LoRA of that rank at scale 1, whatever its own
-    rank: one learning rate fits all sizes (rank stabilisation, Kalajdzievski 2023). The scale is a
-    constant to the gradient.
+    Steps of positions that learn the same thing add up, so sum_{i < D} of the weights is
+    `mean_rank` at most; those of independent ones add up in squares, so that of their squares is
+    too (rank stabilisation, Kalajdzievski 2023). The scale is a constant to the gradient.
     """
     weights = relative_importance(rates, length)
     inside = torch.arange(length, device=rates.device) < ranks[:, None].clamp(min=1)
-    total = (weights.detach().square() * inside).sum(1, keepdim=True)
-    return weights * (mean_rank / total).sqrt()
+    used = weights.detach() * inside
+    alike = mean_rank / used.sum(1, keepdim=True)
+    apart = (mean_rank / used.square().sum(1, keepdim=True)).sqrt()
+    return weights * torch.minimum(alike, apart)
 
 
 def paper_std(weights: Tensor) -> float:
