@@ -26,6 +26,8 @@ LAYER_GIVEN_UP = 0.3  # the continuous rank that stands for rank 0
 class NoPrice:
     """Fixed mode: ranks cost nothing since they do not move."""
 
+    STATE: tuple[str, ...] = ()  # the attributes that change while it is used
+
     def __init__(self, adapters: Adapters, steps: int):
         self.zero = torch.zeros((), device=adapters.device)
 
@@ -67,6 +69,8 @@ class AuctionPrice(NoPrice):
     lambda_rank is `rank_weight` or AUCTION_WEIGHT times the loss before the first review, so that
     the scale of the loss plays no part.
     """
+
+    STATE = ("index", "level", "first_size", "lowest", "targets", "nested", "next_widths")
 
     def __init__(self, adapters: Adapters, steps: int):
         self.adapters, self.steps = adapters, steps

@@ -68,6 +68,83 @@ def make_optimizer(adapters: Adapters, settings: TrainSettings) -> TwoOptimizers
     return TwoOptimizers(weights, rates, settings, squares=adapters.logarithmic)
 
 
+class Run:
+    """A training between two steps: everything that the next step depends on.
+
+    run_state.py takes it apart and puts it together again. `losses` and `mean_ranks` are those of
+    the steps so far. `whole` is False inside an update, where the parts don't belong together.
+    """
+
+    def __init__(
+        self, adapters: Adapters, settings: TrainSettings | None = None, *, half: bool = False
+    ):
+        self.adapters = adapters
+        self.settings = completed(settings or TrainSettings(), adapters.settings.mode)
+        self.optimizer = make_optimizer(adapters, self.settings)
+        self.price = PRICES[adapters.settings.mode](adapters, self.settings.steps)
+        self.generator = torch.Generator().manual_seed(self.settings.seed)
+        self.random = self.generator.get_state()  # before the step that is being computed
+        self.scale, self.bad = LossScale(half), 0
+        self.losses: list[float] = []
+        self.mean_ranks: list[float] = []
+        self.whole = True
+
+    def steps(
+        self,
+        loss_fn: Callable[[torch.Generator], Tensor],
+        attention: EntropyRecord | None = None,
+    ) -> Iterator[Step]:
+        """The steps that are left; see `train`."""
+        adapters, optimizer, price, scale = self.adapters, self.optimizer, self.price, self.scale
+        attention_weight = adapters.settings.attention_weight
+        if attention_weight is None:
+            attention_weight = PAPER_WEIGHT if adapters.settings.mode == "paper" else 0.0
+        for rate in self.settings.rates()[len(self.losses) :]:
+            optimizer.param_groups[0]["lr"] = rate
+            adapters.refresh(price.widths())
+            if attention is not None:
+                attention.start()
+            loss = loss_fn(self.generator)
+            total = loss + price.penalty(loss)
+            if attention is not None:
+                total = total + attention_weight * attention.take()
+            optimizer.zero_grad()
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            scale.backward(total, parameters)
+            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            checks = torch.stack([t.detach().float() for t in (loss, total, norm)])
+            value, whole, length = checks.tolist()  # one device sync
+            self.whole = False
+            if math.isfinite(whole) and math.isfinite(length):
+                self.bad = 0
+                scale.step_was_good()
+                optimizer.step()
+                price.review(optimizer, value)
+                adapters.follow_rates(optimizer)
+            elif not (math.isfinite(whole) and scale.overflowed()):
+                self.bad += 1
+            yield self._ended(value)
+
+    def _ended(self, loss: float) -> Step:
+        """Writes down what the step did; TrainingDiverged after the last bad one in a row."""
+        ranks = self.adapters.ranks
+        mean_rank = sum(ranks.values()) / len(ranks)
+        diverged = self.bad >= PATIENCE
+        if not diverged:
+            self.losses.append(loss)
+            self.mean_ranks.append(mean_rank)
+        self.random, self.whole = self.generator.get_state(), True
+        if diverged:
+            self.bad = 0  # a run that is taken up again draws other pictures and gets another try
+            raise TrainingDiverged(
+                f"The loss was not a finite number for {PATIENCE} steps in a row "
+                f"(step {len(self.losses) + 1}): "
+                "lower learning_rate, or check the latents."
+            )
+        megabytes = self.adapters.parameters * BYTES_PER_PARAMETER / MEGABYTE
+        return Step(len(self.losses), loss, ranks, mean_rank, megabytes)
+
+
 def train(
     adapters: Adapters,
     loss_fn: Callable[[torch.Generator], Tensor],
@@ -86,62 +163,8 @@ def train(
     computes in fp16, so the loss is scaled. With settings.ema the weights become their running
     means when the generator ends or is closed.
     """
-    settings = completed(settings or TrainSettings(), adapters.settings.mode)
-    optimizer = make_optimizer(adapters, settings)
+    run = Run(adapters, settings, half=half)
     try:
-        yield from _steps(adapters, loss_fn, settings, optimizer, attention, half)
+        yield from run.steps(loss_fn, attention)
     finally:
-        optimizer.take_means()
-
-
-def _steps(
-    adapters: Adapters,
-    loss_fn: Callable[[torch.Generator], Tensor],
-    settings: TrainSettings,
-    optimizer: TwoOptimizers,
-    attention: EntropyRecord | None,
-    half: bool,
-) -> Iterator[Step]:
-    generator = torch.Generator().manual_seed(settings.seed)
-    price = PRICES[adapters.settings.mode](adapters, settings.steps)
-    attention_weight = adapters.settings.attention_weight
-    if attention_weight is None:
-        attention_weight = PAPER_WEIGHT if adapters.settings.mode == "paper" else 0.0
-    bad, scale = 0, LossScale(half)
-    for index, rate in enumerate(settings.rates(), start=1):
-        optimizer.param_groups[0]["lr"] = rate
-        adapters.refresh(price.widths())
-        if attention is not None:
-            attention.start()
-        loss = loss_fn(generator)
-        total = loss + price.penalty(loss)
-        if attention is not None:
-            total = total + attention_weight * attention.take()
-        optimizer.zero_grad()
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        scale.backward(total, parameters)
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        checks = torch.stack([t.detach().float() for t in (loss, total, norm)])
-        value, whole, length = checks.tolist()  # one device sync
-        if math.isfinite(whole) and math.isfinite(length):
-            bad = 0
-            scale.step_was_good()
-            optimizer.step()
-            price.review(optimizer, value)
-            adapters.follow_rates(optimizer)
-        elif not (math.isfinite(whole) and scale.overflowed()):
-            bad += 1
-            if bad >= PATIENCE:
-                raise TrainingDiverged(
-                    f"The loss was not a finite number for {PATIENCE} steps in a row "
-                    f"(step {index}): "
-                    "lower learning_rate, or check the latents."
-                )
-        ranks = adapters.ranks
-        yield Step(
-            index=index,
-            loss=value,
-            ranks=ranks,
-            mean_rank=sum(ranks.values()) / len(ranks),
-            megabytes=adapters.parameters * BYTES_PER_PARAMETER / MEGABYTE,
-        )
+        run.optimizer.take_means()

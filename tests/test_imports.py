@@ -31,7 +31,8 @@ LEVELS = [
     {"adapters", "metadata", "compress", "model_order"},
     {"pricing", "files", "rank_map"},
     {"training", "heatmap", "info"},
-    {"info_picture"},
+    {"info_picture", "run_state"},
+    {"checkpoint"},
 ]
 CORE = {path.stem: path for path in sorted((ROOT / "lora2_core").glob("[!_]*.py"))}
 
