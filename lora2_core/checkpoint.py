@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +33,8 @@ class Card:
 
     run: an id of the run, the same for all its checkpoints. order: rises with every checkpoint that
     is written beside others. settings: everything that the run depends on, in plain values. layers:
-    [name, out, fan_in] of every adapted layer.
+    [name, out, fan_in] of every adapted layer. pictures: some values of what is trained on, which
+    the caller may compare with its own.
     """
 
     run: str
@@ -41,10 +42,14 @@ class Card:
     step: int
     settings: dict
     layers: list[list]
+    pictures: list
 
     @classmethod
-    def of(cls, run: Run, name: str, order: int, settings: Mapping) -> Card:
-        return cls(name, order, len(run.losses), dict(settings), layers_of(run))
+    def of(
+        cls, run: Run, name: str, order: int, settings: Mapping, pictures: Sequence = ()
+    ) -> Card:
+        plain = json.loads(json.dumps(dict(settings)))  # as a file gives them back
+        return cls(name, order, len(run.losses), plain, layers_of(run), list(pictures))
 
 
 def layers_of(run: Run) -> list[list]:
@@ -95,7 +100,9 @@ def texts_of(header: Mapping, name: str) -> dict[str, str]:
 
 def card_of(texts: Mapping[str, str], name: str) -> Card:
     """The card, its fields checked."""
-    kinds = {"run": str, "order": int, "step": int, "settings": dict, "layers": list}
+    kinds = {
+        "run": str, "order": int, "step": int, "settings": dict, "layers": list, "pictures": list
+    }  # fmt: skip
     try:
         fields = json.loads(texts["card"])
         if {k: type(v) for k, v in fields.items()} != kinds:

@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from . import (
     apply,
+    checkpoint_options,
     compress,
     data_options,
     dataset,
@@ -23,6 +24,7 @@ NODES = [
     *options.NODES,
     *training_options.NODES,
     *data_options.NODES,
+    *checkpoint_options.NODES,
     *apply.NODES,
     *compress.NODES,
     *save.NODES,

@@ -95,8 +95,8 @@ class LoRA2Train(io.ComfyNode):
                 Lora2Options.Input(
                     "options",
                     optional=True,
-                    tooltip="LoRA² Rank, Target, Memory, Optimizer, Loss and Data Options, "
-                    "chained.",
+                    tooltip="LoRA² Rank, Target, Memory, Optimizer, Loss, Data and Checkpoint "
+                    "Options, chained.",
                 ),
             ],
             outputs=[
@@ -170,14 +170,16 @@ class LoRA2Train(io.ComfyNode):
         if not outcome.losses:
             return outcome.stopped
         name, _ = save_under_loras(outcome.lora, RESCUED)
-        log.warning(
-            "LoRA² Train ended at step %d; the adapter so far is saved as %s.",
-            len(outcome.losses),
-            name,
-        )
+        kept = f"The adapter so far is saved as {name}."
+        if outcome.checkpoint:
+            kept += (
+                f" To go on from there, choose resume {outcome.checkpoint} in LoRA² Checkpoint "
+                "Options (refresh the page for the list)."
+            )
+        log.warning("LoRA² Train ended at step %d. %s", len(outcome.losses), kept)
         if isinstance(outcome.stopped, comfy.model_management.InterruptProcessingException):
             return outcome.stopped
-        return RuntimeError(f"{outcome.stopped} The adapter so far is saved as {name}.")
+        return RuntimeError(f"{outcome.stopped} {kept}")
 
 
 NODES = [LoRA2Train]

@@ -20,9 +20,11 @@ from ..lora import RankedLora
 from ..loss import LossSettings
 from ..optimizers import check_optimizer
 from ..settings import RankSettings, TrainSettings, check_choice, check_range
-from ..training import Step, TrainingDiverged, completed, train
+from ..training import Run, Step, TrainingDiverged, completed
 from .checkpointing import checkpointed, repeated_blocks
 from .dataset import flatten_conditioning, flatten_latents, make_items
+from .encoding import weights_identity
+from .keeping import Keeper, KeepSettings, sketch
 from .masks import MaskSettings, mask_weights, weighed
 from .naming import base_facts, diffusers_paths, peft_part
 from .objective import check_loss, cross_attention, make_loss
@@ -41,10 +43,10 @@ ATTENTION = (
 
 @dataclass(frozen=True)
 class HostRun:
-    """What to train: rank, training, loss, prior and mask settings, batch size, which layers (regex
-    on module paths), and whether blocks compute their activations again in the backward pass, which
-    costs a third more time and a fraction of the memory (`auto`: only where the first step finds
-    too little).
+    """What to train: rank, training, loss, prior, mask and keep settings, batch size, which layers
+    (regex on module paths), and whether blocks compute their activations again in the backward
+    pass, which costs a third more time and a fraction of the memory (`auto`: only where the first
+    step finds too little).
     """
 
     rank: RankSettings
@@ -55,6 +57,7 @@ class HostRun:
     loss: LossSettings = LossSettings()
     prior: PriorSettings = PriorSettings()
     mask: MaskSettings = MaskSettings()
+    keep: KeepSettings = KeepSettings()
 
     @classmethod
     def of(cls, choices: Mapping[str, object]) -> HostRun:
@@ -63,7 +66,7 @@ class HostRun:
         """
         kinds = {
             "rank": RankSettings, "training": TrainSettings, "loss": LossSettings,
-            "prior": PriorSettings, "mask": MaskSettings,
+            "prior": PriorSettings, "mask": MaskSettings, "keep": KeepSettings,
         }  # fmt: skip
         own = [f.name for f in fields(cls) if f.name not in kinds]
         names = {part: [f.name for f in fields(kind)] for part, kind in kinds.items()}
@@ -86,13 +89,15 @@ class HostRun:
 
 @dataclass
 class Outcome:
-    """The adapter as far as the run came, its loss at every step, and why it ended early (None when
-    it did not).
+    """The adapter as far as the run came, its loss at every step, why it ended early (None when it
+    did not), after which step it was taken up, and the newest checkpoint that it can go on from.
     """
 
     lora: RankedLora
     losses: list[float] = field(default_factory=list)
     stopped: BaseException | None = None
+    first: int = 0
+    checkpoint: str | None = None
 
 
 def train_on(
@@ -108,10 +113,12 @@ def train_on(
     run.prior.check(model, flatten_conditioning(positive, len(pictures)))
     mask_weights(run.mask, pictures)
     check_loss(run.loss, model.get_model_object("model_sampling"))
+    run.keep.check()
     if run.checkpointing != "auto":
         return attempt(model, latents, positive, run, on_step)
     outcome = attempt(model, latents, positive, replace(run, checkpointing="off"), on_step)
-    if isinstance(outcome.stopped, torch.OutOfMemoryError) and not outcome.losses:
+    began = len(outcome.losses) > outcome.first
+    if isinstance(outcome.stopped, torch.OutOfMemoryError) and not began:
         log.info("The first step found too little memory: training with gradient checkpointing.")
         del outcome  # and the traceback, which holds the step's tensors
         comfy.model_management.soft_empty_cache()
@@ -124,7 +131,7 @@ def attempt(
 ) -> Outcome:
     """One training from its first step, with checkpointing on or off."""
     started = datetime.now(timezone.utc)
-    losses, ranks, stopped = [], [], None
+    stopped = None
     with ExitStack() as stack:
         inner = stack.enter_context(on_loan(model))
         items = weighed(make_items(model, inner, latents, positive), run.mask)
@@ -152,12 +159,16 @@ def attempt(
         loss_fn = make_loss(inner, items, *parts)
         if priors:
             loss_fn = make_joint_loss(inner, items, priors, run.prior.prior_weight, *parts)
-        training = train(adapters, loss_fn, run.training, attention=attention, half=half)
+        training = Run(adapters, run.training, half=half)
+        facts, pictures = {}, []
+        if run.keep.used:
+            facts = facts_to_keep(model, inner, run, items + priors)
+            pictures = sketch(items + priors)
+        keeper = Keeper(run.keep, training, facts, pictures)
         try:
-            with overwriting_refused(), closing(training):
-                for step in training:
-                    losses.append(step.loss)
-                    ranks.append(step.mean_rank)
+            with overwriting_refused(), closing(training.steps(loss_fn, attention)) as steps:
+                for step in steps:
+                    keeper.after(step.index)
                     on_step(step)
         except (
             comfy.model_management.InterruptProcessingException,
@@ -165,33 +176,47 @@ def attempt(
             torch.OutOfMemoryError,
         ) as error:
             stopped = error
-        lora = finish(adapters, run_facts(model, run, items, losses, ranks, started))
-    return Outcome(lora, losses, stopped)
+            keeper.rescue()
+        training.optimizer.take_means()
+        lora = finish(adapters, run_facts(model, run, items, training, started))
+    return Outcome(lora, training.losses, stopped, keeper.first, keeper.name)
 
 
-def run_facts(
-    model, run: HostRun, items: list, losses: list, ranks: list, started: datetime
-) -> dict:
-    """What the file's metadata will say of the run."""
-    paths = diffusers_paths(model)
-    height, width = items[0].latent.shape[-2:]
-    ratio = getattr(model.get_model_object("latent_format"), "spacial_downscale_ratio", 8)
-    settings = (
+def settings_of(run: HostRun) -> dict:
+    """Everything that was chosen, as plain values."""
+    return (
         asdict(run.rank)
         | asdict(completed(run.training, run.rank.mode))
         | asdict(run.loss)
         | run.prior.facts()
         | run.mask.facts()
-        | {
-            "batch_size": run.batch_size,
-            "targets": run.targets,
-            "checkpointing": run.checkpointing == "on",
-        }
+        | {"batch_size": run.batch_size, "targets": run.targets}
     )
+
+
+def facts_to_keep(model, inner, run: HostRun, items: list) -> dict:
+    """Everything that must be the same for a run to go on exactly; recomputed activations are, and
+    a model with patches can't be told from another.
+    """
+    shapes = sorted({tuple(item.latent.shape[1:]) for item in items})
+    return settings_of(run) | {
+        "pictures": len(items),
+        "latents": [list(shape) for shape in shapes],
+        "dtype": str(inner.get_dtype_inference()).removeprefix("torch."),
+        "base model": None if model.patches else weights_identity(model),
+    }
+
+
+def run_facts(model, run: HostRun, items: list, training: Run, started: datetime) -> dict:
+    """What the file's metadata will say of the run."""
+    paths = diffusers_paths(model)
+    height, width = items[0].latent.shape[-2:]
+    ratio = getattr(model.get_model_object("latent_format"), "spacial_downscale_ratio", 8)
+    settings = settings_of(run) | {"checkpointing": run.checkpointing == "on", "dtype": "no"}
     return {
-        "settings": settings | {"dtype": "no"},
-        "history": {"loss": losses, "mean_rank": ranks},
-        "steps": len(losses),
+        "settings": settings,
+        "history": {"loss": training.losses, "mean_rank": training.mean_ranks},
+        "steps": len(training.losses),
         "images": len(items),
         "resolution": f"{width * ratio}x{height * ratio}",
         "base": base_facts(model),

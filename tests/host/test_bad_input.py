@@ -30,7 +30,7 @@ def untouched(monkeypatch):
     def begun(*_, **__):
         raise AssertionError("training began on bad input")
 
-    monkeypatch.setattr(run, "train", begun)
+    monkeypatch.setattr(run, "Run", begun)
 
 
 def with_nan(latent: dict) -> dict:

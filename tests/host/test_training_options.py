@@ -69,7 +69,7 @@ def test_bad_options(nodes, playground, monkeypatch, options: dict, sentence: st
     def begun(*_, **__):
         raise AssertionError("training began on bad input")
 
-    monkeypatch.setattr(host_run, "train", begun)
+    monkeypatch.setattr(host_run, "Run", begun)
     monkeypatch.setattr(optimizers, "find_spec", lambda package: None)
     fields = {
         "model": [playground.model], "latents": playground.latents,

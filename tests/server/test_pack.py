@@ -23,6 +23,7 @@ PROMISED = {
     "LoRA2OptimizerOptions",
     "LoRA2LossOptions",
     "LoRA2DataOptions",
+    "LoRA2CheckpointOptions",
 }
 
 

@@ -1,0 +1,140 @@
+"""Where checkpoints are kept: in lora2/checkpoints of the host's output folder, never outside it,
+one folder for each name.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from pathlib import Path
+
+import folder_paths
+
+from ..atomic import write_atomic
+from ..checkpoint import Card, read_card
+
+NAME = re.compile(r"\w[\w .()+-]{0,99}")
+KIND = ".safetensors"
+log = logging.getLogger("lora2")
+
+
+def checkpoints_folder() -> Path:
+    """The folder of all names."""
+    return Path(folder_paths.get_output_directory()) / "lora2" / "checkpoints"
+
+
+def inside(relative: str) -> Path | None:
+    """The real path of something below the folder, None when it leads out of it."""
+    root = os.path.realpath(checkpoints_folder())
+    target = os.path.realpath(os.path.join(root, relative))
+    return Path(target) if target.startswith(os.path.join(root, "")) else None
+
+
+def folder_of(name: str) -> Path:
+    """The folder of a name, which need not be there yet. ValueError for a name that is none, or
+    leads out of the checkpoints folder.
+    """
+    plain = isinstance(name, str) and NAME.fullmatch(name) and not name.endswith((" ", "."))
+    path = inside(name) if plain else None
+    if path is None:
+        raise ValueError(
+            f"name is {name!r}: give one of letters, digits, spaces and any of _.()+- such as run."
+        )
+    return path
+
+
+def file_of(listed: str) -> Path:
+    """A checkpoint by its name in the list; ValueError when it isn't there."""
+    path = None
+    if isinstance(listed, str) and "\0" not in listed and listed.endswith(KIND):
+        path = inside(listed.replace("\\", "/"))
+    if path is None or not path.is_file():
+        raise ValueError(
+            f"There is no checkpoint {listed!r} in output/lora2/checkpoints: choose one from the "
+            "list, after a refresh of the page."
+        )
+    return path
+
+
+def listed_name(path: Path) -> str:
+    """How the list calls a checkpoint: folder/file."""
+    return f"{path.parent.name}/{path.name}"
+
+
+def files_in(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, by name."""
+    if not folder.is_dir():
+        return []
+    files = (p for p in folder.iterdir() if p.suffix == KIND and not p.name.startswith("."))
+    return sorted(p for p in files if p.is_file())
+
+
+def checkpoint_list() -> list[str]:
+    """All checkpoints by name; no file is opened."""
+    root = checkpoints_folder()
+    folders = sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+    return [listed_name(path) for folder in folders for path in files_in(folder)]
+
+
+def cards_in(folder: Path) -> dict[Path, Card]:
+    """The cards of a folder's checkpoints, oldest first, from their headers; those that can't be
+    read are left out.
+    """
+    cards = {}
+    for path in files_in(folder):
+        try:
+            cards[path] = read_card(path)
+        except (ValueError, OSError) as error:
+            log.warning("A checkpoint is left out: %s", error)
+    return dict(sorted(cards.items(), key=lambda pair: pair[1].order))
+
+
+def latest(name: str) -> Path | None:
+    """The checkpoint of a name that was written last, None where there is none."""
+    return next(reversed(cards_in(folder_of(name))), None)
+
+
+def prepare(name: str) -> Path:
+    """The folder of a name, made, writable, without what a crash left half written; ValueError when
+    that can't be.
+    """
+    folder = folder_of(name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for orphan in folder.glob(f".*{KIND}.*.tmp"):
+            orphan.unlink(missing_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"The checkpoints folder of {name!r} can't be made ({error.strerror}): choose another "
+            "name."
+        ) from error
+    if not os.access(folder, os.W_OK):
+        raise ValueError(
+            f"The checkpoints folder of {name!r} can't be written: choose another name or change "
+            "its rights."
+        )
+    return folder
+
+
+def next_order(folder: Path) -> int:
+    """More than that of every checkpoint in the folder."""
+    return 1 + max((card.order for card in cards_in(folder).values()), default=0)
+
+
+def write(data: bytes, card: Card, folder: Path, keep_last: int) -> Path:
+    """Writes a checkpoint and, once that has been read back, removes all but the last ones of the
+    same run. Those of other runs stay, even under the same step.
+    """
+    cards = cards_in(folder)
+    path, number = folder / f"step-{card.step:06}{KIND}", 1
+    while path.exists() and (path not in cards or cards[path].run != card.run):
+        number += 1
+        path = folder / f"step-{card.step:06}_{number}{KIND}"
+    write_atomic(path, data)
+    if read_card(path) != card:
+        raise OSError(f"{path.name} read back differently from what was written: check the disk.")
+    older = [p for p, other in cards.items() if other.run == card.run and p != path]
+    for old in older[: max(0, len(older) + 1 - keep_last)]:
+        old.unlink(missing_ok=True)
+    return path
