@@ -30,7 +30,7 @@ def split(tree: Tree, tensors: dict[str, Tensor], path: str = "") -> object:
         return [split(v, tensors, f"{path}/{i}") for i, v in enumerate(tree)]
     if tree is None or isinstance(tree, (bool, int, float, str)):
         return tree
-    raise TypeError(f"{path} is a {type(tree).__name__}, which a checkpoint can't hold")
+    raise ValueError(f"{path} is a {type(tree).__name__}, which a checkpoint can't hold.")
 
 
 def joined(plain: object, tensors: Mapping[str, Tensor]) -> Tree:

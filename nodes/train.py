@@ -174,7 +174,7 @@ class LoRA2Train(io.ComfyNode):
         if outcome.checkpoint:
             kept += (
                 f" To go on from there, choose resume {outcome.checkpoint} in LoRA² Checkpoint "
-                "Options (refresh the page for the list)."
+                "Options (press R for the list)."
             )
         log.warning("LoRA² Train ended at step %d. %s", len(outcome.losses), kept)
         if isinstance(outcome.stopped, comfy.model_management.InterruptProcessingException):

@@ -52,7 +52,7 @@ def file_of(listed: str) -> Path:
     if path is None or not path.is_file():
         raise ValueError(
             f"There is no checkpoint {listed!r} in output/lora2/checkpoints: choose one from the "
-            "list, after a refresh of the page."
+            "list (press R to refresh it)."
         )
     return path
 

@@ -62,3 +62,22 @@ def inference_mode():
     """The mode in which the host runs every node."""
     with torch.inference_mode():
         yield
+
+
+@pytest.fixture
+def train(playground):
+    """A short training with some options."""
+    from lora2_core.host.run import HostRun, train_on
+    from tests.host.killed import FIELDS
+
+    def go(on_step=lambda step: None, **options):
+        data = playground.model, playground.latents, playground.positive
+        return train_on(*data, HostRun.of(FIELDS | options), on_step)
+
+    return go
+
+
+@pytest.fixture
+def name(request) -> str:
+    """A folder of checkpoints of the test's own."""
+    return "".join(c for c in request.node.name if c.isalnum())

@@ -1,0 +1,91 @@
+"""Where checkpoints lie: the last ones stay, a failing disk harms nothing, names stay inside."""
+
+import logging
+
+import pytest
+
+from lora2_core.host import checkpoints
+from lora2_core.host.checkpoints import checkpoint_list, checkpoints_folder, file_of, folder_of
+from lora2_core.host.keeping import LATEST, KeepSettings
+from tests.host.kept import keep, stop_at
+
+
+def test_the_last_ones_of_a_run_stay_and_all_of_other_runs(train, name):
+    other = train(stop_at(2), seed=4, **keep(name, 1))
+    train(**keep(name, 1, keep_last=3))
+    files = {path.name: card for path, card in checkpoints.cards_in(folder_of(name)).items()}
+    assert [card.step for card in files.values()] == [1, 2, 10, 11, 12]
+    assert len({card.run for card in files.values()}) == 2
+    train(stop_at(2), seed=5, **keep(name, 2))  # the name of a file of another run is taken
+    assert f"{name}/step-000002_2.safetensors" in checkpoint_list()
+    assert train(seed=4, **keep(name, 0, other.checkpoint)).first == 2
+
+
+def test_a_failing_disk_does_not_end_the_run_and_nothing_is_removed(
+    train, name, monkeypatch, caplog
+):
+    part = train(stop_at(6), **keep(name, 3))
+    before = {p: p.read_bytes() for p in folder_of(name).iterdir()}
+
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(checkpoints, "write_atomic", full)
+    with caplog.at_level(logging.ERROR):
+        rest = train(**keep(name, 1, part.checkpoint, keep_last=1))
+    assert rest.stopped is None and len(rest.losses) == 12
+    assert "The checkpoint of step 7 is not written: No space left on device" in caplog.text
+    assert {p: p.read_bytes() for p in folder_of(name).iterdir()} == before
+
+
+def test_what_a_crash_left_is_swept_and_a_damaged_file_is_passed_over(train, name, caplog):
+    part = train(stop_at(6), **keep(name, 3))
+    folder = folder_of(name)
+    (folder / ".step-000009.safetensors.77.tmp").write_bytes(b"half")
+    (folder / "step-000099.safetensors").write_bytes(b"half")
+    rest = train(**keep(name, 3, LATEST))
+    assert rest.first == 6
+    assert "step-000099.safetensors is no safetensors file" in caplog.text
+    assert not list(folder.glob(".*"))
+    path = file_of(part.checkpoint.replace("06", "09"))
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="is damaged: its contents don't match its own hash"):
+        train(**keep(name, 0, f"{name}/{path.name}"))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    ["", ".", "..", "../out", "a/b", "a\\b", "/tmp", "C:x", "nul\0", "a ", "a.", ".hidden",
+     "x" * 101, "\u202egnp", None, 3],
+)  # fmt: skip
+def test_names_stay_inside(bad):
+    with pytest.raises(ValueError, match="name is "):
+        folder_of(bad)
+    with pytest.raises(ValueError, match="name is "):
+        KeepSettings(checkpoint_name=bad)
+
+
+@pytest.mark.parametrize(
+    "bad", ["gone/step-000001.safetensors", "../../../secret.safetensors", "/etc/passwd", "a\0b",
+            None, 3, "", "kept"],
+)  # fmt: skip
+def test_only_checkpoints_of_the_list_are_read(bad):
+    (checkpoints_folder().parent.parent.parent / "secret.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match="There is no checkpoint .*: choose one from the list"):
+        file_of(bad)
+
+
+def test_links_that_lead_out_are_refused(tmp_path):
+    root = checkpoints_folder()
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "link").symlink_to(tmp_path)
+    (tmp_path / "a.safetensors").write_bytes(b"x")
+    try:
+        with pytest.raises(ValueError, match="There is no checkpoint"):
+            file_of("link/a.safetensors")
+        with pytest.raises(ValueError, match="name is 'link'"):
+            folder_of("link")
+    finally:
+        (root / "link").unlink()
