@@ -45,7 +45,9 @@ def joined(plain: object, tensors: Mapping[str, Tensor]) -> Tree:
 
 
 def captured(run: Run) -> dict:
-    """The state of a run between two steps; its tensors are the run's own, not copies."""
+    """The state of a run between two steps; its large tensors are the run's own, not copies. No
+    two share memory, which a file can't hold.
+    """
     adapters = run.adapters
     return {
         "adapters": {
@@ -57,7 +59,7 @@ def captured(run: Run) -> dict:
             "lora_down": {name: c.lora_down for name, c in adapters.components.items()},
         },
         "optimizer": optimizer_state(run.optimizer, adapters),
-        "price": {name: getattr(run.price, name) for name in run.price.STATE},
+        "price": {n: placed(getattr(run.price, n), CPU) for n in run.price.STATE},
         "random": run.random,
         "scale": {"value": run.scale.value, "good": run.scale.good},
         "bad": run.bad,

@@ -119,6 +119,26 @@ def test_a_checkpoint_changes_nothing_and_touches_no_global_randomness(tmp_path:
     assert everything(watched) == everything(plain)
 
 
+@pytest.mark.parametrize("mode", ["adaptive", "paper"])
+def test_a_checkpoint_after_every_step_goes_on(mode: str, tmp_path: Path):
+    same_after(tmp_path, list(range(28, 36)), mode)
+
+
+def test_a_layer_that_was_given_up_is_kept_so(tmp_path: Path):
+    run, loss = fresh()
+    go(run, loss, 5)
+    with torch.no_grad():
+        run.adapters.rate_parameter[1] = 9.0
+    run.adapters.follow_rates(run.optimizer)
+    assert run.adapters.ranks["l1"] == run.adapters.components["l1"].capacity == 0
+    (tmp_path / "a").write_bytes(encode(run, card(run)))
+    again, loss_again = fresh()
+    resume(again, tmp_path / "a", SETTINGS)
+    go(run, loss, 20)
+    go(again, loss_again, 20)
+    assert again.losses == run.losses and everything(again) == everything(run)
+
+
 def test_a_step_that_fails_in_the_middle_leaves_the_step_before(tmp_path: Path):
     """Out of memory in the forward pass, after the batch was drawn."""
     run, loss = fresh()

@@ -71,10 +71,16 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def checkpoint_list() -> list[str]:
-    """All checkpoints by name; no file is opened."""
+    """All checkpoints by name; no file is opened. A folder that can't be read is not fatal: the
+    host asks for this list whenever a page is loaded.
+    """
     root = checkpoints_folder()
-    folders = sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
-    return [listed_name(path) for folder in folders for path in files_in(folder)]
+    try:
+        folders = sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+        return [listed_name(path) for folder in folders for path in files_in(folder)]
+    except OSError as error:
+        log.warning("The checkpoints can't be listed: %s", error)
+        return []
 
 
 def cards_in(folder: Path) -> dict[Path, Card]:

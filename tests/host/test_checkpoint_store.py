@@ -89,3 +89,12 @@ def test_links_that_lead_out_are_refused(tmp_path):
             folder_of("link")
     finally:
         (root / "link").unlink()
+
+
+def test_a_folder_that_cannot_be_read_does_not_break_the_list(monkeypatch, caplog):
+    def forbidden(_folder):
+        raise PermissionError("Permission denied")
+
+    checkpoints_folder().joinpath("a").mkdir(parents=True, exist_ok=True)
+    monkeypatch.setattr(checkpoints, "files_in", forbidden)
+    assert checkpoint_list() == [] and "can't be listed: Permission denied" in caplog.text
