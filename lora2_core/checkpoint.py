@@ -73,10 +73,20 @@ def encode(run: Run, card: Card) -> bytes:
         raise ValueError("The run is inside an update: a checkpoint is taken between two steps.")
     tensors: dict[str, Tensor] = {}
     plain = split(captured(run), tensors)
-    tensors = {k: t.cpu().contiguous() for k, t in tensors.items()}
+    tensors = apart({k: t.cpu().contiguous() for k, t in tensors.items()})
     texts = {"version": VERSION, "card": json.dumps(vars(card)), "state": json.dumps(plain)}
     texts |= {"hash": digest(tensors, texts)}
     return safetensors.torch.save(tensors, {ENTRY: json.dumps(texts)})
+
+
+def apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, none in the memory of another, which a file can't hold."""
+    seen, found = set(), {}
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        found[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return found
 
 
 def texts_of(header: Mapping, name: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ from .adapters import Adapters
 from .optimizers import TwoOptimizers
 from .training import Run
 
-REFERENCE = "tensor"  # {"tensor": key} in the plain values stands for a tensor
+REFERENCE = "tensor at"  # {"tensor at": key} in the plain values stands for a tensor
 DEVICES_OWN = ("params", "fused", "foreach")  # of an optimizer's group: not taken over
 CPU = torch.device("cpu")
 Tree = dict | list | Tensor | float | int | bool | str | None
@@ -45,9 +45,7 @@ def joined(plain: object, tensors: Mapping[str, Tensor]) -> Tree:
 
 
 def captured(run: Run) -> dict:
-    """The state of a run between two steps; its large tensors are the run's own, not copies. No
-    two share memory, which a file can't hold.
-    """
+    """The state of a run between two steps; its tensors are the run's own, not copies."""
     adapters = run.adapters
     return {
         "adapters": {
@@ -59,7 +57,7 @@ def captured(run: Run) -> dict:
             "lora_down": {name: c.lora_down for name, c in adapters.components.items()},
         },
         "optimizer": optimizer_state(run.optimizer, adapters),
-        "price": {n: placed(getattr(run.price, n), CPU) for n in run.price.STATE},
+        "price": {name: getattr(run.price, name) for name in run.price.STATE},
         "random": run.random,
         "scale": {"value": run.scale.value, "good": run.scale.good},
         "bad": run.bad,

@@ -124,6 +124,20 @@ def test_a_checkpoint_after_every_step_goes_on(mode: str, tmp_path: Path):
     same_after(tmp_path, list(range(28, 36)), mode)
 
 
+def test_what_parameters_share_is_written_for_each(tmp_path: Path):
+    """As the table of values of an 8-bit optimizer."""
+    run, loss = fresh()
+    go(run, loss, 5)
+    table = torch.linspace(-1, 1, 256)
+    for memory in list(run.optimizer.state.values()):
+        memory |= {"table": table, "kind": torch.arange(4, dtype=torch.uint8), "count": 5}
+    (tmp_path / "a").write_bytes(encode(run, card(run)))
+    again, _ = fresh()
+    resume(again, tmp_path / "a", SETTINGS)
+    assert all(torch.equal(m["table"], table) for m in again.optimizer.state.values())
+    assert encode(again, card(again)) == encode(run, card(run))
+
+
 def test_a_layer_that_was_given_up_is_kept_so(tmp_path: Path):
     run, loss = fresh()
     go(run, loss, 5)

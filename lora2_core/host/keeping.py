@@ -102,15 +102,16 @@ class Keeper:
             self.write()
 
     def write(self) -> None:
-        """A disk that fails is no reason to lose the run: it goes on, and the log says so."""
+        """A full disk or memory is no reason to lose the run: it goes on, and the log says so."""
         step = len(self.run.losses)
         try:
             folder = prepare(self.settings.checkpoint_name)
             order = next_order(folder)
             card = Card.of(self.run, self.id, order, self.facts, self.pictures)
             path = write(encode(self.run, card), card, folder, self.settings.keep_last)
-        except (OSError, ValueError) as error:
-            log.error("The checkpoint of step %d is not written: %s", step, error)
+        except (OSError, ValueError, MemoryError) as error:
+            reason = str(error) or "too little memory"
+            log.error("The checkpoint of step %d is not written: %s", step, reason)
             return
         self.name, self.kept = listed_name(path), self.moment
 

@@ -21,20 +21,27 @@ def test_the_last_ones_of_a_run_stay_and_all_of_other_runs(train, name):
     assert train(seed=4, **keep(name, 0, other.checkpoint)).first == 2
 
 
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError("No space left on device"), "No space left on device"),
+        (MemoryError(), "too little memory"),
+    ],
+)
 def test_a_failing_disk_does_not_end_the_run_and_nothing_is_removed(
-    train, name, monkeypatch, caplog
+    train, name, monkeypatch, caplog, error, reason
 ):
     part = train(stop_at(6), **keep(name, 3))
     before = {p: p.read_bytes() for p in folder_of(name).iterdir()}
 
     def full(*_):
-        raise OSError("No space left on device")
+        raise error
 
     monkeypatch.setattr(checkpoints, "write_atomic", full)
     with caplog.at_level(logging.ERROR):
         rest = train(**keep(name, 1, part.checkpoint, keep_last=1))
     assert rest.stopped is None and len(rest.losses) == 12
-    assert "The checkpoint of step 7 is not written: No space left on device" in caplog.text
+    assert f"The checkpoint of step 7 is not written: {reason}" in caplog.text
     assert {p: p.read_bytes() for p in folder_of(name).iterdir()} == before
 
 
