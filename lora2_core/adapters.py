@@ -99,7 +99,8 @@ class Adapters:
         `widths` positions of each layer, int64 (layers,).
         """
         length = max(c.capacity for c in self._list)
-        inside = torch.arange(length, device=self.device) < self._ranks[:, None]
+        positions = torch.arange(length, device=self.device)
+        inside = positions < self._ranks[:, None]
         if self.settings.mode == "fixed":
             self.weights = inside.float()
         elif self.settings.mode == "paper":
@@ -109,9 +110,7 @@ class Adapters:
             self.weights = weights * inside
         self.active = self.weights
         if widths is not None:
-            self.active = self.weights * (
-                torch.arange(length, device=self.device) < widths[:, None]
-            )
+            self.active = self.weights * (positions < widths[:, None])
 
     def _std(self, row: int) -> float:
         component = self._list[row]

@@ -62,9 +62,9 @@ class AuctionPrice(NoPrice):
     estimated (worth.py), and the positions that are worth most a parameter share the allowed size,
     without those that are only noise: their number is the layer's target rank. The allowed size
     falls geometrically from the first size to the ceiling between FIRST and SIZED of the run.
-    From the first review to the last, half of the steps train a smaller adapter that lies inside
-    the whole one, the ranks that an auction of less would leave: what comes first must do without
-    the rest.
+    Between NESTED_FROM and NESTED_TO of the run, half of the steps train a smaller adapter that
+    lies inside the whole one, the ranks that an auction of less would leave: what comes first must
+    do without the rest.
 
     lambda_rank is `rank_weight` or AUCTION_WEIGHT times the loss before the first review, so that
     the scale of the loss plays no part.
@@ -131,15 +131,16 @@ class AuctionPrice(NoPrice):
             position_worth(c.lora_up[:, : c.rank], squared_gradients(optimizer, c.lora_up, c.rank))
             for c in components
         ]
-        totals = torch.stack([tempered(w).sum() for w in worths]).tolist()
+        compared = [tempered(w) for w in worths]
+        totals = torch.stack([w.sum() for w in compared]).tolist()
         adapters.worths = dict(zip(adapters.components, totals, strict=True))
         ranks = adapters.ranks.values()
         if time >= SIZED and self.index >= SETTLED:
             ranks = above_noise(worths, adapters.settings.tolerance)
-        worths = [tempered(w)[:r] for w, r in zip(worths, ranks, strict=True)]
-        costs = [c.cost for c in components]
-        chosen = share_out(worths, costs, self.allowed())
-        size = min(self.allowed(), float(adapters.parameters))
+        worths = [w[:r] for w, r in zip(compared, ranks, strict=True)]
+        costs, allowed = [c.cost for c in components], self.allowed()
+        chosen = share_out(worths, costs, allowed)
+        size = min(allowed, float(adapters.parameters))
         self.nested = [
             torch.tensor(share_out(worths, costs, share * size), device=adapters.device)
             for share in NESTED
