@@ -140,8 +140,11 @@ class TwoOptimizers:
                 mean.lerp_(parameter.detach(), 1 - decay)
 
     @torch.no_grad()
-    def take_means(self) -> None:
-        """The weights become their running means, where there are any."""
+    def take_means(self) -> list[tuple[nn.Parameter, torch.Tensor]]:
+        """The weights become their running means, where there are any; returns what they were."""
+        before = []
         for parameter in self.weights:
             if (mean := self.state.get(parameter, {}).get("ema")) is not None:
+                before.append((parameter, parameter.detach().clone()))
                 parameter.copy_(mean)
+        return before

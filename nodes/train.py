@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import comfy.model_management
 import comfy.utils
@@ -11,14 +12,16 @@ from server import PromptServer
 
 from ..lora2_core import Step
 from ..lora2_core.host.apply import apply_lora
+from ..lora2_core.host.console import Console
 from ..lora2_core.host.export import as_lora_model
-from ..lora2_core.host.live import Throttle, event, last_step
+from ..lora2_core.host.live import Throttle, event, last_step, preview_event
+from ..lora2_core.host.previews import Shown
 from ..lora2_core.host.run import HostRun, Outcome, train_on
 from ..lora2_core.host.store import check_prefix, save_under_loras
 from ..lora2_core.settings import MODES
 from .common import CATEGORY, Lora2, Lora2Options, LoraModel, budget
 
-EVENT = "lora2.train"
+EVENT, PREVIEW = "lora2.train", "lora2.preview"
 RESCUED = "lora2/interrupted"
 log = logging.getLogger("lora2")
 
@@ -95,8 +98,8 @@ class LoRA2Train(io.ComfyNode):
                 Lora2Options.Input(
                     "options",
                     optional=True,
-                    tooltip="LoRA² Rank, Target, Memory, Optimizer, Loss, Data and Checkpoint "
-                    "Options, chained.",
+                    tooltip="LoRA² Rank, Target, Memory, Optimizer, Loss, Data, Checkpoint and "
+                    "Preview Options, chained.",
                 ),
             ],
             outputs=[
@@ -138,7 +141,9 @@ class LoRA2Train(io.ComfyNode):
         chosen = (options or [None])[0] or {}
         run = HostRun.of({**chosen, **fields})
         check_prefix(RESCUED)
-        outcome = train_on(model[0], latents, positive, run, cls.reporter(steps[0]))
+        data = model[0], latents, positive
+        with Console(steps[0]) as console:
+            outcome = train_on(*data, run, *cls.reporters(steps[0], console))
         if outcome.stopped is not None:
             raise cls.rescue(outcome)
         cls.tell(last_step(outcome.lora, outcome.losses), steps[0])
@@ -146,23 +151,36 @@ class LoRA2Train(io.ComfyNode):
         return io.NodeOutput(outcome.lora, as_lora_model(outcome.lora), patched)
 
     @classmethod
-    def reporter(cls, steps: int):
-        """Called after every step: the host's progress bar, live events, and the interrupt."""
+    def reporters(cls, steps: int, console: Console):
+        """Called after every step: the host's progress bar, the terminal, live events, and the
+        interrupt; and after every preview.
+        """
         bar, throttle = comfy.utils.ProgressBar(steps), Throttle()
 
         def report(step: Step) -> None:
             bar.update_absolute(step.index)
+            console.step(step)
             if throttle.due(last=step.index == steps):
                 cls.tell(step, steps)
             comfy.model_management.throw_exception_if_processing_interrupted()
 
-        return report
+        def show(shown: Shown) -> None:
+            console.pause(shown.seconds)
+            cls.send(PREVIEW, preview_event, shown, steps)
+
+        return report, show
 
     @classmethod
     def tell(cls, step: Step, steps: int) -> None:
-        """One live event to the client that queued the prompt."""
+        """The live event of a step."""
+        cls.send(EVENT, event, step, steps)
+
+    @classmethod
+    def send(cls, kind: str, make: Callable[..., dict], *what) -> None:
+        """One event to the client that queued the prompt."""
         server = PromptServer.instance
-        server.send_sync(EVENT, event(cls.hidden.unique_id, step, steps), server.client_id)
+        made = make(cls.hidden.unique_id, server.last_prompt_id, *what)
+        server.send_sync(kind, made, server.client_id)
 
     @classmethod
     def rescue(cls, outcome: Outcome) -> BaseException:

@@ -37,6 +37,8 @@ def recomputed(forward: Callable[..., Tensor], checked: set | None = None) -> Ca
     checked = set() if checked is None else checked
 
     def call(*args, **kwargs):
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
         args, kwargs = tuple(map(copied, args)), {k: copied(v) for k, v in kwargs.items()}
 
         def once_more(*args, **kwargs):
@@ -65,8 +67,6 @@ def check_gradients(forward: Callable, args: tuple, kwargs: dict) -> None:
         leaves.append(value.detach().requires_grad_())
         return leaves[-1].clone()
 
-    if not torch.is_grad_enabled():
-        return
     out = forward(*map(fresh, args), **{k: fresh(v) for k, v in kwargs.items()})
     outs = [t for t in (out if isinstance(out, (tuple, list)) else [out]) if torch.is_tensor(t)]
     with overwriting_refused():

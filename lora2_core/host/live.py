@@ -7,6 +7,7 @@ import time
 
 from ..lora import RankedLora
 from ..training import Step
+from .previews import Shown
 
 INTERVAL = 0.25  # seconds
 
@@ -25,13 +26,16 @@ class Throttle:
         return True
 
 
-def event(node: str, step: Step, steps: int) -> dict:
-    """The event's JSON: NaN and infinity, which JSON does not have, become None."""
+def event(node: str, prompt: str, step: Step, steps: int) -> dict:
+    """The JSON of a step, by execution and prompt id: NaN and infinity, which JSON does not have,
+    become None.
+    """
     loss = step.loss if math.isfinite(step.loss) else None
     shown = "not a number" if loss is None else f"{loss:.4f}"
     size = f"mean rank {step.mean_rank:.1f}, {step.megabytes:.2f} MB"
     return {
         "node": node,
+        "prompt_id": prompt,
         "step": step.index,
         "steps": steps,
         "loss": loss,
@@ -39,6 +43,18 @@ def event(node: str, step: Step, steps: int) -> dict:
         "mb": step.megabytes,
         "ranks": step.ranks,
         "text": f"step {step.index}/{steps}, loss {shown}, {size}",
+    }
+
+
+def preview_event(node: str, prompt: str, shown: Shown, steps: int) -> dict:
+    """The JSON of a preview: where the page finds the picture."""
+    return {
+        "node": node,
+        "prompt_id": prompt,
+        "step": shown.step,
+        "steps": steps,
+        "seconds": round(shown.seconds, 3),
+        "image": {"filename": shown.filename, "subfolder": shown.subfolder, "type": "output"},
     }
 
 

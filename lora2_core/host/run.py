@@ -29,8 +29,9 @@ from .masks import MaskSettings, mask_weights, weighed
 from .naming import base_facts, diffusers_paths, peft_part
 from .objective import check_loss, cross_attention, make_loss
 from .out_of_place import overwriting_refused
+from .previews import Preview, Previews, Shown
 from .prior import PriorSettings, make_joint_loss
-from .session import on_loan
+from .session import lent
 
 CHECKPOINTING = ("auto", "on", "off")
 log = logging.getLogger("lora2")
@@ -44,9 +45,9 @@ ATTENTION = (
 @dataclass(frozen=True)
 class HostRun:
     """What to train: rank, training, loss, prior, mask and keep settings, batch size, which layers
-    (regex on module paths), and whether blocks compute their activations again in the backward
-    pass, which costs a third more time and a fraction of the memory (`auto`: only where the first
-    step finds too little).
+    (regex on module paths), what to show meanwhile, and whether blocks compute their activations
+    again in the backward pass, which costs a third more time and a fraction of the memory (`auto`:
+    only where the first step finds too little).
     """
 
     rank: RankSettings
@@ -54,6 +55,7 @@ class HostRun:
     batch_size: int = 1
     targets: str = ATTENTION
     checkpointing: str = "auto"
+    previews: tuple[Preview, ...] = ()
     loss: LossSettings = LossSettings()
     prior: PriorSettings = PriorSettings()
     mask: MaskSettings = MaskSettings()
@@ -101,39 +103,54 @@ class Outcome:
 
 
 def train_on(
-    model, latents: list[dict], positive: list[list], run: HostRun, on_step: Callable[[Step], None]
+    model,
+    latents: list[dict],
+    positive: list[list],
+    run: HostRun,
+    on_step: Callable[[Step], None],
+    on_preview: Callable[[Shown], None] = lambda shown: None,
 ) -> Outcome:
     """Trains beside a ModelPatcher's frozen layers; the model leaves as it came in.
 
     on_step is called after every step and may raise (the host's interrupt): the Outcome then holds
-    what was learned so far, and the exception. Bad input raises ValueError before anything is
-    trained.
+    what was learned so far, and the exception. on_preview is called for every preview. Bad input
+    raises ValueError before anything is trained.
     """
     pictures = flatten_latents(latents, model)
-    run.prior.check(model, flatten_conditioning(positive, len(pictures)))
+    captions = flatten_conditioning(positive, len(pictures))
+    run.prior.check(model, captions)
+    for preview in run.previews:
+        preview.check(captions)
     mask_weights(run.mask, pictures)
     check_loss(run.loss, model.get_model_object("model_sampling"))
     run.keep.check()
+    told = on_step, on_preview
     if run.checkpointing != "auto":
-        return attempt(model, latents, positive, run, on_step)
-    outcome = attempt(model, latents, positive, replace(run, checkpointing="off"), on_step)
+        return attempt(model, latents, positive, run, *told)
+    outcome = attempt(model, latents, positive, replace(run, checkpointing="off"), *told)
     began = len(outcome.losses) > outcome.first
     if isinstance(outcome.stopped, torch.OutOfMemoryError) and not began:
         log.info("The first step found too little memory: training with gradient checkpointing.")
         del outcome  # and the traceback, which holds the step's tensors
         comfy.model_management.soft_empty_cache()
-        outcome = attempt(model, latents, positive, replace(run, checkpointing="on"), on_step)
+        outcome = attempt(model, latents, positive, replace(run, checkpointing="on"), *told)
     return outcome
 
 
 def attempt(
-    model, latents: list[dict], positive: list[list], run: HostRun, on_step: Callable[[Step], None]
+    model,
+    latents: list[dict],
+    positive: list[list],
+    run: HostRun,
+    on_step: Callable[[Step], None],
+    on_preview: Callable[[Shown], None],
 ) -> Outcome:
     """One training from its first step, with checkpointing on or off."""
     started = datetime.now(timezone.utc)
     stopped = None
     with ExitStack() as stack:
-        inner = stack.enter_context(on_loan(model))
+        loan = stack.enter_context(lent(model))
+        inner = loan.inner
         items = weighed(make_items(model, inner, latents, positive), run.mask)
         priors = run.prior.items(model, inner)
         adapters = attach(
@@ -165,11 +182,15 @@ def attempt(
             facts = facts_to_keep(model, inner, run, items + priors)
             pictures = sketch(items + priors)
         keeper = Keeper(run.keep, training, facts, pictures)
+        previews = Previews(run.previews, loan, training, items[0].latent, on_preview)
         try:
+            if keeper.first == 0:
+                previews.after(0)
             with overwriting_refused(), closing(training.steps(loss_fn, attention)) as steps:
                 for step in steps:
                     keeper.after(step.index)
                     on_step(step)
+                    previews.after(step.index)
         except (
             comfy.model_management.InterruptProcessingException,
             TrainingDiverged,

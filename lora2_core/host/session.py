@@ -58,34 +58,73 @@ def trainable_clone(model):
     return model.clone(disable_dynamic=True)
 
 
-@contextmanager
-def on_loan(model) -> Iterator:
-    """Loads a clone of a ModelPatcher and yields its inner model with gradients possible.
-
-    The executor's inference mode is off inside, and the host's `in_training` is on: its fused rope
-    and norms have no gradients. Weights are shared, not copied; afterwards every
-    parameter, buffer, requires_grad and train flag is what it was, whatever happened.
+class Loan:
+    """A ModelPatcher's clone, loaded and made ready for autograd by `take`, put back by
+    `give_back`: every parameter and buffer is then the one that it was. Weights are shared, not
+    copied.
     """
-    before = comfy.model_management.in_training
-    clone = trainable_clone(model)
-    comfy.model_management.load_models_gpu([clone], force_full_load=False)
-    inner = clone.model
-    training = {module: module.training for module in inner.modules()}
-    learning = [p for p in inner.parameters() if p.requires_grad]
-    with torch.inference_mode(False), torch.enable_grad():
-        replaced: list[tuple[dict, str, torch.Tensor]] = []
+
+    def __init__(self, model):
+        self.patcher = trainable_clone(model)
+        self.inner = self.patcher.model
+        self.executor = torch.is_inference_mode_enabled()  # the mode that the host runs nodes in
+        self.before = comfy.model_management.in_training
+        self.replaced: list[tuple[dict, str, torch.Tensor]] = []
+
+    def take(self) -> None:
+        """The host's `in_training` is on then: its fused rope and norms have no gradients."""
+        with torch.inference_mode(self.executor):
+            comfy.model_management.load_models_gpu([self.patcher], force_full_load=False)
+        replace_inference_tensors(self.inner, self.replaced)
+        comfy.model_management.in_training = True
+
+    def give_back(self) -> None:
+        comfy.model_management.in_training = self.before
+        for table, name, tensor in self.replaced:
+            table[name] = tensor
+        self.replaced.clear()
+
+    @contextmanager
+    def paused(self) -> Iterator:
+        """Yields the patcher, which is the host's again inside: it may sample, move and unload
+        it. Adapters stay on; what it keeps in memory beside is freed at the end.
+        """
+        self.give_back()
         try:
-            replace_inference_tensors(inner, replaced)
+            with torch.inference_mode(self.executor), torch.no_grad():
+                yield self.patcher
+        finally:
+            comfy.model_management.soft_empty_cache()
+            self.take()
+
+
+@contextmanager
+def lent(model) -> Iterator[Loan]:
+    """Loads a clone of a ModelPatcher and yields it with gradients possible, the executor's
+    inference mode off. Afterwards everything is as before, requires_grad and train flags too,
+    whatever happened.
+    """
+    loan = Loan(model)
+    training = {module: module.training for module in loan.inner.modules()}
+    learning: list[nn.Parameter] = []
+    with torch.inference_mode(False), torch.enable_grad():
+        try:
+            loan.take()
+            learning += [p for p in loan.inner.parameters() if p.requires_grad]
             for parameter in learning:
                 parameter.requires_grad_(False)
-            inner.eval()
-            comfy.model_management.in_training = True
-            yield inner
+            loan.inner.eval()
+            yield loan
         finally:
-            comfy.model_management.in_training = before
-            for table, name, tensor in replaced:
-                table[name] = tensor
+            loan.give_back()
             for parameter in learning:
                 parameter.requires_grad_(True)
             for module, flag in training.items():
                 module.training = flag
+
+
+@contextmanager
+def on_loan(model) -> Iterator:
+    """The inner model of `lent`, where nothing pauses."""
+    with lent(model) as loan:
+        yield loan.inner

@@ -106,7 +106,7 @@ def test_the_form_is_checked_before_anything_runs(nodes, inputs: dict, answer):
 
 def test_the_error_says_how_to_go_on(nodes, playground, monkeypatch, caplog):
     out_of_memory(3, monkeypatch)
-    monkeypatch.setattr(nodes["LoRA2Train"], "reporter", lambda steps: quiet)
+    monkeypatch.setattr(nodes["LoRA2Train"], "reporters", lambda *_: (quiet, quiet))
     fields = {
         "model": [playground.model], "latents": playground.latents,
         "positive": playground.positive, "steps": [5], "batch_size": [1], "learning_rate": [1e-3],
