@@ -28,12 +28,13 @@ def draw(lora: RankedLora, title: str = "Learned ranks") -> np.ndarray:
         fontsize=14, fontweight="bold", x=0.02, ha="left",
     )  # fmt: skip
     axes = figure.add_subplot()
-    _cells(figure, axes, table, 9 if row_height > 0.3 else 7.5)
+    draw_cells(figure, axes, table, 9 if row_height > 0.3 else 7.5)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _cells(figure, axes, table: RankMap, size: float) -> None:
+def draw_cells(figure, axes, table: RankMap, size: float) -> None:
+    """The grid with its names and its scale; `size` of letters in points."""
     grid = np.full((len(table.rows), len(table.columns)), np.nan)
     for cell in table.cells:
         grid[table.rows.index(cell.row), table.columns.index(cell.column)] = cell.rank

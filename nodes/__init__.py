@@ -13,6 +13,7 @@ from . import (
     options,
     playground,
     preview_options,
+    report,
     save,
     train,
     training_options,
@@ -32,6 +33,7 @@ NODES = [
     *save.NODES,
     *heatmap.NODES,
     *info.NODES,
+    *report.NODES,
 ]
 
 

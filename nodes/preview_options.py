@@ -5,7 +5,8 @@ from __future__ import annotations
 import comfy.samplers
 from comfy_api.latest import io
 
-from ..lora2_core.host.previews import LARGEST, Preview, place_of
+from ..lora2_core.host.output import place_of
+from ..lora2_core.host.previews import LARGEST, Preview
 from .common import CATEGORY, Lora2Options
 from .training_options import number
 

@@ -29,9 +29,9 @@ LEVELS = [
     {"settings", "moments"},
     {"layer", "lora", "optimizers", "loss"},
     {"adapters", "metadata", "compress", "model_order"},
-    {"pricing", "files", "rank_map"},
+    {"pricing", "files", "rank_map", "history"},
     {"training", "heatmap", "info"},
-    {"info_picture", "run_state"},
+    {"info_picture", "run_state", "report"},
     {"checkpoint"},
 ]
 CORE = {path.stem: path for path in sorted((ROOT / "lora2_core").glob("[!_]*.py"))}

@@ -4,6 +4,7 @@ import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { addCanvas, atLeast, drawEmpty, pointerAt, write } from "./canvas.js";
 import { drawCurve } from "./curve.js";
+import { nodeOf } from "./execution_id.js";
 import { rankMap } from "./places.js";
 import { drawGrid, drawScale } from "./rank_grid.js";
 import { TrainHistory } from "./train_history.js";
@@ -106,16 +107,6 @@ function drawNumbers(context, last, wide, colours) {
   context.fillStyle = colours.rank;
   context.fillRect(PAD, 46, (wide * last.step) / last.steps, 3);
   context.restore();
-}
-
-/** The node of an execution id: "3", or "1:2:3" inside subgraphs. */
-function nodeOf(id) {
-  let graph = app.rootGraph ?? app.graph, node = null;
-  for (const part of String(id).split(":")) {
-    node = graph?.getNodeById(Number(part)) ?? graph?.getNodeById(part);
-    graph = node?.subgraph;
-  }
-  return node;
 }
 
 app.registerExtension({

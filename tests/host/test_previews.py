@@ -154,9 +154,11 @@ def test_a_preview_that_fails_is_one_warning(run, preview, monkeypatch, caplog, 
 def test_memory_is_given_back(playground, run, preview):
     """The VAE is off the device before the next step, and nothing else was left there."""
     run()
-    loaded = lambda: {
-        m.model.model.__class__.__name__ for m in comfy.model_management.current_loaded_models
-    }  # noqa: E731,E501
+
+    def loaded() -> set[str]:
+        models = comfy.model_management.current_loaded_models
+        return {each.model.model.__class__.__name__ for each in models}
+
     before = loaded()
     seen = []
     run(preview(preview_every=1), on_step=lambda step: seen.append(loaded()))

@@ -24,6 +24,8 @@ PROMISED = {
     "LoRA2LossOptions",
     "LoRA2DataOptions",
     "LoRA2CheckpointOptions",
+    "LoRA2PreviewOptions",
+    "LoRA2Report",
 }
 
 

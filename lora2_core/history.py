@@ -1,0 +1,96 @@
+"""How a training went: its loss and mean rank over the steps, as numbers and as files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from .lora import RankedLora
+
+SMOOTHING = 0.12  # weight of a new loss in the running mean, as in the graph and the terminal
+MOST_STEPS = 10_000_000
+NO_TENSORBOARD = (
+    "tensorboard needs the package tensorboard, which is not installed: install it with "
+    "`python -m pip install tensorboard`, or turn it off."
+)
+
+
+@dataclass(frozen=True)
+class History:
+    """Steps from 1, rising, with the loss L_rec of each, and the mean rank after it. An adapter
+    that was loaded has at most 200 of them, evenly spread, ends kept.
+    """
+
+    steps: list[int]
+    losses: list[float]
+    mean_ranks: list[float]
+
+    @classmethod
+    def of(cls, lora: RankedLora) -> History:
+        """ValueError for an adapter that tells nothing of its training."""
+        told = lora.info.get("history", {})
+        losses, ranks = numbers(told.get("loss")), numbers(told.get("mean_rank"))
+        if not losses or len(losses) != len(ranks):
+            raise ValueError(
+                "This adapter tells nothing of its training: connect one from LoRA² Train, or load "
+                "a file that it made."
+            )
+        metadata = lora.info.get("metadata", {})
+        count = max(whole(lora.info.get("steps", metadata.get("ss_steps"))), len(losses))
+        gap = (count - 1) / max(1, len(losses) - 1)
+        return cls([1 + round(i * gap) for i in range(len(losses))], losses, ranks)
+
+    def smooth(self) -> list[float]:
+        """The running mean of the losses."""
+        means: list[float] = []
+        for loss in self.losses:
+            before = means[-1] if means else loss
+            means.append(before + SMOOTHING * (loss - before))
+        return means
+
+    def csv(self) -> str:
+        """step, loss, mean_rank with a line for each step."""
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(("step", "loss", "mean_rank"))
+        for step, loss, rank in zip(self.steps, self.losses, self.mean_ranks, strict=True):
+            table.writerow((step, f"{loss:.6g}", f"{rank:.6g}"))
+        return text.getvalue()
+
+
+def numbers(values: object) -> list[float]:
+    """Finite floats of a list; [] for anything else, since files are written by anybody."""
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        return []
+    fit = (isinstance(v, (int, float)) and math.isfinite(v) for v in values)
+    return [float(v) for v in values] if all(fit) else []
+
+
+def whole(value: object) -> int:
+    """A count of steps, 0 for anything else."""
+    text = str(value)
+    return min(int(text), MOST_STEPS) if text.isascii() and text.isdigit() and len(text) < 9 else 0
+
+
+def check_tensorboard() -> None:
+    """ValueError unless event files can be written."""
+    if find_spec("tensorboard") is None:
+        raise ValueError(NO_TENSORBOARD)
+
+
+def write_tensorboard(history: History, folder: Path) -> None:
+    """An event file with the scalars loss, loss_mean and mean_rank."""
+    check_tensorboard()
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(folder)) as writer:
+        rows = (history.steps, history.losses, history.smooth(), history.mean_ranks)
+        for step, loss, mean, rank in zip(*rows, strict=True):
+            writer.add_scalar("loss", loss, step)
+            writer.add_scalar("loss_mean", mean, step)
+            writer.add_scalar("mean_rank", rank, step)

@@ -1,0 +1,39 @@
+"""Where a report and what it is made of are kept: beside an adapter's file, or in the output
+folder.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from ..atomic import write_atomic
+from ..history import History, write_tensorboard
+from .output import place_of
+
+LOGS = "lora2/tensorboard"  # in the output folder
+
+
+def pictures(images: Tensor | None) -> list[np.ndarray]:
+    """Of an IMAGE [B, height, width, 3 or 4] of 0 to 1: uint8 RGB each."""
+    if images is None:
+        return []
+    return list((images[..., :3].float().clamp(0, 1) * 255).round().byte().cpu().numpy())
+
+
+def keep_report(page: np.ndarray, history: History, start: str | Path) -> None:
+    """Writes START.report.png and START.report.csv, over older ones."""
+    drawn = BytesIO()
+    Image.fromarray(page).save(drawn, "png")
+    write_atomic(Path(f"{start}.report.png"), drawn.getvalue())
+    write_atomic(Path(f"{start}.report.csv"), history.csv().encode())
+
+
+def keep_scalars(history: History, name: str) -> None:
+    """Writes TensorBoard's event file of a run, into a folder of the next number."""
+    folder, start = place_of(f"{LOGS}/{name}")
+    write_tensorboard(history, folder / start.rstrip("_"))

@@ -1,0 +1,108 @@
+"""LoRA² Report: how a training went, on one page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from comfy_api.latest import io, ui
+
+from ..lora2_core.history import History, check_tensorboard
+from ..lora2_core.host.output import place_of
+from ..lora2_core.host.reports import keep_report, keep_scalars, pictures
+from ..lora2_core.report import page
+from .common import CATEGORY, Lora2, check_adapter, lora_file
+
+
+class LoRA2Report(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoRA2Report",
+            display_name="LoRA² Report",
+            category=CATEGORY,
+            description="How a training went, on one page: loss and mean rank over the steps, the "
+            "learned ranks, and samples. Keeps it as a picture, a table (CSV) and TensorBoard's "
+            "scalars, where wanted.",
+            search_aliases=["loss curve", "training log", "loss graph", "csv", "tensorboard"],
+            is_output_node=True,
+            inputs=[
+                Lora2.Input("lora2", tooltip="From LoRA² Train, or from LoRA² Load of its file."),
+                io.Image.Input(
+                    "before", optional=True, tooltip="Samples without the adapter: up to four."
+                ),
+                io.Image.Input(
+                    "after", optional=True, tooltip="Samples with the adapter: up to four."
+                ),
+                io.String.Input(
+                    "lora_name",
+                    optional=True,
+                    force_input=True,
+                    tooltip="From LoRA² Save: what is saved then lies beside that file.",
+                ),
+                io.Boolean.Input(
+                    "save",
+                    default=False,
+                    tooltip="Write the page (.report.png) and the table (.report.csv): beside the "
+                    "file of lora_name, else in the output folder.",
+                ),
+                io.Boolean.Input(
+                    "tensorboard",
+                    default=False,
+                    tooltip="Write scalars for TensorBoard to output/lora2/tensorboard. Needs the "
+                    "package tensorboard.",
+                ),
+                io.String.Input(
+                    "filename_prefix",
+                    default="lora2/reports/report",
+                    tooltip="Folder and name in the output folder; the name is also the title.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="page"),
+                io.String.Output(
+                    display_name="csv", tooltip="step, loss and mean_rank, a line for each step."
+                ),
+            ],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
+        )
+
+    @classmethod
+    def validate_inputs(cls, filename_prefix, tensorboard) -> bool | str:
+        """Before anything runs: a report that can't be written must not cost a training."""
+        try:
+            place_of(filename_prefix)
+            if tensorboard is True:
+                check_tensorboard()
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(
+        cls,
+        lora2,
+        before=None,
+        after=None,
+        lora_name=None,
+        save=False,
+        tensorboard=False,
+        filename_prefix="lora2/reports/report",
+    ) -> io.NodeOutput:
+        check_adapter(lora2)
+        history = History.of(lora2)
+        folder, start = place_of(filename_prefix)
+        start = folder / start
+        if lora_name:
+            start = Path(lora_file(lora_name)).with_suffix("")
+        title = Path(lora_name or filename_prefix).name.removesuffix(".safetensors")
+        drawn = page(lora2, title, {"before": pictures(before), "after": pictures(after)})
+        if save:
+            keep_report(drawn, history, start)
+        if tensorboard:
+            keep_scalars(history, title)
+        image = torch.from_numpy(drawn)[None].float() / 255
+        return io.NodeOutput(image, history.csv(), ui=ui.PreviewImage(image, cls=cls))
+
+
+NODES = [LoRA2Report]
