@@ -9,11 +9,13 @@ import folder_paths
 import numpy as np
 import pytest
 import torch
+from comfy.model_patcher import ModelPatcher
 from PIL import Image
 
 from lora2_core.host.apply import apply_lora
 from lora2_core.host.previews import Preview, decode, sample
-from lora2_core.host.run import HostRun
+from lora2_core.host.run import HostRun, train_on
+from tests.host.flow_models import FAMILIES, build, pictures
 from tests.host.kept import bytes_of, keep, quiet
 from tests.host.test_training import state_of
 
@@ -38,7 +40,6 @@ def shown() -> list:
 @pytest.fixture
 def run(playground, shown):
     """A short training with previews, all of which are noted."""
-    from lora2_core.host.run import train_on
     from tests.host.killed import FIELDS
 
     def go(*previews, on_step=quiet, **options):
@@ -102,6 +103,38 @@ def test_every_run_has_a_number_and_every_prompt(run, preview, shown, tmp_path):
     run(preview())
     assert shown[-1].filename == "preview_00003_step-000012.png"
     assert all(s.seconds > 0 and s.subfolder == "lora2/previews" for s in shown)
+
+
+class FirstChannels:
+    """A VAE of the least kind: the latent's first three channels are the picture."""
+
+    def __init__(self):
+        device = comfy.model_management.get_torch_device()
+        self.patcher = ModelPatcher(torch.nn.Identity(), device, device)
+
+    def decode(self, latent: torch.Tensor) -> torch.Tensor:
+        return latent[:, :3].movedim(1, -1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_flow_models_draw_as_the_host_does(family, monkeypatch, tmp_path):
+    """Of models of videos, one frame; training is the same to the bit, checkpointed too."""
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
+    model, (latents, positive) = build(family), pictures(family)
+    preview, shown = Preview(positive[0], FirstChannels(), preview_every=1, steps=2, cfg=1.0), []
+    fields = {"steps": 3, "target_rank": 2, "max_rank": 4, "checkpointing": "on"}
+    plain = train_on(model, latents, positive, HostRun.of(fields), quiet)
+    settings = HostRun.of(fields | {"previews": (preview,)})
+    out = train_on(model, latents, positive, settings, quiet, shown.append)
+    assert bytes_of(out) == bytes_of(plain) and [s.step for s in shown] == [0, 1, 2, 3]
+    with Image.open(tmp_path / shown[0].subfolder / shown[0].filename) as image:
+        drawn = np.asarray(image).astype(int)
+    frames = (1,) * (len(FAMILIES[family].latent) - 3)
+    size = FAMILIES[family].latent
+    latent = torch.zeros(1, size[0], *frames, *size[-2:])
+    wanted = np.asarray(decode(preview.vae, sample(model, preview, latent))).astype(int)
+    assert drawn.shape == (*size[-2:], 3) and np.abs(drawn - wanted).max() <= 1
+    assert len(np.unique(drawn)) > 4
 
 
 def test_an_interrupt_inside_ends_the_run_and_keeps_all(run, preview, monkeypatch, tmp_path):
