@@ -17,7 +17,7 @@ from lora2_core.host.previews import Preview, decode, sample
 from lora2_core.host.run import HostRun, train_on
 from tests.host.flow_models import FAMILIES, build, pictures
 from tests.host.kept import bytes_of, keep, quiet
-from tests.host.test_training import state_of
+from tests.host.test_training import fingerprint, hooks_of, state_of
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ def run(playground, shown):
     """A short training with previews, all of which are noted."""
     from tests.host.killed import FIELDS
 
-    def go(*previews, on_step=quiet, **options):
-        data = playground.model, playground.latents, playground.positive
+    def go(*previews, on_step=quiet, model=None, **options):
+        data = model or playground.model, playground.latents, playground.positive
         settings = HostRun.of(FIELDS | options | {"previews": previews})
         return train_on(*data, settings, on_step, shown.append)
 
@@ -103,6 +103,34 @@ def test_every_run_has_a_number_and_every_prompt(run, preview, shown, tmp_path):
     run(preview())
     assert shown[-1].filename == "preview_00003_step-000012.png"
     assert all(s.seconds > 0 and s.subfolder == "lora2/previews" for s in shown)
+
+
+@pytest.mark.parametrize("patched", [False, True], ids=["plain", "with a LoRA on it"])
+def test_the_host_may_unload_the_model_meanwhile(playground, run, preview, monkeypatch, patched):
+    """As it does where memory is short: patched weights are then other tensors than before."""
+    from lora2_core.host import previews
+
+    model = playground.model
+    if patched:
+        model, _ = apply_lora(model, None, run(mode="fixed").lora, 1.0, 1.0)
+    playground.forward()
+    before, output = fingerprint(playground.model), playground.forward(model)
+    weights = [p.data_ptr() for p in model.model.parameters()]
+    seen, draw = [], previews.sample
+
+    def unloading(*args):
+        drawn = draw(*args)
+        comfy.model_management.unload_all_models()
+        seen.append([p.data_ptr() for p in model.model.parameters()] == weights)
+        return drawn
+
+    monkeypatch.setattr(previews, "sample", unloading)
+    plain = run(model=model)
+    assert bytes_of(run(preview(), model=model)) == bytes_of(plain)
+    assert len(seen) == 4 and all(seen) is not patched
+    assert torch.equal(playground.forward(model), output) and hooks_of(model) == 0
+    playground.forward()  # loads the plain model again, which takes the patches off
+    assert fingerprint(playground.model) == before
 
 
 class FirstChannels:
@@ -221,7 +249,7 @@ def test_bad_values_are_one_sentence(preview, tmp_path, changes: dict, sentence:
 
 
 def test_a_link_does_not_lead_out(preview, tmp_path):
-    (tmp_path / "link").symlink_to("/tmp")
+    (tmp_path / "link").symlink_to(tmp_path.parent)
     with pytest.raises(ValueError, match="no place in the output folder"):
         preview(filename_prefix="link/picture")
 
