@@ -38,6 +38,18 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def browser(session: nox.Session) -> None:
+    """The browser tests in both renderers and every theme."""
+    in_host(session, "-m", "pytest", "tests/browser", "--full", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def screenshots(session: nox.Session) -> None:
+    """The pictures of the README and of the help pages, from a real run in a real browser."""
+    in_host(session, "-m", "tests.hosting.inprocess", "tests.browser.screenshots")
+
+
+@nox.session(venv_backend="none")
 def ui(session: nox.Session) -> None:
     """ComfyUI's front end with the pack, until Ctrl-C."""
     in_host(session, "-m", "tests.hosting.ui", *session.posargs)

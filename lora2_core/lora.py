@@ -124,20 +124,27 @@ class RankedLora:
         layers = {n: layer.rotated() for n, layer in self.layers.items()}
         return replace(self, layers=layers, info=dict(self.info) | {"basis": "singular"})
 
+    def energies(self) -> list[Tensor]:
+        """The energy of each position, on the CPU, fp64 (rank,) a layer."""
+        return [layer.energy.cpu() for layer in self.layers.values()]
+
+    def worths(self, energies: list[Tensor]) -> list[Tensor]:
+        """How much each position matters: its energy times the layer's info["sensitivity"] (what
+        the loss made of energy there; 1 for files that do not say).
+        """
+        sensitivity = self.info.get("sensitivity", {})
+        return [e * sensitivity.get(n, 1.0) for n, e in zip(self.layers, energies, strict=True)]
+
     def within(self, parameters: float) -> RankedLora:
         """At most so many parameters: the positions that matter least a parameter go first, over
         all layers.
 
-        A position matters by its energy times the layer's info["sensitivity"] (what the loss made
-        of energy there; 1 for files that do not say). A layer may end at rank 0. Expects the
-        singular basis, where energy falls along each layer.
+        A layer may end at rank 0. Expects the singular basis, where energy falls along each layer.
         """
         if parameters >= self.parameters:
             return self
-        layers = self.layers.values()
-        sensitivity = self.info.get("sensitivity", {})
-        worths = [y.energy.cpu() * sensitivity.get(n, 1.0) for n, y in self.layers.items()]
-        ranks = share_out(worths, [y.cost for y in layers], parameters)
+        worths = self.worths(self.energies())
+        ranks = share_out(worths, [y.cost for y in self.layers.values()], parameters)
         cut = {n: y.first(r) for (n, y), r in zip(self.layers.items(), ranks, strict=True)}
         return replace(self, layers=cut)
 

@@ -17,6 +17,11 @@ _EARLY = {
 _TEXT_ENCODER = re.compile(r"(lora_te|text_encoder|.*\btext_model)")
 
 
+def of_text_encoder(name: str) -> bool:
+    """Whether a layer belongs to a text encoder, in whatever names."""
+    return bool(_TEXT_ENCODER.match(name))
+
+
 def order_key(name: str) -> tuple:
     """Sorts names of layers as the model has them: the denoiser before the text encoders, down,
     mid, up, numbers by value, and q, k, v, out.

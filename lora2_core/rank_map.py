@@ -5,7 +5,8 @@ block).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from .lora import RankedLora
 from .model_order import in_model_order
@@ -80,19 +81,40 @@ def place(name: str) -> tuple[str, str]:
     return "", path
 
 
+@dataclass(frozen=True)
+class Places:
+    """Rows and columns in the model's own order, and the [row, column] of each layer."""
+
+    rows: list[str]
+    columns: list[str]
+    layers: dict[str, tuple[str, str]]
+
+    def as_json(self) -> dict:
+        """For the front end: cells as in a rank map, without numbers."""
+        cells = [{"name": n, "row": r, "column": c} for n, (r, c) in self.layers.items()]
+        return {"rows": self.rows, "columns": self.columns, "cells": cells}
+
+
+def arrange(names: Iterable[str]) -> Places:
+    """Places layers whose names come in the order of the model."""
+    layers = {name: place(name) for name in names}
+    if all(row.endswith(", block 0") for row, _ in layers.values()):
+        layers = {n: (row.removesuffix(", block 0"), column) for n, (row, column) in layers.items()}
+    rows = list(dict.fromkeys(row for row, _ in layers.values()))
+    columns = sorted(dict.fromkeys(column for _, column in layers.values()), key=_column_order)
+    return Places(rows, columns, layers)
+
+
 def rank_map(lora: RankedLora) -> RankMap:
     """Places every layer of an adapter, in the order of the model."""
+    layers = in_model_order(lora).layers
+    places = arrange(layers)
     cells = []
-    for name, layer in in_model_order(lora).layers.items():
-        row, column = place(name)
+    for name, layer in layers.items():
         limit = min(layer.up.shape[0], layer.down.shape[1])
         size = 2 * layer.rank * layer.cost
-        cells.append(Cell(name, row, column, layer.rank, limit, layer.norm, size))
-    if all(c.row.endswith(", block 0") for c in cells):
-        cells = [replace(c, row=c.row.removesuffix(", block 0")) for c in cells]
-    rows = list(dict.fromkeys(c.row for c in cells))
-    columns = sorted(dict.fromkeys(c.column for c in cells), key=_column_order)
-    return RankMap(rows, columns, cells)
+        cells.append(Cell(name, *places.layers[name], layer.rank, limit, layer.norm, size))
+    return RankMap(places.rows, places.columns, cells)
 
 
 def _column_order(column: str) -> tuple:

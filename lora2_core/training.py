@@ -32,8 +32,8 @@ class TrainingDiverged(RuntimeError):
 
 @dataclass(frozen=True)
 class Step:
-    """What one step did: index from 1, the loss L_rec, the ranks after it, their mean, and the size
-    in MB.
+    """What one step did: index from 1, the loss L_rec, the ranks after it, their mean, the size in
+    MB, and the most MB that the settings allow (None: no limit).
     """
 
     index: int
@@ -41,6 +41,7 @@ class Step:
     ranks: dict[str, int]
     mean_rank: float
     megabytes: float
+    ceiling: float | None = None
 
 
 def completed(settings: TrainSettings, mode: str) -> TrainSettings:
@@ -141,8 +142,12 @@ class Run:
                 f"(step {len(self.losses) + 1}): "
                 "lower learning_rate, or check the latents."
             )
-        megabytes = self.adapters.parameters * BYTES_PER_PARAMETER / MEGABYTE
-        return Step(len(self.losses), loss, ranks, mean_rank, megabytes)
+        size, most = self.adapters.parameters, self.adapters.ceiling
+        limited = self.adapters.settings.mode != "paper"
+        megabytes, ceiling = (n * BYTES_PER_PARAMETER / MEGABYTE for n in (size, most))
+        return Step(
+            len(self.losses), loss, ranks, mean_rank, megabytes, ceiling if limited else None
+        )
 
 
 def train(

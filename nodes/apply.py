@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import folder_paths
 from comfy_api.latest import io
 
 from ..lora2_core import RankedLora, load
@@ -16,7 +17,9 @@ from .common import (
     keep,
     lora_file,
     lora_name,
+    missing_lora,
     model,
+    size_shown,
     strength,
 )
 
@@ -50,6 +53,7 @@ class LoRA2Apply(io.ComfyNode):
                 keep(),
             ],
             outputs=[io.Model.Output(), io.Clip.Output()],
+            has_intermediate_output=True,  # the curve is sent again from the cache
         )
 
     @classmethod
@@ -57,7 +61,7 @@ class LoRA2Apply(io.ComfyNode):
         cls, model, lora2, strength_model=1.0, strength_clip=1.0, keep=1.0, clip=None
     ) -> io.NodeOutput:
         model, clip, _ = patched(model, clip, lora2, strength_model, strength_clip, keep)
-        return io.NodeOutput(model, clip)
+        return io.NodeOutput(model, clip, ui=size_shown(lora2, clip))
 
 
 class LoRA2Load(io.ComfyNode):
@@ -79,7 +83,15 @@ class LoRA2Load(io.ComfyNode):
                 keep(),
             ],
             outputs=[io.Model.Output(), io.Clip.Output(), Lora2.Output(display_name="lora2")],
+            has_intermediate_output=True,  # the curve is sent again from the cache
         )
+
+    @classmethod
+    def validate_inputs(cls, lora_name=None) -> bool | str:
+        """Says what to do, where the host would say that a value is not in an empty list."""
+        if lora_name is None or folder_paths.get_full_path("loras", lora_name):
+            return True  # linked: execute sees it
+        return missing_lora(lora_name)
 
     @classmethod
     def fingerprint_inputs(cls, lora_name, **_) -> str:
@@ -92,7 +104,9 @@ class LoRA2Load(io.ComfyNode):
         lora = adopt(load(lora_file(lora_name)), model, clip)
         if lora.info.get("basis") != "singular":
             lora = lora.rotated()
-        return io.NodeOutput(*patched(model, clip, lora, strength_model, strength_clip, keep))
+        outputs = patched(model, clip, lora, strength_model, strength_clip, keep)
+        shown = size_shown(lora, clip) | {"lora2_file": [lora_name]}
+        return io.NodeOutput(*outputs, ui=shown)
 
 
 NODES = [LoRA2Apply, LoRA2Load]

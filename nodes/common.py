@@ -8,6 +8,8 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..lora2_core import RankedLora
+from ..lora2_core.model_order import of_text_encoder
+from ..lora2_core.size_curve import size_curve
 
 CATEGORY = "LoRA²"
 Lora2 = io.Custom("LORA2")
@@ -25,10 +27,18 @@ def lora_file(name: str | None) -> str:
     """The full path of a file in the loras folder; ValueError when it isn't there."""
     path = folder_paths.get_full_path("loras", name) if name else None
     if path is None:
-        raise ValueError(
-            f"There is no file {name!r} in the loras folder: choose one from the list."
-        )
+        raise ValueError(missing_lora(name))
     return path
+
+
+def missing_lora(name: str | None) -> str:
+    """What to do about a file that isn't in the loras folder."""
+    if not name and not folder_paths.get_filename_list("loras"):
+        return (
+            "The loras folder is empty: train a LoRA and keep it with LoRA² Save, or put a file "
+            "there; then press R."
+        )
+    return f"There is no file {name!r} in the loras folder: choose one from the list (R renews it)."
 
 
 def file_state(name: str | None) -> str:
@@ -76,7 +86,16 @@ def keep() -> io.Float.Input:
         min=0.01,
         max=1.0,
         step=0.01,
+        display_mode=io.NumberDisplay.slider,
         tooltip="Share of the adapter's parameters to keep: the least important rank positions of "
         "the whole model "
         "go first.",
     )
+
+
+def size_shown(lora: RankedLora, clip: object) -> dict:
+    """ui output: what every setting of `keep` leaves of an adapter, and a word on unused layers."""
+    shown = {"lora2_size_curve": [vars(size_curve(lora))]}
+    if clip is None and any(map(of_text_encoder, lora.layers)):
+        shown["lora2_note"] = ["It has layers for the text encoder: connect clip to use them."]
+    return shown

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io, ui
 
+from ..lora2_core.aligned import aligned
 from ..lora2_core.heatmap import draw
 from ..lora2_core.rank_map import rank_map
 from .common import CATEGORY, Lora2, check_adapter
@@ -17,21 +18,33 @@ class LoRA2RankHeatmap(io.ComfyNode):
             node_id="LoRA2RankHeatmap",
             display_name="Rank Heatmap",
             category=CATEGORY,
-            description="Draws the learned rank of every layer: blocks down, attention modules "
-            "across.",
-            search_aliases=["lora rank", "layer ranks", "lora analysis"],
+            description="Shows the rank, update norm, bytes and energy of every layer, and the "
+            "difference between two adapters.",
+            search_aliases=["lora rank", "layer ranks", "lora analysis", "compare loras"],
             is_output_node=True,
-            inputs=[Lora2.Input("lora2", tooltip="From LoRA² Train or LoRA² Load.")],
+            inputs=[
+                Lora2.Input("lora2", tooltip="From LoRA² Train, Load or Compress."),
+                Lora2.Input(
+                    "compare",
+                    optional=True,
+                    tooltip="A second adapter, to see beside the first and as a difference.",
+                ),
+            ],
             outputs=[io.Image.Output()],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
         )
 
     @classmethod
-    def execute(cls, lora2) -> io.NodeOutput:
-        check_adapter(lora2)
-        image = torch.from_numpy(draw(lora2))[None].float() / 255
+    def execute(cls, lora2, compare=None) -> io.NodeOutput:
+        adapters = [lora2] if compare is None else [lora2, compare]
+        for adapter in adapters:
+            check_adapter(adapter)
+        if compare is not None:
+            compare = adapters[1] = aligned(compare, lora2)
+        image = torch.from_numpy(draw(lora2, compare=compare))[None].float() / 255
         shown = ui.PreviewImage(image, cls=cls).as_dict()
-        return io.NodeOutput(image, ui=shown | {"lora2_rank_map": [rank_map(lora2).as_json()]})
+        shown["lora2_rank_map"] = [rank_map(adapter).as_json() for adapter in adapters]
+        return io.NodeOutput(image, ui=shown)
 
 
 NODES = [LoRA2RankHeatmap]

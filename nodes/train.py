@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 
 import comfy.model_management
 import comfy.utils
@@ -14,14 +13,15 @@ from ..lora2_core import Step
 from ..lora2_core.host.apply import apply_lora
 from ..lora2_core.host.console import Console
 from ..lora2_core.host.export import as_lora_model
-from ..lora2_core.host.live import Throttle, event, last_step, preview_event
+from ..lora2_core.host.hints import hints
+from ..lora2_core.host.live import Progress, last_step
 from ..lora2_core.host.previews import Shown
 from ..lora2_core.host.run import HostRun, Outcome, train_on
 from ..lora2_core.host.store import check_prefix, save_under_loras
 from ..lora2_core.settings import MODES
 from .common import CATEGORY, Lora2, Lora2Options, LoraModel, budget
 
-EVENT, PREVIEW = "lora2.train", "lora2.preview"
+EVENT = "lora2.train"
 RESCUED = "lora2/interrupted"
 log = logging.getLogger("lora2")
 
@@ -98,8 +98,8 @@ class LoRA2Train(io.ComfyNode):
                 Lora2Options.Input(
                     "options",
                     optional=True,
-                    tooltip="LoRA² Rank, Target, Memory, Optimizer, Loss, Data, Checkpoint and "
-                    "Preview Options, chained.",
+                    tooltip="LoRA² Rank, Target, Memory, Optimizer, Loss, Data and Checkpoint "
+                    "Options, chained.",
                 ),
             ],
             outputs=[
@@ -109,7 +109,8 @@ class LoRA2Train(io.ComfyNode):
                     display_name="model", tooltip="The model with the adapter applied."
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
+            has_intermediate_output=True,  # what the node shows is sent again from the cache
         )
 
     @classmethod
@@ -141,46 +142,55 @@ class LoRA2Train(io.ComfyNode):
         chosen = (options or [None])[0] or {}
         run = HostRun.of({**chosen, **fields})
         check_prefix(RESCUED)
+        progress = Progress(*cls.origin(), steps[0], hints(model[0], run))
         data = model[0], latents, positive
         with Console(steps[0]) as console:
-            outcome = train_on(*data, run, *cls.reporters(steps[0], console))
+            outcome = train_on(*data, run, *cls.reporters(progress, console))
         if outcome.stopped is not None:
             raise cls.rescue(outcome)
-        cls.tell(last_step(outcome.lora, outcome.losses), steps[0])
+        progress.add(last_step(outcome.lora, outcome.losses, progress.last.ceiling))
+        cls.tell(last := progress.event(whole=True))
         patched, _ = apply_lora(model[0], None, outcome.lora, 1.0, 1.0)
-        return io.NodeOutput(outcome.lora, as_lora_model(outcome.lora), patched)
+        return io.NodeOutput(outcome.lora, as_lora_model(outcome.lora), patched, ui={EVENT: [last]})
 
     @classmethod
-    def reporters(cls, steps: int, console: Console):
+    def origin(cls) -> tuple[str, str | None, str | None]:
+        """Ids of this node, of the prompt and of the workflow: node ids repeat in others."""
+        if cls.hidden is None:  # not called by the executor
+            return "", None, None
+        info = cls.hidden.extra_pnginfo
+        info = info[0] if isinstance(info, list) else info
+        workflow = ((info or {}).get("workflow") or {}).get("id")
+        return cls.hidden.unique_id, PromptServer.instance.last_prompt_id, workflow
+
+    @classmethod
+    def reporters(cls, progress: Progress, console: Console):
         """Called after every step: the host's progress bar, the terminal, live events, and the
         interrupt; and after every preview.
         """
-        bar, throttle = comfy.utils.ProgressBar(steps), Throttle()
+        bar = comfy.utils.ProgressBar(progress.steps)
 
         def report(step: Step) -> None:
             bar.update_absolute(step.index)
             console.step(step)
-            if throttle.due(last=step.index == steps):
-                cls.tell(step, steps)
+            progress.add(step)
+            if progress.due():
+                cls.tell(progress.event())
             comfy.model_management.throw_exception_if_processing_interrupted()
 
         def show(shown: Shown) -> None:
             console.pause(shown.seconds)
-            cls.send(PREVIEW, preview_event, shown, steps)
+            progress.show(shown)
+            if progress.last is not None:  # else the first step tells of it
+                cls.tell(progress.event(whole=True))
 
         return report, show
 
     @classmethod
-    def tell(cls, step: Step, steps: int) -> None:
-        """The live event of a step."""
-        cls.send(EVENT, event, step, steps)
-
-    @classmethod
-    def send(cls, kind: str, make: Callable[..., dict], *what) -> None:
-        """One event to the client that queued the prompt."""
+    def tell(cls, event: dict) -> None:
+        """One live event to the client that queued the prompt."""
         server = PromptServer.instance
-        made = make(cls.hidden.unique_id, server.last_prompt_id, *what)
-        server.send_sync(kind, made, server.client_id)
+        server.send_sync(EVENT, event, server.client_id)
 
     @classmethod
     def rescue(cls, outcome: Outcome) -> BaseException:

@@ -32,6 +32,11 @@ MARKERS = {"host": ("host",), "server": ("server",), "browser": ("browser", "ser
 inprocess.enter(HOST)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="browser: every renderer and theme")
+    parser.addoption("--update-pictures", action="store_true", help="browser: store what is seen")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks each test by the folder it lies in."""
     for item in items:

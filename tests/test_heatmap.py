@@ -40,3 +40,20 @@ def test_any_name_and_any_rank_can_be_drawn(name: str, rank: int):
 def test_more_blocks_make_a_higher_picture():
     tall = {f"blocks.{i}.qkv": (4, 4, 1, None) for i in range(60)}
     assert len(draw(random_lora(tall))) > len(draw(random_lora(SHAPES)))
+
+
+def test_two_adapters_are_drawn_beside_their_difference():
+    lora = random_lora(SHAPES).rotated()
+    alone, same, cut = draw(lora), draw(lora, compare=lora), draw(lora, compare=lora.truncated(0.5))
+    assert alone.shape[1] < same.shape[1] == cut.shape[1]
+    blue = np.array([0x1F, 0x5F, 0xA8])
+
+    def has_blue(picture: np.ndarray) -> bool:
+        return bool((np.abs(picture[:, -500:-120].astype(int) - blue).sum(axis=2) < 6).any())
+
+    assert has_blue(cut) and not has_blue(same), "what is less is blue"
+
+
+def test_adapters_of_other_layers_can_be_compared():
+    other = {"diffusion_model.double_blocks.0.img_attn.qkv": (8, 8, 3, None)}
+    assert draw(random_lora(SHAPES), compare=random_lora(other)).ndim == 3

@@ -1,126 +1,203 @@
-/** LoRA² Train shows its run while it goes: loss, mean rank, size, and the rank of every layer. */
+/** LoRA² Train shows its run while it goes: loss, ranks, size against the budget, time, pictures. */
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { addCanvas, atLeast, drawEmpty, pointerAt, write } from "./canvas.js";
-import { drawCurve } from "./curve.js";
-import { nodeOf } from "./execution_id.js";
-import { rankMap } from "./places.js";
-import { drawGrid, drawScale } from "./rank_grid.js";
-import { TrainHistory } from "./train_history.js";
+import { amount } from "./colours.js";
+import { Curve } from "./curve.js";
+import { html } from "./dom.js";
+import { keptAdvice, missing, onChange } from "./guide.js";
+import { MapDrawing } from "./map_drawing.js";
+import { duration, megabytes, pace, short } from "./numbers.js";
+import { isLive, onOutput } from "./outputs.js";
+import { nodeOf, rootGraph } from "./places.js";
+import { Previews } from "./previews.js";
+import { TrainState } from "./train_state.js";
+import { addView, atLeast } from "./view.js";
+import { say } from "./words.js";
 
 const NODE = "LoRA2Train";
-const EVENT = "lora2.train";
-const HEIGHT = 340;
-const PAD = 10;
-const LOSS = { keys: ["loss", "smooth"], title: "loss and its running mean", colour: "loss" };
-const RANK = { keys: ["rank"], title: "mean rank", colour: "rank" };
+const EVENT = "lora2.train"; // of the server, and the key in the node's ui output
+const HEIGHT = 420;
+const WIDE = 520; // pixels: the numbers in one row
+const LOSS = [
+  { key: "loss", colour: "var(--lora2-loss)", width: 1, opacity: 0.4 },
+  { key: "smooth", colour: "var(--lora2-loss)" },
+];
+const RANK = [{ key: "mean_rank", colour: "var(--lora2-rank)" }];
 const views = new WeakMap(); // node -> its view
 
 class TrainView {
-  history = new TrainHistory();
-  map = null;
+  state = new TrainState();
+  previews = new Previews();
+  loss = new Curve();
+  rank = new Curve();
+  map = new MapDrawing((name) => this.hover(name));
+  built = null; // the map that is laid out
   hovered = null;
-  cellAt = () => null;
+  events = 0;
 
   constructor(node) {
-    const drawn = addCanvas(node, "lora2_train_view", HEIGHT, (...args) => this.draw(...args));
-    Object.assign(this, drawn);
-    this.root.dataset.lora2View = "train";
-    this.root.dataset.events = "0";
-    this.canvas.addEventListener("pointermove", (event) => {
-      const hovered = this.cellAt(...pointerAt(this.canvas, event));
-      if (hovered?.name !== this.hovered?.name) this.redraw();
-      this.hovered = hovered;
-    });
-    this.canvas.addEventListener("pointerleave", () => {
-      this.hovered = null;
-      this.redraw();
-    });
+    this.root = addView(node, "train", HEIGHT, () => this.layout());
+    this.node = node;
+    this.empty = html("div", { class: "empty" });
+    this.hints = html("div", { class: "note", hidden: "" });
+    onChange(node, () => this.advise());
+    this.tiles = html("div", { class: "tiles" });
+    this.done = html("i");
+    this.curves = html("div", { class: "fill" }, this.loss.element, this.rank.element);
+    this.about = html("div", { class: "line" });
+    this.body = [
+      this.tiles, html("div", { class: "track" }, this.done), this.hints, this.curves,
+      this.previews.element, this.about, this.map.element,
+    ];
+    this.root.append(this.empty);
   }
 
-  /** Takes an event of the server. */
+  /** Takes an event of the server, or the last one of a finished run. */
   add(event) {
-    this.history.add(event);
-    this.map = rankMap(event.ranks);
+    this.events += 1;
+    this.note = "";
+    if (!this.state.add(event)) return;
+    this.previews.show(this.state.previews);
+    if (this.empty.isConnected) this.root.replaceChildren(...this.body);
     const { dataset } = this.root;
-    dataset.events = String(Number(dataset.events) + 1);
-    dataset.step = String(event.step);
-    dataset.layers = String(this.map.cells.length);
-    this.canvas.ariaLabel = event.text;
-    this.redraw();
+    const { last, point } = this.state;
+    Object.assign(dataset, {
+      events: this.events, step: last.step, steps: last.steps, layers: this.state.map.cells.length,
+      points: this.state.points.length, mb: point.mb, rank: point.mean_rank, loss: point.loss,
+    });
+    this.root.ariaLabel = last.text;
+    this.advise();
+    this.layout();
+  }
+
+  /** What is missing before the first run; after one, whether its adapter is kept. */
+  advise() {
+    this.empty.textContent = say(missing(this.node) ?? "Loss, ranks and size appear here during a run.");
+    const told = [...(this.state.notes ?? [])];
+    if (this.state.finished) told.push(keptAdvice(this.node));
+    this.hints.textContent = told.filter(Boolean).map((t) => say(t)).join(" ");
+    const hidden = !this.hints.textContent;
+    if (hidden === this.hints.hidden) return;
+    this.hints.hidden = hidden;
+    this.layout(); // the curves have another height
+  }
+
+  /** The node has begun, and has nothing to show yet. */
+  begun() {
+    this.empty.textContent = say("Running. The first step comes when the model is ready.");
   }
 
   /** The run ended before its last step. */
   stopped(why) {
-    if (!this.history.last || this.history.last.step === this.history.last.steps) return;
-    this.history.note = why;
-    this.redraw();
+    this.advise();
+    if (!this.state.last || this.state.finished) return;
+    this.note = why;
+    this.describe();
   }
 
-  draw(context, width, height, colours) {
-    const { last, note, points } = this.history;
-    if (!last) {
-      drawEmpty(context, width, height, colours, "Loss, ranks and size appear here during a run.");
-      return;
-    }
-    const wide = width - 2 * PAD;
-    drawNumbers(context, last, wide, colours);
-    const lines = Math.min(this.map.columns.length * 14, 150);
-    const mapTop = height - PAD - lines - 46;
-    const upper = (mapTop - 64) * 0.6, lower = mapTop - 64 - upper;
-    const span = [points[0].step, last.steps];
-    const loss = { x: PAD, y: 62, width: wide, height: upper - 8 };
-    drawCurve(context, loss, points, span, LOSS, colours);
-    const rank = { x: PAD, y: 62 + upper, width: wide, height: lower - 8 };
-    drawCurve(context, rank, points, span, RANK, colours);
+  hover(name) {
+    this.hovered = name;
+    this.map.outline(name);
+    this.describe();
+  }
 
-    const cell = this.hovered && this.map.cells.find((c) => c.name === this.hovered.name);
-    const title = cell && `${cell.row}, ${cell.column}: rank ${cell.rank}`;
-    const style = { size: 11, most: wide - 90, alpha: cell ? 1 : 0.75 };
-    write(context, title || note || "rank of every layer", PAD, mapTop + 7, colours.text, style);
-    drawScale(context, width - PAD, mapTop + 7, this.map.cells, colours);
-    const box = { x: PAD, y: mapTop + 18, width: wide, height: lines + 28 };
-    const axes = { xs: this.map.rows, x: (c) => c.row, ys: this.map.columns, y: (c) => c.column };
-    this.cellAt = drawGrid(context, box, this.map.cells, axes, colours, this.hovered);
+  layout() {
+    if (!this.state.last || !this.root.clientWidth) return;
+    const { last, points, point } = this.state;
+    const width = this.root.clientWidth - 20;
+    this.root.classList.toggle("wide", width >= WIDE);
+    this.showNumbers(last, point);
+    this.done.style.width = `${(100 * last.step) / last.steps}%`;
+
+    const lines = this.state.map.columns.length;
+    const key = `${this.state.last.run} ${width}`;
+    if (this.built !== key) {
+      this.map.build(this.state.map, width, 28 + 14 * lines, 14);
+      this.built = key;
+    }
+    const ranks = this.state.ranks;
+    const greatest = Math.max(1, ...last.ranks);
+    this.map.paint((name) => ({ ...amount(ranks[name] / greatest), text: String(ranks[name]) }));
+    this.map.outline(this.hovered);
+    this.describe();
+
+    const high = this.curves.clientHeight;
+    if (high < 40) return;
+    const span = [Math.min(points[0].step, last.steps - 1), last.steps];
+    const upper = Math.round(high * 0.6), ceiling = last.ceiling;
+    const step = (p, at) => (at ? `${say("step")} ${p.step}: ` : "");
+    this.loss.draw(width, upper, points, "step", span, LOSS, {
+      title: (p, at) => `${step(p, at)}${say("loss")} ${short(p.loss)}, ${say("mean")} ${short(p.smooth)}`,
+    });
+    this.rank.draw(width, high - upper, points, "step", span, RANK, {
+      title: (p, at) => `${step(p, at)}${say("mean rank")} ${p.mean_rank.toFixed(1)}, ${megabytes(p.mb)}`,
+      limit: ceiling ? (ceiling / point.mb) * point.mean_rank : null,
+    });
+  }
+
+  showNumbers(last, point) {
+    const limit = last.ceiling ? ` / ${megabytes(last.ceiling)}` : "";
+    const size = megabytes(point.mb).replace(limit ? " MB" : "", "");
+    const time = this.state.finished
+      ? [say("took"), duration(last.passed)]
+      : [say("time left"), this.note ? "–" : duration(last.left)];
+    const numbers = [
+      [say("step"), `${last.step} / ${last.steps}`],
+      [say("loss"), point.loss === null ? say("not a number") : short(point.smooth)],
+      [say("mean rank"), point.mean_rank.toFixed(1)],
+      [say(limit ? "size / limit" : "size"), `${size}${limit}`],
+      [say("speed"), pace(last.pace)],
+      time,
+    ];
+    this.tiles.replaceChildren(
+      ...numbers.map(([name, value]) =>
+        html("div", { class: "tile" }, html("b", { class: "line" }, value), html("small", {}, name)),
+      ),
+    );
+  }
+
+  /** The line above the map: the layer under the pointer, or what the run has come to. */
+  describe() {
+    const cell = this.state.map?.cells.find((c) => c.name === this.hovered);
+    const where = cell && `${cell.row}, ${cell.column}: ${say("rank")} ${this.state.ranks[cell.name]}`;
+    this.about.textContent = where || this.note || say("rank of every layer");
+    this.about.title = cell?.name ?? "";
+    this.root.dataset.hovered = cell?.name ?? "";
+    this.root.dataset.note = this.note ?? "";
   }
 }
 
-/** The four numbers and the bar of progress. */
-function drawNumbers(context, last, wide, colours) {
-  const numbers = [
-    ["step", `${last.step} / ${last.steps}`],
-    ["loss", last.loss === null ? "not a number" : last.loss.toPrecision(3)],
-    ["mean rank", last.mean_rank.toFixed(1)],
-    ["size", `${last.mb.toFixed(2)} MB`],
-  ];
-  numbers.forEach(([name, value], i) => {
-    const x = PAD + (i * wide) / numbers.length, most = wide / numbers.length - 4;
-    write(context, name, x, 15, colours.text, { size: 10, alpha: 0.65, most });
-    write(context, value, x, 32, colours.text, { size: 14, weight: 600, most });
-  });
-  context.save();
-  context.fillStyle = colours.text;
-  context.globalAlpha = 0.15;
-  context.fillRect(PAD, 46, wide, 3);
-  context.globalAlpha = 1;
-  context.fillStyle = colours.rank;
-  context.fillRect(PAD, 46, (wide * last.step) / last.steps, 3);
-  context.restore();
+/** The view of a node that the open workflow ran; node ids repeat in other workflows. */
+function viewOf(id, workflow = null) {
+  if (workflow && rootGraph()?.id && workflow !== rootGraph().id) return null;
+  return views.get(nodeOf(id));
 }
 
 app.registerExtension({
   name: "LoRA2.TrainView",
   setup() {
-    api.addEventListener(EVENT, ({ detail }) => views.get(nodeOf(detail.node))?.add(detail));
-    const stopped = (why) => ({ detail }) => views.get(nodeOf(detail.node_id))?.stopped(why);
-    const kept = "cancelled; kept in the loras folder, lora2/interrupted";
+    api.addEventListener(EVENT, ({ detail }) => {
+      const view = viewOf(detail.node, detail.workflow);
+      if (!view) return;
+      isLive(nodeOf(detail.node));
+      view.add(detail);
+    });
+    api.addEventListener("executing", ({ detail }) => {
+      if (detail !== null) viewOf(detail)?.begun();
+    });
+    const stopped = (why) => ({ detail }) => viewOf(detail.node_id)?.stopped(say(why));
+    const kept = "Cancelled. What it had learned is in the loras folder: lora2/interrupted…";
     api.addEventListener("execution_interrupted", stopped(kept));
-    api.addEventListener("execution_error", stopped("failed: see the error"));
+    api.addEventListener("execution_error", stopped("It failed: see the error."));
   },
   nodeCreated(node) {
     if (node.comfyClass !== NODE) return;
-    views.set(node, new TrainView(node));
-    atLeast(node, 400, 0);
+    const view = new TrainView(node);
+    views.set(node, view);
+    atLeast(node, 440, 0);
+    onOutput(node, (output) => {
+      if (output[EVENT]?.[0]) view.add(output[EVENT][0]);
+    });
   },
 });

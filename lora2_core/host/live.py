@@ -1,63 +1,128 @@
-"""What the graph sees of a running training: one small event, at most four a second."""
+"""What the graph sees of a running training: small events, now and then one that tells all.
+
+A page that was opened or loaded again in the middle of a run has missed events; the next whole one
+brings everything back, so nothing has to be asked of the server.
+"""
 
 from __future__ import annotations
 
 import math
 import time
+from collections import deque
+from collections.abc import Sequence
+from uuid import uuid4
 
 from ..lora import RankedLora
+from ..rank_map import arrange
 from ..training import Step
 from .previews import Shown
 
-INTERVAL = 0.25  # seconds
+INTERVAL = 0.25  # seconds between events
+WHOLE = 2.0  # seconds between whole ones
+POINTS = 400  # of the curves, at most
+SMOOTHING = 0.12  # weight of a new loss in the running mean
+WINDOW = 50  # steps over which the pace is measured
+PICTURES = 60  # previews, at most
 
 
-class Throttle:
-    """True at most every INTERVAL seconds, and always for the first and the last."""
+class Progress:
+    """Remembers a run as far as the graph shows it; `add` after every step, `event` when due."""
 
-    def __init__(self) -> None:
-        self.next = 0.0
+    def __init__(
+        self,
+        node: str,
+        prompt: str | None,
+        workflow: str | None,
+        steps: int,
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.node, self.prompt, self.workflow, self.steps = node, prompt, workflow, steps
+        self.notes = list(notes)  # sentences of advice
+        self.run = uuid4().hex  # tells its events from those of another run
+        self.points: list[list] = []  # [step, loss, its running mean, mean rank, MB]
+        self.every, self.smooth = 1, None
+        self.ends = deque([time.monotonic()], WINDOW + 1)  # of the last steps
+        self.began = self.ends[0]
+        self.next = self.next_whole = 0.0
+        self.places: dict | None = None
+        self.previews: list[dict] = []
+        self.last: Step | None = None
 
-    def due(self, *, last: bool = False) -> bool:
+    def add(self, step: Step) -> None:
+        """Takes what a step did; the same step again replaces it."""
+        if self.last is not None and self.last.index == step.index:
+            self.points.pop()
+        else:
+            self.ends.append(time.monotonic())
+            if math.isfinite(step.loss):
+                before = step.loss if self.smooth is None else self.smooth
+                self.smooth = before + SMOOTHING * (step.loss - before)
+            if self.points and self.points[-1][0] % self.every:
+                self.points.pop()  # was only there to be the newest
+        self.last = step
+        size = round(step.megabytes, 4)
+        self.points.append(
+            [step.index, number(step.loss), number(self.smooth), round(step.mean_rank, 3), size]
+        )
+        if len(self.points) > POINTS:
+            self.every *= 2
+            self.points = [p for p in self.points if not p[0] % self.every or p is self.points[-1]]
+
+    def show(self, shown: Shown) -> None:
+        """Takes a preview; the time that it took is not in the pace of the steps."""
+        place = {"filename": shown.filename, "subfolder": shown.subfolder, "type": "output"}
+        self.previews = [*self.previews, {"step": shown.step, **place}][-PICTURES:]
+        self.ends = deque((end + shown.seconds for end in self.ends), self.ends.maxlen)
+
+    def due(self) -> bool:
+        """True at most every INTERVAL seconds, and always for the first step and the last."""
         now = time.monotonic()
-        if now < self.next and not last:
+        if now < self.next and self.last.index < self.steps:
             return False
         self.next = now + INTERVAL
         return True
 
+    def event(self, *, whole: bool = False) -> dict:
+        """The event's JSON: NaN and infinity, which JSON does not have, become None."""
+        step, now = self.last, time.monotonic()
+        _, loss, smooth, mean_rank, size = self.points[-1]
+        shown = "not a number" if loss is None else f"{step.loss:.4f}"
+        passed = self.ends[-1] - self.ends[0]
+        pace = (len(self.ends) - 1) / passed if passed > 0 else None
+        told = {
+            "node": self.node,
+            "prompt_id": self.prompt,
+            "workflow": self.workflow,
+            "run": self.run,
+            "step": step.index,
+            "steps": self.steps,
+            "loss": loss,
+            "smooth": smooth,  # running mean of the loss
+            "mean_rank": mean_rank,
+            "mb": size,
+            "ceiling": step.ceiling,  # MB
+            "pace": pace,  # steps a second
+            "left": (self.steps - step.index) / pace if pace else None,  # seconds
+            "passed": self.ends[-1] - self.began,
+            "ranks": list(step.ranks.values()),
+            "text": f"step {step.index}/{self.steps}, loss {shown}, "
+            f"mean rank {step.mean_rank:.1f}, {step.megabytes:.2f} MB",
+        }
+        if whole or now >= self.next_whole or step.index == self.steps:
+            self.next_whole = now + WHOLE
+            self.places = self.places or arrange(step.ranks).as_json()
+            points = list(self.points)  # it is sent by another thread, later
+            told |= {"points": points, "map": self.places, "notes": self.notes}
+            told["previews"] = self.previews
+        return told
 
-def event(node: str, prompt: str, step: Step, steps: int) -> dict:
-    """The JSON of a step, by execution and prompt id: NaN and infinity, which JSON does not have,
-    become None.
-    """
-    loss = step.loss if math.isfinite(step.loss) else None
-    shown = "not a number" if loss is None else f"{loss:.4f}"
-    size = f"mean rank {step.mean_rank:.1f}, {step.megabytes:.2f} MB"
-    return {
-        "node": node,
-        "prompt_id": prompt,
-        "step": step.index,
-        "steps": steps,
-        "loss": loss,
-        "mean_rank": step.mean_rank,
-        "mb": step.megabytes,
-        "ranks": step.ranks,
-        "text": f"step {step.index}/{steps}, loss {shown}, {size}",
-    }
+
+def number(value: float | None) -> float | None:
+    """Five digits; None for what JSON does not have."""
+    return float(f"{value:.5g}") if value is not None and math.isfinite(value) else None
 
 
-def preview_event(node: str, prompt: str, shown: Shown, steps: int) -> dict:
-    """The JSON of a preview: where the page finds the picture."""
-    return {
-        "node": node,
-        "prompt_id": prompt,
-        "step": shown.step,
-        "steps": steps,
-        "seconds": round(shown.seconds, 3),
-        "image": {"filename": shown.filename, "subfolder": shown.subfolder, "type": "output"},
-    }
-
-
-def last_step(lora: RankedLora, losses: list[float]) -> Step:
+def last_step(lora: RankedLora, losses: list[float], ceiling: float | None) -> Step:
     """The end of a run as a step: its last loss, and the ranks and size of the finished adapter."""
-    return Step(len(losses), losses[-1], lora.ranks, lora.mean_rank, lora.megabytes())
+    size = lora.megabytes()
+    return Step(len(losses), losses[-1], lora.ranks, lora.mean_rank, size, ceiling)

@@ -5,10 +5,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.browser.test_front_end import RUN, FrontEnd, front_end
+from tests.browser.front_end import RUN, FrontEnd
 from tests.hosting.server import ComfyServer
-
-__all__ = ["front_end"]  # the fixture
 
 HOSTILE = "<img src=x onerror=window.hurt=1>.png"
 BUILD = """async seed => {

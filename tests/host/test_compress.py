@@ -114,7 +114,7 @@ def test_every_key_of_a_foreign_diffusers_file_loads_in_the_stock_loader(
 def test_faults(node, trained, loras):
     with pytest.raises(ValueError, match="no file 'gone.safetensors' in the loras folder: choose"):
         node.execute("gone.safetensors")
-    with pytest.raises(ValueError, match="no file None in the loras folder: choose"):
+    with pytest.raises(ValueError, match="loras folder is empty: train|no file None in"):
         node.execute()
     with pytest.raises(ValueError, match="both 0: give a size in MB"):
         node.execute(None, 0.0, 0.0, as_lora_model(trained))

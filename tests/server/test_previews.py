@@ -35,21 +35,19 @@ def training(previews: int = 1, **inputs) -> Graph:
 
 def test_pictures_arrive_and_the_adapter_is_the_same(server: ComfyServer):
     plain = saved_hash(server, server.run(training(previews=0)))
-    shown, prompts = [], set()
+    events = []
 
     def note(event: dict) -> None:
-        if event["type"] in ("lora2.preview", "lora2.train"):
-            prompts.add(event["data"]["prompt_id"])
-        if event["type"] == "lora2.preview":
-            shown.append(event["data"])
+        if event["type"] == "lora2.train":
+            events.append(event["data"])
 
     entry = server.run(training(previews=2), note)
     assert saved_hash(server, entry) == plain
-    assert prompts == {entry["prompt"][1]}
-    assert [event["step"] for event in shown] == [0, 0, 4, 4, 6, 6]
-    for event in shown:
-        assert event["node"] == TRAIN and event["steps"] == STEPS and event["seconds"] > 0
-        image = event["image"]
+    assert {event["prompt_id"] for event in events} == {entry["prompt"][1]}
+    told = [[p["step"] for p in event["previews"]] for event in events if "previews" in event]
+    assert told[0] == [0, 0] and told[-1] == [0, 0, 4, 4, 6, 6]
+    assert entry["outputs"][TRAIN]["lora2.train"] == events[-1:]  # a page that comes later has it
+    for image in events[-1]["previews"]:
         assert (image["type"], image["subfolder"]) == ("output", "lora2/previews")
         with Image.open(server.base / "output" / "lora2/previews" / image["filename"]) as picture:
             assert picture.size == (32, 32)

@@ -1,0 +1,247 @@
+"""`nox -s screenshots`: the pictures of the README and of the help pages, from a real run in a real
+browser. Look at them before committing them.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.browser.front_end import QUICK_START, RUN, FrontEnd, workflow
+from tests.demo_report import side_by_side
+from tests.hosting.browser import find_or_install_chromium, launch_args
+from tests.hosting.server import REPOSITORY, ComfyServer
+
+DOCS, HELP = REPOSITORY / "docs", REPOSITORY / "web" / "docs" / "pictures"
+WINDOW = {"width": 2000, "height": 1300}
+DENSITY = 2  # pixels of a picture for one of the page
+TITLE, PAD = 30, 14  # of a node, in graph units
+WIDEST = 2400  # pixels
+COLOURS = 256  # of a picture's palette: half the size, and no difference to be seen
+PLAIN = {
+    "Comfy.Minimap.Visible": False,
+    "Comfy.Graph.CanvasInfo": False,
+    "Comfy.NodeBadge.NodeSourceBadgeMode": "None",
+    "Comfy.ColorPalette": "dark",
+    "Comfy.VueNodes.Enabled": True,
+}
+PLACE = """([ids, links]) => {
+    const { ds } = app.canvas;
+    app.canvas.links_render_mode = links ? LiteGraph.SPLINE_LINK : LiteGraph.HIDDEN_LINK;
+    app.canvas.deselectAll?.();
+    const nodes = ids.map(id => app.graph.getNodeById(id));
+    const left = Math.min(...nodes.map(n => n.pos[0]));
+    const top = Math.min(...nodes.map(n => n.pos[1]));
+    ds.offset[0] = -left + 70 / ds.scale;
+    ds.offset[1] = -top + 90 / ds.scale;
+    app.canvas.setDirty(true, true);
+}"""
+ALONE = """([id, size]) => {
+    const node = app.graph.getNodeById(id);
+    node.pos = [40000 + 3000 * id, 40000];
+    if (size) node.setSize(size);
+}"""
+BOX = """ids => {
+    const { ds, canvas } = app.canvas, seen = canvas.getBoundingClientRect();
+    const edges = ids.map(id => {
+        const { pos, size } = app.graph.getNodeById(id);
+        const element = document.querySelector(`[data-node-id="${id}"]`);
+        const high = element ? element.getBoundingClientRect().height / ds.scale - 30 : size[1];
+        return [pos[0], pos[1] - 30, pos[0] + size[0], pos[1] + high];
+    });
+    const at = (i, f) => f(...edges.map(e => e[i]));
+    const [x, y] = [at(0, Math.min) + ds.offset[0], at(1, Math.min) + ds.offset[1]];
+    return {
+        x: seen.left + x * ds.scale, y: seen.top + y * ds.scale,
+        width: (at(2, Math.max) - at(0, Math.min)) * ds.scale,
+        height: (at(3, Math.max) - at(1, Math.min)) * ds.scale,
+    };
+}"""
+
+
+class Studio(FrontEnd):
+    """A page without anything but the graph."""
+
+    def tidy(self) -> None:
+        for setting, value in PLAIN.items():
+            self.set(setting, value)
+        if not self.page.evaluate("app.extensionManager.focusMode"):
+            self.page.evaluate("app.extensionManager.toggleFocusMode()")
+        hide = ".p-toast, .selection-toolbox, [data-testid=graph-canvas-menu] { display: none }"
+        self.page.add_style_tag(content=hide)
+
+    def place(self, *nodes: int, scale: float = 1.0, links: bool = False) -> None:
+        """Brings nodes into the page's upper left corner."""
+        self.page.evaluate("s => { app.canvas.ds.scale = s }", scale)
+        self.page.evaluate(PLACE, [list(nodes), links])
+        self.page.wait_for_timeout(900)
+
+    def alone(self, node: int, size: tuple[int, int] | None = None) -> None:
+        """Moves a node away from all others."""
+        self.page.evaluate(ALONE, [node, size and list(size)])
+        self.page.wait_for_timeout(300)
+
+    def shoot(self, path: Path, *nodes: int, scale: float = 1.0, links: bool = False) -> None:
+        """A picture of nodes and what is around them."""
+        self.place(*nodes, scale=scale, links=links)
+        box = self.page.evaluate(BOX, list(nodes))
+        clip = {
+            "x": box["x"] - PAD, "y": box["y"] - PAD,
+            "width": box["width"] + 2 * PAD, "height": box["height"] + 2 * PAD,
+        }  # fmt: skip
+        store(self.page.screenshot(clip=clip), path)
+
+
+def store(data: bytes, path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    picture = Image.open(io.BytesIO(data)).convert("RGB")
+    if picture.width > WIDEST:
+        size = (WIDEST, round(picture.height * WIDEST / picture.width))
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
+    small = picture.quantize(COLOURS, kmeans=3, dither=Image.Dither.NONE)
+    small.save(path, optimize=True)
+    print(f"{path.relative_to(REPOSITORY)}: {picture.width} x {picture.height}", flush=True)
+
+
+def pictures_folder(base: Path) -> None:
+    """Some pictures with captions for LoRA² Dataset."""
+    from lora2_core.playground import subjects
+
+    folder = base / "input" / "owl"
+    folder.mkdir(parents=True)
+    for i, (image, caption) in enumerate(zip(*subjects.examples("owl", 8), strict=True)):
+        Image.fromarray((image * 255).byte().numpy()).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(caption)
+
+
+def add_all(page: FrontEnd) -> dict[str, int]:
+    """One node of every kind, connected so that it has something to show; ids by kind."""
+    model, train = map(page.id_of, ("LoRA2Playground", "LoRA2Train"))
+    kinds = [k for k in sorted(page.known()) if k.startswith("LoRA2")]
+    ids = {
+        k: page.page.evaluate("t => app.graph.nodes.find(n => n.type === t)?.id", k) for k in kinds
+    }
+    on_model, adapter = ("model", model, 0), ("lora2", train, 0)
+    links = {
+        "LoRA2Apply": [on_model, adapter],
+        "LoRA2Compress": [("lora", train, 1)],
+        "LoRA2Info": [adapter],
+        "LoRA2Report": [adapter],
+        "LoRA2Dataset": [("clip", model, 1), ("vae", model, 2)],
+        "LoRA2Load": [on_model],
+    }
+    values = {
+        "LoRA2Apply": {"keep": 0.35},
+        "LoRA2Load": {"keep": 0.35},
+        "LoRA2Compress": {"budget_mb": 0.08},
+        "LoRA2Dataset": {"folder": "owl", "resolution": 32},
+    }
+    for i, kind in enumerate(k for k in kinds if ids[k] is None):
+        at = (5000 + i % 4 * 1200, i // 4 * 1200)
+        ids[kind] = page.add(kind, at, links.get(kind, []), **values.get(kind, {}))
+    pair = [adapter, ("compare", ids["LoRA2Compress"], 0)]
+    ids["pair"] = page.add("LoRA2RankHeatmap", (5000, 6000), pair)
+    return ids
+
+
+def sample(page: FrontEnd, node: int, output: int, at: tuple[int, int]) -> None:
+    """Connects a model output to something that asks for it."""
+    links = page.page.evaluate(
+        """() => { const n = app.graph.nodes.find(n => n.type === 'KSampler');
+        return n.inputs.filter(i => i.link != null && i.name !== 'model').map(i => {
+            const link = app.graph.getLink?.(i.link) ?? app.graph.links[i.link];
+            return [i.name, link.origin_id, link.origin_slot]; }); }"""
+    )
+    sampler = page.add("KSampler", at, [["model", node, output], *links], steps=1)
+    vae = page.id_of("LoRA2Playground")
+    decoder = page.add(
+        "VAEDecode", (at[0] + 400, at[1]), [["samples", sampler, 0], ["vae", vae, 2]]
+    )
+    page.add("PreviewImage", (at[0] + 800, at[1]), [["images", decoder, 0]])
+
+
+def readme(page: Studio, server: ComfyServer) -> None:
+    """The quick start: in the middle of its run, and its end."""
+    page.open(workflow(QUICK_START))
+    train, heatmap = page.id_of("LoRA2Train"), page.id_of("LoRA2RankHeatmap")
+    page.queue()
+    page.wait_until_idle()
+    nodes = page.page.evaluate("app.graph.nodes.map(n => n.id)")
+    page.shoot(DOCS / "quick_start.png", *nodes, scale=0.66, links=True)
+    before, after = samples(page, server)
+    side_by_side(before, after, DOCS / "before_after.png")
+    page.page.mouse.move(2, 2)
+    page.alone(heatmap, (640, 500))
+    page.place(heatmap, scale=1.2)
+    page.view(heatmap).locator("rect.cell").nth(26).hover()
+    page.shoot(DOCS / "heatmap.png", heatmap, scale=1.2)
+    page.page.mouse.move(2, 2)
+    page.alone(train, (640, 860))
+    page.fill("LoRA2Train", seed=1)
+    page.queue()
+    steps = "document.querySelector('[data-lora2-view=train]')?.dataset"
+    page.page.wait_for_function(f"{steps}.step >= 180 && {steps}.step < 300", timeout=RUN)
+    page.shoot(DOCS / "training.png", train, scale=1.1)
+    page.page.evaluate("fetch('/interrupt', { method: 'POST' })")
+    page.wait_until_idle()
+
+
+def samples(page: FrontEnd, server: ComfyServer) -> list[list[Path]]:
+    """The pictures of the two Preview Image nodes, the one above first."""
+    found = page.page.evaluate(
+        """async () => {
+        const [job] = Object.values(await (await fetch('/history?max_items=1')).json());
+        const nodes = app.graph.nodes.filter(n => n.type === 'PreviewImage');
+        nodes.sort((a, b) => a.pos[1] - b.pos[1]);
+        return nodes.map(n => job.outputs[n.id].images);
+    }"""
+    )
+    return [
+        [server.base / i["type"] / i["subfolder"] / i["filename"] for i in row] for row in found
+    ]
+
+
+def help_pages(page: Studio, server: ComfyServer) -> None:
+    """One picture for every node."""
+    page.open(workflow(QUICK_START))
+    page.fill("LoRA2Save", filename_prefix="lora2/owl")
+    ids = add_all(page)
+    page.page.evaluate("app.refreshComboInNodes()")
+    page.page.wait_for_timeout(500)
+    newest = sorted((server.base / "models/loras/lora2").glob("*.safetensors"))[-1]
+    page.fill("LoRA2Load", lora_name=f"lora2/{newest.name}")
+    sample(page, ids["LoRA2Apply"], 0, (5000, 8000))
+    sample(page, ids["LoRA2Load"], 0, (5000, 9000))
+    page.queue()
+    page.wait_until_idle()
+    for kind, node in ids.items():
+        if kind != "pair":
+            page.alone(node)
+            page.shoot(HELP / f"{kind}.png", node)
+    page.alone(ids["pair"], (560, 640))
+    page.shoot(HELP / "compare.png", ids["pair"])
+
+
+def open_studio(browser: Browser, server: ComfyServer) -> Studio:
+    page = browser.new_page(viewport=WINDOW, device_scale_factor=DENSITY)
+    studio = Studio(page, server)
+    studio.tidy()
+    return studio
+
+
+def main() -> None:
+    with ComfyServer() as server, sync_playwright() as playwright:
+        pictures_folder(server.base)
+        path = find_or_install_chromium()
+        browser = playwright.chromium.launch(executable_path=path, args=launch_args())
+        studio = open_studio(browser, server)
+        readme(studio, server)
+        help_pages(studio, server)
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()

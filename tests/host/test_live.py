@@ -1,0 +1,110 @@
+"""What the graph sees of a run: whole at first, now and then and at the end; cheap for the run."""
+
+import json
+import time
+
+import pytest
+
+from lora2_core.host import live
+from lora2_core.host.live import POINTS, Progress
+from lora2_core.training import Step
+
+SDXL = {
+    f"diffusion_model.input_blocks.{b}.1.transformer_blocks.{t}.attn{a}.to_{leaf}": 64
+    for b in range(7) for t in range(10) for a in (1, 2) for leaf in ("q", "k", "v", "out.0")
+}  # fmt: skip
+FASTEST = 0.1  # seconds: a step of SDXL on a fast card takes longer
+
+
+def step(index: int, loss: float = 0.5, ranks: dict[str, int] | None = None) -> Step:
+    return Step(index, loss, ranks or {"a.0.b": 3, "a.1.b": 5}, 4.0, 0.25, 0.5)
+
+
+def follow(steps: int, every: int = 1) -> tuple[Progress, list[dict]]:
+    """A run of so many steps, with an event after every so many."""
+    progress, events = Progress("7", "p", "w", steps), []
+    for i in range(1, steps + 1):
+        progress.add(step(i, loss=1 / i))
+        if i % every == 0:
+            events.append(json.loads(json.dumps(progress.event(), allow_nan=False)))
+    return progress, events
+
+
+def test_the_first_event_and_the_last_are_whole():
+    _, events = follow(20)
+    assert [("points" in e, "map" in e) for e in events] == [(i in (0, 19),) * 2 for i in range(20)]
+    assert [c["name"] for c in events[0]["map"]["cells"]] == ["a.0.b", "a.1.b"]
+    assert all(e["ranks"] == [3, 5] and e["run"] == events[0]["run"] for e in events)
+    assert [p[0] for p in events[-1]["points"]] == list(range(1, 21))
+
+
+def test_a_page_that_missed_some_gets_all_after_a_while(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(live.time, "monotonic", lambda: now)
+    progress = Progress("7", None, None, 100)
+    whole = []
+    for i in range(1, 41):
+        now += 0.5
+        progress.add(step(i))
+        if "map" in progress.event():
+            whole.append(i)
+    assert whole == [1, *range(5, 41, 4)]  # every two seconds
+    event = progress.event()
+    assert event["pace"] == pytest.approx(2) and event["left"] == pytest.approx(30)
+    assert event["passed"] == pytest.approx(20)
+
+
+def test_events_are_at_most_four_a_second(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(live.time, "monotonic", lambda: now)
+    progress, due = Progress("7", None, None, 1000), []
+    for i in range(1, 1001):
+        now += 0.01
+        progress.add(step(i))
+        due += [i] * progress.due()
+    assert due[0] == 1 and due[-1] == 1000
+    assert 38 <= len(due) <= 42
+
+
+@pytest.mark.parametrize("steps", [1, POINTS, POINTS + 1, 12345])
+def test_long_runs_keep_few_points_from_all_over(steps: int):
+    progress, _ = follow(steps, every=steps)
+    seen = [p[0] for p in progress.points]
+    assert seen == sorted(set(seen)) and seen[-1] == steps and len(seen) <= POINTS
+    assert max(b - a for a, b in zip([0, *seen], seen, strict=False)) <= max(1, 2 * steps / POINTS)
+
+
+def test_the_finished_adapter_takes_the_place_of_the_last_step():
+    progress, _ = follow(5)
+    progress.add(Step(5, 0.2, {"a.0.b": 1, "a.1.b": 0}, 0.5, 0.1, 0.5))
+    event = progress.event()
+    assert event["ranks"] == [1, 0] and event["mb"] == 0.1
+    assert [p[0] for p in event["points"]] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_what_json_does_not_have_is_none(loss: float):
+    progress = Progress("7", None, None, 3)
+    progress.add(step(1))
+    progress.add(step(2, loss))
+    event = progress.event(whole=True)
+    assert json.loads(json.dumps(event, allow_nan=False))["loss"] is None
+    assert event["smooth"] == 0.5 and "not a number" in event["text"]
+
+
+def test_it_costs_less_than_a_percent_of_a_run(capsys):
+    """560 layers, steps of a tenth of a second: what is added and sent, with its JSON."""
+    steps = 400
+    progress = Progress("7", None, None, steps)
+    began, sent, size = time.process_time(), 0, 0
+    for i in range(1, steps + 1):
+        progress.add(step(i, ranks=SDXL))
+        if i * FASTEST >= sent * live.INTERVAL:  # as often as such a run would
+            whole = i * FASTEST % live.WHOLE < live.INTERVAL
+            size += len(json.dumps(progress.event(whole=whole)))
+            sent += 1
+    share = (time.process_time() - began) / (steps * FASTEST)
+    with capsys.disabled():
+        rate = size / (steps * FASTEST) / 1e3
+        print(f"\nlive view: {share:.3%} of a run's time, {rate:.0f} kB a second")
+    assert share < 0.01

@@ -1,0 +1,84 @@
+/** A heatmap as a file: SVG, PNG, CSV. */
+
+import { svg } from "./dom.js";
+import { measuresOf } from "./measures.js";
+
+const INK = "#1a1a1a", PAPER = "#ffffff";
+const FONT = "Inter, 'Helvetica Neue', Arial, sans-serif";
+const DENSITY = 2; // pixels of the PNG for one of the SVG
+const STYLE = `
+  text { font-family: ${FONT}; font-size: 10px; fill: ${INK}; dominant-baseline: central; }
+  text.title { font-size: 15px; font-weight: 600; }
+  text.note { font-size: 11px; }
+`;
+
+/**
+ * A picture of its own of drawings that stand below each other, on white.
+ *
+ * @param drawings [{title, drawing}], drawing a MapDrawing that is built and painted
+ */
+export function standalone(heading, drawings, width) {
+  const pad = 24;
+  const body = svg("g");
+  let y = pad + 30;
+  for (const { title, drawing } of drawings) {
+    if (title) body.append(svg("text", { class: "note", x: pad, y: y + 6 }, title));
+    y += title ? 22 : 0;
+    const part = drawing.element.cloneNode(true);
+    part.querySelectorAll(".mark").forEach((mark) => mark.remove());
+    body.append(svg("g", { transform: `translate(${pad} ${y})` }, ...part.childNodes));
+    y += drawing.height + 14;
+  }
+  const height = y + pad - 14, wide = width + 2 * pad;
+  const size = { width: wide, height, viewBox: `0 0 ${wide} ${height}`, style: `color:${INK}` };
+  return svg(
+    "svg", { xmlns: "http://www.w3.org/2000/svg", ...size },
+    svg("style", {}, STYLE),
+    svg("rect", { width: wide, height, fill: PAPER }),
+    svg("text", { class: "title", x: pad, y: pad + 6 }, heading),
+    body,
+  );
+}
+
+/** The bytes of a picture as SVG. */
+export function svgBlob(picture) {
+  return new Blob([new XMLSerializer().serializeToString(picture)], { type: "image/svg+xml" });
+}
+
+/** The same as PNG. */
+export async function pngBlob(picture) {
+  const address = URL.createObjectURL(svgBlob(picture));
+  try {
+    const image = new Image();
+    image.src = address;
+    await image.decode();
+    const canvas = document.createElement("canvas");
+    canvas.width = image.naturalWidth * DENSITY;
+    canvas.height = image.naturalHeight * DENSITY;
+    canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+    return await new Promise((made) => canvas.toBlob(made, "image/png"));
+  } finally {
+    URL.revokeObjectURL(address);
+  }
+}
+
+/** One line a layer; with two maps the second one's numbers follow. */
+export function csvBlob(maps, cells) {
+  const numbers = ["rank", "max_rank", "norm", "bytes", "energy_percent"];
+  const heads = maps.length > 1 ? [...numbers, ...numbers.map((n) => `compare_${n}`)] : numbers;
+  const measures = maps.map((map) => measuresOf(map.cells).energy);
+  const lines = cells.map((cell) => {
+    const values = (cell.pair ?? [cell]).flatMap((c, i) =>
+      c ? [c.rank, c.max_rank, c.norm, c.bytes, measures[i].of(c)] : numbers.map(() => ""),
+    );
+    return [cell.name, cell.row, cell.column].map(quoted).concat(values).join(",");
+  });
+  const text = [["layer", "block", "module", ...heads].join(","), ...lines, ""].join("\r\n");
+  return new Blob(["\ufeff", text], { type: "text/csv" });
+}
+
+/** Names come from files: a spreadsheet must not take one for a formula. */
+function quoted(text) {
+  const safe = /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
+  return `"${safe.replaceAll('"', '""')}"`;
+}

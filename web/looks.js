@@ -1,0 +1,51 @@
+/** Colour of the title and width of nodes that a user adds; a saved workflow's own stay. */
+
+import { app } from "../../scripts/app.js";
+import { atLeast } from "./view.js";
+
+const TRAINING = "green", FILES = "purple", SOURCES = "blue", FINDINGS = "yellow"; // of the palette
+const LOOKS = {
+  LoRA2Playground: [SOURCES, 260],
+  LoRA2ExamplePictures: [SOURCES, 300],
+  LoRA2Dataset: [SOURCES, 380],
+  LoRA2Train: [TRAINING, 440],
+  LoRA2RankOptions: [TRAINING, 300],
+  LoRA2TargetOptions: [TRAINING, 420],
+  LoRA2MemoryOptions: [TRAINING, 300],
+  LoRA2OptimizerOptions: [TRAINING, 300],
+  LoRA2LossOptions: [TRAINING, 300],
+  LoRA2DataOptions: [TRAINING, 300],
+  LoRA2CheckpointOptions: [TRAINING, 300],
+  LoRA2PreviewOptions: [TRAINING, 300],
+  LoRA2Apply: [FILES, 380],
+  LoRA2Load: [FILES, 380],
+  LoRA2Compress: [FILES, 340],
+  LoRA2Save: [FILES, 340],
+  LoRA2RankHeatmap: [FINDINGS, 480],
+  LoRA2Info: [FINDINGS, 380],
+  LoRA2Report: [FINDINGS, 380],
+};
+
+// of links and sockets in the classic renderer; lora2.css has them for the other
+const SOCKETS = { LORA2: "#d9a520", LORA2_OPTIONS: "#5f9e6e", LORA_MODEL: "#a9781c" };
+
+function colourLinks() {
+  const tables = [window.LGraphCanvas?.link_type_colors, app.canvas?.default_connection_color_byType];
+  for (const table of tables.filter(Boolean)) {
+    for (const [type, colour] of Object.entries(SOCKETS)) table[type] ||= colour;
+  }
+}
+
+app.registerExtension({
+  name: "LoRA2.Looks",
+  setup: colourLinks,
+  afterConfigureGraph: colourLinks, // a change of theme has emptied them
+  nodeCreated(node) {
+    const look = LOOKS[node.comfyClass];
+    if (!look || app.configuringGraph) return;
+    const [name, width] = look;
+    const colour = window.LGraphCanvas?.node_colors?.[name]?.bgcolor;
+    if (colour) node.color = colour;
+    atLeast(node, width, 0);
+  },
+});

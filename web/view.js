@@ -1,0 +1,58 @@
+/** A view at the end of a node: an element of the theme's colours, in both renderers. */
+
+import { html } from "./dom.js";
+import { passGestures } from "./graph_gestures.js";
+
+const STYLE = new URL("./lora2.css", import.meta.url).href;
+document.head.append(html("link", { rel: "stylesheet", href: STYLE }));
+
+/**
+ * Adds an empty view to the end of a node; nothing of it is saved.
+ *
+ * @param node the LiteGraph node
+ * @param kind what it shows; data-lora2-view of its element
+ * @param minHeight its least height in graph units, or a function that gives it
+ * @param resized called with (width, height) when it has another size, and at first
+ * @returns its element
+ */
+export function addView(node, kind, minHeight, resized = () => {}) {
+  const root = html("div", { class: "lora2-view", "data-lora2-view": kind });
+  passGestures(root);
+  const getMinHeight = typeof minHeight === "function" ? minHeight : () => minHeight;
+  const widget = node.addDOMWidget(`lora2_${kind}_view`, "lora2_view", root, {
+    serialize: false, hideOnZoom: false, getMinHeight,
+  });
+  widget.serialize = false;
+  root.style.minHeight = `${getMinHeight()}px`; // the Vue renderer asks the element
+  const observer = new ResizeObserver(() => {
+    if (root.clientWidth && root.clientHeight) resized(root.clientWidth, root.clientHeight);
+  });
+  observer.observe(root);
+  const removed = node.onRemoved;
+  node.onRemoved = function (...args) {
+    observer.disconnect();
+    return removed?.apply(this, args);
+  };
+  return root;
+}
+
+/** Makes a node at least so large, now that its widgets are there. */
+export function atLeast(node, width, height) {
+  const [w, h] = node.computeSize();
+  node.setSize([Math.max(node.size[0], w, width), Math.max(node.size[1], h, height)]);
+}
+
+/** Buttons of which one is pressed: {value: text}. `chosen(value)` is called when it changes. */
+export function choice(options, value, chosen) {
+  const buttons = Object.entries(options).map(([key, text]) =>
+    html("button", { type: "button", "data-value": key, click: () => press(key, true) }, text),
+  );
+  function press(key, tell = false) {
+    for (const button of buttons) {
+      button.setAttribute("aria-pressed", String(button.dataset.value === key));
+    }
+    if (tell) chosen(key);
+  }
+  press(value);
+  return html("span", { class: "choice", role: "group" }, ...buttons);
+}
