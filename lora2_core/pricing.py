@@ -12,7 +12,7 @@ from .worth import above_noise, position_worth, share_out, tempered
 
 PAPER_WEIGHT = 1e-4  # lambda_rank and lambda_attn where the paper leaves them unsaid
 REVIEWS = 40  # of all ranks in a run, evenly spread
-FIRST, SIZED, LAST = 0.1, 0.5, 0.8  # of the run: first review, size reached, last review
+FIRST, SIZED, LAST = 0.1, 0.5, 0.9  # of the run: first review, size reached, last review
 SETTLED = 100  # steps after which noise and signal are apart
 AUCTION_WEIGHT = 10.0  # lambda_rank, times the running loss
 NEAR = 0.25  # of a log-rate: the pull to the target fades from there on, so that ranks come to rest
