@@ -52,7 +52,7 @@ class Adapters:
         self.rate_parameter = nn.Parameter(rates.log() if self.logarithmic else rates)
         self.worths: dict[str, float] = {}  # of layers to the loss, once they were reviewed
         self.weights: Tensor = torch.empty(0)
-        self._set_ranks(first.long())
+        self._set_ranks(first.long(), first.long().tolist())
         self.refresh()
         for row, component in enumerate(self._list):
             component.initialise(0, component.rank, self._std(row), self.generator, random_up=False)
@@ -122,10 +122,12 @@ class Adapters:
             return plain_std(component.fan_in)  # stable weights scale by themselves
         return matched_std(weights, component.fan_in)
 
-    def _set_ranks(self, ranks: Tensor, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """One device sync."""
-        self._ranks = ranks
-        for component, rank in zip(self._list, ranks.tolist(), strict=True):
+    def _set_ranks(
+        self, ranks: Tensor, values: list[int], optimizer: torch.optim.Optimizer | None = None
+    ) -> None:
+        """`values` are those of the tensor."""
+        self._ranks, self._followed = ranks, self.rate_parameter.detach().clone()
+        for component, rank in zip(self._list, values, strict=True):
             component.rank = rank
             component.allocate(rank, optimizer)
 
@@ -147,11 +149,16 @@ class Adapters:
                 self.rate_parameter.clamp_(min=SMALLEST_RATE)
         rule = nearest_rank if self.logarithmic else rank_of
         old, before = [c.rank for c in self._list], self.weights.detach()
-        self._set_ranks(rule(self.rates, self.settings.quantile, self.max_ranks), optimizer)
+        ranks = rule(self.rates, self.settings.quantile, self.max_ranks)
+        changed = self.rate_parameter.detach() != self._followed
+        values, moved = torch.stack([ranks, changed.long()]).tolist()  # one device sync
+        if not any(moved):
+            return []
+        self._set_ranks(ranks, values, optimizer)
         self.refresh()
         moments = moments_of(optimizer)
         if self.logarithmic:
-            self._keep_updates(before, moments)
+            self._keep_updates(before, [row for row, it_did in enumerate(moved) if it_did], moments)
         grown = []
         for row, (component, rank) in enumerate(zip(self._list, old, strict=True)):
             if component.rank > rank:
@@ -168,17 +175,18 @@ class Adapters:
         return grown
 
     @torch.no_grad()
-    def _keep_updates(self, before: Tensor, moments: Moments) -> None:
-        """lora_up takes up the change of Lambda since `before` where a position was used and is."""
+    def _keep_updates(self, before: Tensor, rows: list[int], moments: Moments) -> None:
+        """lora_up takes up the change of Lambda since `before` where a position was used and is,
+        in the layers of these rows.
+        """
         now = self.weights.detach()
         length = min(before.shape[1], now.shape[1])
         before, kept = before[:, :length], now[:, :length]
         ratio = torch.ones_like(now)
         ratio[:, :length] = torch.where((before > 0) & (kept > 0), kept / before, 1.0)
-        for row, moved in enumerate((ratio != 1).any(1).tolist()):
-            if moved:
-                component = self._list[row]
-                component.rescale(ratio[row, : component.capacity], moments)
+        for row in rows:
+            component = self._list[row]
+            component.rescale(ratio[row, : component.capacity], moments)
 
     def rotate(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Every layer to its singular basis, the optimizer's moments with it; no output changes.
@@ -187,10 +195,12 @@ class Adapters:
         and one back.
         """
         moments, weights = moments_of(optimizer), self.weights.detach()
-        used = [row for row, c in enumerate(self._list) if c.rank and bool(c.lora_down.any())]
-        grams = [self._list[row].grams(weights[row]) for row in used]
-        turns = [torch.stack(singular_turn(*gram)) for gram in _moved(grams, torch.device("cpu"))]
-        for row, (turn, inverse) in zip(used, _moved(turns, self.device), strict=True):
+        rows = [row for row, component in enumerate(self._list) if component.rank]
+        grams = [self._list[row].grams(weights[row]) for row in rows]
+        grams = dict(zip(rows, _moved(grams, torch.device("cpu")), strict=True))
+        grams = {row: gram for row, gram in grams.items() if gram[1].any()}  # lora_down is not zero
+        turns = [torch.stack(singular_turn(*gram)) for gram in grams.values()]
+        for row, (turn, inverse) in zip(grams, _moved(turns, self.device), strict=True):
             self._list[row].rotate(weights[row], turn, inverse, moments)
 
     def folded(self) -> dict[str, tuple[Tensor, Tensor]]:
