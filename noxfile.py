@@ -25,6 +25,15 @@ def in_host(session: nox.Session, *arguments: str, **environment: str) -> None:
     session.run(str(host.python), *arguments, env=variables, external=True)
 
 
+def beside(session: nox.Session, name: str, *packages: str) -> dict[str, str]:
+    """Optional packages in a folder of their own beside the shared environment; how to see them."""
+    folder = cache_folder() / name
+    if not all((folder / package.split("==")[0]).is_dir() for package in packages):
+        pip = ("-m", "pip", "install", "-q", "--no-deps", "--target", str(folder))
+        in_host(session, *pip, "--upgrade", *packages)
+    return {"PYTHONPATH": str(folder)}
+
+
 @nox.session(venv_backend="none")
 def demo(session: nox.Session) -> None:
     """Train, show and use an adapter in a real ComfyUI; `-- --help` for your own checkpoint."""
@@ -34,7 +43,8 @@ def demo(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
     """Every test, or those named after `--`."""
-    in_host(session, "-m", "pytest", *session.posargs)
+    optional = beside(session, "optimizers", "prodigyopt==1.1.2", "bitsandbytes==0.50.2")
+    in_host(session, "-m", "pytest", *session.posargs, **optional)
 
 
 @nox.session(venv_backend="none")
@@ -85,11 +95,7 @@ def bench_ranks(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
     """Speed and memory against the limit and other trainers (hours); goes on where it stopped."""
-    folder = cache_folder() / "peft"
-    if not (folder / "peft").is_dir():  # beside the shared environment: only compared with
-        pip = ("-m", "pip", "install", "-q", "--no-deps", "--target", str(folder))
-        in_host(session, *pip, "peft==0.21.2", "accelerate==1.15.0")
-    path = {"PYTHONPATH": str(folder)}
+    path = beside(session, "peft", "peft==0.21.2", "accelerate==1.15.0")
     module = ("tests.hosting.inprocess", "tests.benchmarks.speed")
     in_host(session, "-m", *module, *session.posargs, **path)
 

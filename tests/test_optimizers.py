@@ -31,7 +31,7 @@ PLANTED = [12, 1, 6]
 
 
 def installed(name: str) -> None:
-    """Skips where an optimizer's own package is missing, as it is on most machines."""
+    """Skips where an optimizer's own package is missing; nox -s tests brings all of them."""
     if package := optimizers.PACKAGES.get(name):
         pytest.importorskip(package)
 
