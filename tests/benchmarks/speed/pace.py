@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from threading import Semaphore, Thread, current_thread
@@ -10,6 +11,7 @@ import torch
 
 from lora2_core.pricing import AuctionPrice
 
+MIDDLE = 0.3  # of a run: ranks move
 # work(steps, tick): sets up, trains, calls tick() after each step, returns the adapter's parameters
 Work = Callable[[int, Callable[[], None]], int]
 
@@ -79,13 +81,17 @@ class Pace(Thread):
 
 
 def watch_reviews() -> None:
-    """Makes every review of an adaptive run tell its Pace what it took."""
+    """Makes every review of an adaptive run tell its Pace what it took. A run that starts at its
+    final size begins where reviews are held, two steps before one.
+    """
     original = AuctionPrice.review
 
     def review(price: AuctionPrice, *arguments) -> None:
+        pace, small = current_thread(), price.first_size <= price.adapters.ceiling
+        if isinstance(pace, Pace) and not price.index and small:
+            price.index = price.every * math.ceil(MIDDLE * price.steps / price.every) - 2
         before, begun = price.targets, time.perf_counter()
         original(price, *arguments)
-        pace = current_thread()
         if price.targets is not before and isinstance(pace, Pace):
             pace.review_in_step = time.perf_counter() - begun
             pace.reviews.append(pace.review_in_step)

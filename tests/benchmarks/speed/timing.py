@@ -14,9 +14,9 @@ from tests.benchmarks.speed.models import SPECS, build, pictures, twin
 from tests.benchmarks.speed.pace import Pace, Work
 from tests.benchmarks.speed.variants import VARIANTS, Job
 
-SCHEDULE = 40  # steps a run is told to have: an adaptive one then reviews its ranks at every step
-WARMUP = 4  # steps before the measured ones: the first review comes at the fourth
-REVIEWS_PER_STEP = REVIEWS * (LAST - FIRST) / TrainSettings().steps  # in a run of default length
+SCHEDULE = TrainSettings().steps  # that a run is told to have
+WARMUP = 4  # steps before the measured ones: an adaptive run's first review lies among them
+REVIEWS_PER_STEP = REVIEWS * (LAST - FIRST) / SCHEDULE
 
 
 def take_turns(works: dict[str, Work], repeats: int, warmup: int = WARMUP) -> dict[str, dict]:
