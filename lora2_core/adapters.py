@@ -108,9 +108,10 @@ class Adapters:
         else:
             weights = stable_weights(self.rates, self._ranks, self.mean_ceiling, length)
             self.weights = weights * inside
-        self.active = self.weights
+        active = self.weights
         if widths is not None:
-            self.active = self.weights * (positions < widths[:, None])
+            active = self.weights * (positions < widths[:, None])
+        self.active = active.unbind()  # at once: a row's own backward would fill the whole matrix
 
     def _std(self, row: int) -> float:
         component = self._list[row]
