@@ -30,8 +30,10 @@ def look(request: pytest.FixtureRequest) -> tuple[str, str]:
     return request.param
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser(chromium: Path) -> Iterator[Browser]:
+    """Closed after the last browser test: Playwright keeps an event loop running meanwhile, beside
+    which no other test could use one of its own."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=launch_args())
         yield browser
