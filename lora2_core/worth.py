@@ -14,8 +14,9 @@ from torch import Tensor
 
 TEMPER = 0.5  # of a layer's whole worth, when layers are compared
 CLIFF = 25.0  # noise: a position is worth so many times less than the one before,
-TAIL = 2.0  # or all that follows a position is together worth so many times less than it
-LONG = 8  # positions that make such a tail; the end of a short one is always worth little
+TAIL = 2.0  # or all that follows a position is together worth so many times less than it,
+LONG = 8  # is so many positions (the end of a short tail is always worth little),
+ALIKE = 4  # and the first of them is at most such a share of it
 NOISE = 0.03  # of the mean position's worth: what lies above it is never noise
 
 
@@ -49,25 +50,28 @@ def mean_worth(worths: Sequence[Tensor]) -> float:
     return float(everything.square().sum()) / total if total > 0 else 0.0
 
 
-def above_noise(worths: Sequence[Tensor], tolerance: float | None = None) -> list[int]:
+def above_noise(
+    worths: Sequence[Tensor], tolerance: float | None = None, evidence: float = 1.0
+) -> list[int]:
     """The ranks without what brings nothing.
 
     With a tolerance: without the tails below tolerance * mean_worth. Without one: a tail goes only
     where it lies below NOISE * mean_worth and off a cliff: its first position is worth less than a
-    CLIFF-th, or all of it together (LONG or more) less than a TAIL-th, of the position before (of
-    that limit, where the whole layer is the tail). Noise lies behind such a cliff; a spectrum that
-    falls gently is left whole. What is worth nothing always goes.
+    CLIFF-th, or all of it together (LONG or more positions, much ALIKE) less than a TAIL-th, of the
+    position before (of that limit, where the whole layer is the tail). Noise lies behind such a
+    cliff; a spectrum that falls gently is left whole. `evidence` multiplies CLIFF and TAIL. What is
+    worth nothing always goes.
     """
     least = (NOISE if tolerance is None else tolerance) * mean_worth(worths)
     ranks = []
     for worth in map(descending, worths):
         gone = worth < least
         if tolerance is None and len(worth):
-            before = torch.cat([worth.new_tensor([least]), worth[:-1]])
+            before = torch.cat([worth.new_tensor([least]), worth[:-1]]) / evidence
             together = worth.flip(0).cumsum(0).flip(0)
-            fallen = worth * CLIFF < before
-            fallen[: 1 - LONG] |= (together * TAIL < before)[: 1 - LONG]
-            gone &= fallen.cummax(0).values
+            tail = (together * TAIL < before) & (worth * ALIKE < together)
+            tail[1 - LONG :] = False
+            gone = (gone & ((worth * CLIFF < before) | tail)).cummax(0).values
         ranks.append(len(worth) - int((gone | (worth <= 0)).sum()))
     return ranks
 

@@ -13,7 +13,7 @@ from tests.benchmarks.ranks.pictures import STYLE_SETS, TEST, TUNING, split, sty
 from tests.benchmarks.ranks.plan import RESIZE_RANKS, RESIZES, Plan
 from tests.benchmarks.ranks.runs import Ledger, Run, key_of
 from tests.benchmarks.ranks.statistics import Estimate, Point
-from tests.benchmarks.ranks.tuning import CLASSES, MOST_MOVES, Class, next_rate, tune
+from tests.benchmarks.ranks.tuning import CLASSES, next_rates, tune
 from tests.benchmarks.ranks.versions import version_of
 
 RATES = {c.name: {"rate": 0.01, "loss": 1.0, "losses": {"0.01": 1.0}} for c in CLASSES}
@@ -159,20 +159,29 @@ def test_truncation_shares_its_runs_with_quality():
 
 
 @pytest.mark.parametrize(
-    ("losses", "rate"),
+    ("losses", "rates"),
     [
-        ({0.1: 3.0, 0.2: 1.0, 0.4: 2.0}, None),
-        ({0.1: 3.0, 0.2: 2.0, 0.4: 1.0}, 0.8),
-        ({0.1: 1.0, 0.2: 2.0, 0.4: 3.0}, 0.05),
-        ({0.1: 1.0, 0.2: 2.0, 0.4: math.inf}, 0.05),
+        ({0.1: 3.0, 0.2: 2.0, 0.4: 1.0}, [0.8]),
+        ({0.1: 1.0, 0.2: 2.0, 0.4: 3.0}, [0.05]),
+        ({0.1: 1.0, 0.2: 2.0, 0.4: math.inf}, [0.05]),
+        ({0.1: 3.0, 0.2: 1.0, 0.4: 2.0}, [0.14, 0.28]),
+        ({0.1: 3.0, 0.14: 1.5, 0.2: 1.0, 0.28: 2.0, 0.4: 2.0}, []),
+        ({0.1: 3.0, 0.2: 2.0, 0.4: 1.0, 0.8: 0.9, 1.6: 0.8}, [1.1, 2.3]),
     ],
 )
-def test_a_best_rate_at_the_edge_moves_it(losses: dict, rate: float | None):
-    assert next_rate(losses, (0.1, 0.2, 0.4)) == rate
+def test_a_best_rate_at_the_edge_moves_it_then_half_a_step_beside(losses: dict, rates: list):
+    assert next_rates(losses, (0.1, 0.2, 0.4)) == rates
 
 
-@pytest.mark.parametrize(("wanted", "moves"), [(0.007, 0), (0.0026, 1), (1.0, MOST_MOVES)])
-def test_tuning_finds_the_best_rate_and_stops(tmp_path: Path, wanted: float, moves: int):
+@pytest.mark.parametrize(
+    ("wanted", "tried"),
+    [
+        (0.014, [0.005, 0.0071, 0.01, 0.014, 0.02]),
+        (0.0026, [0.0025, 0.0018, 0.0035, 0.005, 0.01, 0.02]),
+        (1.0, [0.01, 0.02, 0.04, 0.057, 0.08, 0.11]),
+    ],
+)
+def test_tuning_finds_the_best_rate_and_stops(tmp_path: Path, wanted: float, tried: list):
     ledger, done = Ledger(tmp_path), []
 
     def work(runs: list[Run]) -> None:
@@ -181,7 +190,7 @@ def test_tuning_finds_the_best_rate_and_stops(tmp_path: Path, wanted: float, mov
 
     found = tune(("fixed",), ledger, work, 10, quick=False)["fixed 8"]
     assert found["loss"] == min(found["losses"].values())
-    assert len(found["losses"]) == len(Class("fixed", 8).grid) + moves
+    assert sorted(map(float, found["losses"])) == sorted(tried)
     before = len(done)
     assert tune(("fixed",), ledger, work, 10, quick=False)["fixed 8"] == found
     assert len(done) == before, "nothing is run twice"

@@ -184,6 +184,15 @@ def test_a_long_tail_goes_where_it_is_worth_little_together():
     assert above_noise(tensors([[4.0] * 9, [1.0, *[0.04] * 12]])) == [9, 1]
     assert above_noise(tensors([[4.0] * 9, [1.0, *[0.05] * 12]])) == [9, 13]
     assert above_noise(tensors([[4.0] * 9, [1.0, *[0.05] * 5]])) == [9, 6], "not long enough"
+    assert above_noise(tensors([[4.0] * 9, [1.0, 0.11, *[0.02] * 12]])) == [9, 14], "not alike"
+    assert above_noise(tensors([[4.0] * 9, [1.0, *[0.05] * 12]]), evidence=0.5) == [9, 1]
+
+
+def test_a_cliff_above_the_noise_excuses_nothing_below_it():
+    """The tail's first position must itself be noise."""
+    first, last = 4.0 * NOISE * 1.1, 4.0 * NOISE * 0.9
+    layer = [100.0 * first, first, last, last]
+    assert above_noise(tensors([[4.0] * 999, layer])) == [999, 4]
 
 
 def test_a_strong_position_keeps_those_before_it():

@@ -27,7 +27,7 @@ SHAPES = (
 )  # fmt: skip
 RANKS = (4, 24, 1, 12, 48, 2, 8, 32, 16, 6)
 STEPS, BATCH, INPUTS = 1200, 64, 128
-NETS = 2
+NETS = 5
 PAPER_TARGET = 16  # the nearest to the planted mean rank of 15.3
 PAPER_SEARCH = [(weight, rate) for rate in (1e-4, 1e-3) for weight in (1e-4, 1e-3, 1e-2, 0.1, 1.0)]
 

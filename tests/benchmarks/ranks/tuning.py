@@ -1,7 +1,8 @@
 """Learning rates: for every method and rank the one with the least loss on unseen backgrounds of
 the tuning subjects.
 
-A best rate at the edge of its grid moves the edge, so that no method is held back by the grid.
+A best rate at the edge of its grid moves the edge, and then the rates half a step below and above
+the best are tried, so that no method is held back by the grid.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 from tests.benchmarks.ranks.pictures import TUNING
 from tests.benchmarks.ranks.runs import Ledger, Run
 
 RATES = "rates.json"
-GRID_OF_FEW, GRID_OF_MANY = (5e-3, 1e-2, 2e-2), (2.5e-3, 5e-3, 1e-2)
+GRID = (1e-2, 2e-2)
 PAPER_GRID = (3.2e-4, 1e-3, 3.2e-3)
 MOST_MOVES = 2  # of each edge
 PAPER_RANK = 8
@@ -38,9 +40,7 @@ class Class:
 
     @property
     def grid(self) -> tuple[float, ...]:
-        if self.method == "paper":
-            return PAPER_GRID
-        return GRID_OF_FEW if self.rank < PAPER_RANK else GRID_OF_MANY
+        return PAPER_GRID if self.method == "paper" else GRID
 
     def runs(self, rate: float, steps: int, subjects: tuple[str, ...] = TUNING) -> list[Run]:
         return [
@@ -62,16 +62,24 @@ def mean_loss(rows: list[dict]) -> float:
     return mean if math.isfinite(mean) else math.inf
 
 
-def next_rate(losses: dict[float, float], grid: tuple[float, ...]) -> float | None:
-    """The rate to try when the best so far is an edge, else None."""
-    tried = sorted(losses)
+def next_rates(losses: dict[float, float], grid: tuple[float, ...]) -> list[float]:
+    """The rates to try next: a step further where the best so far is an edge, else half a step
+    beside it, once.
+    """
+    tried, step = sorted(losses), grid[-1] / grid[-2]
     best = min(tried, key=losses.get)
     below, above = sum(r < grid[0] for r in tried), sum(r > grid[-1] for r in tried)
     if best == tried[-1] and above < MOST_MOVES:
-        return float(f"{best * grid[-1] / grid[-2]:.2g}")
+        return [two_digits(best * step)]
     if best == tried[0] and below < MOST_MOVES:
-        return float(f"{best * grid[0] / grid[1]:.2g}")
-    return None
+        return [two_digits(best / step)]
+    if any(1 < high / low < 0.9 * step for low, high in pairwise(tried)):
+        return []  # refined before
+    return [two_digits(best / step**0.5), two_digits(best * step**0.5)]
+
+
+def two_digits(rate: float) -> float:
+    return float(f"{rate:.2g}")
 
 
 def tune(methods: tuple[str, ...], ledger: Ledger, work: Work, steps: int, *, quick: bool) -> dict:
@@ -80,7 +88,7 @@ def tune(methods: tuple[str, ...], ledger: Ledger, work: Work, steps: int, *, qu
     """
     classes = [c for c in CLASSES if c.method in methods]
     subjects = TUNING[:1] if quick else TUNING
-    rates = {c: list(c.grid[1:3] if quick else c.grid) for c in classes}
+    rates = {c: list(c.grid[-2:]) if quick else list(c.grid) for c in classes}
     losses: dict[Class, dict[float, float]] = {c: {} for c in classes}
     while any(rates.values()):
         work([run for c in classes for r in rates[c] for run in c.runs(r, steps, subjects)])
@@ -88,8 +96,7 @@ def tune(methods: tuple[str, ...], ledger: Ledger, work: Work, steps: int, *, qu
             for rate in rates[c]:
                 rows = [ledger.of(run)[0] for run in c.runs(rate, steps, subjects)]
                 losses[c][rate] = mean_loss(rows)
-            further = None if quick or not rates[c] else next_rate(losses[c], c.grid)
-            rates[c] = [] if further is None else [further]
+            rates[c] = [] if quick or not rates[c] else next_rates(losses[c], c.grid)
     return {c.name: choice(losses[c]) for c in classes}
 
 
