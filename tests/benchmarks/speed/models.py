@@ -85,7 +85,7 @@ SPECS = {
     ),
     "sd15": Spec(
         "SD1.5, 860 M", comfy.supported_models.SD15, comfy.model_base.BaseModel, SD15,
-        context=(77, 768), pooled=0, gigabytes=16, large=True,
+        size=64, context=(77, 768), pooled=0, gigabytes=16, large=True,
     ),
     "koala": Spec(
         "KOALA-700m shape", comfy.supported_models.KOALA_700M, config=KOALA, gigabytes=16,
@@ -93,7 +93,7 @@ SPECS = {
     ),
     "sdxl": Spec(
         "SDXL, 2.6 G, bf16", comfy.supported_models.SDXL, config=FULL, dtype=torch.bfloat16,
-        gigabytes=20, large=True,
+        size=64, gigabytes=14, large=True,
     ),
 }  # fmt: skip
 
