@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from .layer import TILE, Component, is_adaptable
+from .layer import TILE, Component
+from .layer_ranks import ranks_of
 from .moments import COPIES, Moments, moments_of
 from .rank import (
     importance,
@@ -21,6 +22,7 @@ from .rank import (
 )
 from .settings import BYTES_PER_PARAMETER, MEGABYTE, RankSettings
 from .singular import singular_turn
+from .targets import find_layers
 
 SMALLEST_RATE = 1e-4  # rank 23,026 at quantile 0.9: beyond every capacity
 
@@ -40,14 +42,17 @@ class Adapters:
         self.generator = torch.Generator().manual_seed(seed)
         fixed = settings.mode == "fixed"
         tile = 1 if fixed else TILE  # ranks that never move need no slack
+        own = ranks_of(settings.layer_ranks, found)
         self.components = {
-            name: Component(m, settings.max_rank, device, tile) for name, m in found.items()
+            name: Component(m, own.get(name, settings.max_rank), device, tile)
+            for name, m in found.items()
         }
         self._list = list(self.components.values())
         self.max_ranks = torch.tensor([c.max_rank for c in self._list], device=device)
         self.costs = torch.tensor([float(c.cost) for c in self._list], device=device)
         start = float(settings.first_rank(self.mean_ceiling))
-        first = torch.full((len(found),), start, device=device).minimum(self.max_ranks)
+        starts = [float(own.get(n, start)) if fixed else start for n in found]
+        first = torch.tensor(starts, device=device).minimum(self.max_ranks)
         rates = rate_for(1.0, settings.quantile) / first
         self.rate_parameter = nn.Parameter(rates.log() if self.logarithmic else rates)
         self.worths: dict[str, float] = {}  # of layers to the loss, once they were reviewed
@@ -81,9 +86,11 @@ class Adapters:
 
     @property
     def ceiling(self) -> float:
-        """The most parameters that the settings allow: the budget, or target_rank in every
-        layer.
+        """The most parameters that the settings allow: the budget, or target_rank in every layer
+        (fixed mode: what it has).
         """
+        if self.settings.mode == "fixed":
+            return float(self.parameters)
         if self.settings.budget_mb > 0:
             return self.settings.budget_mb * MEGABYTE / BYTES_PER_PARAMETER
         return self.settings.target_rank * float(self.costs.sum())
@@ -227,28 +234,19 @@ class Adapters:
 
 def attach(
     module: nn.Module,
-    targets: str = r"to_(q|k|v|out\.0)$",
+    targets: str | Mapping[str, nn.Module] = r"to_(q|k|v|out\.0)$",
     settings: RankSettings | None = None,
     *,
     seed: int = 0,
     device: torch.device | str | None = None,
 ) -> Adapters:
     """Adds a low-rank path to every Linear and Conv2d of `module` whose dotted name matches the
-    regex `targets`.
+    regex `targets`, or to the layers that it gives by name.
 
     The update is exactly zero at first. `device` is where the adapter lives, by default that of the
     first target's weight. ValueError when the regex is broken or matches no layer.
     """
-    try:
-        pattern = re.compile(targets)
-    except re.error as error:
-        raise ValueError(f"targets is not a regular expression ({error}): {targets!r}") from error
-    found = {n: m for n, m in module.named_modules() if pattern.search(n) and is_adaptable(m)}
-    if not found:
-        raise ValueError(
-            f"targets {targets!r} match no Linear or Conv2d layer: "
-            "check the names of the model's layers."
-        )
+    found = find_layers(module, targets) if isinstance(targets, str) else dict(targets)
     if device is None:
         weight = next(iter(found.values())).weight
         device = weight.device if weight is not None else "cpu"

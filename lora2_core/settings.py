@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .layer_ranks import parse
 from .schedule import SCHEDULES, shares
 
 MODES = ("adaptive", "paper", "fixed")
@@ -51,6 +52,8 @@ class RankSettings:
     rank_weight, attention_weight: lambda_rank and lambda_attn; None means the mode's own (1e-4 in
         paper mode; the running loss in adaptive mode, which leaves attention out).
     rate_learning_rate: learning rate of the rates; None means the mode's own.
+    layer_ranks: lines of `pattern = rank`: layers whose names match have at most that rank, in
+        fixed mode exactly that.
     """
 
     mode: str = "adaptive"
@@ -64,6 +67,7 @@ class RankSettings:
     rank_weight: float | None = None
     attention_weight: float | None = None
     rate_learning_rate: float | None = None
+    layer_ranks: str = ""
 
     def __post_init__(self) -> None:
         check_choice("mode", self.mode, MODES)
@@ -87,6 +91,12 @@ class RankSettings:
         for name in ("rank_weight", "attention_weight", "rate_learning_rate"):
             if (value := getattr(self, name)) is not None:
                 check_range(name, value, 0, 1e3)
+        for pattern, rank in parse(self.layer_ranks):
+            if rank > self.max_rank:
+                raise ValueError(
+                    f"layer_ranks gives rank {rank} to {pattern.pattern!r}, above max_rank "
+                    f"{self.max_rank}: raise max_rank or lower the rank."
+                )
 
     def first_rank(self, ceiling: float) -> int:
         """The rank that every layer starts with; `ceiling` is the highest mean rank allowed."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..lora2_core.host.run import ATTENTION, CHECKPOINTING
+from ..lora2_core.host.run import CHECKPOINTING
 from ..lora2_core.settings import INITS
+from ..lora2_core.targets import ATTENTION, LAYERS, REGEX
 from .common import CATEGORY, Lora2Options
 
 AUTO = "auto"
@@ -112,8 +113,9 @@ class LoRA2TargetOptions(io.ComfyNode):
             node_id="LoRA2TargetOptions",
             display_name="LoRA² Target Options",
             category=CATEGORY,
-            description="Which layers get an adapter: a regular expression on their names.",
-            search_aliases=["target modules", "layers"],
+            description="Which layers get an adapter, and which ranks some of them may have. "
+            "LoRA² Layers shows what is chosen.",
+            search_aliases=["target modules", "layers", "block weight", "per-block rank"],
             inputs=[
                 io.String.Input(
                     "targets",
@@ -121,14 +123,61 @@ class LoRA2TargetOptions(io.ComfyNode):
                     tooltip="Python regular expression, searched in names such as "
                     "diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k",
                 ),
+                io.Combo.Input(
+                    "layers",
+                    options=list(LAYERS),
+                    default=REGEX,
+                    optional=True,
+                    tooltip="regex: what targets matches. The others take their kind of layer in "
+                    "any model, and targets says nothing.",
+                ),
+                io.String.Input(
+                    "only_blocks",
+                    default="",
+                    optional=True,
+                    tooltip="Blocks to train, empty for all: down, mid, up, double, single, or a "
+                    "block's name, each also with a number or a range: down 4, up 0-3",
+                ),
+                io.String.Input(
+                    "without_blocks",
+                    default="",
+                    optional=True,
+                    tooltip="Blocks to leave out, written like only_blocks.",
+                ),
+                io.String.Input(
+                    "layer_ranks",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    tooltip="Lines such as attn2 = 16: layers whose names match the pattern have "
+                    "at most that rank, in fixed mode exactly that. The first line that matches "
+                    "counts.",
+                ),
                 Lora2Options.Input("options", optional=True, tooltip="More options, chained."),
             ],
             outputs=[Lora2Options.Output(display_name="options")],
         )
 
     @classmethod
-    def execute(cls, targets, options=None) -> io.NodeOutput:
-        return io.NodeOutput(extend(options, targets=targets))
+    def execute(
+        cls,
+        targets,
+        options=None,
+        layers=REGEX,
+        only_blocks="",
+        without_blocks="",
+        layer_ranks="",
+    ) -> io.NodeOutput:
+        return io.NodeOutput(
+            extend(
+                options,
+                targets=targets,
+                layers=layers,
+                only_blocks=only_blocks,
+                without_blocks=without_blocks,
+                layer_ranks=layer_ranks,
+            )
+        )
 
 
 class LoRA2MemoryOptions(io.ComfyNode):

@@ -25,11 +25,22 @@ SHIPPED = [
 ]  # fmt: skip
 # a module of the core imports from the levels above its own only
 LEVELS = [
-    {"rank", "names", "atomic", "attention", "loss_scale", "worth", "singular", "schedule"},
+    {
+        "rank",
+        "names",
+        "atomic",
+        "attention",
+        "loss_scale",
+        "worth",
+        "singular",
+        "schedule",
+        "layer_ranks",
+    },
     {"settings", "moments"},
     {"layer", "lora", "optimizers", "loss"},
-    {"adapters", "aligned", "metadata", "compress", "model_order"},
-    {"pricing", "files", "rank_map", "size_curve", "history"},
+    {"targets", "aligned", "metadata", "compress", "model_order"},
+    {"adapters", "rank_map", "size_curve"},
+    {"pricing", "files", "history", "target_table"},
     {"training", "heatmap", "info"},
     {"info_picture", "run_state", "report"},
     {"checkpoint"},

@@ -21,6 +21,7 @@ const NEEDS = {
   ],
   LoRA2Load: [[chosen("lora_name"), NO_FILE], [linked("model"), MODEL]],
   LoRA2Apply: [[linked("model"), MODEL], [linked("lora2"), ADAPTER]],
+  LoRA2Layers: [[linked("model"), MODEL]],
   LoRA2RankHeatmap: [[linked("lora2"), ADAPTER]],
   LoRA2Report: [[linked("lora2"), ADAPTER]],
   LoRA2Save: [[linked("lora2"), ADAPTER]],

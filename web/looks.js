@@ -11,6 +11,7 @@ const LOOKS = {
   LoRA2Train: [TRAINING, 440],
   LoRA2RankOptions: [TRAINING, 300],
   LoRA2TargetOptions: [TRAINING, 420],
+  LoRA2Layers: [TRAINING, 420],
   LoRA2MemoryOptions: [TRAINING, 300],
   LoRA2OptimizerOptions: [TRAINING, 300],
   LoRA2LossOptions: [TRAINING, 300],

@@ -20,6 +20,7 @@ from ..lora import RankedLora
 from ..loss import LossSettings
 from ..optimizers import check_optimizer
 from ..settings import RankSettings, TrainSettings, check_choice, check_range
+from ..targets import TargetSettings
 from ..training import Run, Step, TrainingDiverged, completed
 from .checkpointing import checkpointed, repeated_blocks
 from .dataset import flatten_conditioning, flatten_latents, make_items
@@ -35,17 +36,12 @@ from .session import lent
 
 CHECKPOINTING = ("auto", "on", "off")
 log = logging.getLogger("lora2")
-# UNets and Qwen-Image; Wan, Flux, SD3, Lumina; Flux's single blocks: attention and MLP in one
-ATTENTION = (
-    r"(attn|attention)\d?\.(to_(q|k|v|out\.0|add_out)|add_(q|k|v)_proj|[qkvo]|qkv|proj|out)$"
-    r"|single_blocks\.\d+\.linear[12]$"
-)
 
 
 @dataclass(frozen=True)
 class HostRun:
-    """What to train: rank, training, loss, prior, mask and keep settings, batch size, which layers
-    (regex on module paths), what to show meanwhile, and whether blocks compute their activations
+    """What to train: rank, training, target, loss, prior, mask and keep settings, batch size, what
+    to show meanwhile, and whether blocks compute their activations
     again in the backward pass, which costs a third more time and a fraction of the memory (`auto`:
     only where the first step finds too little).
     """
@@ -53,7 +49,7 @@ class HostRun:
     rank: RankSettings
     training: TrainSettings
     batch_size: int = 1
-    targets: str = ATTENTION
+    target: TargetSettings = TargetSettings()
     checkpointing: str = "auto"
     previews: tuple[Preview, ...] = ()
     loss: LossSettings = LossSettings()
@@ -67,8 +63,9 @@ class HostRun:
         ValueError for one that none has.
         """
         kinds = {
-            "rank": RankSettings, "training": TrainSettings, "loss": LossSettings,
-            "prior": PriorSettings, "mask": MaskSettings, "keep": KeepSettings,
+            "rank": RankSettings, "training": TrainSettings, "target": TargetSettings,
+            "loss": LossSettings, "prior": PriorSettings, "mask": MaskSettings,
+            "keep": KeepSettings,
         }  # fmt: skip
         own = [f.name for f in fields(cls) if f.name not in kinds]
         names = {part: [f.name for f in fields(kind)] for part, kind in kinds.items()}
@@ -155,7 +152,7 @@ def attempt(
         priors = run.prior.items(model, inner)
         adapters = attach(
             inner,
-            run.targets,
+            run.target.chosen(inner),
             run.rank,
             seed=run.training.seed,
             device=comfy.model_management.get_torch_device(),
@@ -211,7 +208,8 @@ def settings_of(run: HostRun) -> dict:
         | asdict(run.loss)
         | run.prior.facts()
         | run.mask.facts()
-        | {"batch_size": run.batch_size, "targets": run.targets}
+        | asdict(run.target)
+        | {"batch_size": run.batch_size}
     )
 
 

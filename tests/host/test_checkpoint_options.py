@@ -86,7 +86,7 @@ def test_every_field_reaches_its_settings_and_the_list_shows_what_is_there(nodes
     assert combo.options[:2] == ["none", LATEST] and kept in combo.options
     (options,) = node.execute(7, 3, "mine", kept, {"targets": "attn2"}).result
     run = HostRun.of({**options, "steps": 4})
-    assert run.keep == KeepSettings(7, 3, "mine", kept) and run.targets == "attn2"
+    assert run.keep == KeepSettings(7, 3, "mine", kept) and run.target.targets == "attn2"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import torch
 from lora2_core import RankSettings, TrainSettings
 from lora2_core.host import run as host_run
 from lora2_core.host.checkpointing import checkpointed, repeated_blocks
-from lora2_core.host.run import ATTENTION, HostRun, train_on
+from lora2_core.host.run import HostRun, train_on
+from lora2_core.targets import ATTENTION
 
 
 def run_of(mode: str, checkpointing: str) -> HostRun:

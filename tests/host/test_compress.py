@@ -14,6 +14,7 @@ from lora2_core import RankSettings, TrainSettings, load, save
 from lora2_core.host.apply import apply_lora
 from lora2_core.host.export import as_lora_model
 from lora2_core.host.run import HostRun, train_on
+from lora2_core.targets import TargetSettings
 
 LAYERS = r"attn[12]\.to_(q|k|v|out\.0)$|in_layers\.2$|ff\.net\.2$"
 
@@ -29,7 +30,9 @@ def node():
 def trained(playground):
     """A plain LoRA of attention, feed-forward and convolution layers."""
     settings = RankSettings(mode="fixed", target_rank=16)
-    run = HostRun(settings, TrainSettings(12, 1e-2), batch_size=2, targets=LAYERS)
+    run = HostRun(
+        settings, TrainSettings(12, 1e-2), batch_size=2, target=TargetSettings(targets=LAYERS)
+    )
     with torch.inference_mode():
         return train_on(
             playground.model, playground.latents, playground.positive, run, lambda step: None

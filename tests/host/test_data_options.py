@@ -37,7 +37,7 @@ def test_lists_arrive_as_they_are(nodes, playground):
     (chain,) = nodes["LoRA2TargetOptions"].execute("attn2", options).result
     run = HostRun.of({**chain, **TRAINING})
     assert run.prior.prior_latents is data[0] and run.prior.prior_positive is data[1]
-    assert run.mask.masks is masks and run.targets == "attn2"
+    assert run.mask.masks is masks and run.target.targets == "attn2"
     assert run.prior.prior_weight == 0.5
     assert (run.mask.mask_blur, run.mask.mask_floor) == (2.0, 0.0)
 

@@ -16,8 +16,9 @@ from lora2_core.adapters import attach
 from lora2_core.host.checkpointing import checkpointed, repeated_blocks
 from lora2_core.host.dataset import batch_of, by_shape, make_items
 from lora2_core.host.objective import denoising_loss, sigma_at
-from lora2_core.host.run import ATTENTION, HostRun, train_on
+from lora2_core.host.run import HostRun, train_on
 from lora2_core.host.session import on_loan
+from lora2_core.targets import ATTENTION
 
 from .flow_models import FAMILIES, build, pictures
 

@@ -15,6 +15,7 @@ from lora2_core import RankSettings, TrainSettings, load, save
 from lora2_core.host.apply import adopt, apply_lora
 from lora2_core.host.export import as_lora_model
 from lora2_core.host.run import HostRun, train_on
+from lora2_core.targets import TargetSettings
 
 SHORT = TrainSettings(steps=6, learning_rate=1e-2, seed=3)
 
@@ -109,8 +110,8 @@ def test_an_interrupt_keeps_what_was_learned(playground):
 
 def test_the_update_is_exactly_zero_before_the_first_step(playground):
     from lora2_core import attach
-    from lora2_core.host.run import ATTENTION
     from lora2_core.host.session import on_loan
+    from lora2_core.targets import ATTENTION
 
     output = playground.forward()
     with on_loan(playground.model) as inner:
@@ -153,7 +154,7 @@ def test_convolutions_and_other_linears_load_in_the_stock_loader(playground, tmp
         RankSettings(target_rank=3, max_rank=6),
         SHORT,
         batch_size=2,
-        targets=r"in_layers\.2$|\.op$|ff\.net\.2$|proj_in$|skip_connection$",
+        target=TargetSettings(targets=r"in_layers\.2$|\.op$|ff\.net\.2$|proj_in$|skip_connection$"),
     )
     lora = train_on(playground.model, playground.latents, playground.positive, run, quiet).lora
     assert any(layer.kernel == (3, 3) for layer in lora.layers.values())

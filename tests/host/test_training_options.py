@@ -49,7 +49,7 @@ def test_every_field_reaches_its_settings(nodes):
     assert run.training == TrainSettings(steps=4, learning_rate=1e-2, **optimizer)
     assert run.loss == LossSettings(**loss)
     assert run.rank == RankSettings(mode="fixed", target_rank=2)
-    assert (run.targets, run.batch_size, run.checkpointing) == ("attn2", 2, "auto")
+    assert (run.target.targets, run.batch_size, run.checkpointing) == ("attn2", 2, "auto")
 
 
 @pytest.mark.parametrize(

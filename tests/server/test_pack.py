@@ -19,6 +19,7 @@ PROMISED = {
     "LoRA2Info",
     "LoRA2RankOptions",
     "LoRA2TargetOptions",
+    "LoRA2Layers",
     "LoRA2MemoryOptions",
     "LoRA2OptimizerOptions",
     "LoRA2LossOptions",

@@ -14,9 +14,10 @@ import torch
 
 from lora2_core import RankSettings, TrainSettings, save
 from lora2_core.host.playground import load_playground
-from lora2_core.host.run import ATTENTION, HostRun, train_on
+from lora2_core.host.run import HostRun, train_on
 from lora2_core.playground import asset
 from lora2_core.playground.subjects import examples
+from lora2_core.targets import ATTENTION, TargetSettings
 from tests.benchmarks.held_out import TRAINED, encode
 from tests.host.test_real_shapes import SD15, SDXL, patcher
 
@@ -75,7 +76,7 @@ def train_files(folder: Path, *, quick: bool = False) -> Iterator[tuple[Plain, P
             RankSettings(mode="fixed", target_rank=plain.rank),
             TrainSettings(10 if quick else plain.steps, plain.learning_rate),
             batch_size=8,
-            targets=plain.targets,
+            target=TargetSettings(targets=plain.targets),
         )
         lora = train_on(*source, run, lambda step: None).lora
         path = folder / f"plain_{index}.safetensors"

@@ -18,10 +18,10 @@ from lora2_core.host.dataset import make_items
 from lora2_core.host.objective import make_loss
 from lora2_core.host.run import HostRun, train_on
 from lora2_core.host.session import on_loan
+from lora2_core.targets import EVERYTHING, TargetSettings
 from tests.benchmarks.speed.pace import Pace, Work
 
 RATE = 1e-5
-EVERYTHING = r"^diffusion_model\."
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def ours(mode: str, *, everything: bool = False, start: bool = True) -> Callable
                 rank,
                 TrainSettings(steps=steps, learning_rate=RATE),
                 batch_size=job.batch,
-                targets=EVERYTHING if everything else job.targets,
+                target=TargetSettings(targets=EVERYTHING if everything else job.targets),
             )
             outcome = train_on(job.model, job.latents, job.positive, run, lambda step: tick())
             if outcome.stopped is not None:

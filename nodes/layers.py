@@ -1,0 +1,50 @@
+"""LoRA² Layers: which layers a run would train, before it does."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..lora2_core.host.run import HostRun
+from ..lora2_core.layer import is_adaptable
+from ..lora2_core.layer_ranks import MOST
+from ..lora2_core.target_table import components, summary, table
+from .common import CATEGORY, Lora2Options
+
+
+class LoRA2Layers(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoRA2Layers",
+            display_name="LoRA² Layers",
+            category=CATEGORY,
+            description="Shows which layers LoRA² Train would train with these options, their "
+            "shapes and what a rank of them costs. Nothing is trained.",
+            search_aliases=["target modules", "layer names", "list layers"],
+            is_output_node=True,
+            inputs=[
+                io.Model.Input("model", tooltip="The model to train; it leaves unchanged."),
+                Lora2Options.Input(
+                    "options",
+                    optional=True,
+                    tooltip="Those that go to LoRA² Train: LoRA² Target Options choose layers.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(
+                    display_name="table", tooltip="A line a layer, with tabs between columns."
+                ),
+                io.Int.Output(display_name="count"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, options=None) -> io.NodeOutput:
+        run = HostRun.of({"max_rank": MOST, **(options or {})})
+        parts = components(run.target.chosen(model.model), run.rank)
+        adaptable = sum(map(is_adaptable, model.model.modules()))
+        shown = {"text": (summary(parts, run.rank, adaptable),)}
+        return io.NodeOutput(table(parts), len(parts), ui=shown)
+
+
+NODES = [LoRA2Layers]

@@ -1,0 +1,126 @@
+"""Every kind of layers on the host's own models: found, trained, and loaded in the stock loader."""
+
+import asyncio
+
+import comfy.sd
+import comfy.supported_models
+import comfy.utils
+import comfyui_lora2
+import pytest
+import torch
+from comfy.model_base import ModelType
+
+from lora2_core import save
+from lora2_core.host.run import HostRun, train_on
+from lora2_core.targets import LAYERS, TargetSettings
+
+from .flow_models import FAMILIES, build, pictures
+from .test_real_shapes import UNETS, patcher
+
+FIELDS = {"steps": 2, "learning_rate": 1e-2, "mode": "fixed", "target_rank": 2, "batch_size": 2}
+KINDS = LAYERS[1:]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_each_kind_takes_more_of_a_flow_model(name: str):
+    model = build(name).model
+    counts = [len(TargetSettings(layers=kind).chosen(model)) for kind in KINDS]
+    feed_forward = {"chroma": 0}
+    assert counts == sorted(counts)
+    assert counts[0] == FAMILIES[name].layers
+    assert counts[1] > counts[0] or name in feed_forward
+    assert counts[2] > counts[1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_kind_of_a_flow_model_loads_in_the_stock_loader(name: str, kind: str, tmp_path):
+    model = build(name)
+    out = train_on(model, *pictures(name), HostRun.of(FIELDS | {"layers": kind}), lambda step: None)
+    check_stock(model, out.lora, tmp_path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["SDXL", "SD1.5"])
+def test_kinds_of_a_unet(name: str, kind: str):
+    model = patcher(*UNETS[name], torch.float32, ModelType.EPS).model
+    found = TargetSettings(layers=kind).chosen(model)
+    convolutions = sum(isinstance(m, torch.nn.Conv2d) for m in found.values())
+    if kind == "all linear + conv":
+        adaptable = (torch.nn.Linear, torch.nn.Conv2d)
+        assert len(found) == sum(isinstance(m, adaptable) for m in model.modules())
+    elif name == "SDXL":  # SD1.5 has convolutions around its attention, not inside
+        assert convolutions == 0
+    sides = TargetSettings(layers=kind, only_blocks="down, mid").chosen(model)
+    rest = TargetSettings(layers=kind, without_blocks="down, mid").chosen(model)
+    assert sides.keys() | rest.keys() == found.keys() and not sides.keys() & rest.keys()
+
+
+def check_stock(model, lora, folder) -> None:
+    path = folder / "a.safetensors"
+    save(path, lora, diffusers=lora.info["diffusers"])
+    tensors = comfy.utils.load_torch_file(str(path), safe_load=True)
+    stock, _ = comfy.sd.load_lora_for_models(model, None, tensors, 1.0, 0.0)
+    assert len(stock.patches) == sum(rank > 0 for rank in lora.ranks.values()) > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_the_playground_trains_with_ranks_of_its_own(playground, kind, tmp_path):
+    fields = FIELDS | {"layers": kind, "layer_ranks": "attn2.*to_k = 1"}
+    data = playground.model, playground.latents, playground.positive
+    out = train_on(*data, HostRun.of(fields), lambda step: None)
+    keys = {n for n in out.lora.layers if n.endswith("attn2.to_k")}
+    assert keys and all(r == (1 if n in keys else 2) for n, r in out.lora.ranks.items())
+    check_stock(playground.model, out.lora, tmp_path)
+    assert out.lora.info["settings"]["layers"] == kind
+
+
+@pytest.fixture(scope="module")
+def nodes() -> dict:
+    extension = asyncio.run(comfyui_lora2.comfy_entrypoint())
+    return {node.define_schema().node_id: node for node in asyncio.run(extension.get_node_list())}
+
+
+def test_the_layers_node_shows_what_would_be_trained(nodes, playground):
+    (options,) = (
+        nodes["LoRA2TargetOptions"]
+        .execute("attn2", only_blocks="mid", layer_ranks="to_k = 4")
+        .result
+    )
+    shown = nodes["LoRA2Layers"].execute(playground.model, options)
+    table, count = shown.result
+    lines = table.split("\n")
+    run = HostRun.of({**options, **FIELDS})
+    assert count == len(lines) - 1 == len(run.target.chosen(playground.model.model))
+    for line in lines[1:]:
+        name, shape, rank, cost = line.split("\t")
+        module = playground.model.model.get_submodule(name)
+        assert shape == f"{module.out_features} x {module.in_features}"
+        most = 4 if name.endswith("to_k") else min(module.in_features, module.out_features)
+        assert (int(rank), int(cost)) == (most, module.in_features + module.out_features)
+    (text,) = shown.ui["text"]
+    assert text.startswith(f"{count} of ") and "\nmid" in text
+
+    whole = nodes["LoRA2Layers"].execute(playground.model)
+    assert whole.result[1] == 56
+
+
+def test_old_workflows_choose_as_before(nodes):
+    """Saved with nothing but the pattern."""
+    (options,) = nodes["LoRA2TargetOptions"].execute(targets="attn2").result
+    assert HostRun.of(options | FIELDS).target == TargetSettings(targets="attn2")
+
+
+def test_contradictions_are_named_before_training(nodes, playground):
+    fields = {
+        "model": [playground.model], "latents": playground.latents,
+        "positive": playground.positive, "steps": [2], "batch_size": [1], "learning_rate": [1e-3],
+        "mode": ["adaptive"], "target_rank": [4], "budget_mb": [0.0], "max_rank": [8], "seed": [0],
+    }  # fmt: skip
+    for choice, sentence in (
+        ({"layers": "attention", "only_blocks": "double"}, "its blocks are down, mid, up"),
+        ({"layer_ranks": "attn2 = 16"}, "above max_rank 8"),
+        ({"layer_ranks": "attn3 = 4"}, "rank 4 to 'attn3', which no layer to train heeds"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            nodes["LoRA2Train"].execute(**fields, options=[choice])
