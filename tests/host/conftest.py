@@ -3,6 +3,7 @@
 They import comfy at the top of their files, which without a host is a confusing error.
 """
 
+import asyncio
 import os
 from dataclasses import dataclass
 
@@ -55,6 +56,15 @@ def playground() -> Playground:
         latents = [{"samples": vae.encode(image[None])} for image in images]
         positive = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in captions]
     return Playground(model, clip, vae, latents, positive)
+
+
+@pytest.fixture(scope="session")
+def nodes() -> dict:
+    """Every node of the pack by its id, as the host loads them."""
+    import comfyui_lora2
+
+    extension = asyncio.run(comfyui_lora2.comfy_entrypoint())
+    return {node.define_schema().node_id: node for node in asyncio.run(extension.get_node_list())}
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,5 @@
 """LoRA² Checkpoint Options: what doesn't fit is refused in one sentence before any step."""
 
-import asyncio
-
-import comfyui_lora2
 import pytest
 import torch
 
@@ -64,12 +61,6 @@ def test_another_base_model_is_refused(playground, kept):
             train_on(model, playground.latents, playground.positive, run, quiet)
     finally:
         weight.copy_(before)
-
-
-@pytest.fixture(scope="module")
-def nodes() -> dict:
-    extension = asyncio.run(comfyui_lora2.comfy_entrypoint())
-    return {node.define_schema().node_id: node for node in asyncio.run(extension.get_node_list())}
 
 
 def test_the_defaults_are_what_happens_without_the_node(nodes):

@@ -1,10 +1,8 @@
 """LoRA² Compress on real adapters: the same model output, smaller, from every source."""
 
-import asyncio
 from pathlib import Path
 
 import comfy.sd
-import comfyui_lora2
 import folder_paths
 import pytest
 import torch
@@ -20,10 +18,8 @@ LAYERS = r"attn[12]\.to_(q|k|v|out\.0)$|in_layers\.2$|ff\.net\.2$"
 
 
 @pytest.fixture(scope="module")
-def node():
-    extension = asyncio.run(comfyui_lora2.comfy_entrypoint())
-    nodes = asyncio.run(extension.get_node_list())
-    return next(n for n in nodes if n.define_schema().node_id == "LoRA2Compress")
+def node(nodes):
+    return nodes["LoRA2Compress"]
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,5 @@
 """LoRA² Data Options: lists pass through it unharmed, and it adds only what is connected."""
 
-import asyncio
-
-import comfyui_lora2
 import pytest
 import torch
 
@@ -12,12 +9,6 @@ from lora2_core.host.run import HostRun
 
 TRAINING = {"steps": 2, "mode": "fixed", "target_rank": 2}
 FIELDS = {"prior_weight": [1.0], "mask_blur": [0.0], "mask_floor": [0.1]}
-
-
-@pytest.fixture(scope="module")
-def nodes() -> dict:
-    extension = asyncio.run(comfyui_lora2.comfy_entrypoint())
-    return {node.define_schema().node_id: node for node in asyncio.run(extension.get_node_list())}
 
 
 def test_the_defaults_are_what_happens_without_the_node(nodes):

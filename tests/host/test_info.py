@@ -1,8 +1,5 @@
 """LoRA² Info on real adapters: of a training, of a file in every form, and what it refuses."""
 
-import asyncio
-
-import comfyui_lora2
 import folder_paths
 import pytest
 import torch
@@ -12,10 +9,8 @@ from lora2_core.host.run import HostRun, train_on
 
 
 @pytest.fixture(scope="module")
-def node():
-    extension = asyncio.run(comfyui_lora2.comfy_entrypoint())
-    nodes = asyncio.run(extension.get_node_list())
-    return next(n for n in nodes if n.define_schema().node_id == "LoRA2Info")
+def node(nodes):
+    return nodes["LoRA2Info"]
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,8 @@
 """Every kind of layers on the host's own models: found, trained, and loaded in the stock loader."""
 
-import asyncio
-
 import comfy.sd
 import comfy.supported_models
 import comfy.utils
-import comfyui_lora2
 import pytest
 import torch
 from comfy.model_base import ModelType
@@ -73,12 +70,6 @@ def test_every_kind_of_the_playground_trains_with_ranks_of_its_own(playground, k
     assert keys and all(r == (1 if n in keys else 2) for n, r in out.lora.ranks.items())
     check_stock(playground.model, out.lora, tmp_path)
     assert out.lora.info["settings"]["layers"] == kind
-
-
-@pytest.fixture(scope="module")
-def nodes() -> dict:
-    extension = asyncio.run(comfyui_lora2.comfy_entrypoint())
-    return {node.define_schema().node_id: node for node in asyncio.run(extension.get_node_list())}
 
 
 def test_the_layers_node_shows_what_would_be_trained(nodes, playground):

@@ -1,10 +1,8 @@
 """Optimizer and loss options through the nodes: nothing changes by default, all of it arrives."""
 
-import asyncio
 from dataclasses import replace
 
 import comfy.model_management
-import comfyui_lora2
 import pytest
 import torch
 
@@ -14,12 +12,6 @@ from lora2_core.host.run import HostRun, train_on
 from lora2_core.loss import LossSettings
 
 FIELDS = {"steps": 4, "learning_rate": 1e-2, "mode": "fixed", "target_rank": 2, "batch_size": 2}
-
-
-@pytest.fixture(scope="module")
-def nodes() -> dict:
-    extension = asyncio.run(comfyui_lora2.comfy_entrypoint())
-    return {node.define_schema().node_id: node for node in asyncio.run(extension.get_node_list())}
 
 
 def defaults(node) -> dict:
