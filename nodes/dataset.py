@@ -35,8 +35,9 @@ class LoRA2Dataset(io.ComfyNode):
                 io.Combo.Input(
                     "folder",
                     options=folder_paths.get_input_subfolders(),
-                    tooltip="A folder in ComfyUI's input folder. A .txt beside a picture is its "
-                    "caption; pictures in a sub-folder called 3_owl count three times.",
+                    tooltip="A folder in ComfyUI's input folder. A .txt or .caption beside a "
+                    "picture is its caption, owl-masklabel.png the mask of owl.png; pictures in a "
+                    "sub-folder called 3_owl count three times.",
                 ),
                 io.Clip.Input("clip", tooltip="Encodes the captions."),
                 io.Vae.Input("vae", tooltip="Encodes the pictures: the VAE of the model to train."),
@@ -44,7 +45,7 @@ class LoRA2Dataset(io.ComfyNode):
                     "caption",
                     default="",
                     multiline=True,
-                    tooltip="For pictures that have no .txt beside them.",
+                    tooltip="For pictures that have no .txt or .caption beside them.",
                 ),
                 io.Int.Input(
                     "resolution",
@@ -114,6 +115,12 @@ class LoRA2Dataset(io.ComfyNode):
                 io.String.Output(
                     display_name="report", tooltip="Counts, sizes, captions, and what was skipped."
                 ),
+                io.Mask.Output(
+                    display_name="masks",
+                    is_output_list=True,
+                    tooltip="One an entry, for LoRA² Data Options: from -masklabel files, else "
+                    "from transparency; white where there is neither.",
+                ),
             ],
         )
 
@@ -144,7 +151,8 @@ class LoRA2Dataset(io.ComfyNode):
             comfy.model_management.throw_exception_if_processing_interrupted()
 
         made = make_dataset(folder, clip, vae, DatasetSettings(**settings), progress)
-        return io.NodeOutput(made.latents, made.positive, made.report, ui={"text": (made.report,)})
+        outputs = made.latents, made.positive, made.report, made.masks
+        return io.NodeOutput(*outputs, ui={"text": (made.report,)})
 
 
 NODES = [LoRA2Dataset]

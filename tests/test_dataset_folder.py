@@ -64,6 +64,26 @@ def test_what_is_no_file_inside_is_left_out(tmp_path):
     }
 
 
+def test_masks_go_with_their_pictures(tmp_path):
+    root = tmp_path / "input"
+    for name in ("a.jpg", "a-masklabel.png", "b.c.png", "b.c-masklabel.webp", "-masklabel.png"):
+        picture(root / "set" / name)
+    for name in ("a.png", "lost-masklabel.png"):
+        picture(root / "set" / "2_sub" / name)
+    picture(root / "set" / "spy.png")
+    (root / "set" / "spy-masklabel.png").symlink_to(picture(tmp_path / "outside.png"))
+    found = scan(root / "set", str(root))
+    masks = {p.name: p.mask and p.mask.name for p in found.pictures}
+    assert masks == {
+        "-masklabel.png": None, "2_sub/a.png": None, "a.jpg": "a-masklabel.png",
+        "b.c.png": "b.c-masklabel.webp",
+    }  # fmt: skip
+    assert found.skipped == {
+        "2_sub/lost-masklabel.png": "a mask without its picture",
+        "spy.png": "its mask leads out of the input folder",
+    }
+
+
 def test_a_folder_is_inside_the_root(tmp_path):
     root = tmp_path / "input"
     (root / "a" / "b").mkdir(parents=True)

@@ -21,14 +21,18 @@ from ..pictures.plan import DatasetSettings, Planned, check_count, nothing, plan
 from ..pictures.reading import Unusable, decode
 from ..pictures.report import report
 from .encoding import Encoder
+from .picture_masks import MaskReader
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """One LATENT and one CONDITIONING an entry, and what became of the folder in words."""
+    """One LATENT, one CONDITIONING and one MASK [1, height, width] of the latent an entry, and what
+    became of the folder in words.
+    """
 
     latents: list[dict]
     positive: list[list]
+    masks: list[Tensor]
     report: str
 
 
@@ -37,8 +41,12 @@ def cache_folder() -> Path:
     return Path(folder_paths.get_system_user_directory("lora2")) / "cache"
 
 
-def encode_picture(planned: Planned, settings: DatasetSettings, encoder: Encoder) -> list[Tensor]:
-    """The latents of all crops of a picture; decoded only if one of them is new."""
+def encode_picture(
+    planned: Planned, settings: DatasetSettings, encoder: Encoder, reader: MaskReader
+) -> list[tuple[Tensor, Tensor]]:
+    """The latents of all crops of a picture, decoded only if one of them is new, and their masks.
+    Crops of which nothing counts are left out; Unusable when none is left.
+    """
     path, seen = planned.picture.path, planned.seen
     try:
         data = path.read_bytes()
@@ -66,7 +74,13 @@ def encode_picture(planned: Planned, settings: DatasetSettings, encoder: Encoder
             except ValueError as error:
                 raise ValueError(f"{planned.picture.name}: {error}") from error
         latents.append(latent)
-    return latents
+    masks = reader.masks(planned, data, crops, tuple(latents[0].shape[-2:]))
+    kept = [(latent, m) for latent, m in zip(latents, masks, strict=True) if m.any()]
+    if not kept:
+        raise Unusable(
+            "masked out: its mask is black, or it is transparent, wherever it is cropped"
+        )
+    return kept
 
 
 def make_dataset(
@@ -87,12 +101,13 @@ def make_dataset(
     listing = scan(folder, root)
     planned = plan(listing, settings, step)
     common = check_count(planned, settings, listing)
-    encoder = Encoder(clip, vae, Cache(cache_folder()))
+    cache = Cache(cache_folder())
+    encoder, reader = Encoder(clip, vae, cache), MaskReader(cache)
     used, entries = [], []
     for done, item in enumerate(planned):
         on_picture(done, len(planned))
         try:
-            latents = encode_picture(item, settings, encoder)
+            crops = encode_picture(item, settings, encoder, reader)
         except Unusable as reason:
             listing.skipped[item.picture.name] = str(reason)
             continue
@@ -102,7 +117,7 @@ def make_dataset(
             settings.shuffle_tags,
             f"{settings.seed} {item.picture.name}",
         )
-        entries += paired(latents, captions) * (item.picture.repeats // common)
+        entries += paired(crops, captions) * (item.picture.repeats // common)
     if not used:
         raise ValueError(nothing(listing))
     wordless = without_captions(entries, settings.caption_dropout, settings.seed)
@@ -110,7 +125,8 @@ def make_dataset(
     for _, caption in entries + wordless:
         on_picture(len(planned), len(planned))
         positive.append(encoder.conditioning(caption))
-    encoder.cache.trim()
-    latents = [{"samples": latent} for latent, _ in entries + wordless]
+    cache.trim()
+    latents = [{"samples": latent} for (latent, _), _ in entries + wordless]
+    masks = [mask for (_, mask), _ in entries + wordless]
     facts = report(name, settings, used, listing, len(entries), len(wordless))
-    return Dataset(latents, positive, f"{facts}\n{encoder.report()}")
+    return Dataset(latents, positive, masks, f"{facts}\n{encoder.report()}{reader.report()}")

@@ -15,19 +15,25 @@ from .reading import SUFFIXES, Unusable
 
 MOST_CAPTION_BYTES = 65536
 MOST_REPEATS = 1000
-PREFIX = re.compile(r"(\d+)_")
+PREFIX = re.compile(r"(\d+)_(.*)")
+CAPTIONS = (".txt", ".caption")  # the first that is there counts
+MASK = "-masklabel"  # what follows the picture's name in that of its mask
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A file, the name that reports call it, how often it is repeated, and its own caption (None
-    without a .txt).
+    """A file, the name that reports call it, how often it is repeated, its own caption (None
+    without a file of it) and the kind of that file, what a folder called N_name says instead, and
+    the file of its mask.
     """
 
     path: Path
     name: str
     repeats: int
     caption: str | None
+    caption_kind: str = CAPTIONS[0]
+    folder_caption: str = ""
+    mask: Path | None = None
 
 
 @dataclass
@@ -103,31 +109,53 @@ def visible(folder: str | Path) -> list[os.DirEntry]:
 def scan(folder: Path, root: str) -> Listing:
     """Every picture of a folder and of its direct sub-folders; N_name ones are repeated N times."""
     found, root = Listing(), os.path.realpath(root)
+    masks, names = {}, {}
     for entry, name in walk(folder):
         path = Path(entry.path)
         if path.suffix.lower() not in SUFFIXES:
-            found.others += path.suffix.lower() != ".txt"
-            continue
+            found.others += path.suffix.lower() not in CAPTIONS
+        elif path.stem.endswith(MASK) and path.stem != MASK:
+            masks.setdefault(path.with_name(path.stem.removesuffix(MASK)), (path, name))
+        else:
+            names[path] = name
+    for path, name in names.items():
+        mask, _ = masks.get(path.with_suffix(""), (None, ""))
         try:
             check_file(path, root)
-            caption = read_caption(path.with_suffix(".txt"), root)
+            caption, kind = own_caption(path, root)
+            if mask is not None:
+                check_file(mask, root, "its mask ")
         except Unusable as reason:
             found.skipped[name] = str(reason)
             continue
-        repeats = repeats_of(path.parent.name) if path.parent != folder else 1
-        found.pictures.append(Picture(path, name, repeats, caption))
+        outer = path.parent.name if path.parent != folder else ""
+        words = match[2].strip() if (match := PREFIX.match(outer)) else ""
+        picture = Picture(path, name, repeats_of(outer), caption, kind, words, mask)
+        found.pictures.append(picture)
+    described = {path.with_suffix("") for path in names}
+    for place, (_, name) in masks.items():
+        if place not in described:
+            found.skipped[name] = "a mask without its picture"
     return found
 
 
-def check_file(path: Path, root: str) -> None:
-    """Unusable unless it is a regular file inside root."""
+def check_file(path: Path, root: str, what: str = "") -> None:
+    """Unusable unless it is a regular file inside root; `what` begins the reason."""
     try:
         if os.path.commonpath([root, os.path.realpath(path)]) != root:
-            raise Unusable("leads out of the input folder")
+            raise Unusable(f"{what}leads out of the input folder")
         if not stat.S_ISREG(path.stat().st_mode):
-            raise Unusable("no regular file")
+            raise Unusable(f"{what}is no regular file" if what else "no regular file")
     except OSError as error:
-        raise Unusable("unreadable") from error
+        raise Unusable(f"{what}is unreadable" if what else "unreadable") from error
+
+
+def own_caption(path: Path, root: str) -> tuple[str | None, str]:
+    """A picture's own caption and the kind of its file: the first of CAPTIONS that is there."""
+    for kind in CAPTIONS:
+        if (caption := read_caption(path.with_suffix(kind), root)) is not None:
+            return caption, kind
+    return None, CAPTIONS[0]
 
 
 def read_caption(path: Path, root: str) -> str | None:

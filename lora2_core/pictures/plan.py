@@ -11,7 +11,7 @@ from math import gcd
 from ..settings import check_range
 from .buckets import Size, bucket_for, enlargement
 from .folder import Listing, Picture
-from .reading import Seen, Unusable, look
+from .reading import Seen, Unusable, look, look_at_mask
 
 LARGEST_ENLARGEMENT = 2.0
 MOST_ENTRIES = 100_000
@@ -21,7 +21,8 @@ MOST_ENTRIES = 100_000
 class DatasetSettings:
     """How a folder becomes entries, that is pairs of a picture and a caption.
 
-    caption: of pictures without a .txt beside them.
+    caption: of pictures without a .txt or .caption beside them; where it is empty too, those in a
+        folder called N_name have the name.
     resolution: the area of every picture is about its square.
     buckets: sizes near the picture's own shape; else a square from the centre.
     flip: each picture also mirrored.
@@ -54,8 +55,10 @@ class DatasetSettings:
         return max((1 + self.crops) * (1 + self.flip), 1 + self.shuffle_tags)
 
     def caption_of(self, picture: Picture) -> str:
-        """Its own, else the one for all."""
-        return self.caption.strip() if picture.caption is None else picture.caption
+        """Its own, else the one for all, else what its folder says."""
+        if picture.caption is not None:
+            return picture.caption
+        return self.caption.strip() or picture.folder_caption
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Planned:
 
 def plan(listing: Listing, settings: DatasetSettings, step: int) -> list[Planned]:
     """Reads the headers; pictures that can't be used move to listing.skipped. ValueError when a
-    picture has no caption.
+    picture has no caption, or a mask of another shape.
     """
     planned = []
     for picture in listing.pictures:
@@ -80,16 +83,28 @@ def plan(listing: Listing, settings: DatasetSettings, step: int) -> list[Planned
             if enlargement(size, bucket) > LARGEST_ENLARGEMENT:
                 wide, high = bucket
                 raise Unusable(f"{size[0]}x{size[1]} is less than half of {wide}x{high}")
+            if picture.mask is not None:
+                check_mask(picture, size, look_at_mask(picture.mask))
         except Unusable as reason:
             listing.skipped[picture.name] = str(reason)
             continue
-        if picture.caption is None and not settings.caption.strip():
+        if picture.caption is None and not settings.caption_of(picture):
             raise ValueError(
                 f"There is no caption for {picture.name}: put {picture.path.stem}.txt beside it "
                 "(an empty one for no words), or fill in caption."
             )
         planned.append(Planned(picture, seen, bucket))
     return planned
+
+
+def check_mask(picture: Picture, size: Size, mask: Size) -> None:
+    """ValueError for a mask of another shape than its picture, beyond a pixel of rounding."""
+    (width, height), (wide, high) = size, mask
+    if abs(wide * height / high - width) > 1 and abs(high * width / wide - height) > 1:
+        raise ValueError(
+            f"{picture.mask.name} is {wide} x {high}, another shape than {picture.name} of "
+            f"{width} x {height}: crop it as its picture was cropped."
+        )
 
 
 def check_count(planned: list[Planned], settings: DatasetSettings, listing: Listing) -> int:

@@ -83,14 +83,47 @@ def look(path: Path) -> Seen:
         return Seen(width, height, image.has_transparency_data)
 
 
+def look_at_mask(path: Path) -> tuple[int, int]:
+    """The upright size of a mask's file; Unusable when it can't be used."""
+    try:
+        seen = look(path)
+    except Unusable as reason:
+        raise Unusable(f"its mask is {reason}") from reason
+    return seen.width, seen.height
+
+
 def decode(data: bytes) -> np.ndarray:
     """float32 [height, width, 3] in [0, 1], upright, on white; Unusable when it can't be read."""
     with opened(data) as image:
         image = ImageOps.exif_transpose(image)
-        if image.mode == "I" or image.mode.startswith("I;16"):
-            grey = np.asarray(image).astype(np.float32) / 65535
-            return np.repeat(grey.clip(0, 1)[..., None], 3, axis=2)
+        if is_deep(image):
+            return np.repeat(deep_grey(image)[..., None], 3, axis=2)
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         return np.asarray(image.convert("RGB")).astype(np.float32) / 255
+
+
+def decode_mask(data: bytes, *, alpha: bool) -> np.ndarray:
+    """float32 [height, width] in [0, 1], upright: how opaque a picture is, or how bright a mask;
+    Unusable when it can't be read.
+    """
+    with opened(data) as image:
+        image = ImageOps.exif_transpose(image)
+        if alpha:
+            grey = image.convert("RGBA").getchannel("A")
+        elif is_deep(image):
+            return deep_grey(image)
+        else:
+            grey = image.convert("RGB").convert("L")
+        return np.asarray(grey).astype(np.float32) / 255
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether it is grey in 16 bits."""
+    return image.mode == "I" or image.mode.startswith("I;16")
+
+
+def deep_grey(image: Image.Image) -> np.ndarray:
+    """float32 [height, width] in [0, 1] of a 16-bit grey picture."""
+    return (np.asarray(image).astype(np.float32) / 65535).clip(0, 1)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from .buckets import enlargement
-from .folder import Listing
+from .folder import CAPTIONS, MASK, Listing
 from .plan import DatasetSettings, Planned
 
 MOST_NAMES = 20
@@ -30,6 +30,8 @@ def report(
         lines.append("repeats: " + ", ".join(f"{r} ({n})" for r, n in sorted(repeats.items())))
     if wordless:
         lines.append(f"without caption: {wordless} entries ({wordless / (entries + wordless):.1%})")
+    if sources := mask_sources(used):
+        lines.append(f"masks: {sources}")
     if transparent := sum(p.seen.transparent for p in used):
         lines.append(f"transparency put on white: {transparent}")
     enlarged = sum(enlargement((p.seen.width, p.seen.height), p.bucket) > 1 for p in used)
@@ -47,11 +49,26 @@ def report(
 
 def captions(settings: DatasetSettings, used: Sequence[Planned]) -> str:
     """Where the captions come from."""
-    own = sum(bool(p.picture.caption) for p in used)
+    own = Counter(p.picture.caption_kind for p in used if p.picture.caption)
     empty = sum(p.picture.caption == "" for p in used)
-    parts = [f"{own} from .txt files"]
-    if shared := len(used) - own - empty:
-        parts.append(f"{shared} without one: {settings.caption.strip()!r}")
+    parts = [f"{own[kind]} from {kind} files" for kind in CAPTIONS if own[kind] or kind == ".txt"]
+    if shared := sum(p.picture.caption is None for p in used):
+        words = settings.caption.strip()
+        parts.append(f"{shared} without one: {words!r}" if words else f"{shared} from folder names")
     if empty:
-        parts.append(f"{empty} empty .txt files")
+        parts.append(f"{empty} empty caption files")
     return ", ".join(parts)
+
+
+def mask_sources(used: Sequence[Planned]) -> str:
+    """Where the masks come from, "" where there are none."""
+    files = sum(p.picture.mask is not None for p in used)
+    opacity = sum(p.picture.mask is None and p.seen.transparent for p in used)
+    if not files + opacity:
+        return ""
+    counts = {
+        f"from {MASK} files": files,
+        "from transparency": opacity,
+        "without one": len(used) - files - opacity,
+    }
+    return ", ".join(f"{count} {what}" for what, count in counts.items() if count)

@@ -6,9 +6,12 @@ They import comfy at the top of their files, which without a host is a confusing
 import asyncio
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 if not os.environ.get("LORA2_HOST"):
     raise pytest.UsageError(
@@ -91,3 +94,22 @@ def train(playground):
 def name(request) -> str:
     """A folder of checkpoints of the test's own."""
     return "".join(c for c in request.node.name if c.isalnum())
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """Four pictures of an owl in the host's input folder, each with its caption; an empty cache."""
+    import folder_paths
+
+    from lora2_core.playground import subjects
+
+    monkeypatch.setattr(folder_paths, "get_input_directory", lambda: str(tmp_path / "input"))
+    monkeypatch.setattr(folder_paths, "get_user_directory", lambda: str(tmp_path / "user"))
+    folder = tmp_path / "input" / "owl"
+    folder.mkdir(parents=True)
+    images, captions = subjects.examples("owl", 4)
+    for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        pixels = (image.numpy() * 255).round().astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+        (folder / f"{index}.txt").write_text(caption, encoding="utf-8")
+    return folder

@@ -1,10 +1,7 @@
 """A folder of pictures through the playground's encoders: the cache, the lists, and bad input."""
 
 import os
-from pathlib import Path
 
-import folder_paths
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -15,28 +12,12 @@ from lora2_core.host.encoding import clip_identity, from_tensors, to_tensors, va
 from lora2_core.host.pictures import make_dataset
 from lora2_core.host.run import HostRun, train_on
 from lora2_core.pictures.plan import DatasetSettings
-from lora2_core.playground import subjects
 
 SMALL = DatasetSettings(caption="owl, noto style", resolution=32)
 
 
 def quiet(done: int, of: int) -> None:
     """Nobody looks at the progress."""
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch) -> Path:
-    """Four pictures of an owl in the host's input folder, each with its caption; an empty cache."""
-    monkeypatch.setattr(folder_paths, "get_input_directory", lambda: str(tmp_path / "input"))
-    monkeypatch.setattr(folder_paths, "get_user_directory", lambda: str(tmp_path / "user"))
-    folder = tmp_path / "input" / "owl"
-    folder.mkdir(parents=True)
-    images, captions = subjects.examples("owl", 4)
-    for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
-        pixels = (image.numpy() * 255).round().astype(np.uint8)
-        Image.fromarray(pixels).save(folder / f"{index}.png")
-        (folder / f"{index}.txt").write_text(caption, encoding="utf-8")
-    return folder
 
 
 def dataset(playground, settings=SMALL, on_picture=quiet):

@@ -66,6 +66,24 @@ def test_a_folder_becomes_an_adapter(server: ComfyServer, folder: Path):
     assert "1 without one: 'owl'" in report
 
 
+def test_masks_of_a_folder_reach_the_training(server: ComfyServer, folder: Path):
+    """Through the graph; another mask is another run."""
+    graph = training(caption="owl", flip=False)
+    inputs = {"prior_weight": 1.0, "mask_blur": 0.5, "mask_floor": 0.1, "masks": ["dataset", 3]}
+    graph["masks"] = {"class_type": "LoRA2DataOptions", "inputs": inputs}
+    graph[TRAIN]["inputs"]["options"] = ["masks", 0]
+    losses = []
+    for box in ((0, 0, 16, 32), (16, 0, 32, 32)):
+        mask = Image.new("L", (32, 32))
+        mask.paste(255, box)
+        mask.save(folder / "2-masklabel.png")
+        entry = server.run(graph)
+        assert "masks: 1 from -masklabel files, " in text(entry, "dataset")
+        losses.append(entry["outputs"][TRAIN]["lora2.train"][0]["loss"])
+    assert losses[0] != losses[1]
+    (folder / "2-masklabel.png").unlink()
+
+
 def test_a_changed_folder_is_read_again_and_an_unchanged_one_is_not(server, folder: Path):
     graph = {k: v for k, v in training(caption="owl").items() if k in ("model", "dataset")}
     again = []
@@ -100,4 +118,4 @@ def test_every_input_is_explained(server: ComfyServer):
     inputs = info["input"]["required"] | info["input"].get("optional", {})
     assert len(inputs) == 11
     assert all(options["tooltip"] for _, options in inputs.values())
-    assert info["output_is_list"] == [True, True, False]
+    assert info["output_is_list"] == [True, True, False, True]
