@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .layer import TILE, Component
-from .layer_ranks import ranks_of
+from .layer_ranks import lines_of
 from .moments import COPIES, Moments, moments_of
 from .rank import (
     importance,
@@ -22,7 +22,7 @@ from .rank import (
 )
 from .settings import BYTES_PER_PARAMETER, MEGABYTE, RankSettings
 from .singular import singular_turn
-from .targets import find_layers
+from .targets import components, find_layers
 
 SMALLEST_RATE = 1e-4  # rank 23,026 at quantile 0.9: beyond every capacity
 
@@ -42,16 +42,17 @@ class Adapters:
         self.generator = torch.Generator().manual_seed(seed)
         fixed = settings.mode == "fixed"
         tile = 1 if fixed else TILE  # ranks that never move need no slack
-        own = ranks_of(settings.layer_ranks, found)
-        self.components = {
-            name: Component(m, own.get(name, settings.max_rank), device, tile)
-            for name, m in found.items()
-        }
+        lines = lines_of(settings.layer_ranks, found)
+        self.components = components(found, lines, settings.max_rank, device, tile)
+        own = {name: line.wanted(settings.mode) for name, line in lines.items()}
+        self.own_targets = {name: rank for name, rank in own.items() if rank is not None}
         self._list = list(self.components.values())
         self.max_ranks = torch.tensor([c.max_rank for c in self._list], device=device)
         self.costs = torch.tensor([float(c.cost) for c in self._list], device=device)
-        start = float(settings.first_rank(self.mean_ceiling))
-        starts = [float(own.get(n, start)) if fixed else start for n in found]
+        targets = [float(self.own_targets.get(n, settings.target_rank)) for n in found]
+        self.target_ranks = torch.tensor(targets, device=device)
+        mean = settings.target_rank if self.own_targets else self.mean_ceiling
+        starts = [float(settings.first_rank(mean, self.own_targets.get(n))) for n in found]
         first = torch.tensor(starts, device=device).minimum(self.max_ranks)
         rates = rate_for(1.0, settings.quantile) / first
         self.rate_parameter = nn.Parameter(rates.log() if self.logarithmic else rates)
@@ -86,14 +87,16 @@ class Adapters:
 
     @property
     def ceiling(self) -> float:
-        """The most parameters that the settings allow: the budget, or target_rank in every layer
-        (fixed mode: what it has).
+        """The most parameters that the settings allow: the budget, or the target rank in every
+        layer (fixed mode: what it has).
         """
         if self.settings.mode == "fixed":
             return float(self.parameters)
         if self.settings.budget_mb > 0:
             return self.settings.budget_mb * MEGABYTE / BYTES_PER_PARAMETER
-        return self.settings.target_rank * float(self.costs.sum())
+        rank = self.settings.target_rank
+        own = (self.components[n].cost * (r - rank) for n, r in self.own_targets.items())
+        return rank * float(self.costs.sum()) + sum(own)
 
     @property
     def mean_ceiling(self) -> float:
@@ -113,7 +116,8 @@ class Adapters:
         elif self.settings.mode == "paper":
             self.weights = importance(self.rates, length) * inside
         else:
-            weights = stable_weights(self.rates, self._ranks, self.mean_ceiling, length)
+            wanted = self.target_ranks[:, None] if self.own_targets else self.mean_ceiling
+            weights = stable_weights(self.rates, self._ranks, wanted, length)
             self.weights = weights * inside
         active = self.weights
         if widths is not None:

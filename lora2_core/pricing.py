@@ -52,6 +52,8 @@ class PaperPrice(NoPrice):
         self.adapters = adapters
         self.weight = PAPER_WEIGHT if settings.rank_weight is None else settings.rank_weight
         self.target = rate_for(settings.target_rank, settings.quantile)
+        if adapters.own_targets:
+            self.target = rate_for(1.0, settings.quantile) / adapters.target_ranks
 
     def penalty(self, loss: Tensor) -> Tensor:
         return self.weight * rank_loss(self.adapters.rates, self.target)

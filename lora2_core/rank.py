@@ -56,10 +56,10 @@ def relative_importance(rates: Tensor, length: int) -> Tensor:
     return torch.exp(-rates[:, None] * i)
 
 
-def stable_weights(rates: Tensor, ranks: Tensor, mean_rank: float, length: int) -> Tensor:
+def stable_weights(rates: Tensor, ranks: Tensor, mean_rank: float | Tensor, length: int) -> Tensor:
     """exp(-nu i), scaled so that each layer moves as far in a step as a plain LoRA of `mean_rank`
     at scale 1, whatever its own rank D is now: the learning rate that suits the one suits the
-    other. (layers, length).
+    other. (layers, length); mean_rank of each layer, where they differ, is (layers, 1).
 
     Steps of positions that learn the same thing add up, so sum_{i < D} of the weights is
     `mean_rank` at most; those of independent ones add up in squares, so that of their squares is

@@ -53,7 +53,8 @@ class RankSettings:
         paper mode; the running loss in adaptive mode, which leaves attention out).
     rate_learning_rate: learning rate of the rates; None means the mode's own.
     layer_ranks: lines of `pattern = rank`: layers whose names match have at most that rank, in
-        fixed mode exactly that.
+        fixed mode exactly that. With `target` and a second rank after it, that takes the place of
+        target_rank in these layers.
     """
 
     mode: str = "adaptive"
@@ -91,20 +92,31 @@ class RankSettings:
         for name in ("rank_weight", "attention_weight", "rate_learning_rate"):
             if (value := getattr(self, name)) is not None:
                 check_range(name, value, 0, 1e3)
-        for pattern, rank in parse(self.layer_ranks):
-            if rank > self.max_rank:
+        for line in parse(self.layer_ranks):
+            if line.most > self.max_rank:
                 raise ValueError(
-                    f"layer_ranks gives rank {rank} to {pattern.pattern!r}, above max_rank "
+                    f"layer_ranks gives rank {line.most} to {line.pattern!r}, above max_rank "
                     f"{self.max_rank}: raise max_rank or lower the rank."
                 )
+            if line.target is not None and self.budget_mb > 0:
+                raise ValueError(
+                    f"layer_ranks gives a target to {line.pattern!r}, but budget_mb "
+                    f"{self.budget_mb:g} takes the place of targets: set it to 0, or leave out "
+                    "the target."
+                )
 
-    def first_rank(self, ceiling: float) -> int:
-        """The rank that every layer starts with; `ceiling` is the highest mean rank allowed."""
+    def first_rank(self, ceiling: float, target: int | None = None) -> int:
+        """The rank that a layer starts with; `ceiling` is the highest mean rank allowed, `target`
+        the layer's own target rank.
+        """
+        if self.mode == "fixed" and target is not None:
+            return target
         if self.start_rank is not None:
             return self.start_rank
         if self.mode == "adaptive":
-            return min(self.max_rank, max(1, round(FIRST_SHARE * ceiling)))
-        return self.target_rank
+            share = ceiling if target is None else target
+            return min(self.max_rank, max(1, round(FIRST_SHARE * share)))
+        return self.target_rank if target is None else target
 
 
 @dataclass(frozen=True)

@@ -3,54 +3,74 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from torch import nn
 
 from .layer import Component
-from .layer_ranks import ranks_of
+from .layer_ranks import lines_of
 from .rank_map import arrange
 from .settings import BYTES_PER_PARAMETER, MEGABYTE, RankSettings
+from .targets import block_of, components
 
 MOST_ROWS = 40  # blocks that a summary lists
 
 
-def components(found: Mapping[str, nn.Module], settings: RankSettings) -> dict[str, Component]:
-    """The layers with their highest ranks, without memory for weights."""
-    own = ranks_of(settings.layer_ranks, found)
-    return {
-        name: Component(module, own.get(name, settings.max_rank), "meta")
-        for name, module in found.items()
-    }
+@dataclass(frozen=True)
+class Row:
+    """A layer with its highest rank and its target rank, without memory for weights."""
+
+    part: Component
+    target: int
+
+    @property
+    def parameters(self) -> int:
+        """At the target rank."""
+        return self.target * self.part.cost
 
 
-def summary(parts: Mapping[str, Component], settings: RankSettings, adaptable: int) -> str:
+def rows(found: Mapping[str, nn.Module], settings: RankSettings) -> dict[str, Row]:
+    """The chosen layers by name; ValueError where layer_ranks contradicts them."""
+    lines = lines_of(settings.layer_ranks, found)
+    made = {}
+    for name, part in components(found, lines, settings.max_rank, "meta").items():
+        own = lines[name].wanted(settings.mode) if name in lines else None
+        target = settings.target_rank if own is None else own
+        made[name] = Row(part, min(target, part.max_rank))
+    return made
+
+
+def summary(found: Mapping[str, Row], settings: RankSettings, adaptable: int) -> str:
     """How many of all adaptable layers, parameters, size, and the layers of each block."""
-    cost = sum(c.cost for c in parts.values())
-    rank = settings.target_rank
-    size = (
-        BYTES_PER_PARAMETER / MEGABYTE * sum(c.cost * min(rank, c.max_rank) for c in parts.values())
-    )
+    size = BYTES_PER_PARAMETER / MEGABYTE * sum(row.parameters for row in found.values())
     lines = [
-        f"{len(parts)} of {adaptable} layers, {cost:,} parameters a rank",
-        f"{size:,.1f} MB (fp16) at rank {rank}",
+        f"{len(found)} of {adaptable} layers, {sum(r.part.cost for r in found.values()):,} "
+        "parameters a rank",
+        f"{size:,.1f} MB (fp16) at rank {settings.target_rank}",
     ]
-    places = arrange(parts)
-    rows: dict[str, list[str]] = {row: [] for row in places.rows}
+    if small := sum(r.part.max_rank < settings.target_rank for r in found.values()):
+        lines.append(f"{small} of them can't have that rank")
+    places = arrange(found)
+    blocks: dict[str, list[str]] = {row: [] for row in places.rows}
     for row, column in places.layers.values():
-        rows[row].append(column)
-    lines += [f"{row or 'model'}: {', '.join(columns)}" for row, columns in rows.items()][
-        :MOST_ROWS
-    ]
-    if len(rows) > MOST_ROWS:
-        lines.append(f"and {len(rows) - MOST_ROWS} more blocks")
+        blocks[row].append(column)
+    listed = [f"{row or 'model'}: {', '.join(columns)}" for row, columns in blocks.items()]
+    lines += listed[:MOST_ROWS]
+    if len(listed) > MOST_ROWS:
+        lines.append(f"and {len(listed) - MOST_ROWS} more blocks")
     return "\n".join(lines)
 
 
-def table(parts: Mapping[str, Component]) -> str:
-    """A line a layer: name, shape, the highest rank and the parameters of one rank."""
-    head = "layer\tshape\thighest rank\tparameters a rank"
-    lines = [f"{name}\t{shape(part)}\t{part.max_rank}\t{part.cost}" for name, part in parts.items()]
-    return "\n".join([head, *lines])
+def table(found: Mapping[str, Row]) -> str:
+    """A line a layer: its block as only_blocks takes it, name, shape, highest rank, target rank,
+    and the parameters of one rank and at the target.
+    """
+    lines = ["block\tlayer\tshape\thighest rank\ttarget rank\tparameters a rank\tparameters"]
+    for name, row in found.items():
+        part = row.part
+        numbers = f"{part.max_rank}\t{row.target}\t{part.cost}\t{row.parameters}"
+        lines.append(f"{block_of(name)}\t{name}\t{shape(part)}\t{numbers}")
+    return "\n".join(lines)
 
 
 def shape(part: Component) -> str:

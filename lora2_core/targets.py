@@ -5,11 +5,14 @@ leave out.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 
+import torch
 from torch import nn
 
-from .layer import is_adaptable
+from .layer import Component, is_adaptable
+from .layer_ranks import Line
 from .settings import check_choice
 
 # UNets and Qwen-Image; Wan, Flux, SD3, Lumina; Flux's single blocks: attention and MLP in one
@@ -74,6 +77,11 @@ class TargetSettings:
         for name in ("only_blocks", "without_blocks"):
             blocks(name, getattr(self, name))
 
+    def facts(self) -> dict:
+        """What tells one choice from another."""
+        chosen = {k: v for k, v in asdict(self).items() if v not in ("", REGEX)}
+        return {"targets": self.targets} | chosen
+
     def chosen(self, module: nn.Module) -> dict[str, nn.Module]:
         """The layers of a model by name, in its own order; ValueError where none are left, or a
         block is none of the model's.
@@ -132,6 +140,41 @@ def blocks(name: str, text: str) -> list[Block]:
             )
         found.append(Block(part, SIDES.get(match[1], match[1]), first, last))
     return found
+
+
+def block_of(name: str) -> str:
+    """The block of a layer as `blocks` reads it: `down 4`, `mid`, `single 12`, `layers 3`."""
+    path = name.removeprefix("diffusion_model.")
+    match = _NUMBERED.search(path)
+    if match is None:
+        return path.partition(".")[0]
+    side = next((side for side, inner in SIDES.items() if inner == match[1]), match[1])
+    number = match[0].rstrip(".").rpartition(".")[2]
+    return f"{side} {number}" if number.isdecimal() and side != "mid" else side
+
+
+def components(
+    found: Mapping[str, nn.Module],
+    lines: Mapping[str, Line],
+    max_rank: int,
+    device: torch.device | str,
+    tile: int = 1,
+) -> dict[str, Component]:
+    """The layers, each with its highest rank: what its line says, else max_rank, cut to its smaller
+    side. ValueError for a line that asks a layer for more than that side.
+    """
+    made = {}
+    for name, module in found.items():
+        line = lines.get(name)
+        most = max_rank if line is None else line.most
+        made[name] = part = Component(module, most, device, tile)
+        if line is not None and most > part.max_rank:
+            raise ValueError(
+                f"layer_ranks gives rank {most} to {name}, which is {part.fan_out} x "
+                f"{part.fan_in} and has at most {part.max_rank}: lower it, or give this layer a "
+                "line of its own before."
+            )
+    return made
 
 
 def check_block(name: str, block: Block, module: nn.Module) -> None:

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..lora2_core.host.run import HostRun
 from ..lora2_core.layer import is_adaptable
 from ..lora2_core.layer_ranks import MOST
-from ..lora2_core.target_table import components, summary, table
+from ..lora2_core.target_table import rows, summary, table
 from .common import CATEGORY, Lora2Options
 
 
@@ -29,22 +29,33 @@ class LoRA2Layers(io.ComfyNode):
                     optional=True,
                     tooltip="Those that go to LoRA² Train: LoRA² Target Options choose layers.",
                 ),
+                io.Int.Input(
+                    "target_rank",
+                    default=64,
+                    min=1,
+                    max=4096,
+                    optional=True,
+                    tooltip="As in LoRA² Train: the size is counted at this rank.",
+                ),
             ],
             outputs=[
                 io.String.Output(
                     display_name="table", tooltip="A line a layer, with tabs between columns."
                 ),
                 io.Int.Output(display_name="count"),
+                io.String.Output(
+                    display_name="names", is_output_list=True, tooltip="The name of each layer."
+                ),
             ],
         )
 
     @classmethod
-    def execute(cls, model, options=None) -> io.NodeOutput:
-        run = HostRun.of({"max_rank": MOST, **(options or {})})
-        parts = components(run.target.chosen(model.model), run.rank)
+    def execute(cls, model, options=None, target_rank=64) -> io.NodeOutput:
+        run = HostRun.of({"max_rank": MOST, "target_rank": target_rank, **(options or {})})
+        found = rows(run.target.chosen(model.model), run.rank)
         adaptable = sum(map(is_adaptable, model.model.modules()))
-        shown = {"text": (summary(parts, run.rank, adaptable),)}
-        return io.NodeOutput(table(parts), len(parts), ui=shown)
+        shown = {"text": (summary(found, run.rank, adaptable),)}
+        return io.NodeOutput(table(found), len(found), list(found), ui=shown)
 
 
 NODES = [LoRA2Layers]

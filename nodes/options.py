@@ -150,8 +150,8 @@ class LoRA2TargetOptions(io.ComfyNode):
                     multiline=True,
                     optional=True,
                     tooltip="Lines such as attn2 = 16: layers whose names match the pattern have "
-                    "at most that rank, in fixed mode exactly that. The first line that matches "
-                    "counts.",
+                    "at most that rank, in fixed mode exactly that. attn2 = 16 target 8 gives them "
+                    "a target_rank of their own. The first line that matches counts.",
                 ),
                 Lora2Options.Input("options", optional=True, tooltip="More options, chained."),
             ],

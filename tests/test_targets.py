@@ -1,11 +1,14 @@
 """Which layers a choice takes, on a small tree of the names that real models have."""
 
 import pytest
+import torch
 from torch import nn
 
 import lora2_core as lora2
-from lora2_core.layer_ranks import parse, ranks_of
-from lora2_core.targets import TargetSettings, find_layers
+from lora2_core.layer_ranks import Line, lines_of, parse
+from lora2_core.pricing import PaperPrice
+from lora2_core.rank import rate_for
+from lora2_core.targets import TargetSettings, block_of, blocks, find_layers
 
 
 def tree(names: dict[str, nn.Module]) -> nn.Module:
@@ -119,9 +122,11 @@ def test_bad_choices(settings: dict, sentence: str):
 
 
 def test_the_first_line_that_matches_counts():
-    lines = "# cross-attention\nattn2 = 16\n\n attn = 4 \nx==3"
-    assert [(p.pattern, r) for p, r in parse(lines)] == [("attn2", 16), ("attn", 4), ("x=", 3)]
-    assert ranks_of("attn2 = 16\nattn = 4", ["attn1", "attn2", "ff"]) == {"attn1": 4, "attn2": 16}
+    lines = "# cross-attention\nattn2 = 16 target 8\n\n attn = 4 \nx==3"
+    first, second = Line("attn2", 16, 8), Line("attn", 4)
+    assert parse(lines) == [first, second, Line("x=", 3)]
+    found = lines_of("attn2 = 16 target  8\nattn = 4", ["attn1", "attn2", "ff"])
+    assert found == {"attn1": second, "attn2": first}
 
 
 @pytest.mark.parametrize(
@@ -131,6 +136,9 @@ def test_the_first_line_that_matches_counts():
         ("attn2 = 0", "layer_ranks has the line 'attn2 = 0'"),
         ("attn2 = 5000", "a rank from 1 to 4096"),
         ("= 4", "layer_ranks has the line '= 4'"),
+        ("attn2 = 8 target", "layer_ranks has the line 'attn2 = 8 target': write a pattern"),
+        ("attn2 = 8 target 9", "'attn2 = 8 target 9', whose target is not from 1 to 8"),
+        ("attn2 = 8 target 0", "whose target is not from 1 to 8: lower the target"),
         ("( = 4", r"layer_ranks has the pattern '\(', which is no regular expression"),
         ("l1 = 9", "above max_rank 8: raise max_rank or lower the rank"),
     ],
@@ -157,6 +165,67 @@ def test_ranks_of_single_layers(mode: str, ranks: list[int]):
     adapters = lora2.attach(model, r"\d$", settings)
     assert list(adapters.ranks.values()) == ranks
     assert adapters.max_ranks.tolist() == [8, 2, 8]
+
+
+def targeted(mode: str, lines: str, **settings) -> lora2.Adapters:
+    model = nn.Sequential(*(nn.Linear(32, 32) for _ in range(3)))
+    chosen = {"target_rank": 4, "max_rank": 16} | settings
+    return lora2.attach(model, r"\d$", lora2.RankSettings(mode, layer_ranks=lines, **chosen))
+
+
+def test_targets_of_single_layers():
+    """fixed: the rank; paper: where the rate is pulled to; adaptive: the layer's part of the size,
+    and where it begins.
+    """
+    lines = "0$ = 16 target 8\n1$ = 2"
+    assert list(targeted("fixed", lines).ranks.values()) == [8, 2, 4]
+    assert list(targeted("fixed", lines, start_rank=5).ranks.values()) == [8, 2, 5]
+    paper = targeted("paper", lines)
+    assert list(paper.ranks.values()) == [8, 2, 4]
+    wanted = [rate_for(rank, 0.9) for rank in (8, 4, 4)]
+    assert PaperPrice(paper, 10).target.tolist() == pytest.approx(wanted)
+    adaptive = targeted("adaptive", lines)
+    assert list(adaptive.ranks.values()) == [16, 2, 12]
+    assert adaptive.ceiling == 64 * (8 + 4 + 4)
+    steps = adaptive.weights.sum(1), adaptive.weights.square().sum(1)
+    wanted = torch.tensor([8.0, 4, 4])  # each moves as far as a plain LoRA of its target
+    torch.testing.assert_close(torch.maximum(*steps).detach(), wanted)
+    assert targeted("adaptive", "0$ = 16").ceiling == 64 * 12
+
+
+def test_a_layer_trains_to_its_own_target():
+    """paper mode with a heavy pull: the rank of one layer goes where the line says."""
+    adapters = targeted("paper", "0$ = 16 target 10", start_rank=4, rank_weight=10.0)
+
+    def loss(generator):
+        return sum(c.lora_down.square().sum() * 0 for c in adapters.components.values())
+
+    for _ in lora2.train(adapters, loss, lora2.TrainSettings(300, 1e-3)):
+        pass
+    first, *others = adapters.ranks.values()
+    assert abs(first - 10) <= 1 and others == [4, 4]
+
+
+def test_a_size_leaves_no_room_for_targets():
+    with pytest.raises(ValueError, match="but budget_mb 1 takes the place of targets: set it to 0"):
+        lora2.RankSettings(budget_mb=1.0, layer_ranks="x = 8 target 4")
+    lora2.RankSettings(budget_mb=1.0, layer_ranks="x = 8")
+
+
+def test_a_rank_above_the_smaller_side_of_a_layer_is_named():
+    model = nn.Sequential(linear(), nn.Conv2d(8, 4, 3))
+    settings = lora2.RankSettings(target_rank=4, max_rank=16, layer_ranks=". = 6")
+    with pytest.raises(ValueError, match="rank 6 to 1, which is 4 x 72 and has at most 4: lower"):
+        lora2.attach(model, r"\d$", settings)
+
+
+@pytest.mark.parametrize("model", [UNET, FLUX])
+def test_a_layers_block_is_one_that_can_be_chosen(model: nn.Module):
+    for name in find_layers(model, "."):
+        (block,) = blocks("only_blocks", block_of(name))
+        assert block.holds(name)
+    names = "input_blocks.4.1.to_q", "middle_block.1.x", "img_in"
+    assert [block_of(f"diffusion_model.{n}") for n in names] == ["down 4", "mid", "img_in"]
 
 
 def test_names_are_targets_too():

@@ -202,13 +202,14 @@ def attempt(
 
 def settings_of(run: HostRun) -> dict:
     """Everything that was chosen, as plain values."""
+    rank = {k: v for k, v in asdict(run.rank).items() if (k, v) != ("layer_ranks", "")}
     return (
-        asdict(run.rank)
+        rank
         | asdict(completed(run.training, run.rank.mode))
         | asdict(run.loss)
         | run.prior.facts()
         | run.mask.facts()
-        | asdict(run.target)
+        | run.target.facts()
         | {"batch_size": run.batch_size}
     )
 

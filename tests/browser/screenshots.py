@@ -131,6 +131,7 @@ def add_all(page: FrontEnd) -> dict[str, int]:
         "LoRA2Info": [adapter],
         "LoRA2Report": [adapter],
         "LoRA2Dataset": [("clip", model, 1), ("vae", model, 2)],
+        "LoRA2Layers": [on_model],
         "LoRA2Load": [on_model],
     }
     values = {

@@ -8,7 +8,7 @@ import torch
 from comfy.model_base import ModelType
 
 from lora2_core import save
-from lora2_core.host.run import HostRun, train_on
+from lora2_core.host.run import HostRun, settings_of, train_on
 from lora2_core.targets import LAYERS, TargetSettings
 
 from .flow_models import FAMILIES, build, pictures
@@ -22,10 +22,9 @@ KINDS = LAYERS[1:]
 def test_each_kind_takes_more_of_a_flow_model(name: str):
     model = build(name).model
     counts = [len(TargetSettings(layers=kind).chosen(model)) for kind in KINDS]
-    feed_forward = {"chroma": 0}
     assert counts == sorted(counts)
     assert counts[0] == FAMILIES[name].layers
-    assert counts[1] > counts[0] or name in feed_forward
+    assert counts[1] > counts[0]
     assert counts[2] > counts[1]
 
 
@@ -79,38 +78,48 @@ def test_the_layers_node_shows_what_would_be_trained(nodes, playground):
         .result
     )
     shown = nodes["LoRA2Layers"].execute(playground.model, options)
-    table, count = shown.result
+    table, count, names = shown.result
     lines = table.split("\n")
     run = HostRun.of({**options, **FIELDS})
     assert count == len(lines) - 1 == len(run.target.chosen(playground.model.model))
     for line in lines[1:]:
-        name, shape, rank, cost = line.split("\t")
+        block, name, shape, rank, target, cost, parameters = line.split("\t")
+        assert block == "mid" and name == names.pop(0)
         module = playground.model.model.get_submodule(name)
         assert shape == f"{module.out_features} x {module.in_features}"
         most = 4 if name.endswith("to_k") else min(module.in_features, module.out_features)
         assert (int(rank), int(cost)) == (most, module.in_features + module.out_features)
+        assert int(target) == min(most, 64) and int(parameters) == int(target) * int(cost)
     (text,) = shown.ui["text"]
     assert text.startswith(f"{count} of ") and "\nmid" in text
 
-    whole = nodes["LoRA2Layers"].execute(playground.model)
-    assert whole.result[1] == 56
+    whole = nodes["LoRA2Layers"].execute(playground.model, target_rank=2)
+    table, count, names = whole.result
+    assert count == len(names) == 56
+    size = sum(int(line.split("\t")[-1]) for line in table.split("\n")[1:])
+    assert f"{2 * size / 1e6:,.1f} MB (fp16) at rank 2\n" in whole.ui["text"][0]
 
 
 def test_old_workflows_choose_as_before(nodes):
     """Saved with nothing but the pattern."""
     (options,) = nodes["LoRA2TargetOptions"].execute(targets="attn2").result
-    assert HostRun.of(options | FIELDS).target == TargetSettings(targets="attn2")
+    run = HostRun.of(options | FIELDS)
+    assert run.target == TargetSettings(targets="attn2")
+    new = {"layers", "only_blocks", "without_blocks", "layer_ranks"}
+    assert not new & settings_of(run).keys(), "a checkpoint of theirs goes on"
+    assert settings_of(run)["targets"] == "attn2"
 
 
 def test_contradictions_are_named_before_training(nodes, playground):
     fields = {
         "model": [playground.model], "latents": playground.latents,
         "positive": playground.positive, "steps": [2], "batch_size": [1], "learning_rate": [1e-3],
-        "mode": ["adaptive"], "target_rank": [4], "budget_mb": [0.0], "max_rank": [8], "seed": [0],
+        "mode": ["adaptive"], "target_rank": [4], "budget_mb": [0.0], "max_rank": [16], "seed": [0],
     }  # fmt: skip
     for choice, sentence in (
         ({"layers": "attention", "only_blocks": "double"}, "its blocks are down, mid, up"),
-        ({"layer_ranks": "attn2 = 16"}, "above max_rank 8"),
+        ({"layer_ranks": "attn2 = 32"}, "above max_rank 16"),
+        ({"layers": "all linear + conv", "layer_ranks": ". = 9"}, "gives rank 9 to .* at most 8"),
         ({"layer_ranks": "attn3 = 4"}, "rank 4 to 'attn3', which no layer to train heeds"),
     ):
         with pytest.raises(ValueError, match=sentence):
