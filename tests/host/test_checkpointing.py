@@ -9,12 +9,11 @@ from lora2_core import RankSettings, TrainSettings
 from lora2_core.host import run as host_run
 from lora2_core.host.checkpointing import checkpointed, repeated_blocks
 from lora2_core.host.run import HostRun, train_on
-from lora2_core.targets import ATTENTION
 
 
 def run_of(mode: str, checkpointing: str) -> HostRun:
     rank = RankSettings(mode=mode, target_rank=4, max_rank=16)
-    return HostRun(rank, TrainSettings(6, 1e-2, seed=3), 2, ATTENTION, checkpointing)
+    return HostRun(rank, TrainSettings(6, 1e-2, seed=3), 2, checkpointing=checkpointing)
 
 
 def kept_bytes(train) -> int:
