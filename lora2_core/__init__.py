@@ -10,7 +10,8 @@ ComfyUI.
 
 from .adapters import Adapters, attach
 from .attention import EntropyRecord, attention_entropy
-from .files import finish, load, save
+from .files import finish, save
+from .loading import load
 from .lora import LoraLayer, RankedLora
 from .settings import RankSettings, TrainSettings
 from .training import Step, TrainingDiverged, train

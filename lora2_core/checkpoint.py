@@ -14,17 +14,17 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from .files import LONGEST_HEADER, read_header
 from .run_state import captured, joined, restore, split
+from .tensor_file import Header, read, read_header
 from .training import Run
 
 VERSION = "1"
 NAMED = 4  # differences that a sentence names
 ENTRY = "lora2.checkpoint"  # the one entry of the metadata: several have no fixed order
 KEYS = ("version", "card", "state", "hash")
+LONGEST = 100_000_000  # bytes of a header, which names every tensor of the optimizer twice
 
 
 @dataclass(frozen=True)
@@ -89,13 +89,13 @@ def apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def texts_of(header: Mapping, name: str) -> dict[str, str]:
+def texts_of(header: Header) -> dict[str, str]:
     """The metadata by KEYS; ValueError when it is no checkpoint or one of another version."""
-    metadata = header.get("__metadata__")
-    if not isinstance(metadata, dict) or not isinstance(metadata.get(ENTRY), str):
+    name = header.name
+    if ENTRY not in header.metadata:
         raise ValueError(f"{name} is no checkpoint of LoRA² Train.")
     try:
-        texts = json.loads(metadata[ENTRY])
+        texts = json.loads(header.metadata[ENTRY])
         if {k: type(v) for k, v in texts.items()} != dict.fromkeys(KEYS, str):
             raise TypeError("its entries are others")
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -124,19 +124,14 @@ def card_of(texts: Mapping[str, str], name: str) -> Card:
 
 def read_card(path: Path) -> Card:
     """The card from the header alone, unverified. ValueError or OSError when it can't be read."""
-    with open(path, "rb") as file:
-        start = file.read(8)
-        start += file.read(min(LONGEST_HEADER, int.from_bytes(start, "little")))
-    return card_of(texts_of(read_header(start, path.name), path.name), path.name)
+    header = read_header(path, longest=LONGEST)
+    return card_of(texts_of(header), header.name)
 
 
-def decode(data: bytes, name: str) -> tuple[Card, dict]:
+def decode(path: Path) -> tuple[Card, dict]:
     """The card and the state of a file, verified; ValueError in one sentence that names it."""
-    texts = texts_of(read_header(data, name), name)
-    try:
-        tensors = safetensors.torch.load(data)
-    except (SafetensorError, KeyError) as error:  # KeyError: a kind of number torch doesn't have
-        raise ValueError(f"{name} is damaged: {error}.") from error
+    header, payload = read(path, texts_of, longest=LONGEST)
+    texts, tensors, name = texts_of(header), header.tensors(payload), header.name
     if digest(tensors, {k: v for k, v in texts.items() if k != "hash"}) != texts["hash"]:
         raise ValueError(
             f"{name} is damaged: its contents don't match its own hash. Choose an older checkpoint."
@@ -151,7 +146,7 @@ def resume(run: Run, path: Path, settings: Mapping) -> Card:
     """A fresh run goes on where the file's left off. ValueError in one sentence that names the file
     when it is damaged, or of another version, model or settings; the run is then of no use.
     """
-    card, state = decode(path.read_bytes(), path.name)
+    card, state = decode(path)
     there, here = card.layers, layers_of(run)
     if there != here:
         raise ValueError(f"{path.name} belongs to another model: {layers_differ(there, here)}.")

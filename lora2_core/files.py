@@ -1,31 +1,28 @@
-"""Adapter files: one .safetensors that every loader reads as an ordinary LoRA and LoRA² as an
-adaptive one.
+"""Writing adapter files: one .safetensors that every loader reads as an ordinary LoRA and LoRA² as
+an adaptive one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from .adapters import Adapters
 from .atomic import write_atomic
 from .lora import LoraLayer, RankedLora
-from .metadata import lora2_entries, read_lora2, run_entries
-from .names import UNSUPPORTED, complete_map, kohya_name, peft_name, split_key
+from .metadata import lora2_entries, run_entries
+from .names import complete_map, kohya_name, peft_name
 from .settings import MEGABYTE, check_choice, check_range
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 FORMATS = ("kohya", "peft", "uniform")
-LONGEST_HEADER = 100_000_000  # safetensors' own limit
 
 
 def finish(adapters: Adapters, info: Mapping | None = None) -> RankedLora:
@@ -172,144 +169,3 @@ def save(
         data = encode(lora, path.stem, form, dtype, diffusers or {})
     write_atomic(path, data)
     return lora
-
-
-def read_header(data: bytes, name: str) -> dict:
-    """The JSON header of a safetensors file, bounds checked."""
-    length = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or length > min(LONGEST_HEADER, len(data) - 8):
-        raise ValueError(f"{name} is no safetensors file or is cut off: {len(data)} bytes.")
-    try:
-        header = json.loads(data[8 : 8 + length])
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{name} has a damaged header ({error}).") from error
-    if not isinstance(header, dict):
-        raise ValueError(f"{name} has a damaged header (no object).")
-    return header
-
-
-def load(path: str | Path) -> RankedLora:
-    """Reads any low-rank adapter file (kohya, diffusers, PEFT), validated; the scale alpha / rank
-    is folded in.
-
-    Layers are named by module path in LoRA² files and by their name in the file otherwise.
-    ValueError in one sentence that names file, key and fault.
-    """
-    path = Path(path)
-    data = path.read_bytes()
-    metadata = read_header(data, path.name).get("__metadata__") or {}
-    try:
-        tensors = safetensors.torch.load(data)
-    except (
-        SafetensorError,
-        KeyError,
-    ) as error:  # KeyError: a kind of number that torch doesn't have
-        raise ValueError(f"{path.name} can't be read: {error}.") from error
-    if expected := metadata.get("sshs_model_hash") if "lora2.version" in metadata else None:
-        payload = data[8 + int.from_bytes(data[:8], "little") :]
-        if hashlib.sha256(payload).hexdigest() != expected:
-            raise ValueError(
-                f"{path.name} is damaged: its bytes don't match its own hash. Get the file again."
-            )
-    try:
-        ours = read_lora2(metadata)
-        layers = collect_layers(tensors)
-        if ours:
-            layers = restore_layers(layers, ours["layers"])
-    except ValueError as error:
-        raise ValueError(f"{path.name}: {error}.") from error
-    info = (
-        {"history": ours["history"], "settings": ours["settings"], "basis": ours["basis"]}
-        if ours
-        else {}
-    )
-    if ours:
-        info["learned_ranks"] = {row[1]: row[5] for row in ours["layers"]}
-        info["rates"] = {row[1]: row[6] for row in ours["layers"]}
-        info["sensitivity"] = {row[1]: row[7] for row in ours["layers"] if len(row) > 7}
-    return RankedLora(layers, info | {"metadata": metadata})
-
-
-def collect_layers(tensors: Mapping[str, Tensor]) -> dict[str, LoraLayer]:
-    """Pairs of lora_up and lora_down by base name, in fp32 with alpha / rank folded into
-    lora_up.
-    """
-    parts: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        if UNSUPPORTED.search(key):
-            raise ValueError(
-                f"{key} is not of a plain LoRA (LoHa, LoKr, DoRA, bias and norm changes aren't "
-                "read): use the host's Load LoRA for this one"
-            )
-        if (named := split_key(key)) is None:
-            raise ValueError(f"{key} belongs to no LoRA pair: this is not a LoRA file")
-        if not tensor.is_floating_point() or not is_finite(tensor):
-            raise ValueError(f"{key} holds values that are not finite numbers")
-        parts.setdefault(named[0], {})[named[1]] = tensor.float()
-    layers = {}
-    for base, found in parts.items():
-        if not {"up", "down"} <= set(found):
-            raise ValueError(
-                f"{base} has {' and '.join(sorted(found))} "
-                "but no complete lora_up and lora_down pair"
-            )
-        up, down = found["up"], found["down"]
-        if "mid" in found:
-            down = without_mid(base, down, found["mid"])
-        matrix = up.ndim == down.ndim == 2 or (
-            down.ndim == 4 and up.ndim in (2, 4) and up.shape[2:].numel() == 1
-        )
-        if not matrix or up.shape[1] != len(down) or len(down) == 0:
-            shapes = f"lora_up {list(up.shape)} and lora_down {list(down.shape)}"
-            raise ValueError(f"{base} has shapes {shapes}, which don't fit together")
-        alpha = found.get("alpha", torch.tensor(float(len(down))))
-        if alpha.numel() != 1 or float(alpha) == 0:
-            raise ValueError(
-                f"{base}.alpha is {alpha.tolist()}: it must be one number other than 0"
-            )
-        scale = float(alpha) / len(down)
-        layer = LoraLayer.from_tensors(up if scale == 1 else up * scale, down).unpadded()
-        if layer.rank > min(layer.up.shape[0], layer.down.shape[1]):
-            raise ValueError(
-                f"{base} has rank {layer.rank}, "
-                f"more than its shape {layer.up.shape[0]} x {layer.down.shape[1]} allows"
-            )
-        layers[base] = layer
-    if not layers:
-        raise ValueError("the file holds no LoRA layers")
-    return layers
-
-
-def is_finite(tensor: Tensor) -> bool:
-    """Whether all values are finite numbers: those of smallest and largest size are."""
-    if tensor.numel() == 0:
-        return True
-    kind = tensor if tensor.dtype in DTYPES.values() else tensor.float()
-    return all(math.isfinite(value) for value in kind.aminmax())
-
-
-def without_mid(base: str, down: Tensor, mid: Tensor) -> Tensor:
-    """LoCon's lora_mid [rank, rank, kh, kw] times its 1 x 1 lora_down, the lora_down [rank, in, kh,
-    kw] of a plain convolution: the same update exactly.
-    """
-    pointwise = down.ndim == 4 and down.shape[2:].numel() == 1
-    if not pointwise or mid.ndim != 4 or mid.shape[0] != mid.shape[1] or mid.shape[1] != len(down):
-        shapes = f"lora_mid {list(mid.shape)} and lora_down {list(down.shape)}"
-        raise ValueError(f"{base} has shapes {shapes}, which don't fit together")
-    return torch.einsum("abhw,bi->aihw", mid, down.flatten(1))
-
-
-def restore_layers(layers: dict[str, LoraLayer], rows: list) -> dict[str, LoraLayer]:
-    """LoRA²'s own file: layers by module path in the order of training, rank 0 where the file has
-    none.
-    """
-    out = {}
-    for base, name, rows_out, fan_in, kernel, *_ in rows:
-        if base in layers:
-            out[name] = layers[base]
-        else:
-            empty = torch.zeros(rows_out, 0), torch.zeros(0, fan_in)
-            out[name] = LoraLayer(*empty, tuple(kernel) if kernel else None)
-    if stray := set(layers) - {row[0] for row in rows}:
-        raise ValueError(f"{min(stray)} is not among the layers that the metadata lists")
-    return out

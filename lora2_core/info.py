@@ -9,13 +9,12 @@ from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
-from safetensors import safe_open
-
 from .lora import RankedLora
 from .metadata import read_lora2, run_entries
 from .names import split_key
 from .rank_map import Cell, rank_map
 from .settings import BYTES_PER_PARAMETER, MEGABYTE
+from .tensor_file import read
 
 LONGEST = 2000  # characters of one metadata value
 LONGEST_JSON = 1_000_000  # characters that are still parsed
@@ -45,15 +44,15 @@ def file_scales(path: str | Path) -> dict[str, tuple[float, int]]:
     it has none.
     """
     alphas, ranks = {}, {}
-    with safe_open(path, "pt") as file:
-        named = {row[0]: row[1] for row in read_lora2(file.metadata() or {}).get("layers", [])}
-        for key in list(file.keys()):
-            base, role = split_key(key) or (key, "")
-            name = named.get(base, base)
-            if role == "alpha":
-                alphas[name] = float(file.get_tensor(key))
-            elif role == "down":
-                ranks[name] = file.get_slice(key).get_shape()[0]
+    header, payload = read(Path(path))
+    named = {row[0]: row[1] for row in read_lora2(header.metadata).get("layers", [])}
+    for key, entry in header.entries.items():
+        base, role = split_key(key) or (key, "")
+        name = named.get(base, base)
+        if role == "alpha":
+            alphas[name] = float(entry.tensor(payload))
+        elif role == "down":
+            ranks[name] = entry.shape[0]
     return {name: (alphas.get(name, float(rank)), rank) for name, rank in ranks.items()}
 
 

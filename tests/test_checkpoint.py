@@ -1,6 +1,7 @@
 """A run that is taken up again goes on to the same bytes; a file that doesn't fit says why."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -205,7 +206,8 @@ def good() -> bytes:
 
 def test_the_card_is_read_from_the_header_alone(good: bytes, tmp_path: Path):
     path = tmp_path / "a.safetensors"
-    path.write_bytes(good[: 8 + int.from_bytes(good[:8], "little")])
+    start = 8 + int.from_bytes(good[:8], "little")
+    path.write_bytes(good[:start] + bytes(len(good) - start))
     found = read_card(path)
     assert (found.run, found.order, found.step, found.settings) == ("abc", 1, 8, SETTINGS)
     assert found.layers == [["l0", 16, 16], ["l1", 16, 16], ["l2", 16, 16]]
@@ -213,8 +215,10 @@ def test_the_card_is_read_from_the_header_alone(good: bytes, tmp_path: Path):
 
 def refused(data: bytes) -> str:
     """The one sentence."""
-    with pytest.raises(ValueError) as caught:
-        decode(data, "step-000008.safetensors")
+    with TemporaryDirectory() as folder, pytest.raises(ValueError) as caught:
+        path = Path(folder, "step-000008.safetensors")
+        path.write_bytes(data)
+        decode(path)
     message = str(caught.value)
     assert message.startswith("step-000008.safetensors") and message.endswith(".")
     assert "\n" not in message

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..files import collect_layers, to_tensors
+from ..files import to_tensors
+from ..loading import collect_layers
 from ..lora import RankedLora
 from ..names import complete_map, kohya_name
 

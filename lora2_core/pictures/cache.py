@@ -9,11 +9,11 @@ import os
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from ..atomic import write_atomic
+from ..tensor_file import read
 
 MOST_BYTES = 8 * 2**30
 DIGEST = "sha256"
@@ -47,18 +47,17 @@ class Cache:
         """What was written under a key, on the CPU; None, with a warning, for a damaged file."""
         path = self.path(key)
         try:
-            data = path.read_bytes()
+            header, payload = read(path)
             os.utime(path)  # the least recently used go first
+            tensors = header.tensors(payload)
+            if torch.equal(tensors.pop(DIGEST), digest_of(tensors)):
+                return tensors
         except FileNotFoundError:
             return None
         except OSError as error:
             log.warning("%s can't be read (%s): made again.", path, error.strerror)
             return None
-        try:
-            tensors = load(data)
-            if torch.equal(tensors.pop(DIGEST), digest_of(tensors)):
-                return tensors
-        except (SafetensorError, KeyError, RuntimeError, ValueError):
+        except (KeyError, ValueError):
             pass  # said below, with the other damages
         log.warning("%s is damaged: made again.", path)
         return None

@@ -10,8 +10,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import safe_open
 from torch import Tensor
+
+from ..tensor_file import read
 
 PATH = Path(__file__).with_name("playground.safetensors")
 TEXT_WIDTH = 128
@@ -73,9 +74,9 @@ def load(path: Path = PATH) -> Asset:
             f"{path.name} is missing from the pack: run `nox -s train-playground` or reinstall."
         )
     parts: dict[str, dict[str, Tensor]] = {"unet": {}, "text": {}, "vae": {}}
-    with safe_open(path, framework="pt") as file:
-        facts = json.loads(file.metadata()["playground"])
-        for key in file.keys():  # noqa: SIM118 (a safetensors file is no dict)
-            part, name = key.split(".", 1)
-            parts[part][name] = file.get_tensor(key).float()
+    header, payload = read(path)
+    facts = json.loads(header.metadata["playground"])
+    for key, tensor in header.tensors(payload).items():
+        part, name = key.split(".", 1)
+        parts[part][name] = tensor.float()
     return Asset(**parts, **facts)
