@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.benchmarks.speed import goals, ratios
+from tests.benchmarks.speed import goals, ratios, report
 
 seconds = st.floats(1e-3, 1e3)
 
@@ -83,3 +83,13 @@ def test_what_failed_or_is_missing_is_not_measured():
     assert all(len(line) == 5 for line in goals.goal_rows(results, titles))
     measured = [line for line in goals.goal_rows(results, titles) if line[4]]
     assert [line[0] for line in measured] == ["step, ours / limit"]
+
+
+def test_the_profile_stands_beside_the_steps():
+    kinds = {"matrix products": 1.5, "all else": 0.25}
+    results = results_of() | {"profile-small": {"rows": {"limit": {"kinds": kinds}}}}
+    assert report.profile_table(results, "small").splitlines()[2:] == [
+        "| matrix products | 1.500 |",
+        "| all else | 0.250 |",
+        "| together | 1.750 |",
+    ]

@@ -1,8 +1,8 @@
 """Speed and memory of training: an interrupted run goes on where it stopped.
 
 steps: seconds of a step, variants side by side; memory: peak, parameters and setup, each variant in
-a process of its own; journey: node start to saved file; growth: step time against size; loading:
-adapters onto the model.
+a process of its own; profile: where the time of a step goes; journey: node start to saved file;
+growth: step time against size; loading: adapters onto the model.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import warnings
 from pathlib import Path
 
-from tests.benchmarks.speed import growth, journey, loading, memory, report, timing
+from tests.benchmarks.speed import growth, journey, loading, memory, profile, report, timing
 from tests.benchmarks.speed.models import SPECS, free_gigabytes
 from tests.benchmarks.speed.pace import watch_reviews
 from tests.benchmarks.speed.store import Store
@@ -20,7 +20,8 @@ from tests.benchmarks.speed.variants import VARIANTS
 from tests.hosting.inprocess import REPOSITORY
 
 RESULTS = Path(__file__).parent / "results"
-PARTS = ("steps", "memory", "journey", "growth", "loading")
+PARTS = ("steps", "memory", "profile", "journey", "growth", "loading")
+BESIDE = {"steps": timing, "memory": memory, "profile": profile}  # variants on one model
 QUICK = ("limit", "fixed", "adaptive", "built-in", "PEFT")
 
 
@@ -48,6 +49,8 @@ def compare(store: Store, args: argparse.Namespace, part: str, name: str) -> Non
     """The parts that set the variants side by side on one model."""
     done = store.rows(part, name)
     missing = [v for v in args.variants if v not in done]
+    if part == "profile":
+        missing = [v for v in missing if v in profile.PROFILED]
     if not missing:
         return
     if free_gigabytes() < SPECS[name].gigabytes:
@@ -61,8 +64,7 @@ def compare(store: Store, args: argparse.Namespace, part: str, name: str) -> Non
     def keep(variant: str, row: dict) -> None:
         store.keep(part, name, variant, row)
 
-    run = timing.measure if part == "steps" else memory.measure
-    run(name, args.repeats, keep, missing)
+    BESIDE[part].measure(name, args.repeats, keep, missing)
 
 
 def main() -> None:
@@ -76,7 +78,7 @@ def main() -> None:
     settings = {"repeats": args.repeats, "quick": args.quick}
     store = Store(args.folder, settings, args.reuse)
     for part in args.only:
-        if part in ("steps", "memory"):
+        if part in BESIDE:
             for name in args.models:
                 compare(store, args, part, name)
         else:

@@ -44,6 +44,8 @@ range. Peak memory is what a whole run (three steps and the finished adapter) ta
 model, in a process of its own, as a share of the model's size. Setup is the time from the start of
 the node to its first forward pass; the built-in trainer's second copy of the model is made in
 memory here, where the host would read it from the disk."""
+PROFILE = """Where the time goes, by torch's profiler, one variant after another (so the sums are a
+little longer than the steps above, and do not pair):"""
 
 
 def step_table(results: Results, model: str) -> str:
@@ -68,6 +70,17 @@ def step_table(results: Results, model: str) -> str:
         lines.append(line)
     head = ["", "step / limit", "s/step", "peak / model", "adapter parameters", "setup s"]
     return markdown(head, lines)
+
+
+def profile_table(results: Results, model: str) -> str:
+    """Seconds of a step by kind of work, variants side by side."""
+    rows = {
+        v: row["kinds"] for v, row in rows_of(results, "profile", model).items() if "kinds" in row
+    }
+    kinds = next(iter(rows.values()))
+    lines = [[kind, *(f"{row[kind]:.3f}" for row in rows.values())] for kind in kinds]
+    lines.append(["together", *(f"{sum(row.values()):.3f}" for row in rows.values())])
+    return markdown(["s/step", *rows], lines)
 
 
 def size_of(model: str) -> str:
@@ -163,6 +176,8 @@ def write(folder: Path, target: Path) -> str:
     for model in SPECS:
         if rows_of(results, "steps", model) or rows_of(results, "memory", model):
             parts += [f"### {TITLES[model]}", size_of(model), step_table(results, model)]
+        if rows_of(results, "profile", model):
+            parts += [PROFILE, profile_table(results, model)]
     if rows_of(results, "journey", "playground"):
         parts += ["## The whole way", journey_table(results)]
     if points := growth_points(results):
