@@ -19,6 +19,7 @@ from .atomic import write_atomic
 from .lora import LoraLayer, RankedLora
 from .metadata import lora2_entries, run_entries
 from .names import complete_map, kohya_name, peft_name
+from .seal import EMPTY, KEY, payload_of, sealed
 from .settings import MEGABYTE, check_choice, check_range
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -107,17 +108,18 @@ def peft_metadata(lora: RankedLora, bases: Mapping[str, str]) -> str:
 
 
 def serialise(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
-    """The file's bytes, with the SHA-256 of everything after the header in sshs_model_hash."""
+    """The file's bytes, with the SHA-256 of everything after the header in sshs_model_hash, and a
+    seal over the header.
+    """
     plain = safetensors.torch.save(tensors)
-    payload = plain[8 + int.from_bytes(plain[:8], "little") :]
-    digest = hashlib.sha256(payload).hexdigest()
+    digest = hashlib.sha256(payload_of(plain)).hexdigest()
     legacy = hashlib.sha256(plain[0x100000:0x110000]).hexdigest()[:8]
     hashes = {
         "sshs_model_hash": digest,
         "sshs_legacy_hash": legacy,
         "modelspec.hash_sha256": f"0x{digest}",
     }
-    return safetensors.torch.save(tensors, metadata | hashes)
+    return sealed(safetensors.torch.save(tensors, metadata | hashes | {KEY: EMPTY}))
 
 
 def encode(

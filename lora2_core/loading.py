@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor
 from .lora import LoraLayer, RankedLora
 from .metadata import read_lora2
 from .names import UNSUPPORTED, split_key
+from .seal import check_seal
 from .tensor_file import Entry, Header, read, shown
 
 LARGEST = 1e38  # of a product of lora_up and lora_down: fp32 ends a little above
@@ -27,7 +27,7 @@ def load(path: str | Path) -> RankedLora:
     ValueError in one sentence that names file, key and fault.
     """
     header, payload = read(Path(path), accept)
-    check_hash(header, payload)
+    check_seal(header, payload)
     try:
         ours = read_lora2(header.metadata)
         layers = collect_layers(header.tensors(payload))
@@ -50,16 +50,6 @@ def accept(header: Header) -> None:
         pairs_of(header.entries)
     except ValueError as error:
         raise ValueError(f"{header.name}: {error}.") from error
-
-
-def check_hash(header: Header, payload: bytearray) -> None:
-    """LoRA²'s own file has the hash of its payload."""
-    ours = "lora2.version" in header.metadata
-    expected = header.metadata.get("sshs_model_hash") if ours else None
-    if expected and hashlib.sha256(payload).hexdigest() != expected:
-        raise ValueError(
-            f"{header.name} is damaged: its bytes don't match its own hash. Get the file again."
-        )
 
 
 def pairs_of(table: Mapping[str, Entry | Tensor]) -> dict[str, dict[str, str]]:

@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 
 from .lora import RankedLora
 
-VERSION = "1"
+VERSION = "2"  # 1: without a seal
 HISTORY_POINTS = 200
 LONGEST_CARRIED = 65536
 OPTIMIZER_NAMES = {

@@ -1,0 +1,79 @@
+"""A hash of a file's header inside the header, so that no bit of it can change unseen.
+
+The header holds the payload's hash in `sshs_model_hash`, so the seal covers the whole file. It is
+the SHA-256 of all bytes before the payload, taken with 64 zeros in its own place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Mapping
+
+from .tensor_file import Header
+
+KEY = "lora2.seal"
+EMPTY = "0" * 64
+_SEAL = re.compile(rb'"lora2\.seal":"([0-9a-f]{64})"')
+log = logging.getLogger("lora2")
+
+
+def payload_of(data: bytes) -> memoryview:
+    """What follows the header."""
+    return memoryview(data)[8 + int.from_bytes(data[:8], "little") :]
+
+
+def seal_of(raw: bytes, place: slice) -> str:
+    """Of the bytes before the payload."""
+    return hashlib.sha256(raw[: place.start] + EMPTY.encode() + raw[place.stop :]).hexdigest()
+
+
+def place_of(raw: bytes) -> slice:
+    """Where the seal stands; ValueError unless it stands in one place."""
+    found = [match.span(1) for match in _SEAL.finditer(raw)]
+    if len(found) != 1:
+        raise ValueError("it has no seal, or more than one")
+    return slice(*found[0])
+
+
+def sealed(data: bytes) -> bytes:
+    """A file that was written with an EMPTY seal in its metadata, with the right one."""
+    raw = data[: len(data) - len(payload_of(data))]
+    place = place_of(raw)
+    return data[: place.start] + seal_of(raw, place).encode() + data[place.stop :]
+
+
+def check_seal(header: Header, payload: bytearray) -> None:
+    """ValueError when a file of LoRA² is not as it was written: by its seal, or by the payload's
+    hash alone where it is older than seals. For files of other programs, which may change a file
+    and keep its hash, a hash that doesn't fit is a warning.
+    """
+    metadata = header.metadata
+    ours = any(key.startswith("lora2.") for key in metadata)
+    told = metadata.get("sshs_model_hash")
+    fits = told is None or hashlib.sha256(payload).hexdigest() == told
+    if not ours:
+        if not fits:
+            log.warning(
+                "%s: its bytes don't match the hash that its metadata tells: it was changed or is "
+                "damaged.",
+                header.name,
+            )
+        return
+    if not (fits and header_is_whole(header.raw, metadata)):
+        raise ValueError(
+            f"{header.name} is damaged, or another program changed it: its bytes don't match its "
+            "own hash. Get the file again, or use the host's Load LoRA for it."
+        )
+
+
+def header_is_whole(raw: bytes, metadata: Mapping[str, str]) -> bool:
+    """Whether the seal is right; files of version 1 have none."""
+    if KEY not in metadata and metadata.get("lora2.version") == "1":
+        return True
+    try:
+        place = place_of(raw)
+    except ValueError:
+        return False
+    return "sshs_model_hash" in metadata and raw[place].decode() == seal_of(raw, place)
