@@ -16,16 +16,18 @@ from tests.benchmarks.speed.variants import VARIANTS, Job
 
 SCHEDULE = TrainSettings().steps  # that a run is told to have
 WARMUP = 4  # steps before the measured ones: an adaptive run's first review lies among them
+SETTLE = 1  # steps before each measured one: others had the caches in between
 REVIEWS_PER_STEP = REVIEWS * (LAST - FIRST) / SCHEDULE
 
 
 def take_turns(works: dict[str, Work], repeats: int, warmup: int = WARMUP) -> dict[str, dict]:
-    """Runs every work step by step, one after the other, each round beginning with the next one.
+    """Runs every work in turns of a few steps, of which the last is measured, each round beginning
+    with the next work.
 
     Returns seconds of the measured steps, of the reviews, and until the first step was done; or the
     error of a work that failed, which then takes no further turn.
     """
-    steps = max(SCHEDULE, warmup + repeats + 1)
+    steps = max(SCHEDULE, warmup + (SETTLE + 1) * repeats + 1)
     paces = {name: Pace(work, steps) for name, work in works.items()}
     found: dict[str, dict] = {}
     names = list(works)
@@ -35,7 +37,8 @@ def take_turns(works: dict[str, Work], repeats: int, warmup: int = WARMUP) -> di
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             if name not in found:
                 try:
-                    paces[name].advance()
+                    for _ in range(1 if turn < warmup else SETTLE + 1):
+                        paces[name].advance()
                 except Exception as error:
                     found[name] = {"error": sentence(error)}
     for name, pace in paces.items():
@@ -43,7 +46,7 @@ def take_turns(works: dict[str, Work], repeats: int, warmup: int = WARMUP) -> di
         comfy.model_management.in_training = False
         if name not in found:
             found[name] = {
-                "seconds": pace.seconds[warmup:],
+                "seconds": pace.seconds[warmup + SETTLE :: SETTLE + 1],
                 "reviews": pace.reviews,
                 "reviews_per_step": REVIEWS_PER_STEP,
                 "first": pace.seconds[0],
