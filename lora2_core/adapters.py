@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .layer import TILE, Component
 from .layer_ranks import lines_of
+from .lora import RankedLora
 from .moments import COPIES, Moments, moments_of
 from .rank import (
     importance,
@@ -22,6 +23,7 @@ from .rank import (
 )
 from .settings import BYTES_PER_PARAMETER, MEGABYTE, RankSettings
 from .singular import singular_turn
+from .starting import fill, starting_layers
 from .targets import components, find_layers
 
 SMALLEST_RATE = 1e-4  # rank 23,026 at quantile 0.9: beyond every capacity
@@ -31,11 +33,17 @@ class Adapters:
     """Low-rank paths on a module's layers; made by `attach`, taken away by `detach`.
 
     `rate_parameter` is one fp32 vector (layers,): the rates themselves in paper mode, their
-    logarithms in adaptive mode (a rate then stays positive), unused in fixed mode.
+    logarithms in adaptive mode (a rate then stays positive), unused in fixed mode. `started`: they
+    go on from a finished adapter.
     """
 
     def __init__(
-        self, found: dict[str, nn.Module], settings: RankSettings, seed: int, device: torch.device
+        self,
+        found: dict[str, nn.Module],
+        settings: RankSettings,
+        seed: int,
+        device: torch.device,
+        start: RankedLora | None = None,
     ):
         self.settings = settings
         self.device = device
@@ -53,17 +61,23 @@ class Adapters:
         self.target_ranks = torch.tensor(targets, device=device)
         mean = settings.target_rank if self.own_targets else self.mean_ceiling
         starts = [float(settings.first_rank(mean, self.own_targets.get(n))) for n in found]
+        self.started = start is not None
+        given = starting_layers(start, self.components) if start is not None else {}
+        least = [float(given[n].rank) if n in given else 0.0 for n in found]
         first = torch.tensor(starts, device=device).minimum(self.max_ranks)
+        first = first.maximum(torch.tensor(least, device=device))
         rates = rate_for(1.0, settings.quantile) / first
         self.rate_parameter = nn.Parameter(rates.log() if self.logarithmic else rates)
         self.worths: dict[str, float] = {}  # of layers to the loss, once they were reviewed
         self.weights: Tensor = torch.empty(0)
         self._set_ranks(first.long(), first.long().tolist())
         self.refresh()
-        for row, component in enumerate(self._list):
+        for row, (name, component) in enumerate(self.components.items()):
             component.initialise(0, component.rank, self._std(row), self.generator, random_up=False)
             if self.logarithmic:
                 component.orthogonalise()
+            if name in given:
+                fill(component, given[name], self.weights[row], orthogonal=self.logarithmic)
             component.hook(lambda row=row: None if fixed else self.active[row])
 
     @property
@@ -243,18 +257,21 @@ def attach(
     *,
     seed: int = 0,
     device: torch.device | str | None = None,
+    start: RankedLora | None = None,
 ) -> Adapters:
     """Adds a low-rank path to every Linear and Conv2d of `module` whose dotted name matches the
     regex `targets`, or to the layers that it gives by name.
 
-    The update is exactly zero at first. `device` is where the adapter lives, by default that of the
-    first target's weight. ValueError when the regex is broken or matches no layer.
+    The update is exactly zero at first, or that of `start`, a finished adapter to go on from: a
+    layer's rank is then at least the one it has there. `device` is where the adapter lives, by
+    default that of the first target's weight. ValueError when the regex is broken or matches no
+    layer, or start doesn't fit.
     """
     found = find_layers(module, targets) if isinstance(targets, str) else dict(targets)
     if device is None:
         weight = next(iter(found.values())).weight
         device = weight.device if weight is not None else "cpu"
-    return Adapters(found, settings or RankSettings(), seed, torch.device(device))
+    return Adapters(found, settings or RankSettings(), seed, torch.device(device), start)
 
 
 def _moved(tensors: list[Tensor], device: torch.device) -> list[Tensor]:

@@ -127,7 +127,7 @@ class TrainSettings:
 
     weight_decay: counted in runs: without gradients, weights would shrink by e^-weight_decay from
         the first to the last step, whatever the steps, the learning rate and the optimizer (None:
-        1.5, in paper mode and for adam 0).
+        1.5; in paper mode, for adam, and where a run goes on from a finished adapter 0).
     optimizer: of the weights; the rates always have an Adam of their own.
     beta1, beta2: of Adam and its kin; beta1 is the momentum of sgd (None: 0.9, 0.999).
     max_norm: the gradient of all weights is cut to this norm; 0 for never.

@@ -44,13 +44,15 @@ class Step:
     ceiling: float | None = None
 
 
-def completed(settings: TrainSettings, mode: str) -> TrainSettings:
-    """The settings with the mode's own values where none were given: the paper knows no decay."""
+def completed(settings: TrainSettings, mode: str, started: bool = False) -> TrainSettings:
+    """The settings with the mode's own values where none were given: the paper knows no decay, and
+    what a finished adapter holds shall not fade.
+    """
     paper = mode == "paper"
     own = BETAS | {
         "schedule": "constant" if paper and settings.decay is None else "late",
         "decay": DECAY,
-        "weight_decay": 0.0 if paper or settings.optimizer == "adam" else WEIGHT_DECAY,
+        "weight_decay": 0.0 if paper or started or settings.optimizer == "adam" else WEIGHT_DECAY,
     }
     return replace(settings, **{k: v for k, v in own.items() if getattr(settings, k) is None})
 
@@ -80,7 +82,8 @@ class Run:
         self, adapters: Adapters, settings: TrainSettings | None = None, *, half: bool = False
     ):
         self.adapters = adapters
-        self.settings = completed(settings or TrainSettings(), adapters.settings.mode)
+        mode = adapters.settings.mode
+        self.settings = completed(settings or TrainSettings(), mode, adapters.started)
         self.optimizer = make_optimizer(adapters, self.settings)
         self.price = PRICES[adapters.settings.mode](adapters, self.settings.steps)
         self.generator = torch.Generator().manual_seed(self.settings.seed)

@@ -16,6 +16,7 @@ from . import (
     preview_options,
     report,
     save,
+    start_options,
     train,
     training_options,
 )
@@ -28,6 +29,7 @@ NODES = [
     *layers.NODES,
     *training_options.NODES,
     *data_options.NODES,
+    *start_options.NODES,
     *checkpoint_options.NODES,
     *preview_options.NODES,
     *apply.NODES,

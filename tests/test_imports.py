@@ -39,7 +39,7 @@ LEVELS = [
     },
     {"settings", "moments"},
     {"layer", "lora", "optimizers", "loss"},
-    {"targets", "aligned", "metadata", "compress", "model_order", "seal"},
+    {"targets", "aligned", "metadata", "compress", "model_order", "seal", "starting"},
     {"adapters", "rank_map", "size_curve"},
     {"pricing", "files", "loading", "history", "target_table"},
     {"training", "heatmap", "info"},

@@ -16,6 +16,7 @@ const LOOKS = {
   LoRA2OptimizerOptions: [TRAINING, 300],
   LoRA2LossOptions: [TRAINING, 300],
   LoRA2DataOptions: [TRAINING, 300],
+  LoRA2StartOptions: [TRAINING, 340],
   LoRA2CheckpointOptions: [TRAINING, 300],
   LoRA2PreviewOptions: [TRAINING, 300],
   LoRA2Apply: [FILES, 380],

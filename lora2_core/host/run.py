@@ -33,6 +33,7 @@ from .out_of_place import overwriting_refused
 from .previews import Preview, Previews, Shown
 from .prior import PriorSettings, make_joint_loss
 from .session import lent
+from .start import StartSettings
 
 CHECKPOINTING = ("auto", "on", "off")
 log = logging.getLogger("lora2")
@@ -40,8 +41,8 @@ log = logging.getLogger("lora2")
 
 @dataclass(frozen=True)
 class HostRun:
-    """What to train: rank, training, target, loss, prior, mask and keep settings, batch size, what
-    to show meanwhile, and whether blocks compute their activations
+    """What to train: rank, training, target, loss, prior, mask, start and keep settings, batch
+    size, what to show meanwhile, and whether blocks compute their activations
     again in the backward pass, which costs a third more time and a fraction of the memory (`auto`:
     only where the first step finds too little).
     """
@@ -55,6 +56,7 @@ class HostRun:
     loss: LossSettings = LossSettings()
     prior: PriorSettings = PriorSettings()
     mask: MaskSettings = MaskSettings()
+    start: StartSettings = StartSettings()
     keep: KeepSettings = KeepSettings()
 
     @classmethod
@@ -65,7 +67,7 @@ class HostRun:
         kinds = {
             "rank": RankSettings, "training": TrainSettings, "target": TargetSettings,
             "loss": LossSettings, "prior": PriorSettings, "mask": MaskSettings,
-            "keep": KeepSettings,
+            "start": StartSettings, "keep": KeepSettings,
         }  # fmt: skip
         own = [f.name for f in fields(cls) if f.name not in kinds]
         names = {part: [f.name for f in fields(kind)] for part, kind in kinds.items()}
@@ -150,12 +152,14 @@ def attempt(
         inner = loan.inner
         items = weighed(make_items(model, inner, latents, positive), run.mask)
         priors = run.prior.items(model, inner)
+        start = run.start.adapter(model)
         adapters = attach(
             inner,
-            run.target.chosen(inner),
+            run.start.with_its_own(run.target.chosen(inner), start, inner),
             run.rank,
             seed=run.training.seed,
             device=comfy.model_management.get_torch_device(),
+            start=start,
         )
         stack.callback(adapters.detach)
         if run.checkpointing == "on":
@@ -205,11 +209,12 @@ def settings_of(run: HostRun) -> dict:
     rank = {k: v for k, v in asdict(run.rank).items() if (k, v) != ("layer_ranks", "")}
     return (
         rank
-        | asdict(completed(run.training, run.rank.mode))
+        | asdict(completed(run.training, run.rank.mode, run.start.start_from is not None))
         | asdict(run.loss)
         | run.prior.facts()
         | run.mask.facts()
         | run.target.facts()
+        | run.start.facts
         | {"batch_size": run.batch_size}
     )
 

@@ -24,6 +24,7 @@ PROMISED = {
     "LoRA2OptimizerOptions",
     "LoRA2LossOptions",
     "LoRA2DataOptions",
+    "LoRA2StartOptions",
     "LoRA2CheckpointOptions",
     "LoRA2PreviewOptions",
     "LoRA2Report",
