@@ -8,6 +8,7 @@ from . import (
     compress,
     data_options,
     dataset,
+    evaluate,
     heatmap,
     info,
     layers,
@@ -38,6 +39,7 @@ NODES = [
     *heatmap.NODES,
     *info.NODES,
     *report.NODES,
+    *evaluate.NODES,
 ]
 
 

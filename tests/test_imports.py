@@ -36,6 +36,7 @@ LEVELS = [
         "schedule",
         "layer_ranks",
         "tensor_file",
+        "scores",
     },
     {"settings", "moments"},
     {"layer", "lora", "optimizers", "loss"},
@@ -43,7 +44,7 @@ LEVELS = [
     {"adapters", "rank_map", "size_curve"},
     {"pricing", "files", "loading", "history", "target_table"},
     {"training", "heatmap", "info"},
-    {"info_picture", "run_state", "report"},
+    {"info_picture", "run_state", "report", "score_chart"},
     {"checkpoint"},
 ]
 CORE = {path.stem: path for path in sorted((ROOT / "lora2_core").glob("[!_]*.py"))}

@@ -26,10 +26,12 @@ const LOOKS = {
   LoRA2RankHeatmap: [FINDINGS, 480],
   LoRA2Info: [FINDINGS, 380],
   LoRA2Report: [FINDINGS, 380],
+  LoRA2Evaluate: [FINDINGS, 380],
+  LoRA2Compare: [FINDINGS, 480],
 };
 
 // of links and sockets in the classic renderer; lora2.css has them for the other
-const SOCKETS = { LORA2: "#d9a520", LORA2_OPTIONS: "#5f9e6e", LORA_MODEL: "#a9781c" };
+const SOCKETS = { LORA2: "#d9a520", LORA2_OPTIONS: "#5f9e6e", LORA_MODEL: "#a9781c", LORA2_SCORES: "#7a6bb0" };
 
 function colourLinks() {
   const tables = [window.LGraphCanvas?.link_type_colors, app.canvas?.default_connection_color_byType];

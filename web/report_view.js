@@ -12,11 +12,12 @@ const EMPTY = {
   LoRA2Dataset: "Counts, sizes and skipped files appear here after a run.",
   LoRA2Layers: "The layers that would be trained appear here after a run.",
   LoRA2Info: "Size, ranks and training facts appear here after a run.",
+  LoRA2Evaluate: "The scores appear here after a run.",
   LoRA2Compress: "Sizes and the error appear here after a run.",
   LoRA2Save: "Name and size of the file appear here after a run.",
 };
 const OUTPUT = "text"; // in the node's ui output
-const HEIGHT = { LoRA2Dataset: 110, LoRA2Layers: 170, LoRA2Info: 170, LoRA2Compress: 44, LoRA2Save: 44 };
+const HEIGHT = { LoRA2Dataset: 110, LoRA2Evaluate: 44, LoRA2Layers: 170, LoRA2Info: 170, LoRA2Compress: 44, LoRA2Save: 44 };
 
 app.registerExtension({
   name: "LoRA2.ReportView",

@@ -5,6 +5,7 @@ browser. Look at them before committing them.
 from __future__ import annotations
 
 import io
+import shutil
 from pathlib import Path
 
 from PIL import Image
@@ -13,13 +14,17 @@ from playwright.sync_api import Browser, sync_playwright
 from tests.browser.front_end import QUICK_START, RUN, FrontEnd, workflow
 from tests.demo_report import side_by_side
 from tests.hosting.browser import find_or_install_chromium, launch_args
+from tests.hosting.provision import cache_folder
 from tests.hosting.server import REPOSITORY, ComfyServer
+from tests.protocol.encoders import toy_encoders
 
 DOCS, HELP = REPOSITORY / "docs", REPOSITORY / "web" / "docs" / "pictures"
 WINDOW = {"width": 2000, "height": 1300}
 DENSITY = 2  # pixels of a picture for one of the page
 TITLE, PAD = 30, 14  # of a node, in graph units
 WIDEST = 2400  # pixels
+JUDGES = ("LoRA2Evaluate", "LoRA2Compare")
+PROMPT = "owl, noto style, blue background"  # of the quick start
 COLOURS = 256  # of a picture's palette: half the size, and no difference to be seen
 PLAIN = {
     "Comfy.Minimap.Visible": False,
@@ -120,7 +125,7 @@ def pictures_folder(base: Path) -> None:
 def add_all(page: FrontEnd) -> dict[str, int]:
     """One node of every kind, connected so that it has something to show; ids by kind."""
     model, train = map(page.id_of, ("LoRA2Playground", "LoRA2Train"))
-    kinds = [k for k in sorted(page.known()) if k.startswith("LoRA2")]
+    kinds = [k for k in sorted(page.known()) if k.startswith("LoRA2") and k not in JUDGES]
     ids = {
         k: page.page.evaluate("t => app.graph.nodes.find(n => n.type === t)?.id", k) for k in kinds
     }
@@ -143,9 +148,33 @@ def add_all(page: FrontEnd) -> dict[str, int]:
     for i, kind in enumerate(k for k in kinds if ids[k] is None):
         at = (5000 + i % 4 * 1200, i // 4 * 1200)
         ids[kind] = page.add(kind, at, links.get(kind, []), **values.get(kind, {}))
+    judged(page, ids)
     pair = [adapter, ("compare", ids["LoRA2Compress"], 0)]
     ids["pair"] = page.add("LoRA2RankHeatmap", (5000, 6000), pair)
     return ids
+
+
+def judged(page: FrontEnd, ids: dict) -> None:
+    """Both rows of samples go through LoRA² Evaluate to LoRA² Compare."""
+    decoders = "app.graph.nodes.filter(n => n.type === 'VAEDecode')"
+    before, after = page.page.evaluate(
+        f"{decoders}.sort((a, b) => a.pos[1] - b.pos[1]).map(n => n.id)"
+    )
+    real = ("references", page.id_of("LoRA2ExamplePictures"), 0)
+    values = {"prompts": PROMPT, "clip_folder": "toy-clip", "dino_folder": "toy-dino"}
+    first = page.add(
+        "LoRA2Evaluate", (5000, 7000), [("images", before, 0), real], name="before", **values
+    )
+    rest = [
+        ("images", after, 0),
+        real,
+        ("lora2", page.id_of("LoRA2Train"), 0),
+        ("scores", first, 0),
+    ]
+    ids["LoRA2Evaluate"] = page.add("LoRA2Evaluate", (5600, 7000), rest, name="after", **values)
+    ids["LoRA2Compare"] = page.add(
+        "LoRA2Compare", (6200, 7000), [("scores", ids["LoRA2Evaluate"], 0)]
+    )
 
 
 def sample(page: FrontEnd, node: int, output: int, at: tuple[int, int]) -> None:
@@ -236,6 +265,9 @@ def open_studio(browser: Browser, server: ComfyServer) -> Studio:
 def main() -> None:
     with ComfyServer() as server, sync_playwright() as playwright:
         pictures_folder(server.base)
+        for folder in toy_encoders(cache_folder() / "toy"):
+            place = server.base / "models/clip_vision" / folder.name
+            shutil.copytree(folder, place)
         path = find_or_install_chromium()
         browser = playwright.chromium.launch(executable_path=path, args=launch_args())
         studio = open_studio(browser, server)

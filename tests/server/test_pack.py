@@ -28,6 +28,8 @@ PROMISED = {
     "LoRA2CheckpointOptions",
     "LoRA2PreviewOptions",
     "LoRA2Report",
+    "LoRA2Evaluate",
+    "LoRA2Compare",
 }
 
 

@@ -1,0 +1,82 @@
+"""Encoders to judge pictures with, from the host's own loaders: CLIP_VISION, DINOv2 and CLIP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import comfy.clip_model
+import comfy.sd1_clip
+import torch
+from torch import Tensor, nn
+
+FOLDER = "choose a clip_folder with the whole CLIP model instead"
+
+
+def image_features(clip_vision) -> Callable[[Tensor], Tensor]:
+    """The projected embedding of CLIP, the class token of DINOv2, by a CLIP_VISION: pictures
+    [B, height, width, 3] to [B, width], scaled and cut to its square as the host does.
+    """
+
+    def encode(images: Tensor) -> Tensor:
+        return clip_vision.encode_image(images)["image_embeds"].float()
+
+    return encode
+
+
+def check_clip_vision(clip_vision) -> None:
+    """ValueError unless it is a picture tower of a CLIP, with its projection."""
+    if not isinstance(clip_vision.model, comfy.clip_model.CLIPVisionModelProjection):
+        raise ValueError(
+            f"clip_vision is a {clip_vision.model_type} model: connect a CLIP there, and this one "
+            "to dino."
+        )
+
+
+def check_dino(dino) -> None:
+    """ValueError unless it is no CLIP: DINO is not trained with texts."""
+    if "dino" not in dino.model_type:
+        raise ValueError(
+            f"dino is a {dino.model_type}: load a DINOv2 with Load CLIP Vision, or choose a "
+            "dino_folder."
+        )
+
+
+def text_features(clip, clip_vision) -> Callable[[Sequence[str]], Tensor]:
+    """Texts to [B, width] by the text tower that belongs to a CLIP_VISION; ValueError where the
+    host has none of that model.
+    """
+    check_clip_vision(clip_vision)
+    projection = clip_vision.model.visual_projection
+    wide = projection.weight.shape[0] if isinstance(projection, nn.Module) else None
+    widths = [tower.text_projection.weight.shape[0] for tower in projected_towers(clip)]
+    if wide not in widths:
+        has = f"embeddings {widths[0]} wide" if widths else "no projected embedding of texts"
+        raise ValueError(
+            f"clip has {has}, but clip_vision's are {wide or 'not projected'}: connect both towers "
+            f"of one CLIP model (SDXL's CLIP goes with CLIP ViT-bigG), or {FOLDER}."
+        )
+
+    def encode(texts: Sequence[str]) -> Tensor:
+        found = []
+        for text in texts:
+            tokens = clip.tokenize(text, disable_weights=True)  # brackets are part of the text
+            found.append(clip.encode_from_tokens(tokens, return_pooled=True)[1][:1].float())
+        pooled = torch.cat(found)
+        if pooled.shape[1] != wide:
+            raise ValueError(
+                f"clip joins embeddings of several models ({pooled.shape[1]} wide): {FOLDER}."
+            )
+        return pooled
+
+    return encode
+
+
+def projected_towers(clip) -> list[nn.Module]:
+    """The text towers whose projection the host uses; that of others is not in their files."""
+    return [
+        part.transformer
+        for part in clip.cond_stage_model.modules()
+        if isinstance(part, comfy.sd1_clip.SDClipModel)
+        and isinstance(part.transformer, comfy.clip_model.CLIPTextModel)
+        and part.options_default[2]
+    ]

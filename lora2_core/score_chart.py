@@ -1,0 +1,125 @@
+"""Adapters side by side: what each scores, as a table and as a chart of score against size."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .heatmap import DPI
+from .scores import Score
+
+METRICS = ("DINO", "CLIP-I", "CLIP-T")
+PANEL, HEIGHT = 4.2, 3.9  # inches
+BASE, OTHERS = "#8a6200", ("#1f5fbf", "#c4600d", "#2f7d4f", "#8c3b8f", "#5a5a5a", "#b3261e")
+MARKS = "osD^vP*X"
+WIDEST_GAP = 30  # the largest size over the smallest: more is drawn on a logarithmic scale
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What is judged under which name, its size in MB (0: no adapter; None: not told), its score,
+    and how far scores lie apart (standard deviation over subjects and seeds), where there are
+    several.
+    """
+
+    name: str
+    megabytes: float | None
+    score: Score
+    spread: Score = Score()
+
+
+def shown(value: float | None, digits: int = 4) -> str:
+    """A number of the table, – where there is none."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def measured(entries: Sequence[Scored]) -> list[str]:
+    """The metrics that any of them has."""
+    return [m for m in METRICS if any(m in e.score.values() for e in entries)]
+
+
+def score_table(entries: Sequence[Scored]) -> str:
+    """Markdown, a row an entry; the best of each column is bold."""
+    metrics = measured(entries)
+    best = {m: max(e.score.values().get(m, -2.0) for e in entries) for m in metrics}
+    lines = [
+        f"| | MB | {' | '.join(metrics)} |",
+        f"|---|--:|{'--:|' * len(metrics)}",
+    ]
+    for entry in entries:
+        cells = []
+        for metric in metrics:
+            value, apart = (s.values().get(metric) for s in (entry.score, entry.spread))
+            cell = shown(value) if apart is None else f"{shown(value)} ± {apart:.4f}"
+            cells.append(f"**{cell}**" if value == best[metric] and len(entries) > 1 else cell)
+        name = " ".join(entry.name.replace("|", " ").split())
+        lines.append(f"| {name} | {shown(entry.megabytes, 2)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def score_csv(entries: Sequence[Scored]) -> str:
+    """name, megabytes, dino, clip_i, clip_t with a line for each; empty where not measured."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(("name", "megabytes", *vars(Score())))
+    for entry in entries:
+        numbers = (entry.megabytes, *vars(entry.score).values())
+        table.writerow((entry.name, *("" if n is None else f"{n:.6g}" for n in numbers)))
+    return text.getvalue()
+
+
+def score_chart(entries: Sequence[Scored], title: str = "Score against size") -> np.ndarray:
+    """uint8 RGB [height, width, 3]: a panel a metric, MB across, the score up. What has no adapter
+    is a dashed line, what has no known size stands at the left edge.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    metrics = measured(entries)
+    size = (1.2 + PANEL * len(metrics), HEIGHT + 0.22 * -(-len(entries) // 3))
+    figure = Figure(size, dpi=DPI, facecolor="white", layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=13, fontweight="bold", x=0.02, ha="left", parse_math=False)
+    panels = figure.subplots(1, len(metrics), squeeze=False)[0]
+    for axes, metric in zip(panels, metrics, strict=True):
+        draw_panel(axes, entries, metric)
+    handles, labels = panels[0].get_legend_handles_labels()
+    legend = figure.legend(
+        handles, labels, loc="outside lower center", ncols=3, fontsize=9, frameon=False
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def draw_panel(axes, entries: Sequence[Scored], metric: str) -> None:
+    """One metric: a mark an entry, with a bar for its spread."""
+    sizes = [e.megabytes for e in entries if e.megabytes]
+    if sizes and max(sizes) > WIDEST_GAP * min(sizes):
+        axes.set_xscale("log")
+    least = min(sizes, default=0.0)
+    adapters = [e for e in entries if e.megabytes != 0]
+    for entry in entries:
+        value, apart = (s.values().get(metric) for s in (entry.score, entry.spread))
+        height = float("nan") if value is None else value
+        name = " ".join(entry.name.split())[:40]
+        if entry.megabytes == 0:
+            axes.axhline(height, color=BASE, linestyle="--", linewidth=1.5, label=name)
+            continue
+        turn = adapters.index(entry)
+        look = {"color": OTHERS[turn % len(OTHERS)], "marker": MARKS[turn % len(MARKS)]}
+        place = least if entry.megabytes is None else entry.megabytes
+        axes.errorbar(
+            place, height, yerr=apart, linestyle="none", capsize=3, markersize=8, label=name, **look
+        )
+    axes.set_title(metric, fontsize=11, loc="left")
+    axes.set_xlabel("MB in fp16", fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.grid(color="#e5e5e5", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(0.12)

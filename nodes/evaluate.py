@@ -1,0 +1,199 @@
+"""LoRA² Evaluate and LoRA² Compare: what pictures are worth, and adapters side by side."""
+
+from __future__ import annotations
+
+import comfy.model_management
+import comfy.utils
+import torch
+from comfy_api.latest import io, ui
+
+from ..lora2_core.host.encoders import check_clip_vision, check_dino, image_features, text_features
+from ..lora2_core.host.local_encoders import (
+    NONE,
+    clip_features,
+    dino_features,
+    folder_of,
+    folders,
+)
+from ..lora2_core.score_chart import Scored, score_chart, score_csv, score_table
+from ..lora2_core.scores import Encoders, Judge, Score, by_prompt
+from .common import CATEGORY, Lora2, check_adapter
+
+Scores = io.Custom("LORA2_SCORES")
+
+
+def encoders_of(
+    clip_vision=None, clip=None, dino=None, clip_folder: str = NONE, dino_folder: str = NONE
+) -> Encoders:
+    """From what is connected and chosen; a folder comes before a socket."""
+    found: dict = {}
+    if dino_folder != NONE:
+        found["dino"] = dino_features(folder_of(dino_folder))
+    elif dino is not None:
+        check_dino(dino)
+        found["dino"] = image_features(dino)
+    if clip_folder != NONE:
+        found["clip"], found["text"] = clip_features(folder_of(clip_folder))
+    elif clip_vision is not None:
+        check_clip_vision(clip_vision)
+        found["clip"] = image_features(clip_vision)
+        if clip is not None:
+            found["text"] = text_features(clip, clip_vision)
+    return Encoders(**found)
+
+
+def check_scores(scores: object) -> None:
+    """ValueError unless they come from LoRA² Evaluate."""
+    if not isinstance(scores, tuple) or not all(isinstance(s, Scored) for s in scores):
+        raise ValueError("scores holds something else: connect LoRA² Evaluate.")
+
+
+class LoRA2Evaluate(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoRA2Evaluate",
+            display_name="LoRA² Evaluate",
+            category=CATEGORY,
+            description="Judges pictures as the papers do: DINO and CLIP-I, how much they look "
+            "like the subject; CLIP-T, how much like their prompts.",
+            search_aliases=[
+                "clip score",
+                "dino score",
+                "image similarity",
+                "lora quality",
+                "judge",
+            ],
+            is_output_node=True,
+            is_input_list=True,
+            inputs=[
+                io.Image.Input(
+                    "images",
+                    tooltip="The pictures to judge, as a batch or a list: those of the first "
+                    "prompt, then of the second, and so on; equally many of each.",
+                ),
+                io.Image.Input(
+                    "references", tooltip="Real pictures of the subject, as a batch or a list."
+                ),
+                io.String.Input(
+                    "prompts",
+                    multiline=True,
+                    default="",
+                    tooltip="The prompts that drew the images, one a line.",
+                ),
+                io.String.Input(
+                    "name", default="adapter", tooltip="What the table and the chart call it."
+                ),
+                io.ClipVision.Input(
+                    "clip_vision",
+                    optional=True,
+                    tooltip="For CLIP-I, and with clip for CLIP-T: from Load CLIP Vision.",
+                ),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="For CLIP-T: the text tower of the same CLIP model. SDXL's CLIP goes "
+                    "with CLIP ViT-bigG.",
+                ),
+                io.ClipVision.Input(
+                    "dino", optional=True, tooltip="For DINO: a DINOv2 from Load CLIP Vision."
+                ),
+                io.Combo.Input(
+                    "clip_folder",
+                    options=folders(),
+                    default=NONE,
+                    tooltip="A CLIP in transformers' form, in a folder of its own in "
+                    "models/clip_vision. It goes before clip_vision and clip.",
+                ),
+                io.Combo.Input(
+                    "dino_folder",
+                    options=folders(),
+                    default=NONE,
+                    tooltip="A DINO in transformers' form, in a folder of its own in "
+                    "models/clip_vision. It goes before dino.",
+                ),
+                Lora2.Input(
+                    "lora2",
+                    optional=True,
+                    tooltip="The adapter that drew the images, for its size.",
+                ),
+                Scores.Input(
+                    "scores",
+                    optional=True,
+                    tooltip="Of another LoRA² Evaluate, to go on to LoRA² Compare with this one.",
+                ),
+            ],
+            outputs=[
+                Scores.Output(display_name="scores"),
+                io.String.Output(display_name="table", tooltip="A row a prompt, and their mean."),
+                io.Float.Output(display_name="dino", tooltip="NaN where it is not measured."),
+                io.Float.Output(display_name="clip_i", tooltip="NaN where it is not measured."),
+                io.Float.Output(display_name="clip_t", tooltip="NaN where it is not measured."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, images, references, prompts, name, scores=None, lora2=None, **encoders):
+        earlier = (scores or [()])[0]
+        check_scores(earlier)
+        size = None
+        if lora2 is not None:
+            check_adapter(lora2[0])
+            size = lora2[0].megabytes()
+        lines = [line.strip() for line in "\n".join(prompts).splitlines() if line.strip()]
+        shares = by_prompt(images, lines)
+        chosen = {key: values[0] for key, values in encoders.items() if values}
+        judge = Judge(encoders_of(**chosen), references)
+        bar, found = comfy.utils.ProgressBar(len(shares)), []
+        for prompt, pictures in shares:
+            found.append(Scored(prompt, None, judge.of_prompt(pictures, prompt)))
+            bar.update(1)
+            comfy.model_management.throw_exception_if_processing_interrupted()
+        mean = Score.mean([each.score for each in found])
+        table = score_table([*found, Scored("mean", size, mean)])
+        said = ", ".join(f"{k} {v:.4f}" for k, v in mean.values().items())
+        numbers = (float("nan") if v is None else v for v in vars(mean).values())
+        whole = (*earlier, Scored(name[0], size, mean))
+        return io.NodeOutput(whole, table, *numbers, ui={"text": (f"{name[0]}: {said}",)})
+
+
+class LoRA2Compare(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoRA2Compare",
+            display_name="LoRA² Compare",
+            category=CATEGORY,
+            description="Adapters side by side: a table of their scores, and a chart of score "
+            "against size.",
+            search_aliases=["compare loras", "lora benchmark", "score chart", "quality vs size"],
+            is_output_node=True,
+            inputs=[
+                Scores.Input(
+                    "scores",
+                    tooltip="From LoRA² Evaluate; several of them chain through their input "
+                    "scores.",
+                ),
+                io.String.Input(
+                    "title", default="Score against size", tooltip="Written over the chart."
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="chart"),
+                io.String.Output(display_name="table"),
+                io.String.Output(
+                    display_name="csv", tooltip="name, megabytes, dino, clip_i and clip_t."
+                ),
+            ],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
+        )
+
+    @classmethod
+    def execute(cls, scores, title) -> io.NodeOutput:
+        check_scores(scores)
+        drawn = torch.from_numpy(score_chart(scores, title))[None].float() / 255
+        shown = ui.PreviewImage(drawn, cls=cls).as_dict()
+        return io.NodeOutput(drawn, score_table(scores), score_csv(scores), ui=shown)
+
+
+NODES = [LoRA2Evaluate, LoRA2Compare]

@@ -1,0 +1,1 @@
+"""The protocol on the playground: its data, its encoders, and what its parts promise."""
