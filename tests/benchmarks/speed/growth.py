@@ -9,8 +9,9 @@ from pathlib import Path
 from comfy.model_patcher import ModelPatcher
 
 from tests.benchmarks.speed.models import SPECS, build, layers_of, pictures, twin
+from tests.benchmarks.speed.pace import Pace
 from tests.benchmarks.speed.store import Store
-from tests.benchmarks.speed.timing import take_turns
+from tests.benchmarks.speed.timing import steps_of, take_turns
 from tests.benchmarks.speed.variants import VARIANTS, Job
 
 ACTIVE = 8  # ranks in use while the capacity grows
@@ -58,11 +59,11 @@ def run(store: Store, repeats: int, *, quick: bool) -> None:
             continue
         print(f"growth: {what.label}", flush=True)
         model = model or build(name)
-        works = {
-            key: VARIANTS[variant](job_at(model, name, axis, v))
+        paces = {
+            key: Pace(VARIANTS[variant](job_at(model, name, axis, v)), steps_of(repeats))
             for key, (variant, v) in names.items()
         }
-        for key, row in take_turns(works, repeats).items():
+        for key, row in take_turns(paces, repeats).items():
             store.keep("growth", name, key, row)
 
 

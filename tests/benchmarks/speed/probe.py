@@ -49,6 +49,25 @@ def train(name: str, variant: str) -> dict:
     }
 
 
+def pace(name: str, variant: str, steps: str) -> dict:
+    """One step for every line of input; tells all seconds and reviews after each."""
+    import comfy.model_management
+
+    from tests.benchmarks.speed.models import SPECS, build, pictures
+    from tests.benchmarks.speed.pace import watch_reviews
+    from tests.benchmarks.speed.variants import VARIANTS, Job
+
+    watch_reviews()
+    comfy.model_management.in_training = True
+    job = Job(build(name), *pictures(name), SPECS[name].targets)
+    trainer = Pace(VARIANTS[variant](job), int(steps))
+    for _ in sys.stdin:
+        trainer.advance()
+        tell({"seconds": trainer.seconds, "reviews": trainer.reviews})
+    trainer.leave()
+    return {}
+
+
 def load(name: str, way: str, path: str) -> dict:
     """Seconds from a LoRA file to the first patched forward pass, and the peak memory."""
     from tests.benchmarks.speed import loading
@@ -63,13 +82,23 @@ def travel(way: str, steps: str) -> dict:
     return journey.travel(way, int(steps))
 
 
-TASKS: dict[str, Callable[..., dict]] = {"train": train, "load": load, "travel": travel}
+TASKS: dict[str, Callable[..., dict]] = {
+    "train": train, "pace": pace, "load": load, "travel": travel,
+}  # fmt: skip
+
+
+def command(*arguments: str) -> list[str]:
+    """That runs a task in a fresh interpreter."""
+    return [sys.executable, "-m", "tests.hosting.inprocess", MODULE, *arguments]
+
+
+def tell(result: dict) -> None:
+    print(MARK + json.dumps(result), flush=True)
 
 
 def alone(*arguments: str) -> dict:
     """The result of a task in a fresh interpreter, or what it died of as `error`."""
-    command = [sys.executable, "-m", "tests.hosting.inprocess", MODULE, *arguments]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    done = subprocess.run(command(*arguments), cwd=REPOSITORY, capture_output=True, text=True)
     for line in reversed(done.stdout.splitlines()):
         if line.startswith(MARK):
             return json.loads(line.removeprefix(MARK))
@@ -84,7 +113,7 @@ def main() -> None:
         result = TASKS[sys.argv[1]](*sys.argv[2:])
     except Exception as error:
         result = {"error": sentence(error)}
-    print(MARK + json.dumps(result), flush=True)
+    tell(result)
 
 
 if __name__ == "__main__":

@@ -39,12 +39,12 @@ norms and biases. *adaptive* and *paper* start at rank 64, so that all modes hav
 *first steps* is how an adaptive run starts by default, at three times that rank. An adaptive step
 has its share of the reviews of all ranks in a run of default length.
 
-Variants take turns in one process, and the second step of each turn counts, when the caches hold
-its own data again; the ratio is the median of the rounds, with its range. Peak memory is what a
-whole run (three steps and the finished adapter) takes above the loaded model, in a process of its
-own, as a share of the model's size. Setup is the time from the start of the node to its first
-forward pass; the built-in trainer's second copy of the model is made in memory here, where the host
-would read it from the disk."""
+Variants take turns, each in a process of its own, and the second step of each turn counts, when the
+caches hold its own data again; the ratio is the median of the rounds, with its range. Peak memory
+is what a whole run (three steps and the finished adapter) takes above the loaded model, in a
+process of its own, as a share of the model's size. Setup is the time from the start of the node to
+its first forward pass; the built-in trainer's second copy of the model is made in memory here,
+where the host would read it from the disk."""
 PROFILE = """Where the time goes, by torch's profiler, one variant after another (so the sums are a
 little longer than the steps above, and do not pair):"""
 

@@ -1,18 +1,17 @@
-"""Seconds of a step: variants take turns in one process, so that a slow spell meets them all."""
+"""Seconds of a step: variants take turns, so that a slow spell of the machine meets them all."""
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import comfy.model_management
 import torch
 
 from lora2_core import TrainSettings
 from lora2_core.pricing import FIRST, LAST, REVIEWS
-from tests.benchmarks.speed.models import SPECS, build, pictures, twin
-from tests.benchmarks.speed.pace import Pace, Work
-from tests.benchmarks.speed.variants import VARIANTS, Job
+from tests.benchmarks.speed.far_pace import FarPace
+from tests.benchmarks.speed.models import SPECS
+from tests.benchmarks.speed.pace import Pace
 
 SCHEDULE = TrainSettings().steps  # that a run is told to have
 WARMUP = 4  # steps before the measured ones: an adaptive run's first review lies among them
@@ -20,24 +19,27 @@ SETTLE = 1  # steps before each measured one: others had the caches in between
 REVIEWS_PER_STEP = REVIEWS * (LAST - FIRST) / SCHEDULE
 
 
-def take_turns(works: dict[str, Work], repeats: int, warmup: int = WARMUP) -> dict[str, dict]:
-    """Runs every work in turns of a few steps, of which the last is measured, each round beginning
-    with the next work.
+def steps_of(repeats: int) -> int:
+    """How many steps a trainer is told to do, so that it never comes to its end."""
+    return max(SCHEDULE, WARMUP + (SETTLE + 1) * repeats + 1)
+
+
+def take_turns(paces: Mapping[str, Pace | FarPace], repeats: int) -> dict[str, dict]:
+    """Runs every trainer in turns of a few steps, of which the last is measured, each round
+    beginning with the next one.
 
     Returns seconds of the measured steps, of the reviews, and until the first step was done; or the
-    error of a work that failed, which then takes no further turn.
+    error of a trainer that failed, which then takes no further turn.
     """
-    steps = max(SCHEDULE, warmup + (SETTLE + 1) * repeats + 1)
-    paces = {name: Pace(work, steps) for name, work in works.items()}
     found: dict[str, dict] = {}
-    names = list(works)
+    names = list(paces)
     # as the built-in trainer does, for the whole process: some models compute otherwise then
     comfy.model_management.in_training = True
-    for turn in range(warmup + repeats):
+    for turn in range(WARMUP + repeats):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             if name not in found:
                 try:
-                    for _ in range(1 if turn < warmup else SETTLE + 1):
+                    for _ in range(1 if turn < WARMUP else SETTLE + 1):
                         paces[name].advance()
                 except Exception as error:
                     found[name] = {"error": sentence(error)}
@@ -46,7 +48,7 @@ def take_turns(works: dict[str, Work], repeats: int, warmup: int = WARMUP) -> di
         comfy.model_management.in_training = False
         if name not in found:
             found[name] = {
-                "seconds": pace.seconds[warmup + SETTLE :: SETTLE + 1],
+                "seconds": pace.seconds[WARMUP + SETTLE :: SETTLE + 1],
                 "reviews": pace.reviews,
                 "reviews_per_step": REVIEWS_PER_STEP,
                 "first": pace.seconds[0],
@@ -65,20 +67,15 @@ def sentence(error: BaseException) -> str:
 def measure(
     name: str, repeats: int, keep: Callable[[str, dict], None], variants: list[str]
 ) -> None:
-    """Times the variants of a model; a large one's pair by pair with the limit, since their
-    adapters do not fit together, and on a GPU too, where loading one model unloads the others.
-    keep(variant, row) is called as soon as a row is known.
+    """Times the variants of a model, each in a process of its own as a user's trainer is; a large
+    one's pair by pair with the limit, since more do not fit together. keep(variant, row) is called
+    as soon as a row is known.
     """
-    model = build(name)
     groups = [variants]
     if SPECS[name].large or torch.cuda.is_available():
         groups = [[v] for v in variants if v != "limit"]
     for group in groups:
         order = ["limit", *(v for v in group if v != "limit")]
-        data = pictures(name)
-        works = {v: VARIANTS[v](Job(twin(model), *data, SPECS[name].targets)) for v in order}
-        rows = take_turns(works, repeats)
+        rows = take_turns({v: FarPace(name, v, steps_of(repeats)) for v in order}, repeats)
         for variant, row in rows.items():
             keep(variant, row | {"limit": rows["limit"].get("seconds", [])})
-        del works
-        gc.collect()
