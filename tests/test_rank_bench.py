@@ -164,21 +164,20 @@ def test_truncation_shares_its_runs_with_quality():
         ({0.1: 3.0, 0.2: 2.0, 0.4: 1.0}, [0.8]),
         ({0.1: 1.0, 0.2: 2.0, 0.4: 3.0}, [0.05]),
         ({0.1: 1.0, 0.2: 2.0, 0.4: math.inf}, [0.05]),
-        ({0.1: 3.0, 0.2: 1.0, 0.4: 2.0}, [0.14, 0.28]),
-        ({0.1: 3.0, 0.14: 1.5, 0.2: 1.0, 0.28: 2.0, 0.4: 2.0}, []),
-        ({0.1: 3.0, 0.2: 2.0, 0.4: 1.0, 0.8: 0.9, 1.6: 0.8}, [1.1, 2.3]),
+        ({0.1: 3.0, 0.2: 1.0, 0.4: 2.0}, []),
+        ({0.1: 3.0, 0.2: 2.0, 0.4: 1.0, 0.8: 0.9, 1.6: 0.8}, []),
     ],
 )
-def test_a_best_rate_at_the_edge_moves_it_then_half_a_step_beside(losses: dict, rates: list):
+def test_a_best_rate_at_the_edge_moves_it(losses: dict, rates: list):
     assert next_rates(losses, (0.1, 0.2, 0.4)) == rates
 
 
 @pytest.mark.parametrize(
     ("wanted", "tried"),
     [
-        (0.014, [0.005, 0.0071, 0.01, 0.014, 0.02]),
-        (0.0026, [0.0025, 0.0018, 0.0035, 0.005, 0.01, 0.02]),
-        (1.0, [0.01, 0.02, 0.04, 0.057, 0.08, 0.11]),
+        (0.012, [0.005, 0.01, 0.02]),
+        (0.0026, [0.0025, 0.005, 0.01, 0.02]),
+        (1.0, [0.01, 0.02, 0.04, 0.08]),
     ],
 )
 def test_tuning_finds_the_best_rate_and_stops(tmp_path: Path, wanted: float, tried: list):

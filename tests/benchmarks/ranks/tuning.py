@@ -1,8 +1,7 @@
 """Learning rates: for every method and rank the one with the least loss on unseen backgrounds of
 the tuning subjects.
 
-A best rate at the edge of its grid moves the edge, and then the rates half a step below and above
-the best are tried, so that no method is held back by the grid.
+Every method has the same steps; a best rate at the edge of its grid moves the edge.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 
 from tests.benchmarks.ranks.pictures import TUNING
@@ -63,9 +61,7 @@ def mean_loss(rows: list[dict]) -> float:
 
 
 def next_rates(losses: dict[float, float], grid: tuple[float, ...]) -> list[float]:
-    """The rates to try next: a step further where the best so far is an edge, else half a step
-    beside it, once.
-    """
+    """The rates to try next: a step further where the best so far is an edge."""
     tried, step = sorted(losses), grid[-1] / grid[-2]
     best = min(tried, key=losses.get)
     below, above = sum(r < grid[0] for r in tried), sum(r > grid[-1] for r in tried)
@@ -73,9 +69,7 @@ def next_rates(losses: dict[float, float], grid: tuple[float, ...]) -> list[floa
         return [two_digits(best * step)]
     if best == tried[0] and below < MOST_MOVES:
         return [two_digits(best / step)]
-    if any(1 < high / low < 0.9 * step for low, high in pairwise(tried)):
-        return []  # refined before
-    return [two_digits(best / step**0.5), two_digits(best * step**0.5)]
+    return []
 
 
 def two_digits(rate: float) -> float:
