@@ -34,7 +34,7 @@ class Adapters:
 
     `rate_parameter` is one fp32 vector (layers,): the rates themselves in paper mode, their
     logarithms in adaptive mode (a rate then stays positive), unused in fixed mode. `started`: they
-    go on from a finished adapter.
+    go on from a finished adapter. `speeds`: how many times the learning rate some layers have.
     """
 
     def __init__(
@@ -44,8 +44,9 @@ class Adapters:
         seed: int,
         device: torch.device,
         start: RankedLora | None = None,
+        speeds: Mapping[str, float] | None = None,
     ):
-        self.settings = settings
+        self.settings, self.speeds = settings, dict(speeds or {})
         self.device = device
         self.generator = torch.Generator().manual_seed(seed)
         fixed = settings.mode == "fixed"
@@ -116,6 +117,13 @@ class Adapters:
     def mean_ceiling(self) -> float:
         """The ceiling as a mean rank, weighted by layer size."""
         return self.ceiling / float(self.costs.sum())
+
+    def by_speed(self) -> dict[float, list[str]]:
+        """The names of the layers by how many times the learning rate is theirs."""
+        found: dict[float, list[str]] = {}
+        for name in self.components:
+            found.setdefault(self.speeds.get(name, 1.0), []).append(name)
+        return found
 
     def refresh(self, widths: Tensor | None = None) -> None:
         """Computes Lambda of every layer from the rates, zero beyond its rank, once for the next
@@ -258,20 +266,22 @@ def attach(
     seed: int = 0,
     device: torch.device | str | None = None,
     start: RankedLora | None = None,
+    speeds: Mapping[str, float] | None = None,
 ) -> Adapters:
     """Adds a low-rank path to every Linear and Conv2d of `module` whose dotted name matches the
     regex `targets`, or to the layers that it gives by name.
 
     The update is exactly zero at first, or that of `start`, a finished adapter to go on from: a
-    layer's rank is then at least the one it has there. `device` is where the adapter lives, by
-    default that of the first target's weight. ValueError when the regex is broken or matches no
+    layer's rank is then at least the one it has there. `speeds` says by name which layers have
+    another learning rate, as a factor. `device` is where the adapter lives, by default that of the
+    first target's weight. ValueError when the regex is broken or matches no
     layer, or start doesn't fit.
     """
     found = find_layers(module, targets) if isinstance(targets, str) else dict(targets)
     if device is None:
         weight = next(iter(found.values())).weight
         device = weight.device if weight is not None else "cpu"
-    return Adapters(found, settings or RankSettings(), seed, torch.device(device), start)
+    return Adapters(found, settings or RankSettings(), seed, torch.device(device), start, speeds)
 
 
 def _moved(tensors: list[Tensor], device: torch.device) -> list[Tensor]:

@@ -70,6 +70,7 @@ def run_entries(lora: RankedLora, title: str) -> dict[str, str]:
     info, now = lora.info, datetime.now(timezone.utc)
     settings, base = info.get("settings", {}), info.get("base", {})
     weighting, huber = settings.get("weighting"), settings.get("huber")
+    text_rate = settings.get("text_learning_rate")
     entries = {
         "ss_network_module": "networks.lora",
         "ss_network_dim": "Dynamic",
@@ -80,6 +81,8 @@ def run_entries(lora: RankedLora, title: str) -> dict[str, str]:
         "ss_base_model_version": base.get("version"),
         "ss_sd_model_name": base.get("name"),
         "ss_learning_rate": settings.get("learning_rate"),
+        "ss_unet_lr": settings.get("learning_rate") if text_rate is not None else None,
+        "ss_text_encoder_lr": text_rate,
         "ss_steps": info.get("steps"),
         "ss_max_train_steps": settings.get("steps"),
         "ss_optimizer": optimizer_entry(settings),

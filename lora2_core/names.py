@@ -48,6 +48,9 @@ UNSUPPORTED = re.compile(
     r"\.(hada_|lokr_|oft_|glora_|dora_scale|lora_magnitude_vector|boft_|diff(_b)?$|w_norm|b_norm|set_weight)"
 )
 
+# of a CLIP's layer in a kohya file: the encoder's number, the layer's, and what is inside
+CLIP_LAYER = re.compile(r"lora_te(\d?)_text_model_encoder_layers_(\d+)_(self_attn|mlp)_(\w+)")
+
 
 def split_key(key: str) -> tuple[str, str] | None:
     """(base name, role) of a tensor's key, or None when it belongs to no low-rank pair."""
@@ -87,9 +90,13 @@ def kohya_name(layer: str, diffusers: Mapping[str, str] | None = None) -> str:
 
 
 def peft_name(layer: str, diffusers: Mapping[str, str] | None = None, part: str = "unet") -> str:
-    """`unet.…` or `transformer.…` with dots; ValueError for a name of a kohya file, whose dots are
-    lost.
+    """`unet.…`, `transformer.…` or `text_encoder.…` with dots; ValueError for any other name of a
+    kohya file, whose dots are lost.
     """
+    if found := CLIP_LAYER.fullmatch(layer):
+        number, index, block, leaf = found.groups()
+        encoder = "text_encoder_2" if number == "2" else "text_encoder"
+        return f"{encoder}.text_model.encoder.layers.{index}.{block}.{leaf}"
     if layer.startswith(FILE_PREFIXES):
         raise ValueError(
             f"Layer {layer} has no module path, which the peft format needs: save as kohya."

@@ -4,7 +4,7 @@ decay that is counted in runs, and a running mean of the weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -16,7 +16,9 @@ from .settings import TrainSettings
 FUSED = ("cpu", "cuda", "mps", "xpu")  # devices with a one-pass AdamW
 PACKAGES = {"prodigy": "prodigyopt", "adamw8bit": "bitsandbytes"}
 STILL = ("adafactor", "adamw8bit")  # what they remember can't follow ranks that move
+ONE_RATE = ("prodigy",)  # that know one learning rate for all weights only
 Parameters = list[nn.Parameter]
+Group = tuple[Parameters, float]  # lora_up and lora_down in turn, times the learning rate
 
 
 def check_optimizer(name: str, mode: str) -> None:
@@ -34,9 +36,10 @@ def check_optimizer(name: str, mode: str) -> None:
         )
 
 
-def fused(parameters: Parameters) -> dict[str, bool]:
-    """How Adam is computed fastest where the parameters are."""
-    one_pass = parameters[0].device.type in FUSED
+def fused(parameters: Sequence[nn.Parameter | dict]) -> dict[str, bool]:
+    """How Adam is computed fastest where the parameters, or those of their groups, are."""
+    first = parameters[0]["params"][0] if isinstance(parameters[0], dict) else parameters[0]
+    one_pass = first.device.type in FUSED
     return {"fused": one_pass, "foreach": not one_pass}
 
 
@@ -80,7 +83,8 @@ class TwoOptimizers:
     """The weights' optimizer and the rates' Adam as one, in the form of torch's: param_groups
     (weights first, then rates), state, zero_grad and step.
 
-    `weights` are lora_up and lora_down in turn, `rates` the rates and their learning rate, or None.
+    `groups` are the weights, lora_up and lora_down in turn, by how many times the learning rate is
+    theirs; `rates` the rates and their learning rate, or None.
     `squares`: the mean of lora_up's squared gradients is kept even where the optimizer does not.
     The running mean of the weights begins with the first ones that were trained, and forgets
     faster at first: its decay is at most (1 + t) / (10 + t).
@@ -88,7 +92,7 @@ class TwoOptimizers:
 
     def __init__(
         self,
-        weights: Parameters,
+        groups: Sequence[Group],
         rates: tuple[nn.Parameter, float] | None,
         settings: TrainSettings,
         *,
@@ -97,6 +101,8 @@ class TwoOptimizers:
         self.settings, self.squares, self.steps = settings, squares, 0
         travel = sum(settings.rates())
         self.decay = settings.weight_decay / travel if travel > 0 else 0.0
+        self.speeds = [speed for _, speed in groups]
+        weights = groups[0][0] if self.speeds == [1.0] else self.as_groups(groups)
         self.members = [KINDS[settings.optimizer](weights, settings, self.decay)]
         self.state = self.members[0].state
         if rates is not None:
@@ -105,10 +111,37 @@ class TwoOptimizers:
             self.members[1].state = self.state
         self.param_groups = [group for member in self.members for group in member.param_groups]
 
+    def as_groups(self, groups: Sequence[Group]) -> list[dict]:
+        """Torch's groups, each with the decay that comes to the same over the run. ValueError for
+        an optimizer that has one learning rate only.
+        """
+        name, found = self.settings.optimizer, []
+        for parameters, speed in groups:
+            group = {"params": parameters, "lr": self.settings.learning_rate * speed}
+            if name not in DECAY_LEFT_OUT:
+                group["weight_decay"] = self.decay / speed
+            found.append(group)
+        if name in ONE_RATE and len(groups) > 1:
+            raise ValueError(
+                f"optimizer {name} finds one learning rate for everything: give the text encoder "
+                "the same learning_rate as LoRA² Train, or choose adamw."
+            )
+        return found
+
+    @property
+    def weight_groups(self) -> list[dict]:
+        """Torch's groups of the weights."""
+        return self.param_groups[: len(self.speeds)]
+
     @property
     def weights(self) -> Parameters:
         """lora_up and lora_down in turn; they are exchanged when ranks move."""
-        return self.param_groups[0]["params"]
+        return [p for group in self.weight_groups for p in group["params"]]
+
+    def set_rate(self, rate: float) -> None:
+        """The learning rate of the weights."""
+        for group, speed in zip(self.weight_groups, self.speeds, strict=True):
+            group["lr"] = rate * speed
 
     def zero_grad(self) -> None:
         for member in self.members:

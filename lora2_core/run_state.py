@@ -132,11 +132,13 @@ def optimizer_state(optimizer: TwoOptimizers, adapters: Adapters) -> dict:
 def restore_optimizer(optimizer: TwoOptimizers, adapters: Adapters, state: Mapping) -> None:
     """Counterpart of optimizer_state, once the adapters have their tensors."""
     named, rates = parameters_of(adapters), "rates"
-    weights = [name for name in named if name != rates]
-    optimizer.param_groups[0]["params"] = [named[name] for name in weights]
+    kinds = "lora_up", "lora_down"
+    groups = [[f"{k}/{n}" for n in ns for k in kinds] for ns in adapters.by_speed().values()]
+    for group, names in zip(optimizer.weight_groups, groups, strict=True):
+        group["params"] = [named[name] for name in names]
     optimizer.state.clear()
     pairs = zip(optimizer.param_groups, state["groups"], strict=True)
-    for (group, values), names in zip(pairs, (weights, [rates]), strict=False):
+    for (group, values), names in zip(pairs, (*groups, [rates]), strict=False):
         for key, value in values.items():
             value = placed(value, adapters.device)
             group[key] = tuple(value) if isinstance(value, list) else value

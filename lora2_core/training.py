@@ -66,9 +66,10 @@ def make_optimizer(adapters: Adapters, settings: TrainSettings) -> TwoOptimizers
     elif rate is None:  # the paper's: that of the weights, where it means what it means to Adam
         ours = settings if settings.optimizer in ADAMS else TrainSettings
         rate = ours.learning_rate
-    weights = [p for c in adapters.components.values() for p in (c.lora_up, c.lora_down)]
+    parts = [([adapters.components[n] for n in ns], s) for s, ns in adapters.by_speed().items()]
+    groups = [([p for c in cs for p in (c.lora_up, c.lora_down)], speed) for cs, speed in parts]
     rates = None if mode == "fixed" else (adapters.rate_parameter, rate)
-    return TwoOptimizers(weights, rates, settings, squares=adapters.logarithmic)
+    return TwoOptimizers(groups, rates, settings, squares=adapters.logarithmic)
 
 
 class Run:
@@ -104,7 +105,7 @@ class Run:
         if attention_weight is None:
             attention_weight = PAPER_WEIGHT if adapters.settings.mode == "paper" else 0.0
         for rate in self.settings.rates()[len(self.losses) :]:
-            optimizer.param_groups[0]["lr"] = rate
+            optimizer.set_rate(rate)
             adapters.refresh(price.widths())
             if attention is not None:
                 attention.start()

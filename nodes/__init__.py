@@ -18,6 +18,7 @@ from . import (
     report,
     save,
     start_options,
+    text_encoder_options,
     train,
     training_options,
 )
@@ -31,6 +32,7 @@ NODES = [
     *training_options.NODES,
     *data_options.NODES,
     *start_options.NODES,
+    *text_encoder_options.NODES,
     *checkpoint_options.NODES,
     *preview_options.NODES,
     *apply.NODES,

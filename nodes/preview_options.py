@@ -88,6 +88,14 @@ class LoRA2PreviewOptions(io.ComfyNode):
                     tooltip="Folder and name in the output folder. Each run has a number of its "
                     "own, each file says its step.",
                 ),
+                io.String.Input(
+                    "prompt",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    tooltip="The prompt of positive as text. Only needed where LoRA² Train trains "
+                    "the text encoder, which then encodes it anew for every picture.",
+                ),
             ],
             outputs=[Lora2Options.Output(display_name="options")],
         )  # fmt: skip

@@ -98,8 +98,14 @@ class LoRA2Train(io.ComfyNode):
                 Lora2Options.Input(
                     "options",
                     optional=True,
-                    tooltip="LoRA² Rank, Target, Memory, Optimizer, Loss, Data and Checkpoint "
-                    "Options, chained.",
+                    tooltip="LoRA² Rank, Target, Memory, Optimizer, Loss, Data, Start, Text "
+                    "Encoder, Preview and Checkpoint Options, chained.",
+                ),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="Connect it to train the text encoder too; positive must come from "
+                    "LoRA² Dataset, or its captions go to LoRA² Text Encoder Options.",
                 ),
             ],
             outputs=[
@@ -107,6 +113,9 @@ class LoRA2Train(io.ComfyNode):
                 LoraModel.Output(display_name="lora", tooltip="For the host's own LoRA nodes."),
                 io.Model.Output(
                     display_name="model", tooltip="The model with the adapter applied."
+                ),
+                io.Clip.Output(
+                    display_name="clip", tooltip="The clip that came in, with the adapter applied."
                 ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
@@ -128,7 +137,9 @@ class LoRA2Train(io.ComfyNode):
         max_rank,
         seed,
         options=None,
+        clip=None,
     ) -> io.NodeOutput:
+        clip = (clip or [None])[0]
         fields = {
             "steps": steps[0],
             "batch_size": batch_size[0],
@@ -138,6 +149,7 @@ class LoRA2Train(io.ComfyNode):
             "budget_mb": budget_mb[0],
             "max_rank": max_rank[0],
             "seed": seed[0],
+            "clip": clip,
         }
         chosen = (options or [None])[0] or {}
         run = HostRun.of({**chosen, **fields})
@@ -150,8 +162,10 @@ class LoRA2Train(io.ComfyNode):
             raise cls.rescue(outcome)
         progress.add(last_step(outcome.lora, outcome.losses, progress.last.ceiling))
         cls.tell(last := progress.event(whole=True))
-        patched, _ = apply_lora(model[0], None, outcome.lora, 1.0, 1.0)
-        return io.NodeOutput(outcome.lora, as_lora_model(outcome.lora), patched, ui={EVENT: [last]})
+        patched = apply_lora(model[0], clip, outcome.lora, 1.0, 1.0)
+        return io.NodeOutput(
+            outcome.lora, as_lora_model(outcome.lora), *patched, ui={EVENT: [last]}
+        )
 
     @classmethod
     def origin(cls) -> tuple[str, str | None, str | None]:

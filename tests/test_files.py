@@ -366,5 +366,10 @@ def test_text_encoder_layers_keep_their_name_and_do_not_stop_diffusers_names(tmp
     lora = random_lora({te: (16, 16, 2, None), "out.2": (16, 16, 2, None)})
     lora2.save(tmp_path / "a.safetensors", lora, diffusers={"out.2": "conv_out"})
     assert {f"{te}.alpha", "lora_unet_conv_out.alpha"} < set(header_of(tmp_path / "a.safetensors"))
-    with pytest.raises(ValueError, match=f"Layer {te} has no module path.*save as kohya"):
-        lora2.save(tmp_path / "a.safetensors", lora, form="peft")
+    path = tmp_path / "a.safetensors"
+    lora2.save(path, lora, form="peft", diffusers={"out.2": "conv_out"})
+    assert "text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_A.weight" in header_of(path)
+    assert list(lora2.load(path).layers) == [te, "out.2"], "the names of training come back"
+    projection = random_lora({"lora_te2_text_projection": (16, 16, 2, None)})
+    with pytest.raises(ValueError, match="Layer lora_te2_.* has no module path.*save as kohya"):
+        lora2.save(path, projection, form="peft")

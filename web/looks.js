@@ -17,6 +17,7 @@ const LOOKS = {
   LoRA2LossOptions: [TRAINING, 300],
   LoRA2DataOptions: [TRAINING, 300],
   LoRA2StartOptions: [TRAINING, 340],
+  LoRA2TextEncoderOptions: [TRAINING, 340],
   LoRA2CheckpointOptions: [TRAINING, 300],
   LoRA2PreviewOptions: [TRAINING, 300],
   LoRA2Apply: [FILES, 380],

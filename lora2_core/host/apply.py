@@ -13,7 +13,7 @@ from comfy.weight_adapter import LoRAAdapter
 
 from ..lora import LoraLayer, RankedLora
 from ..names import HOST_PREFIX
-from .naming import diffusers_paths, weight_keys
+from .naming import diffusers_paths, text_layer_names, weight_keys
 
 log = logging.getLogger("lora2")
 
@@ -68,14 +68,13 @@ def adopt(lora: RankedLora, model, clip=None) -> RankedLora:
     nothing keeps its name; so heatmaps, comparisons and new files read the same for every source.
     """
     found = resolve(lora, model, clip)
-    keys = {} if clip is None else weight_keys(model, clip)
-    text = {key: name for name, key in keys.items() if name.startswith("lora_te")}
+    text = {} if clip is None else text_layer_names(clip.cond_stage_model)
 
     def name_of(name: str) -> str:
         key = found.get(name)
         if isinstance(key, str) and key.startswith(HOST_PREFIX):
             return key.removesuffix(".weight")
-        return text.get(key, name)
+        return text.get(key.removesuffix(".weight"), name) if isinstance(key, str) else name
 
     layers = {name_of(name): layer for name, layer in lora.layers.items()}
     info = dict(lora.info) | {"diffusers": diffusers_paths(model)}

@@ -4,7 +4,7 @@ any training.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import comfy.sampler_helpers
 import comfy.samplers
@@ -14,13 +14,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Item:
-    """One picture: latent [1, channels, ...] in the model's own scale, its conditions by name, and
-    how much each place of it counts [1, 1, ...], None for all alike.
+    """One picture: latent [1, channels, ...] in the model's own scale, its conditions by name, how
+    much each place of it counts [1, 1, ...], None for all alike, and what its conditioning says
+    beside the encoded text.
     """
 
     latent: Tensor
     conditions: dict
     weights: Tensor | None = None
+    facts: dict = field(default_factory=dict)
 
 
 def flatten_latents(latents: list[dict], model) -> list[Tensor]:
@@ -97,7 +99,7 @@ def make_items(model, inner, latents: list[dict], positive: list[list]) -> list[
             if caption not in owned:
                 owned[caption] = own(entry)
             conditions = encode(inner, owned[caption], placed[place], device)
-            made[place, caption] = Item(placed[place], conditions)
+            made[place, caption] = Item(placed[place], conditions, facts=owned[caption][1])
         items.append(made[place, caption])
     return items
 

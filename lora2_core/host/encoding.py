@@ -16,6 +16,7 @@ from ..pictures.buckets import Size
 from ..pictures.cache import Cache, key_of
 from ..pictures.crops import Crop
 
+CAPTION = "lora2_caption"  # in a conditioning, beside what it says: the text that it encodes
 RECIPE = 1  # of crop, resize and encode: raised when a change of them makes old latents stale
 PLAIN = (torch.dtype, bool, int, float, str, type(None))
 SAMPLES = 64  # values of each weight that tell one model from another
@@ -132,12 +133,14 @@ class Encoder:
         return samples
 
     def conditioning(self, caption: str) -> list:
-        """The conditioning of a caption, encoded once; embeddings by name may change, so captions
-        that use them are not remembered on disk.
+        """The conditioning of a caption, encoded once, which says its text; embeddings by name may
+        change, so captions that use them are not remembered on disk.
         """
         if caption not in self.conditionings:
             self.captions += 1
-            self.conditionings[caption] = self.encode_caption(caption)
+            made = self.encode_caption(caption)
+            told = [[cross, facts | {CAPTION: caption}] for cross, facts in made]
+            self.conditionings[caption] = told
         return self.conditionings[caption]
 
     def encode_caption(self, caption: str) -> list:

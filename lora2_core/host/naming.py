@@ -57,6 +57,16 @@ def weight_keys(model, clip=None) -> dict:
     return keys
 
 
+def text_layer_names(text_model) -> dict[str, str]:
+    """Module path of each layer of a CLIP text encoder -> its name in kohya files: lora_te_ where
+    the model has one encoder, lora_te1_ and lora_te2_ where it has two.
+    """
+    keys = comfy.lora.model_lora_keys_clip(text_model, {})
+    two = {"clip_l", "clip_g"} <= {name for name, _ in text_model.named_children()}
+    prefixes = ("lora_te1_text_model_", "lora_te2_text_model_") if two else "lora_te_text_model_"
+    return {k.removesuffix(".weight"): n for n, k in keys.items() if n.startswith(prefixes)}
+
+
 def base_facts(model) -> dict:
     """What is known of the base model for the file's metadata, without any path."""
     inner = model.model

@@ -17,6 +17,7 @@ from .dataset import Item, batch_of, by_shape
 from .out_of_place import OutOfPlace
 
 DEFAULT = LossSettings()
+Renew = Callable[[list[Item]], list[Item]]  # a batch with conditions as they are now
 
 
 def prediction_scale(sampling, sigma: Tensor, like: Tensor) -> Tensor:
@@ -159,10 +160,14 @@ class Draw:
 
 
 def make_draw(
-    inner, items: list[Item], batch_size: int, settings: LossSettings = DEFAULT
+    inner,
+    items: list[Item],
+    batch_size: int,
+    settings: LossSettings = DEFAULT,
+    renew: Renew | None = None,
 ) -> Callable[[torch.Generator], Draw]:
     """draw(generator) of a random batch; pictures that share a shape share a batch, each equally
-    often.
+    often. `renew` encodes its captions again, where what encodes them is trained.
     """
     groups = by_shape(items)
     sizes = torch.tensor([float(len(g)) for g in groups])
@@ -180,7 +185,7 @@ def make_draw(
         noise = settings.offset(noise, generator)
         sampling = inner.model_sampling
         sigma = sigma_at(sampling, positions(sampling, settings, drawn)).to(latent.device)
-        return Draw(picked, noise, sigma)
+        return Draw(picked if renew is None else renew(picked), noise, sigma)
 
     return draw
 
@@ -202,8 +207,13 @@ def weights_of(items: list[Item]) -> Tensor | None:
 
 
 def make_loss(
-    inner, items: list[Item], batch_size: int, options: dict, settings: LossSettings = DEFAULT
+    inner,
+    items: list[Item],
+    batch_size: int,
+    options: dict,
+    settings: LossSettings = DEFAULT,
+    renew: Renew | None = None,
 ) -> Callable[[torch.Generator], Tensor]:
     """loss_fn(generator) of a random batch."""
-    draw = make_draw(inner, items, batch_size, settings)
+    draw = make_draw(inner, items, batch_size, settings, renew)
     return lambda generator: loss_of(inner, draw(generator), options, settings)

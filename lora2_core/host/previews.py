@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import comfy.model_management
@@ -21,8 +21,10 @@ from torch import Tensor
 
 from ..settings import check_choice, check_range
 from ..training import Run
+from .encoding import CAPTION
 from .output import place_of
 from .session import Loan
+from .text_encoder import TextEncoder
 
 LARGEST = 16384  # of a side, as the host's own nodes have it
 log = logging.getLogger("lora2")
@@ -36,6 +38,8 @@ class Preview:
     preview_every: steps from one to the next; the first is drawn before the first step.
     width, height: in pixels; 0 for those of the first picture that is trained on.
     filename_prefix: below the output folder.
+    prompt: what positive encodes, as text: a text encoder that is trained encodes it anew each
+        time. Empty where positive says it itself, or none is trained.
     """
 
     positive: list = field(compare=False, repr=False)
@@ -50,6 +54,7 @@ class Preview:
     width: int = 0
     height: int = 0
     filename_prefix: str = "lora2/previews/preview"
+    prompt: str = ""
 
     def __post_init__(self) -> None:
         check_range("every", self.preview_every, 1, 1_000_000, whole=True)
@@ -100,8 +105,9 @@ class Previews:
         run: Run,
         latent: Tensor,
         on_preview: Callable[[Shown], None],
+        text: TextEncoder | None = None,
     ):
-        self.loan, self.run, self.on_preview = loan, run, on_preview
+        self.loan, self.run, self.on_preview, self.text = loan, run, on_preview, text
         form = loan.inner.latent_format
         self.previews = [(p, empty_latent(p, latent, form)) for p in previews]
         self.names: dict[int, tuple[Path, str]] = {}
@@ -135,6 +141,7 @@ class Previews:
         """Samples, decodes and writes one picture."""
         began = time.monotonic()
         preview, latent = self.previews[number]
+        preview = preview if self.text is None else retold(preview, self.text)
         picture = decode(preview.vae, sample(patcher, preview, latent))
         if number not in self.names:
             self.names[number] = place_of(preview.filename_prefix)
@@ -143,6 +150,19 @@ class Previews:
         picture.save(path, compress_level=4)
         subfolder = folder.relative_to(folder_paths.get_output_directory()).as_posix()
         return Shown(step, path.name, subfolder, time.monotonic() - began)
+
+
+def retold(preview: Preview, text: TextEncoder) -> Preview:
+    """The preview with its prompt as the text encoder has it now."""
+    prompt = preview.prompt or preview.positive[0][1].get(CAPTION)
+    if not prompt:
+        log.warning(
+            "The preview leaves out what the text encoder has learned: write its prompt in LoRA² "
+            "Preview Options too."
+        )
+        return preview
+    (cross, facts), *_ = text.conditioning(prompt)
+    return replace(preview, positive=[[cross, preview.positive[0][1] | facts]])
 
 
 def empty_latent(preview: Preview, latent: Tensor, form) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..loss import LossSettings
 from ..settings import check_range
 from .dataset import Item, by_shape, flatten_conditioning, flatten_latents, make_items
-from .objective import DEFAULT, Draw, loss_of, make_draw
+from .objective import DEFAULT, Draw, Renew, loss_of, make_draw
 
 
 @dataclass(frozen=True)
@@ -111,12 +111,13 @@ def make_joint_loss(
     batch_size: int,
     options: dict,
     settings: LossSettings = DEFAULT,
+    renew: Renew | None = None,
 ) -> Callable[[torch.Generator], Tensor]:
     """loss_fn(generator) of a random batch of the subject and one of the prior, of the same
     size.
     """
-    subject = make_draw(inner, subjects, batch_size, settings)
-    prior = make_draw(inner, priors, batch_size, settings)
+    subject = make_draw(inner, subjects, batch_size, settings, renew)
+    prior = make_draw(inner, priors, batch_size, settings, renew)
 
     def loss_fn(generator: torch.Generator) -> Tensor:
         one, other = subject(generator), prior(generator)

@@ -34,6 +34,7 @@ from .previews import Preview, Previews, Shown
 from .prior import PriorSettings, make_joint_loss
 from .session import lent
 from .start import StartSettings
+from .text_encoder import TextEncoder, TextSettings, text_modules
 
 CHECKPOINTING = ("auto", "on", "off")
 log = logging.getLogger("lora2")
@@ -41,10 +42,10 @@ log = logging.getLogger("lora2")
 
 @dataclass(frozen=True)
 class HostRun:
-    """What to train: rank, training, target, loss, prior, mask, start and keep settings, batch
-    size, what to show meanwhile, and whether blocks compute their activations
-    again in the backward pass, which costs a third more time and a fraction of the memory (`auto`:
-    only where the first step finds too little).
+    """What to train: rank, training, target, loss, prior, mask, start, text and keep settings,
+    batch size, what to show meanwhile, and whether blocks compute their activations again in the
+    backward pass, which costs a third more time and a fraction of the memory (`auto`: only where
+    the first step finds too little).
     """
 
     rank: RankSettings
@@ -57,6 +58,7 @@ class HostRun:
     prior: PriorSettings = PriorSettings()
     mask: MaskSettings = MaskSettings()
     start: StartSettings = StartSettings()
+    text: TextSettings = TextSettings()
     keep: KeepSettings = KeepSettings()
 
     @classmethod
@@ -67,7 +69,7 @@ class HostRun:
         kinds = {
             "rank": RankSettings, "training": TrainSettings, "target": TargetSettings,
             "loss": LossSettings, "prior": PriorSettings, "mask": MaskSettings,
-            "start": StartSettings, "keep": KeepSettings,
+            "start": StartSettings, "text": TextSettings, "keep": KeepSettings,
         }  # fmt: skip
         own = [f.name for f in fields(cls) if f.name not in kinds]
         names = {part: [f.name for f in fields(kind)] for part, kind in kinds.items()}
@@ -118,6 +120,7 @@ def train_on(
     pictures = flatten_latents(latents, model)
     captions = flatten_conditioning(positive, len(pictures))
     run.prior.check(model, captions)
+    run.text.check(model, captions, run.prior)
     for preview in run.previews:
         preview.check(captions)
     mask_weights(run.mask, pictures)
@@ -148,23 +151,34 @@ def attempt(
     started = datetime.now(timezone.utc)
     stopped = None
     with ExitStack() as stack:
-        loan = stack.enter_context(lent(model))
-        inner = loan.inner
+        loan = stack.enter_context(lent(model, *([run.text.clip.patcher] if run.text.used else [])))
+        inner, text, prior = loan.inner, None, run.prior
+        chosen, modules, speeds = run.target.chosen(inner), dict(inner.named_modules()), {}
+        if run.text.used:
+            text = TextEncoder(run.text.clip, loan)
+            captions = flatten_conditioning(positive, len(flatten_latents(latents, model)))
+            positive = text.told(captions, run.text.texts(captions))
+            prior = text.told_prior(prior, run.text)
+            theirs = text_modules(text.patcher.model)
+            chosen, modules = chosen | run.text.chosen(text.patcher.model), modules | theirs
+            speeds = dict.fromkeys(theirs, run.text.speed(run.training.learning_rate))
         items = weighed(make_items(model, inner, latents, positive), run.mask)
-        priors = run.prior.items(model, inner)
-        start = run.start.adapter(model)
+        priors = prior.items(model, inner)
+        start = run.start.adapter(model, run.text.clip)
         adapters = attach(
             inner,
-            run.start.with_its_own(run.target.chosen(inner), start, inner),
+            run.start.with_its_own(chosen, start, modules),
             run.rank,
             seed=run.training.seed,
             device=comfy.model_management.get_torch_device(),
             start=start,
+            speeds=speeds,
         )
         stack.callback(adapters.detach)
         if run.checkpointing == "on":
             adapted = {component.module for component in adapters.components.values()}
-            stack.enter_context(checkpointed(repeated_blocks(inner, adapted)))
+            blocks = [b for p in loan.patchers for b in repeated_blocks(p.model, adapted)]
+            stack.enter_context(checkpointed(blocks))
         options = dict(model.model_options.get("transformer_options", {}))
         attention = None
         if run.rank.mode == "paper" and run.rank.attention_weight != 0:
@@ -173,7 +187,7 @@ def attempt(
                 cross_attention(inner, attention)
             )
         half = inner.get_dtype_inference() == torch.float16
-        parts = (run.batch_size, options, run.loss)
+        parts = (run.batch_size, options, run.loss, text and text.renew)
         loss_fn = make_loss(inner, items, *parts)
         if priors:
             loss_fn = make_joint_loss(inner, items, priors, run.prior.prior_weight, *parts)
@@ -183,7 +197,7 @@ def attempt(
             facts = facts_to_keep(model, inner, run, items + priors)
             pictures = sketch(items + priors)
         keeper = Keeper(run.keep, training, facts, pictures)
-        previews = Previews(run.previews, loan, training, items[0].latent, on_preview)
+        previews = Previews(run.previews, loan, training, items[0].latent, on_preview, text)
         try:
             if keeper.first == 0:
                 previews.after(0)
@@ -215,6 +229,7 @@ def settings_of(run: HostRun) -> dict:
         | run.mask.facts()
         | run.target.facts()
         | run.start.facts
+        | run.text.facts(run.training.learning_rate)
         | {"batch_size": run.batch_size}
     )
 
@@ -224,12 +239,17 @@ def facts_to_keep(model, inner, run: HostRun, items: list) -> dict:
     a model with patches can't be told from another.
     """
     shapes = sorted({tuple(item.latent.shape[1:]) for item in items})
-    return settings_of(run) | {
-        "pictures": len(items),
-        "latents": [list(shape) for shape in shapes],
-        "dtype": str(inner.get_dtype_inference()).removeprefix("torch."),
-        "base model": None if model.patches else weights_identity(model),
-    }
+    texts = {"text encoder": weights_identity(run.text.clip.patcher)} if run.text.used else {}
+    return (
+        settings_of(run)
+        | texts
+        | {
+            "pictures": len(items),
+            "latents": [list(shape) for shape in shapes],
+            "dtype": str(inner.get_dtype_inference()).removeprefix("torch."),
+            "base model": None if model.patches else weights_identity(model),
+        }
+    )
 
 
 def run_facts(model, run: HostRun, items: list, training: Run, started: datetime) -> dict:

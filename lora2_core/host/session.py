@@ -1,4 +1,4 @@
-"""The model on loan: a cloned ModelPatcher made ready for autograd, and put back exactly as it
+"""Models on loan: cloned ModelPatchers made ready for autograd, and put back exactly as they
 came.
 """
 
@@ -59,23 +59,34 @@ def trainable_clone(model):
 
 
 class Loan:
-    """A ModelPatcher's clone, loaded and made ready for autograd by `take`, put back by
-    `give_back`: every parameter and buffer is then the one that it was. Weights are shared, not
-    copied.
+    """Clones of a model's ModelPatcher and of others that belong to it, loaded and made ready for
+    autograd by `take`, put back by `give_back`: every parameter and buffer is then the one that it
+    was. Weights are shared, not copied.
     """
 
-    def __init__(self, model):
-        self.patcher = trainable_clone(model)
-        self.inner = self.patcher.model
+    def __init__(self, model, *others):
+        self.patchers = [trainable_clone(each) for each in (model, *others)]
+        self.patcher, self.inner = self.patchers[0], self.patchers[0].model
         self.executor = torch.is_inference_mode_enabled()  # the mode that the host runs nodes in
         self.before = comfy.model_management.in_training
         self.replaced: list[tuple[dict, str, torch.Tensor]] = []
 
+    def modules(self) -> list[nn.Module]:
+        """All of all models."""
+        return [module for patcher in self.patchers for module in patcher.model.modules()]
+
+    def parameters(self) -> list[nn.Parameter]:
+        """All of all models."""
+        return [p for patcher in self.patchers for p in patcher.model.parameters()]
+
     def take(self) -> None:
-        """The host's `in_training` is on then: its fused rope and norms have no gradients."""
+        """The host's `in_training` is on then: its fused rope and norms have no gradients. What is
+        loaded in one call does not drive each other out of memory.
+        """
         with torch.inference_mode(self.executor):
-            comfy.model_management.load_models_gpu([self.patcher], force_full_load=False)
-        replace_inference_tensors(self.inner, self.replaced)
+            comfy.model_management.load_models_gpu(self.patchers, force_full_load=False)
+        for patcher in self.patchers:
+            replace_inference_tensors(patcher.model, self.replaced)
         comfy.model_management.in_training = True
 
     def give_back(self) -> None:
@@ -86,8 +97,8 @@ class Loan:
 
     @contextmanager
     def paused(self) -> Iterator:
-        """Yields the patcher, which is the host's again inside: it may sample, move and unload
-        it. Adapters stay on; what it keeps in memory beside is freed at the end.
+        """Yields the model's patcher, which is the host's again inside, as all are: it may sample,
+        move and unload it. Adapters stay on; what it keeps in memory beside is freed at the end.
         """
         self.give_back()
         try:
@@ -99,21 +110,22 @@ class Loan:
 
 
 @contextmanager
-def lent(model) -> Iterator[Loan]:
-    """Loads a clone of a ModelPatcher and yields it with gradients possible, the executor's
-    inference mode off. Afterwards everything is as before, requires_grad and train flags too,
-    whatever happened.
+def lent(model, *others) -> Iterator[Loan]:
+    """Loads clones of a ModelPatcher, and of others with it, and yields them with gradients
+    possible, the executor's inference mode off. Afterwards everything is as before, requires_grad
+    and train flags too, whatever happened.
     """
-    loan = Loan(model)
-    training = {module: module.training for module in loan.inner.modules()}
+    loan = Loan(model, *others)
+    training = {module: module.training for module in loan.modules()}
     learning: list[nn.Parameter] = []
     with torch.inference_mode(False), torch.enable_grad():
         try:
             loan.take()
-            learning += [p for p in loan.inner.parameters() if p.requires_grad]
+            learning += [p for p in loan.parameters() if p.requires_grad]
             for parameter in learning:
                 parameter.requires_grad_(False)
-            loan.inner.eval()
+            for patcher in loan.patchers:
+                patcher.model.eval()
             yield loan
         finally:
             loan.give_back()

@@ -36,14 +36,14 @@ class StartSettings:
         if not isinstance(self.adopt_layers, bool):
             raise ValueError(f"adopt_layers is {self.adopt_layers!r}: give True or False.")
 
-    def adapter(self, model) -> RankedLora | None:
-        """The adapter with its layers named as in the model, at its strength; None without one.
-        ValueError when it doesn't fit the model.
+    def adapter(self, model, clip=None) -> RankedLora | None:
+        """The adapter with its layers named as in the model and its text encoder, at its strength;
+        None without one. ValueError when it doesn't fit the model.
         """
         if self.start_from is None:
             return None
         try:
-            lora = adopt(self.start_from, model)
+            lora = adopt(self.start_from, model, clip)
         except ValueError as error:
             raise ValueError(f"Of the adapter to start from: {error}") from error
         if self.start_strength == 1:
@@ -52,14 +52,17 @@ class StartSettings:
         return replace(lora, layers=scaled)
 
     def with_its_own(
-        self, chosen: Mapping[str, nn.Module], lora: RankedLora | None, module: nn.Module
+        self,
+        chosen: Mapping[str, nn.Module],
+        lora: RankedLora | None,
+        modules: Mapping[str, nn.Module],
     ) -> dict[str, nn.Module]:
-        """The chosen layers and those that the adapter brings, in the model's order."""
+        """The chosen ones of all modules by name, and those that the adapter brings."""
         if lora is None:
             return dict(chosen)
         given = {name for name, layer in lora.layers.items() if layer.rank}
         wanted = chosen.keys() | given if self.adopt_layers else chosen.keys()
-        found = {n: m for n, m in module.named_modules() if n in wanted and is_adaptable(m)}
+        found = {n: m for n, m in modules.items() if n in wanted and is_adaptable(m)}
         if left := given - found.keys():
             log.warning(
                 "LoRA² Train leaves out %d of the %d layers of the adapter to start from, the "

@@ -25,6 +25,7 @@ PROMISED = {
     "LoRA2LossOptions",
     "LoRA2DataOptions",
     "LoRA2StartOptions",
+    "LoRA2TextEncoderOptions",
     "LoRA2CheckpointOptions",
     "LoRA2PreviewOptions",
     "LoRA2Report",
