@@ -21,6 +21,7 @@ from tests.benchmarks.ranks.tuning import RATES, tune, write_rates
 from tests.benchmarks.ranks.versions import version_of
 from tests.hosting.inprocess import REPOSITORY
 from tests.hosting.provision import cache_folder
+from tests.playground.evaluate import Base
 
 METHODS = ("fixed", "paper", "adaptive")
 RUNS = {"B": Plan.quality, "C": Plan.truncation, "E": Plan.styles}
@@ -56,6 +57,13 @@ def arguments() -> argparse.Namespace:
     return args
 
 
+def prepare(playground: Path) -> None:
+    """Pictures and judge are there before several workers want them."""
+    if not (playground / "judge.pt").exists():
+        print("preparing the pictures and the judge of samples", flush=True)
+        Base(playground).judge()
+
+
 def run_module(letter: str, folder: Path, *, quick: bool) -> None:
     """Experiments A and D, into a file of their own."""
     name = report.MODULES[letter]
@@ -74,6 +82,8 @@ def main() -> None:
     plan = Plan(args.steps, args.seeds, args.quick)
 
     def work(runs: list[Run]) -> None:
+        if any(run.own or run.samples for run in runs):
+            prepare(args.playground)
         work_off(runs, ledger, args.playground, args.workers)
 
     def tuned_rates(*methods: str) -> dict:
