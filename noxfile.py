@@ -100,6 +100,12 @@ def bench(session: nox.Session) -> None:
     in_host(session, "-m", *module, *session.posargs, **path)
 
 
+@nox.session(venv_backend="none")
+def fuzz(session: nox.Session) -> None:
+    """Malformed adapters, flipped bits, hostile names, fuzzed prompts; `-- SEED` for others."""
+    in_host(session, "-m", "tests.hosting.inprocess", "tests.reliability.fuzz", *session.posargs)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Ruff: faults and format."""

@@ -2,8 +2,41 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import time
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows, which doesn't let a file be removed while it is open
+    fcntl = None
+
+OLD = 3600  # seconds after which nobody is still writing
+
+
+def locked(file: BinaryIO) -> bool:
+    """Takes the lock of an open file, which ends with the process; False when another has it."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def sweep(folder: Path) -> None:
+    """Removes what processes that are gone left half written in a folder."""
+    for orphan in folder.glob(".*.tmp"):
+        with suppress(OSError), open(orphan, "r+b") as file:
+            old = time.time() - orphan.stat().st_mtime > OLD
+            if orphan.name.split(".")[-2].isdecimal() and (locked(file) or old):
+                if fcntl is None:
+                    file.close()
+                orphan.unlink()
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -13,15 +46,17 @@ def write_atomic(path: Path, data: bytes) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)  # a process that died may have had our number
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "xb") as file:
+            locked(file)  # for `sweep`
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        if temporary.read_bytes() != data:
-            raise OSError(
-                f"{path.name} read back differently from what was written: check the disk."
-            )
+            if temporary.read_bytes() != data:
+                raise OSError(
+                    f"{path.name} read back differently from what was written: check the disk."
+                )
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -29,5 +64,8 @@ def write_atomic(path: Path, data: bytes) -> None:
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # not every file system has it
+                raise
         finally:
             os.close(folder)

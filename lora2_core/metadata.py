@@ -172,14 +172,12 @@ def _is_row(row: object) -> bool:
     if not isinstance(row, list) or len(row) not in (7, 8):
         return False
     base, name, rows, fan_in, kernel, learned, rate, sensitivity = [*row, 1.0][:8]
-    whole = [
-        rows,
-        fan_in,
-        learned,
-        *(kernel if isinstance(kernel, list) and len(kernel) == 2 else [kernel]),
-    ]
+    sides = kernel if isinstance(kernel, list) and len(kernel) == 2 else [kernel]
+    whole = [rows, fan_in, learned, *sides]
     return (
-        isinstance(base, str) and isinstance(name, str) and isinstance(rate, (int, float))
+        isinstance(base, str) and isinstance(name, str)
+        and isinstance(rate, (int, float)) and -1e9 <= rate <= 1e9
         and isinstance(sensitivity, (int, float)) and 0 <= sensitivity <= 1e9
         and all(isinstance(n, int) and 0 <= n < 2**31 for n in whole)
+        and (kernel == 0 or (len(sides) == 2 and 0 not in sides))
     )  # fmt: skip

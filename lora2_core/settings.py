@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .layer_ranks import parse
+from .places import quoted
 from .schedule import SCHEDULES, shares
 
 MODES = ("adaptive", "paper", "fixed")
@@ -22,13 +23,19 @@ def check_range(name: str, value: float, low: float, high: float, *, whole: bool
     number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
     if not number or not low <= value <= high:
         kind = "whole number" if whole else "number"
-        raise ValueError(f"{name} is {value!r}: give a {kind} from {low:g} to {high:g}.")
+        raise ValueError(f"{name} is {quoted(value)}: give a {kind} from {low:g} to {high:g}.")
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """ValueError unless value is one of the choices."""
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}: choose {', '.join(choices)}.")
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} is {quoted(value)}: choose {', '.join(choices)}.")
+
+
+def check_text(name: str, value: str) -> None:
+    """ValueError unless value is a text."""
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {quoted(value)}: give a text.")
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,7 @@ class RankSettings:
         for name in ("rank_weight", "attention_weight", "rate_learning_rate"):
             if (value := getattr(self, name)) is not None:
                 check_range(name, value, 0, 1e3)
+        check_text("layer_ranks", self.layer_ranks)
         for line in parse(self.layer_ranks):
             if line.most > self.max_rank:
                 raise ValueError(

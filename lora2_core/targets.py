@@ -13,7 +13,7 @@ from torch import nn
 
 from .layer import Component, is_adaptable
 from .layer_ranks import Line
-from .settings import check_choice
+from .settings import check_choice, check_text
 
 # UNets and Qwen-Image; Wan, Flux, SD3, Lumina; Flux's single blocks: attention and MLP in one
 ATTENTION = (
@@ -74,6 +74,8 @@ class TargetSettings:
 
     def __post_init__(self) -> None:
         check_choice("layers", self.layers, LAYERS)
+        for name in ("targets", "only_blocks", "without_blocks"):
+            check_text(name, getattr(self, name))
         for name in ("only_blocks", "without_blocks"):
             blocks(name, getattr(self, name))
 

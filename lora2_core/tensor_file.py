@@ -163,13 +163,7 @@ def table_of(text: bytes) -> dict:
         raise ValueError("it has too many entries")
     del unescaped
     try:
-        return json.loads(
-            text.decode(),
-            object_pairs_hook=without_doubles,
-            parse_int=whole,
-            parse_float=refuse,
-            parse_constant=refuse,
-        )
+        return json.loads(text.decode(), object_pairs_hook=without_doubles, parse_int=whole)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     except UnicodeError as error:
@@ -189,15 +183,9 @@ def without_doubles(pairs: list[tuple[str, object]]) -> dict:
     return table
 
 
-def whole(digits: str) -> int:
-    """A whole number of a sane length: longer ones take Python a time that grows with its
-    square.
-    """
-    return int(digits) if len(digits) <= 19 else refuse(digits)
-
-
-def refuse(digits: str) -> int:
-    raise ValueError(f"{shown(digits)} stands where a size or place is due")
+def whole(digits: str) -> float:
+    """A whole number; infinity for those of a length that takes Python long to read."""
+    return int(digits) if len(digits) <= 19 else math.inf
 
 
 def entry_of(key: str, value: object) -> Entry:

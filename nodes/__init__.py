@@ -2,6 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from ..lora2_core.host.store import sweep_orphans
 from . import (
     apply,
     checkpoint_options,
@@ -47,6 +48,10 @@ NODES = [
 
 class LoRA2Extension(ComfyExtension):
     """What the host loads."""
+
+    async def on_load(self) -> None:
+        """What a crash left half written goes at the next start."""
+        sweep_orphans()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES

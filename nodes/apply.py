@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import folder_paths
 from comfy_api.latest import io
 
 from ..lora2_core import RankedLora, load
 from ..lora2_core.host.apply import adopt, apply_lora
+from ..lora2_core.host.store import lora_path
 from ..lora2_core.settings import check_range
 from .common import (
     CATEGORY,
     Lora2,
     check_adapter,
+    check_clip,
+    check_model,
     clip,
     file_state,
     keep,
@@ -28,6 +30,8 @@ def patched(
     model, clip, lora: RankedLora, strength_model: float, strength_clip: float, keep: float
 ):
     """(model, clip, the adapter at the size that was applied)."""
+    check_model(model)
+    check_clip(clip)
     check_range("strength_model", strength_model, -100, 100)
     check_range("strength_clip", strength_clip, -100, 100)
     check_adapter(lora)
@@ -89,7 +93,7 @@ class LoRA2Load(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, lora_name=None) -> bool | str:
         """Says what to do, where the host would say that a value is not in an empty list."""
-        if lora_name is None or folder_paths.get_full_path("loras", lora_name):
+        if lora_name is None or lora_path(lora_name):
             return True  # linked: execute sees it
         return missing_lora(lora_name)
 
@@ -101,6 +105,8 @@ class LoRA2Load(io.ComfyNode):
     def execute(
         cls, model, lora_name, strength_model=1.0, strength_clip=1.0, keep=1.0, clip=None
     ) -> io.NodeOutput:
+        check_model(model)
+        check_clip(clip)
         lora = adopt(load(lora_file(lora_name)), model, clip)
         if lora.info.get("basis") != "singular":
             lora = lora.rotated()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
-
 import folder_paths
+from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from ..lora2_core import RankedLora
+from ..lora2_core.host.store import lora_path
 from ..lora2_core.model_order import of_text_encoder
+from ..lora2_core.places import quoted
 from ..lora2_core.size_curve import size_curve
 
 CATEGORY = "LoRA²"
@@ -23,28 +24,59 @@ def check_adapter(lora2: object) -> None:
         raise ValueError("lora2 is no LoRA² adapter: connect LoRA² Train or LoRA² Load.")
 
 
+def check_model(model: object) -> None:
+    """ValueError unless it is the host's MODEL."""
+    if not isinstance(model, ModelPatcher):
+        raise ValueError(f"model is {quoted(model)}: connect a loader that gives a MODEL.")
+
+
+def check_clip(clip: object) -> None:
+    """ValueError unless it is the host's CLIP, or none."""
+    if clip is not None and not hasattr(clip, "cond_stage_model"):
+        raise ValueError(f"clip is {quoted(clip)}: connect a loader that gives a CLIP, or nothing.")
+
+
+def first(name: str, values: object) -> object:
+    """The value of an input of a node that takes lists; ValueError where the list is empty."""
+    if not isinstance(values, (list, tuple)) or not values:
+        raise ValueError(f"{name} is empty: connect something that gives it, or give it here.")
+    return values[0]
+
+
+def check_options(options: object) -> dict:
+    """The options of a chain, {} for none; ValueError unless option nodes made them."""
+    if options is None:
+        return {}
+    if not isinstance(options, dict) or not all(isinstance(key, str) for key in options):
+        raise ValueError(f"options is {quoted(options)}: connect LoRA² option nodes.")
+    return options
+
+
 def lora_file(name: str | None) -> str:
     """The full path of a file in the loras folder; ValueError when it isn't there."""
-    path = folder_paths.get_full_path("loras", name) if name else None
-    if path is None:
+    if (path := lora_path(name)) is None:
         raise ValueError(missing_lora(name))
-    return path
+    return str(path)
 
 
 def missing_lora(name: str | None) -> str:
     """What to do about a file that isn't in the loras folder."""
-    if not name and not folder_paths.get_filename_list("loras"):
+    if name in (None, "") and not folder_paths.get_filename_list("loras"):
         return (
             "The loras folder is empty: train a LoRA and keep it with LoRA² Save, or put a file "
             "there; then press R."
         )
-    return f"There is no file {name!r} in the loras folder: choose one from the list (R renews it)."
+    return (
+        f"There is no file {quoted(name)} in the loras folder: choose one from the list (R renews "
+        "it). A link that leads out of the folder is not followed: list its folder in "
+        "extra_model_paths.yaml."
+    )
 
 
 def file_state(name: str | None) -> str:
     """Changes when the file does, so that it is read again."""
-    path = folder_paths.get_full_path("loras", name) if name else None
-    return f"{name} {os.stat(path).st_mtime_ns}" if path else str(name)
+    path = lora_path(name)
+    return f"{name} {path.stat().st_mtime_ns}" if path else str(name)
 
 
 def lora_name(tooltip: str, *, optional: bool = False) -> io.Combo.Input:

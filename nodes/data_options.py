@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .common import CATEGORY, Lora2Options
+from .common import CATEGORY, Lora2Options, first
 from .options import extend
 from .training_options import number
 
@@ -81,10 +81,11 @@ class LoRA2DataOptions(io.ComfyNode):
     ) -> io.NodeOutput:
         changes = {}
         if prior_latents is not None or prior_positive is not None:
-            changes |= {"prior_weight": prior_weight[0]}
+            changes |= {"prior_weight": first("prior_weight", prior_weight)}
             changes |= {"prior_latents": prior_latents, "prior_positive": prior_positive}
         if masks is not None:
-            changes |= {"masks": masks, "mask_blur": mask_blur[0], "mask_floor": mask_floor[0]}
+            changes |= {"masks": masks, "mask_blur": first("mask_blur", mask_blur)}
+            changes |= {"mask_floor": first("mask_floor", mask_floor)}
         return io.NodeOutput(extend((options or [None])[0], **changes))
 
 

@@ -11,6 +11,7 @@ from ..lora2_core import load
 from ..lora2_core.info import as_saved, file_scales, layer_table, metadata_text, summary
 from ..lora2_core.info_picture import picture
 from ..lora2_core.model_order import in_model_order
+from ..lora2_core.places import quoted
 from .common import CATEGORY, Lora2, check_adapter, file_state, lora_file, lora_name
 
 
@@ -59,14 +60,14 @@ class LoRA2Info(io.ComfyNode):
             check_adapter(lora2)
             lora, name, metadata = in_model_order(lora2), "adapter", as_saved(lora2)
             scales = file_bytes = None
-        elif lora_name:
+        elif isinstance(lora_name, str) and lora_name:
             path, name = lora_file(lora_name), lora_name
             lora, scales = in_model_order(load(path)), file_scales(path)
             metadata, file_bytes = lora.info["metadata"], os.stat(path).st_size
         else:
             raise ValueError(
-                f"lora_name is {lora_name!r} and lora2 is not connected: choose a file, or connect "
-                "LoRA² Train or LoRA² Load."
+                f"lora_name is {quoted(lora_name)} and lora2 is not connected: choose a file, or "
+                "connect LoRA² Train or LoRA² Load."
             )
         image = torch.from_numpy(picture(lora, name))[None].float() / 255
         shown = {"text": (summary(lora, name, metadata, file_bytes),)}

@@ -8,7 +8,7 @@ from ..lora2_core.host.run import HostRun
 from ..lora2_core.layer import is_adaptable
 from ..lora2_core.layer_ranks import MOST
 from ..lora2_core.target_table import rows, summary, table
-from .common import CATEGORY, Lora2Options
+from .common import CATEGORY, Lora2Options, check_model, check_options
 
 
 class LoRA2Layers(io.ComfyNode):
@@ -51,7 +51,8 @@ class LoRA2Layers(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, options=None, target_rank=64) -> io.NodeOutput:
-        run = HostRun.of({"max_rank": MOST, "target_rank": target_rank, **(options or {})})
+        check_model(model)
+        run = HostRun.of({"max_rank": MOST, "target_rank": target_rank, **check_options(options)})
         found = rows(run.target.chosen(model.model), run.rank)
         adaptable = sum(map(is_adaptable, model.model.modules()))
         shown = {"text": (summary(found, run.rank, adaptable),)}

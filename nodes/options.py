@@ -7,15 +7,17 @@ from comfy_api.latest import io
 from ..lora2_core.host.run import CHECKPOINTING
 from ..lora2_core.settings import INITS
 from ..lora2_core.targets import ATTENTION, LAYERS, REGEX
-from .common import CATEGORY, Lora2Options
+from .common import CATEGORY, Lora2Options, check_options
 
 AUTO = "auto"
 OWN = -1.0  # of a number field: the mode's own value
+OWNS = (AUTO, OWN)
 
 
 def extend(options: dict | None, **changes) -> dict:
     """A chain's options with one node's own on top."""
-    return {**(options or {}), **{k: v for k, v in changes.items() if v not in (AUTO, OWN)}}
+    own = {k: v for k, v in changes.items() if not isinstance(v, (str, float)) or v not in OWNS}
+    return check_options(options) | own
 
 
 def own_value(name: str, tooltip: str, most: float = 1000.0) -> io.Float.Input:
@@ -96,7 +98,7 @@ class LoRA2RankOptions(io.ComfyNode):
             extend(
                 options,
                 quantile=quantile,
-                start_rank=start_rank or AUTO,
+                start_rank=AUTO if isinstance(start_rank, int) and start_rank == 0 else start_rank,
                 init=init,
                 tolerance=tolerance,
                 rank_weight=rank_weight,

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 
 from ..lora2_core.host.output import place_of
 from ..lora2_core.host.previews import LARGEST, Preview
-from .common import CATEGORY, Lora2Options
+from .common import CATEGORY, Lora2Options, check_options
 from .training_options import number
 
 
@@ -111,7 +111,7 @@ class LoRA2PreviewOptions(io.ComfyNode):
 
     @classmethod
     def execute(cls, positive, vae, every, negative=None, options=None, **fields) -> io.NodeOutput:
-        options = options or {}
+        options = check_options(options)
         preview = Preview(positive, vae, negative, preview_every=every, **fields)
         return io.NodeOutput({**options, "previews": (*options.get("previews", ()), preview)})
 

@@ -10,6 +10,7 @@ from comfy_api.latest import io, ui
 from ..lora2_core.history import History, check_tensorboard
 from ..lora2_core.host.output import place_of
 from ..lora2_core.host.reports import keep_report, keep_scalars, pictures
+from ..lora2_core.places import quoted
 from ..lora2_core.report import page
 from .common import CATEGORY, Lora2, check_adapter, lora_file
 
@@ -90,12 +91,15 @@ class LoRA2Report(io.ComfyNode):
         filename_prefix="lora2/reports/report",
     ) -> io.NodeOutput:
         check_adapter(lora2)
+        for name, value in {"save": save, "tensorboard": tensorboard}.items():
+            if not isinstance(value, (bool, int)):
+                raise ValueError(f"{name} is {quoted(value)}: give true or false.")
         history = History.of(lora2)
         folder, start = place_of(filename_prefix)
-        start = folder / start
-        if lora_name:
-            start = Path(lora_file(lora_name)).with_suffix("")
-        title = Path(lora_name or filename_prefix).name.removesuffix(".safetensors")
+        start, named = folder / start, filename_prefix
+        if lora_name not in (None, ""):
+            start, named = Path(lora_file(lora_name)).with_suffix(""), lora_name
+        title = Path(named).name.removesuffix(".safetensors")
         drawn = page(lora2, title, {"before": pictures(before), "after": pictures(after)})
         if save:
             keep_report(drawn, history, start)

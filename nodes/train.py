@@ -17,12 +17,20 @@ from ..lora2_core.host.hints import hints
 from ..lora2_core.host.live import Progress, last_step
 from ..lora2_core.host.previews import Shown
 from ..lora2_core.host.run import HostRun, Outcome, train_on
-from ..lora2_core.host.store import check_prefix, save_under_loras
+from ..lora2_core.host.store import RESCUED, check_prefix, save_under_loras
 from ..lora2_core.settings import MODES
-from .common import CATEGORY, Lora2, Lora2Options, LoraModel, budget
+from .common import (
+    CATEGORY,
+    Lora2,
+    Lora2Options,
+    LoraModel,
+    budget,
+    check_model,
+    check_options,
+    first,
+)
 
 EVENT = "lora2.train"
-RESCUED = "lora2/interrupted"
 log = logging.getLogger("lora2")
 
 
@@ -141,17 +149,18 @@ class LoRA2Train(io.ComfyNode):
     ) -> io.NodeOutput:
         clip = (clip or [None])[0]
         fields = {
-            "steps": steps[0],
-            "batch_size": batch_size[0],
-            "learning_rate": learning_rate[0],
-            "mode": mode[0],
-            "target_rank": target_rank[0],
-            "budget_mb": budget_mb[0],
-            "max_rank": max_rank[0],
-            "seed": seed[0],
-            "clip": clip,
+            "steps": steps,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "mode": mode,
+            "target_rank": target_rank,
+            "budget_mb": budget_mb,
+            "max_rank": max_rank,
+            "seed": seed,
         }
-        chosen = (options or [None])[0] or {}
+        fields = {name: first(name, values) for name, values in fields.items()} | {"clip": clip}
+        check_model(first("model", model))
+        chosen = check_options((options or [None])[0])
         run = HostRun.of({**chosen, **fields})
         check_prefix(RESCUED)
         progress = Progress(*cls.origin(), steps[0], hints(model[0], run))

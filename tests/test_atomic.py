@@ -1,12 +1,15 @@
 """A write that fails leaves the old file, and nothing else."""
 
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 import lora2_core as lora2
-from lora2_core.atomic import write_atomic
+from lora2_core.atomic import OLD, sweep, write_atomic
 from tests.toys import random_lora
 
 
@@ -53,3 +56,23 @@ def test_what_a_crash_left_behind_does_not_stop_the_next_write(tmp_path: Path):
     write_atomic(tmp_path / "file.bin", b"whole")
     assert [p.name for p in tmp_path.iterdir()] == ["file.bin"]
     assert (tmp_path / "file.bin").read_bytes() == b"whole"
+
+
+def test_what_dead_processes_left_is_swept_and_nothing_else(tmp_path: Path):
+    (tmp_path / ".a.safetensors.77.tmp").write_bytes(b"half")
+    kept = [".hidden.tmp", "a.safetensors.77.tmp", "a.safetensors", ".a.safetensors.78.tmp"]
+    for name in kept:
+        (tmp_path / name).write_bytes(b"")
+    hold = "import sys, fcntl; f = open(sys.argv[1], 'r+b'); fcntl.flock(f, 2); print(flush=True); "
+    command = [sys.executable, "-c", f"{hold}sys.stdin.read()", str(tmp_path / kept[-1])]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as writer:
+        writer.stdout.readline()
+        sweep(tmp_path)
+        assert sorted(p.name for p in tmp_path.iterdir()) == sorted(kept)
+        past = time.time() - OLD - 1
+        os.utime(tmp_path / kept[0], (past, past))
+        writer.kill()
+    sweep(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(kept[:-1])
+    sweep(tmp_path / "missing")

@@ -37,6 +37,7 @@ LEVELS = [
         "layer_ranks",
         "tensor_file",
         "scores",
+        "places",
     },
     {"settings", "moments"},
     {"layer", "lora", "optimizers", "loss"},

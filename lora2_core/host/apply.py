@@ -37,8 +37,8 @@ def resolve(lora: RankedLora, model, clip=None) -> dict:
     found = {}
     for name, layer in lora.layers.items():
         key = keys.get(name) or (f"{name}.weight" if f"{name}.weight" in weights else None)
-        if key is None:
-            continue
+        if key is None or (isinstance(key, str) and key not in weights):
+            continue  # the host names layers that a small model has not
         if isinstance(key, str):
             shape = tuple(weights[key].shape)
             if (shape[0], math.prod(shape[1:])) != (layer.up.shape[0], layer.down.shape[1]):

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import folder_paths
 
-from ..atomic import write_atomic
+from ..atomic import sweep, write_atomic
 from ..checkpoint import Card, read_card
+from ..places import below, quoted, unportable
 
 NAME = re.compile(r"\w[\w .()+-]{0,99}")
 KIND = ".safetensors"
@@ -24,35 +25,27 @@ def checkpoints_folder() -> Path:
     return Path(folder_paths.get_output_directory()) / "lora2" / "checkpoints"
 
 
-def inside(relative: str) -> Path | None:
-    """The real path of something below the folder, None when it leads out of it."""
-    root = os.path.realpath(checkpoints_folder())
-    target = os.path.realpath(os.path.join(root, relative))
-    return Path(target) if target.startswith(os.path.join(root, "")) else None
-
-
 def folder_of(name: str) -> Path:
     """The folder of a name, which need not be there yet. ValueError for a name that is none, or
     leads out of the checkpoints folder.
     """
-    plain = isinstance(name, str) and NAME.fullmatch(name) and not name.endswith((" ", "."))
-    path = inside(name) if plain else None
+    plain = isinstance(name, str) and NAME.fullmatch(name) and unportable(name) is None
+    path = below(checkpoints_folder(), name) if plain else None
     if path is None:
         raise ValueError(
-            f"name is {name!r}: give one of letters, digits, spaces and any of _.()+- such as run."
+            f"name is {quoted(name)}: give one of letters, digits, spaces and any of _.()+- such "
+            "as run."
         )
     return path
 
 
 def file_of(listed: str) -> Path:
     """A checkpoint by its name in the list; ValueError when it isn't there."""
-    path = None
-    if isinstance(listed, str) and "\0" not in listed and listed.endswith(KIND):
-        path = inside(listed.replace("\\", "/"))
-    if path is None or not path.is_file():
+    path = below(checkpoints_folder(), listed)
+    if path is None or path.suffix != KIND or not os.path.isfile(path):
         raise ValueError(
-            f"There is no checkpoint {listed!r} in output/lora2/checkpoints: choose one from the "
-            "list (press R to refresh it)."
+            f"There is no checkpoint {quoted(listed)} in output/lora2/checkpoints: choose one from "
+            "the list (press R to refresh it)."
         )
     return path
 
@@ -70,14 +63,18 @@ def files_in(folder: Path) -> list[Path]:
     return sorted(p for p in files if p.is_file())
 
 
+def name_folders() -> list[Path]:
+    """The folders of all names, sorted."""
+    root = checkpoints_folder()
+    return sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+
+
 def checkpoint_list() -> list[str]:
     """All checkpoints by name; no file is opened. A folder that can't be read is not fatal: the
     host asks for this list whenever a page is loaded.
     """
-    root = checkpoints_folder()
     try:
-        folders = sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
-        return [listed_name(path) for folder in folders for path in files_in(folder)]
+        return [listed_name(path) for folder in name_folders() for path in files_in(folder)]
     except OSError as error:
         log.warning("The checkpoints can't be listed: %s", error)
         return []
@@ -108,17 +105,16 @@ def prepare(name: str) -> Path:
     folder = folder_of(name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for orphan in folder.glob(f".*{KIND}.*.tmp"):
-            orphan.unlink(missing_ok=True)
+        sweep(folder)
     except OSError as error:
         raise ValueError(
-            f"The checkpoints folder of {name!r} can't be made ({error.strerror}): choose another "
-            "name."
+            f"The checkpoints folder of {quoted(name)} can't be made ({error.strerror}): choose "
+            "another name."
         ) from error
     if not os.access(folder, os.W_OK):
         raise ValueError(
-            f"The checkpoints folder of {name!r} can't be written: choose another name or change "
-            "its rights."
+            f"The checkpoints folder of {quoted(name)} can't be written: choose another name or "
+            "change its rights."
         )
     return folder
 

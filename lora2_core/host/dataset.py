@@ -63,9 +63,22 @@ def flatten_latents(latents: list[dict], model) -> list[Tensor]:
     return pictures
 
 
+def is_condition(cross: object, facts: object) -> bool:
+    """Whether these are the two parts of a CONDITIONING: what the text encoder gave [B, tokens,
+    width], and facts by name.
+    """
+    return torch.is_tensor(cross) and cross.ndim >= 2 and isinstance(facts, dict)
+
+
 def flatten_conditioning(positive: list[list], count: int) -> list[list]:
     """One conditioning entry a picture: as many as there are pictures, or one for all."""
-    entries = [entry for conditioning in positive for entry in conditioning]
+    entries = [e for given in positive for e in (given if isinstance(given, list) else [given])]
+    for entry in entries:
+        if not (isinstance(entry, (list, tuple)) and len(entry) == 2 and is_condition(*entry)):
+            raise ValueError(
+                "positive holds something that is no CONDITIONING: connect a CLIP Text Encode or a "
+                "dataset node."
+            )
     if not entries:
         raise ValueError(
             "positive is empty: connect a CLIP Text Encode or the conditioning of a dataset node."

@@ -20,6 +20,7 @@ from ..pictures.folder import check_folder, scan
 from ..pictures.plan import DatasetSettings, Planned, check_count, nothing, plan
 from ..pictures.reading import Unusable, decode
 from ..pictures.report import report
+from ..places import quoted
 from .encoding import Encoder
 from .picture_masks import MaskReader
 
@@ -95,6 +96,8 @@ def make_dataset(
     for what, model in (("clip", clip), ("vae", vae)):
         if model is None:
             raise ValueError(f"{what} is empty: connect a loader whose file holds one.")
+        if not hasattr(model, "patcher"):
+            raise ValueError(f"{what} is {quoted(model)}: connect a loader that gives one.")
     root = folder_paths.get_input_directory()
     step = step_for(settings.resolution, vae.spacial_compression_encode())
     folder = check_folder(root, name)

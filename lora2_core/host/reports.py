@@ -22,6 +22,8 @@ def pictures(images: Tensor | None) -> list[np.ndarray]:
     """Of an IMAGE [B, height, width, 3 or 4] of 0 to 1: uint8 RGB each."""
     if images is None:
         return []
+    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[-1] < 3:
+        raise ValueError("before or after holds no IMAGE: connect VAE Decode or Load Image.")
     return list((images[..., :3].float().clamp(0, 1) * 255).round().byte().cpu().numpy())
 
 

@@ -75,7 +75,8 @@ class HostRun:
         names = {part: [f.name for f in fields(kind)] for part, kind in kinds.items()}
         if unknown := set(choices).difference(own, *names.values()):
             raise ValueError(
-                f"options hold {min(unknown)!r}, which no setting has: connect LoRA² option nodes."
+                f"options hold {min(map(str, unknown))!r}, which no setting has: connect LoRA² "
+                "option nodes."
             )
 
         def chosen(wanted: list[str]) -> dict:

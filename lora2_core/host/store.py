@@ -7,9 +7,14 @@ from pathlib import Path
 
 import folder_paths
 
+from ..atomic import sweep
 from ..files import save
 from ..lora import RankedLora
+from ..places import below, quoted, unportable
 from ..settings import MEGABYTE
+from .checkpoints import name_folders
+
+RESCUED = "lora2/interrupted"  # the prefix of what an ended run has learned
 
 
 def loras_folder() -> Path:
@@ -21,32 +26,46 @@ def check_prefix(prefix: str) -> Path:
     """The folder that a prefix names, made if needed; ValueError when it leaves the loras folder or
     can't be written.
     """
-    root = os.path.realpath(loras_folder())
-    if (
-        not isinstance(prefix, str)
-        or not prefix.strip()
-        or prefix.endswith(("/", "\\"))
-        or "\0" in prefix
-    ):
-        raise ValueError(f"filename_prefix is {prefix!r}: give a name such as lora2/lora2.")
-    target = os.path.realpath(os.path.join(root, prefix.replace("\\", "/")))
-    if os.path.commonpath([root, target]) != root:
+    target = below(loras_folder(), prefix)
+    if target is None:
         raise ValueError(
-            f"filename_prefix {prefix!r} leads out of the loras folder: give a name such as "
-            "lora2/lora2."
+            f"filename_prefix {quoted(prefix)} is empty or leads out of the loras folder: give a "
+            "name such as lora2/lora2."
         )
-    folder = Path(target).parent
+    if fault := unportable(prefix):
+        raise ValueError(
+            f"filename_prefix is {quoted(prefix)}, but {fault}: give a name such as lora2/lora2."
+        )
+    folder = target.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
     except OSError as error:
         raise ValueError(
-            f"The folder of {prefix!r} can't be made ({error.strerror}): choose another one."
+            f"The folder of {quoted(prefix)} can't be made ({error.strerror}): choose another one."
         ) from error
     if not os.access(folder, os.W_OK):
         raise ValueError(
-            f"The folder of {prefix!r} can't be written: choose another one or change its rights."
+            f"The folder of {quoted(prefix)} can't be written: choose another one or change its "
+            "rights."
         )
     return folder
+
+
+def lora_path(name: object) -> Path | None:
+    """The real path of a file in a loras folder; None where there is none, or where a link leads
+    out of the folder: a stranger's workflow must not name any file of the machine.
+    """
+    paths = (below(root, name) for root in folder_paths.get_folder_paths("loras"))
+    return next((path for path in paths if path is not None and os.path.isfile(path)), None)
+
+
+def sweep_orphans() -> None:
+    """Removes what a crash left half written in the folders of LoRA² Train; files of other prefixes
+    go when something is written beside them.
+    """
+    for folder in (loras_folder() / RESCUED).parent, *name_folders():
+        sweep(folder)
 
 
 def save_under_loras(lora: RankedLora, prefix: str, **options) -> tuple[str, float]:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..places import below, parts_of, quoted
 from .reading import SUFFIXES, Unusable
 
 MOST_CAPTION_BYTES = 65536
@@ -50,23 +51,19 @@ class Listing:
 def check_folder(root: str, name: str) -> Path:
     """The folder of a name below root; ValueError when it is none or leads out of root."""
     if not isinstance(name, str) or not name.strip() or "\0" in name:
-        raise ValueError(f"folder is {name!r}: choose a folder in the input folder.")
-    root = os.path.realpath(root)
-    try:
-        target = os.path.realpath(os.path.join(root, name.replace("\\", "/")))
-        inside = os.path.commonpath([root, target]) == root
-    except ValueError as error:  # another drive, or characters that no file name can have
-        raise ValueError(f"folder {name!r} can't be a folder: choose one from the list.") from error
-    if not inside:
-        raise ValueError(f"folder {name!r} leads out of the input folder: choose one inside it.")
-    if target == root:
-        raise ValueError(f"folder {name!r} is the input folder itself: choose a folder in it.")
+        raise ValueError(f"folder is {quoted(name)}: choose a folder in the input folder.")
+    if set(parts_of(name) or [".."]) <= {"", "."}:
+        raise ValueError(f"folder {quoted(name)} is the input folder itself: choose one in it.")
+    if (target := below(root, name)) is None:
+        raise ValueError(
+            f"folder {quoted(name)} leads out of the input folder: choose one inside it."
+        )
     if not os.path.isdir(target):
         raise ValueError(
-            f"There is no folder {name!r} in the input folder: put the pictures there, or choose "
-            "another one."
+            f"There is no folder {quoted(name)} in the input folder: put the pictures there, or "
+            "choose another one."
         )
-    return Path(target)
+    return target
 
 
 def repeats_of(folder: str) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import reduce
 from math import gcd
 
-from ..settings import check_range
+from ..settings import check_range, check_text
 from .buckets import Size, bucket_for, enlargement
 from .folder import Listing, Picture
 from .reading import Seen, Unusable, look, look_at_mask
@@ -41,8 +41,7 @@ class DatasetSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.caption, str):
-            raise ValueError(f"caption is {self.caption!r}: give a text.")
+        check_text("caption", self.caption)
         check_range("resolution", self.resolution, 16, 8192, whole=True)
         check_range("crops", self.crops, 0, 100, whole=True)
         check_range("shuffle_tags", self.shuffle_tags, 0, 100, whole=True)

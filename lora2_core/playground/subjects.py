@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..settings import check_choice, check_range
+
 SIZE = 32
 STYLES = ("noto", "fluent-flat", "twemoji", "fluent-3d")
 BACKGROUNDS = {
@@ -67,10 +69,8 @@ def examples(subject: str, count: int) -> tuple[list[Tensor], list[str]]:
     """`count` images [H, W, 3] in [0, 1] with captions; ValueError for an unknown subject or
     count.
     """
-    if subject not in NAMES:
-        raise ValueError(f"subject is {subject!r}: choose one of {', '.join(NAMES)}.")
-    if not 1 <= count <= MOST_PICTURES:
-        raise ValueError(f"pictures is {count}: give a number from 1 to {MOST_PICTURES}.")
+    check_choice("subject", subject, tuple(NAMES))
+    check_range("pictures", count, 1, MOST_PICTURES, whole=True)
     if subject == PHOTOGRAPHS:
         files = sorted((FOLDER / "photographs").glob("*.jpg"))[:count]
         pictures = [(np.asarray(Image.open(f).convert("RGB")), PHOTOGRAPH_CAPTION) for f in files]

@@ -88,7 +88,7 @@ def test_a_missing_file(nodes, playground):
 def test_a_foreign_file(nodes, playground, tmp_path, monkeypatch):
     from safetensors.torch import save_file
 
-    monkeypatch.setattr(folder_paths, "get_full_path", lambda kind, name: str(tmp_path / name))
+    monkeypatch.setattr(folder_paths, "get_folder_paths", lambda kind: [str(tmp_path)])
     save_file({"model.embedding.weight": torch.zeros(2, 2)}, tmp_path / "checkpoint.safetensors")
     with pytest.raises(
         ValueError, match="checkpoint.safetensors: model.embedding.weight belongs to no LoRA pair"

@@ -38,11 +38,7 @@ def trained(playground):
 @pytest.fixture
 def loras(tmp_path: Path, monkeypatch) -> Path:
     """A folder that stands for the loras folder."""
-    monkeypatch.setattr(
-        folder_paths,
-        "get_full_path",
-        lambda kind, name: str(tmp_path / name) if (tmp_path / name).is_file() else None,
-    )
+    monkeypatch.setattr(folder_paths, "get_folder_paths", lambda kind: [str(tmp_path)])
     return tmp_path
 
 

@@ -238,8 +238,8 @@ def test_memory_is_given_back(playground, run, preview):
         ({"filename_prefix": "/etc/x"}, "'/etc/x' is no place in the output folder"),
         ({"filename_prefix": "a/../../x"}, "is no place in the output folder"),
         ({"filename_prefix": "folder/"}, "'folder/' is no place"),
-        ({"filename_prefix": "a\0b"}, "filename_prefix is"),
-        ({"filename_prefix": ""}, "filename_prefix is ''"),
+        ({"filename_prefix": "a\0b"}, "is no place in the output folder"),
+        ({"filename_prefix": ""}, "filename_prefix '' is no place"),
     ],
 )
 def test_bad_values_are_one_sentence(preview, tmp_path, changes: dict, sentence: str):

@@ -1,0 +1,83 @@
+"""The places where a workflow gives a name: what figure 14 knocks at."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import folder_paths
+
+from lora2_core import RankedLora
+from lora2_core.host.checkpoints import checkpoints_folder, file_of, prepare
+from lora2_core.host.output import place_of
+from lora2_core.host.store import loras_folder, save_under_loras
+from lora2_core.pictures.folder import check_folder, scan, state
+from tests.hosting.inprocess import REPOSITORY
+from tests.reliability.figures import Figure
+from tests.reliability.hostile import Watch, traps, try_names
+from tests.toys import random_lora
+
+SMALL = {"diffusion_model.out.2": (4, 72, 2, (3, 3))}
+
+
+def told() -> RankedLora:
+    """A small adapter with a history, for reports."""
+    history = {"loss": [1.0, 0.5], "mean_rank": [2.0, 2.0]}
+    return RankedLora(
+        random_lora(SMALL).rotated().layers, {"history": history, "basis": "singular"}
+    )
+
+
+def doors(nodes: dict) -> dict[str, Callable[[object], object]]:
+    """Name -> what takes it. A text that comes back is a sentence that refuses."""
+    lora = told()
+
+    def pictures(name: object) -> object:
+        folder = check_folder(folder_paths.get_input_directory(), name)
+        state(folder)
+        return scan(folder, folder_paths.get_input_directory())
+
+    def previews(name: object) -> object:
+        folder, start = place_of(name)
+        return (folder / f"{start}.png").write_bytes(b"")
+
+    return {
+        "Save": lambda name: nodes["LoRA2Save"].execute(lora, name),
+        "Save, before": lambda name: nodes["LoRA2Save"].validate_inputs(filename_prefix=name),
+        "save": lambda name: save_under_loras(lora, name, form="kohya"),
+        "Load": lambda name: nodes["LoRA2Info"].execute(name if name else 0),
+        "Load, before": lambda name: nodes["LoRA2Load"].validate_inputs(lora_name=name or 0),
+        "Load, state": lambda name: (nodes["LoRA2Load"].fingerprint_inputs(lora_name=name),),
+        "Compress": lambda name: nodes["LoRA2Compress"].execute(name),
+        "report": lambda name: nodes["LoRA2Report"].execute(lora, filename_prefix=name, save=True),
+        "report beside": lambda name: nodes["LoRA2Report"].execute(
+            lora, lora_name=name, save=True, filename_prefix="lora2/x"
+        ),
+        "preview": previews,
+        "checkpoints": prepare,
+        "resume": file_of,
+        "dataset": pictures,
+        "dataset, before": lambda name: nodes["LoRA2Dataset"].validate_inputs(folder=name or 0),
+    }
+
+
+def figure_14(nodes: dict, count: int, seed: int, cheap: bool = True) -> Figure:
+    """cheap: without the doors that draw a page for every name they take."""
+    secret = Path(tempfile.mkdtemp(prefix="lora2-secret-"))
+    roots = [loras_folder(), checkpoints_folder(), Path(folder_paths.get_input_directory()),
+             Path(folder_paths.get_output_directory())]  # fmt: skip
+    for root in roots:
+        traps(root, secret)
+    found = doors(nodes)
+    if cheap:
+        found = {name: door for name, door in found.items() if "report" not in name}
+    allowed = [*roots, *map(Path, sys.path), Path(sys.prefix), REPOSITORY, Path("/proc/self")]
+    allowed += [Path("/usr/share/fonts"), Path(folder_paths.get_temp_directory())]
+    wrong, taken = try_names(found, Watch([p for p in allowed if str(p) != "."]), count, seed)
+    for fault in wrong[:20]:
+        print(f"  {fault}")
+    measured = f"{count} hostile names and paths through {len(found)} doors, {taken} of them "
+    measured += f"harmless and taken: {len(wrong)} reads or writes outside, or raw exceptions"
+    return Figure(14, measured, not wrong and count >= 5000)

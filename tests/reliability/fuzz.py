@@ -1,0 +1,63 @@
+"""`nox -s fuzz` prints figures 1, 2, 3, 4, 5, 14 and 15; `-- SEED` for others than seed 0."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+
+import torch
+
+from lora2_core.host.playground import load_playground
+from lora2_core.playground import asset, subjects
+from tests.reliability.adapters import figure_1, figure_2, figure_3
+from tests.reliability.doors import figure_14, told
+from tests.reliability.figures import keep
+from tests.reliability.loaders import figure_4, figure_5
+from tests.reliability.prompts import Prompts, figure_15
+
+
+def sockets() -> tuple[object, dict]:
+    """The playground's model, and a good value for every socket."""
+    model, clip, vae = load_playground(asset.load())
+    images, captions = subjects.examples("owl", 2)
+    positive = [e for c in captions for e in clip.encode_from_tokens_scheduled(clip.tokenize(c))]
+    latent = {"samples": torch.cat([vae.encode(image[None]) for image in images])}
+    lora = told()
+    values = {
+        "MODEL": model, "CLIP": clip, "VAE": vae, "LATENT": latent, "CONDITIONING": positive,
+        "IMAGE": images[0][None], "MASK": torch.ones(1, 32, 32), "LORA2": lora,
+        "LORA2_OPTIONS": {}, "LORA_MODEL": {},
+    }  # fmt: skip
+    return model, {kind: (lambda value=value: value) for kind, value in values.items()}
+
+
+def all_nodes() -> dict:
+    """Every node of the pack by its id."""
+    import comfyui_lora2
+
+    extension = asyncio.run(comfyui_lora2.comfy_entrypoint())
+    return {n.define_schema().node_id: n for n in asyncio.run(extension.get_node_list())}
+
+
+@torch.inference_mode()
+def main(seed: int = 0) -> None:
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    model, values = sockets()
+    nodes = all_nodes()
+    keep(
+        "fuzz",
+        [
+            figure_1(50_000, seed),
+            figure_2(),
+            figure_3(10_000, seed),
+            figure_4(model, 400, seed),
+            figure_5(1000, seed),
+            figure_14(nodes, 5000, seed),
+            figure_15(Prompts(nodes, values, seed), 10_000),
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
