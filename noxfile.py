@@ -12,6 +12,7 @@ import nox
 sys.path.insert(0, str(Path(__file__).parent))
 from tests.hosting.provision import RUFF, ProvisionError, cache_folder, provision  # noqa: E402
 
+SAFETENSORS = ("0.4.2", "0.8.0")  # the oldest that the host allows, and the newest
 nox.options.sessions = ["lint", "tests"]
 
 
@@ -104,6 +105,27 @@ def bench(session: nox.Session) -> None:
 def fuzz(session: nox.Session) -> None:
     """Malformed adapters, flipped bits, hostile names, fuzzed prompts; `-- SEED` for others."""
     in_host(session, "-m", "tests.hosting.inprocess", "tests.reliability.fuzz", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def chaos(session: nox.Session) -> None:
+    """Kills, a failing disk, interrupts, too little memory, NaN (an hour); `-- SEED` for others."""
+    module = ("-m", "tests.hosting.inprocess", "tests.reliability.chaos")
+    for version, what in zip(SAFETENSORS, ("kills", "all"), strict=True):
+        path = beside(session, f"safetensors-{version}", f"safetensors=={version}")
+        in_host(session, *module, what, "200", *session.posargs, **path)
+
+
+@nox.session(venv_backend="none")
+def soak(session: nox.Session) -> None:
+    """Interrupts, and 200 trainings in one server beside a second client (half an hour)."""
+    in_host(session, "-m", "tests.reliability.soak", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def gate(session: nox.Session) -> None:
+    """What must not be in what ships, and 500 strings that would be markup in the browser."""
+    in_host(session, "-m", "tests.reliability.xss", *session.posargs)
 
 
 @nox.session

@@ -22,6 +22,10 @@ from .training import Run
 
 VERSION = "1"
 NAMED = 4  # differences that a sentence names
+LEARNED = (
+    "adapters/",
+    "optimizer/",
+)  # always finite, as losses of skipped steps are not
 ENTRY = "lora2.checkpoint"  # the one entry of the metadata: several have no fixed order
 KEYS = ("version", "card", "state", "hash")
 LONGEST = 100_000_000  # bytes of a header, which names every tensor of the optimizer twice
@@ -68,12 +72,15 @@ def digest(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> str:
 
 
 def encode(run: Run, card: Card) -> bytes:
-    """The bytes of a checkpoint of the run. ValueError inside an update."""
+    """The bytes of a checkpoint of the run. ValueError inside an update, or for NaN in it."""
     if not run.whole:
         raise ValueError("The run is inside an update: a checkpoint is taken between two steps.")
     tensors: dict[str, Tensor] = {}
     plain = split(captured(run), tensors)
     tensors = apart({k: t.cpu().contiguous() for k, t in tensors.items()})
+    for name, tensor in tensors.items():
+        if name.startswith(LEARNED) and not tensor.isfinite().all():
+            raise ValueError(f"{name} holds values that are not finite numbers.")
     texts = {"version": VERSION, "card": json.dumps(vars(card)), "state": json.dumps(plain)}
     texts |= {"hash": digest(tensors, texts)}
     return safetensors.torch.save(tensors, {ENTRY: json.dumps(texts)})

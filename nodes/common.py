@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import folder_paths
+import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
@@ -34,6 +35,19 @@ def check_clip(clip: object) -> None:
     """ValueError unless it is the host's CLIP, or none."""
     if clip is not None and not hasattr(clip, "cond_stage_model"):
         raise ValueError(f"clip is {quoted(clip)}: connect a loader that gives a CLIP, or nothing.")
+
+
+def check_images(name: str, batches: object) -> None:
+    """ValueError unless it is a list of the host's IMAGEs [B, height, width, 3 or 4]."""
+    for images in batches if isinstance(batches, list) else [batches]:
+        if not isinstance(images, torch.Tensor) or images.ndim != 4 or images.shape[-1] < 3:
+            raise ValueError(f"{name} holds no IMAGE: connect VAE Decode or Load Image.")
+
+
+def check_texts(name: str, texts: object) -> None:
+    """ValueError unless it is a list of texts."""
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts) or not texts:
+        raise ValueError(f"{name} is {quoted(texts)}: give a text.")
 
 
 def first(name: str, values: object) -> object:

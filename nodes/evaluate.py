@@ -17,7 +17,7 @@ from ..lora2_core.host.local_encoders import (
 )
 from ..lora2_core.score_chart import Scored, score_chart, score_csv, score_table
 from ..lora2_core.scores import Encoders, Judge, Score, by_prompt
-from .common import CATEGORY, Lora2, check_adapter
+from .common import CATEGORY, Lora2, check_adapter, check_images, check_texts, first
 
 Scores = io.Custom("LORA2_SCORES")
 
@@ -136,9 +136,13 @@ class LoRA2Evaluate(io.ComfyNode):
     def execute(cls, images, references, prompts, name, scores=None, lora2=None, **encoders):
         earlier = (scores or [()])[0]
         check_scores(earlier)
+        check_images("images", images)
+        check_images("references", references)
+        check_texts("prompts", prompts)
+        check_texts("name", name)
         size = None
         if lora2 is not None:
-            check_adapter(lora2[0])
+            check_adapter(first("lora2", lora2))
             size = lora2[0].megabytes()
         lines = [line.strip() for line in "\n".join(prompts).splitlines() if line.strip()]
         shares = by_prompt(images, lines)
@@ -191,6 +195,7 @@ class LoRA2Compare(io.ComfyNode):
     @classmethod
     def execute(cls, scores, title) -> io.NodeOutput:
         check_scores(scores)
+        check_texts("title", [title])
         drawn = torch.from_numpy(score_chart(scores, title))[None].float() / 255
         shown = ui.PreviewImage(drawn, cls=cls).as_dict()
         return io.NodeOutput(drawn, score_table(scores), score_csv(scores), ui=shown)

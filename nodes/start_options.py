@@ -5,7 +5,16 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lora2_core import load
-from .common import CATEGORY, Lora2, Lora2Options, check_adapter, file_state, lora_file, lora_name
+from .common import (
+    CATEGORY,
+    Lora2,
+    Lora2Options,
+    check_adapter,
+    check_options,
+    file_state,
+    lora_file,
+    lora_name,
+)
 
 
 class LoRA2StartOptions(io.ComfyNode):
@@ -68,7 +77,7 @@ class LoRA2StartOptions(io.ComfyNode):
             lora2 = load(lora_file(lora_name))
         check_adapter(lora2)
         changes = {"start_from": lora2, "start_strength": strength, "adopt_layers": adopt_layers}
-        return io.NodeOutput({**(options or {}), **changes})
+        return io.NodeOutput({**check_options(options), **changes})
 
 
 NODES = [LoRA2StartOptions]

@@ -6,6 +6,7 @@ import logging
 
 import comfy.model_management
 import comfy.utils
+import torch
 from comfy_api.latest import io
 from server import PromptServer
 
@@ -16,7 +17,7 @@ from ..lora2_core.host.export import as_lora_model
 from ..lora2_core.host.hints import hints
 from ..lora2_core.host.live import Progress, last_step
 from ..lora2_core.host.previews import Shown
-from ..lora2_core.host.run import HostRun, Outcome, train_on
+from ..lora2_core.host.run import HostRun, Outcome, out_of_memory, train_on
 from ..lora2_core.host.store import RESCUED, check_prefix, save_under_loras
 from ..lora2_core.settings import MODES
 from .common import (
@@ -31,6 +32,10 @@ from .common import (
 )
 
 EVENT = "lora2.train"
+ADVICE = (
+    "Too little memory: lower batch_size or max_rank, take smaller pictures, or set checkpointing "
+    "to on in LoRA² Memory Options."
+)
 log = logging.getLogger("lora2")
 
 
@@ -220,8 +225,13 @@ class LoRA2Train(io.ComfyNode):
         """Saves what an ended run has learned; returns the exception to raise."""
         if not outcome.losses:
             return outcome.stopped
-        name, _ = save_under_loras(outcome.lora, RESCUED)
-        kept = f"The adapter so far is saved as {name}."
+        try:
+            name, _ = save_under_loras(outcome.lora, RESCUED)
+            kept = f"The adapter so far is saved as {name}."
+        except (OSError, ValueError, MemoryError) as error:  # it must not hide why the run ended
+            kept = f"The adapter so far could not be saved: {error or 'too little memory'}"
+        if out_of_memory(outcome.stopped):
+            kept = f"{ADVICE} {kept}"
         if outcome.checkpoint:
             kept += (
                 f" To go on from there, choose resume {outcome.checkpoint} in LoRA² Checkpoint "
@@ -230,7 +240,8 @@ class LoRA2Train(io.ComfyNode):
         log.warning("LoRA² Train ended at step %d. %s", len(outcome.losses), kept)
         if isinstance(outcome.stopped, comfy.model_management.InterruptProcessingException):
             return outcome.stopped
-        return RuntimeError(f"{outcome.stopped} {kept}")
+        kind = torch.OutOfMemoryError if out_of_memory(outcome.stopped) else RuntimeError
+        return kind(f"{outcome.stopped} {kept}")
 
 
 NODES = [LoRA2Train]

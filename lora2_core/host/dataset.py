@@ -111,7 +111,13 @@ def make_items(model, inner, latents: list[dict], positive: list[list]) -> list[
                 placed[place] = inner.process_latent_in(picture.clone().to(device, torch.float32))
             if caption not in owned:
                 owned[caption] = own(entry)
-            conditions = encode(inner, owned[caption], placed[place], device)
+            try:
+                conditions = encode(inner, owned[caption], placed[place], device)
+            except (AttributeError, IndexError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"positive doesn't suit this model ({type(error).__name__}: {error}): encode "
+                    "it with the CLIP that belongs to the model."
+                ) from error
             made[place, caption] = Item(placed[place], conditions, facts=owned[caption][1])
         items.append(made[place, caption])
     return items

@@ -25,6 +25,8 @@ def image_features(clip_vision) -> Callable[[Tensor], Tensor]:
 
 def check_clip_vision(clip_vision) -> None:
     """ValueError unless it is a picture tower of a CLIP, with its projection."""
+    if not hasattr(clip_vision, "model_type"):
+        raise ValueError("clip_vision holds no CLIP_VISION: connect Load CLIP Vision.")
     if not isinstance(clip_vision.model, comfy.clip_model.CLIPVisionModelProjection):
         raise ValueError(
             f"clip_vision is a {clip_vision.model_type} model: connect a CLIP there, and this one "
@@ -34,6 +36,8 @@ def check_clip_vision(clip_vision) -> None:
 
 def check_dino(dino) -> None:
     """ValueError unless it is no CLIP: DINO is not trained with texts."""
+    if not hasattr(dino, "model_type"):
+        raise ValueError("dino holds no CLIP_VISION: connect Load CLIP Vision.")
     if "dino" not in dino.model_type:
         raise ValueError(
             f"dino is a {dino.model_type}: load a DINOv2 with Load CLIP Vision, or choose a "

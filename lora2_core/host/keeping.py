@@ -109,7 +109,7 @@ class Keeper:
             order = next_order(folder)
             card = Card.of(self.run, self.id, order, self.facts, self.pictures)
             path = write(encode(self.run, card), card, folder, self.settings.keep_last)
-        except (OSError, ValueError, MemoryError) as error:
+        except (OSError, ValueError, MemoryError, RuntimeError) as error:  # the last one: torch's
             reason = str(error) or "too little memory"
             log.error("The checkpoint of step %d is not written: %s", step, reason)
             return

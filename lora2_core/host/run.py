@@ -5,6 +5,7 @@ outputs.
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -16,6 +17,7 @@ import torch
 from ..adapters import attach
 from ..attention import EntropyRecord
 from ..files import finish
+from ..last_good import LastGood
 from ..lora import RankedLora
 from ..loss import LossSettings
 from ..optimizers import check_optimizer
@@ -132,7 +134,7 @@ def train_on(
         return attempt(model, latents, positive, run, *told)
     outcome = attempt(model, latents, positive, replace(run, checkpointing="off"), *told)
     began = len(outcome.losses) > outcome.first
-    if isinstance(outcome.stopped, torch.OutOfMemoryError) and not began:
+    if out_of_memory(outcome.stopped) and not began:
         log.info("The first step found too little memory: training with gradient checkpointing.")
         del outcome  # and the traceback, which holds the step's tensors
         comfy.model_management.soft_empty_cache()
@@ -197,7 +199,7 @@ def attempt(
         if run.keep.used:
             facts = facts_to_keep(model, inner, run, items + priors)
             pictures = sketch(items + priors)
-        keeper = Keeper(run.keep, training, facts, pictures)
+        keeper, last_good = Keeper(run.keep, training, facts, pictures), LastGood(training)
         previews = Previews(run.previews, loan, training, items[0].latent, on_preview, text)
         try:
             if keeper.first == 0:
@@ -205,18 +207,44 @@ def attempt(
             with overwriting_refused(), closing(training.steps(loss_fn, attention)) as steps:
                 for step in steps:
                     keeper.after(step.index)
+                    last_good.after(step.index)
                     on_step(step)
                     previews.after(step.index)
-        except (
-            comfy.model_management.InterruptProcessingException,
-            TrainingDiverged,
-            torch.OutOfMemoryError,
-        ) as error:
-            stopped = error
+        except BaseException as error:  # whatever ends a run, what it has learned is kept
+            stopped = ended_by(error, learned=len(training.losses) > keeper.first)
             keeper.rescue()
-        training.optimizer.take_means()
+        if not last_good.restore():
+            training.optimizer.take_means()
+        elif not isinstance(stopped, comfy.model_management.InterruptProcessingException):
+            stopped = TrainingDiverged(
+                f"The weights were not finite after step {len(training.losses)}: lower "
+                f"learning_rate. The adapter is that of step {last_good.step}."
+            )
         lora = finish(adapters, run_facts(model, run, items, training, started))
     return Outcome(lora, training.losses, stopped, keeper.first, keeper.name)
+
+
+def ended_by(error: BaseException, learned: bool) -> BaseException:
+    """What ended a run, without the tensors of the step that its traceback holds. An error that
+    nobody expects is written to the log first, and raised where nothing has been learned yet.
+    """
+    expected = comfy.model_management.InterruptProcessingException, TrainingDiverged
+    if not isinstance(error, expected) and not out_of_memory(error):
+        if not learned:
+            raise error
+        log.error("LoRA² Train ended by an error:", exc_info=error)
+    traceback.clear_frames(error.__traceback__)
+    if out_of_memory(error):
+        comfy.model_management.soft_empty_cache()
+    return error.with_traceback(None)
+
+
+def out_of_memory(error: BaseException | None) -> bool:
+    """On whatever device."""
+    told = str(error).lower()
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and ("out of memory" in told or "allocate memory" in told)
+    )
 
 
 def settings_of(run: HostRun) -> dict:

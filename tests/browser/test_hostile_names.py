@@ -7,6 +7,7 @@ import pytest
 import safetensors.torch
 from safetensors import safe_open
 
+from lora2_core.seal import EMPTY, KEY, sealed
 from tests.browser.front_end import QUICK_START, RUN, FrontEnd, workflow
 from tests.hosting.server import ComfyServer
 
@@ -34,7 +35,8 @@ def disguise(path: Path) -> str:
     metadata["ss_base_model_version"] = HOSTILE
     metadata["ss_tag_frequency"] = json.dumps({"x": {HOSTILE: 3}})
     copy = path.with_name(f"{HOSTILE}.safetensors")
-    safetensors.torch.save_file(safetensors.torch.load_file(path), copy, metadata)
+    metadata[KEY] = EMPTY
+    copy.write_bytes(sealed(safetensors.torch.save(safetensors.torch.load_file(path), metadata)))
     return f"hostile/{copy.name}"
 
 

