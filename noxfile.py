@@ -5,6 +5,7 @@ they use no environment of nox's own and call its interpreter.
 """
 
 import sys
+from importlib.metadata import distributions
 from pathlib import Path
 
 import nox
@@ -14,6 +15,10 @@ from tests.hosting.provision import RUFF, ProvisionError, cache_folder, provisio
 
 SAFETENSORS = ("0.4.2", "0.8.0")  # the oldest that the host allows, and the newest
 nox.options.sessions = ["lint", "tests"]
+RAY = (  # and what of its requirements the host does not bring
+    "ray==2.60.0", "msgpack==1.2.4", "protobuf==7.36.2", "jsonschema==4.26.0",
+    "jsonschema-specifications==2025.9.1", "referencing==0.37.0", "rpds-py==2026.9.1",
+)  # fmt: skip
 
 
 def in_host(session: nox.Session, *arguments: str, **environment: str) -> None:
@@ -29,7 +34,8 @@ def in_host(session: nox.Session, *arguments: str, **environment: str) -> None:
 def beside(session: nox.Session, name: str, *packages: str) -> dict[str, str]:
     """Optional packages in a folder of their own beside the shared environment; how to see them."""
     folder = cache_folder() / name
-    if not all((folder / package.split("==")[0]).is_dir() for package in packages):
+    there = {f"{d.name}=={d.version}" for d in distributions(path=[str(folder)])}
+    if not there >= set(packages):
         pip = ("-m", "pip", "install", "-q", "--no-deps", "--target", str(folder))
         in_host(session, *pip, "--upgrade", *packages)
     return {"PYTHONPATH": str(folder)}
@@ -45,6 +51,7 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Every test, or those named after `--`."""
     optional = beside(session, "optimizers", "prodigyopt==1.1.2", "bitsandbytes==0.50.2")
+    beside(session, "ray", *RAY)  # for the test of it alone, which finds it there
     in_host(session, "-m", "pytest", *session.posargs, **optional)
 
 
@@ -78,6 +85,21 @@ def evaluate_playground(session: nox.Session) -> None:
     """Contact sheet of the embedded model, and how often a classifier recognises its samples."""
     arguments = [str(cache_folder() / "playground"), *session.posargs]
     in_host(session, "-m", "tests.hosting.inprocess", "tests.playground.evaluate", *arguments)
+
+
+@nox.session(venv_backend="none")
+def protocol(session: nox.Session) -> None:
+    """The papers' evaluation on the playground: table and plots; goes on where it stopped."""
+    in_host(session, "-m", "tests.hosting.inprocess", "tests.protocol.demo", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def scale(session: nox.Session) -> None:
+    """The protocol on Ray: a killed worker, two workers against one, the cost of a trial."""
+    path = beside(session, "ray", *RAY)
+    toy = str(cache_folder() / "toy")
+    in_host(session, "-m", "tests.hosting.inprocess", "tests.protocol.encoders", toy)
+    in_host(session, "-m", "tests.protocol.scale", *session.posargs, **path)
 
 
 @nox.session(venv_backend="none")

@@ -1,0 +1,124 @@
+"""What is evaluated and how: a JSON file, and the trials that it comes to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+
+from ..settings import check_range
+from .dreambooth import Subject
+
+PRESETS = Path(__file__).parent / "presets"
+PLAYGROUND = "playground"
+SAMPLING = {
+    "steps": 30, "cfg": 7.5, "sampler_name": "euler", "scheduler": "normal", "width": 1024,
+    "height": 1024,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that scores depend on beside the pictures.
+
+    checkpoint: a name in the checkpoints folder, a file, or "playground".
+    methods: by name, the choices of LoRA² Train and its option nodes; None for no adapter.
+    training: choices that all methods have in common.
+    prompts, images: how many prompts of a subject, and pictures of each prompt.
+    caption: of training pictures without a caption beside them; {token} and {class}.
+    clip_folder, dino_folder: encoders in transformers' form; "" for none.
+    """
+
+    checkpoint: str = PLAYGROUND
+    methods: dict[str, dict | None] = field(default_factory=dict)
+    training: dict = field(default_factory=dict)
+    sampling: dict = field(default_factory=dict)
+    seeds: tuple[int, ...] = (0,)
+    prompts: int = 10
+    images: int = 5
+    resolution: int = 1024
+    token: str = "sks"
+    caption: str = "a photo of {token} {class}"
+    clip_folder: str = ""
+    dino_folder: str = ""
+
+    def __post_init__(self) -> None:
+        check_range("prompts", self.prompts, 1, 1000, whole=True)
+        check_range("images", self.images, 1, 1000, whole=True)
+        check_range("resolution", self.resolution, 16, 8192, whole=True)
+        for seed in self.seeds:
+            check_range("seeds", seed, 0, 2**63 - 1, whole=True)
+        if not self.methods or not self.seeds:
+            raise ValueError("The plan has no methods or no seeds: give at least one of each.")
+        if unknown := self.sampling.keys() - SAMPLING.keys():
+            raise ValueError(f"sampling has {min(unknown)!r}: it may have {', '.join(SAMPLING)}.")
+        for name, method in self.methods.items():
+            if method is not None and not isinstance(method, dict):
+                raise ValueError(f"Method {name!r} is {method!r}: give settings, or null for none.")
+        object.__setattr__(self, "sampling", SAMPLING | self.sampling)
+
+    @classmethod
+    def read(cls, source: str, **changes) -> Plan:
+        """Of a JSON file or a preset's name, with fields changed; ValueError for unknown ones."""
+        path = PRESETS / f"{source}.json"
+        path = path if path.is_file() else Path(source)
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            known = ", ".join(sorted(p.stem for p in PRESETS.glob("*.json")))
+            raise ValueError(
+                f"The plan {source!r} can't be read ({error}): give a JSON file or one of {known}."
+            ) from error
+        if unknown := told.keys() - {f.name for f in fields(cls)}:
+            raise ValueError(f"The plan has {min(unknown)!r}, which no plan has: see --help.")
+        told = told | {k: v for k, v in changes.items() if v is not None}
+        return cls(**told | {"seeds": tuple(told.get("seeds", (0,)))})
+
+    def choices(self, method: str) -> dict | None:
+        """What a method trains with, None for no adapter."""
+        own = self.methods[method]
+        return None if own is None else self.training | own
+
+    def shortened(self, steps: int) -> Plan:
+        """With at most so many training steps in every method, to try things."""
+        cut = {
+            name: own and own | {"steps": min(steps, self.choices(name).get("steps", steps))}
+            for name, own in self.methods.items()
+        }
+        return replace(self, methods=cut)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training of one method on one subject, drawn with and scored."""
+
+    subject: str
+    method: str
+    seed: int
+    fingerprint: str  # of everything that its scores depend on
+
+    @property
+    def key(self) -> str:
+        """Also a folder's name."""
+        plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in self.method)
+        return f"{self.subject}/{plain}-{self.seed}-{self.fingerprint}"
+
+
+def trials(plan: Plan, subjects: Sequence[Subject]) -> list[Trial]:
+    """All of them; methods change fastest, so that every part of a sweep compares all methods."""
+    shared = asdict(plan) | {"methods": None, "training": None, "seeds": None}
+    found = []
+    for seed in plan.seeds:
+        for subject in subjects:
+            pictures = sorted(
+                (path.name, path.stat().st_size)
+                for path in subject.folder.iterdir()
+                if path.is_file()
+            )
+            for method in plan.methods:
+                told = [shared, plan.choices(method), subject.kind, subject.templates, pictures]
+                mark = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:10]
+                found.append(Trial(subject.name, method, seed, mark))
+    return found

@@ -1,0 +1,119 @@
+"""What the table says: means over seeds, then subjects; a Markdown table and two charts."""
+
+from __future__ import annotations
+
+import io
+import statistics
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..atomic import write_atomic
+from ..heatmap import DPI
+from ..score_chart import BASE, MARKS, METRICS, OTHERS, Scored, score_chart, score_table
+from ..scores import Score
+from .plan import Plan, Trial
+from .table import Table
+
+Rows = dict[Trial, dict[str, float | None]]
+
+
+def mean(rows: list[dict], name: str) -> float | None:
+    """Of a column, over the rows that have it."""
+    found = [row[name] for row in rows if row[name] is not None]
+    return statistics.fmean(found) if found else None
+
+
+def score_of(rows: list[dict]) -> Score:
+    return Score(*(mean(rows, name) for name in vars(Score())))
+
+
+def of_subjects(rows: Rows, method: str) -> dict[str, Score]:
+    """The mean over seeds of each subject."""
+    names = dict.fromkeys(t.subject for t in rows if t.method == method)
+    own = {n: [r for t, r in rows.items() if (t.method, t.subject) == (method, n)] for n in names}
+    return {name: score_of(found) for name, found in own.items()}
+
+
+def of_method(rows: Rows, method: str) -> Scored:
+    """The mean over subjects, how far these lie apart, and the mean size."""
+    scores = list(of_subjects(rows, method).values())
+    size = mean([row for trial, row in rows.items() if trial.method == method], "megabytes")
+    apart = {}
+    for name in vars(Score()):
+        values = [v for s in scores if (v := getattr(s, name)) is not None]
+        apart[name] = statistics.stdev(values) if len(values) > 1 else None
+    return Scored(method, size, Score.mean(scores), Score(**apart))
+
+
+def write_report(plan: Plan, table: Table, wanted: list[Trial], folder: Path) -> str:
+    """report.md, score_against_size.png and subjects.png of the finished trials; the Markdown."""
+    rows = {trial: table.rows[trial] for trial in wanted if trial in table.rows}
+    methods = [m for m in plan.methods if any(t.method == m for t in rows)]
+    if not methods:
+        return "No trial is finished yet."
+    entries = [of_method(rows, method) for method in methods]
+    subjects = list(dict.fromkeys(trial.subject for trial in rows))
+    counts = f"{len(subjects)} subjects, {plan.prompts} prompts x {plan.images} pictures, "
+    counts += f"{len(plan.seeds)} seeds, {len(rows)} of {len(wanted)} trials; {plan.checkpoint}"
+    seconds = [
+        mean([r for t, r in rows.items() if t.method == m], "train_seconds") for m in methods
+    ]
+    spent = ", ".join(f"{m} {s:.0f} s" for m, s in zip(methods, seconds, strict=True) if s)
+    text = f"""# Scores
+
+{counts}.
+
+{score_table(entries)}
+
+± is the standard deviation over subjects. Mean over the pictures of a prompt, then prompts, seeds
+and subjects. Mean time of a training: {spent or "none"}.
+
+![Score against size](score_against_size.png)
+
+![Every subject](subjects.png)
+"""
+    write_atomic(folder / "report.md", text.encode())
+    keep(folder / "score_against_size.png", score_chart(entries, counts))
+    keep(folder / "subjects.png", subject_chart(rows, methods, subjects))
+    return text
+
+
+def keep(path: Path, picture: np.ndarray) -> None:
+    drawn = io.BytesIO()
+    Image.fromarray(picture).save(drawn, "png")
+    write_atomic(path, drawn.getvalue())
+
+
+def subject_chart(rows: Rows, methods: list[str], subjects: list[str]) -> np.ndarray:
+    """uint8 RGB: a panel a metric, subjects across, a mark a method."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    found = {m: of_subjects(rows, m) for m in methods}
+    has = [n for n in METRICS if any(n in s.values() for f in found.values() for s in f.values())]
+    size = (max(7.0, 2.2 + 0.42 * len(subjects)), 0.9 + 2.3 * len(has))
+    figure = Figure(size, dpi=DPI, facecolor="white", layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    panels = figure.subplots(len(has), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, metric in zip(panels, has, strict=True):
+        for turn, (method, scores) in enumerate(found.items()):
+            heights = [scores.get(s, Score()).values().get(metric, np.nan) for s in subjects]
+            base = of_method(rows, method).megabytes == 0
+            look = {"color": BASE if base else OTHERS[turn % len(OTHERS)]}
+            mark = "_" if base else MARKS[turn % len(MARKS)]
+            axes.plot(subjects, heights, linestyle="none", marker=mark, label=method, **look)
+        axes.set_title(metric, fontsize=11, loc="left")
+        axes.grid(color="#e5e5e5", linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=8)
+    panels[-1].tick_params(axis="x", rotation=60)
+    handles, labels = panels[0].get_legend_handles_labels()
+    legend = figure.legend(
+        handles, labels, loc="outside lower center", ncols=3, fontsize=9, frameon=False
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

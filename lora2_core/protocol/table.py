@@ -1,0 +1,64 @@
+"""The table of finished trials: a CSV file that grows by whole lines, so that a crash at any moment
+loses no finished trial and a second start repeats none.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from .plan import Trial
+
+NUMBERS = (
+    "megabytes", "mean_rank", "loss", "dino", "clip_i", "clip_t", "train_seconds",
+    "draw_seconds", "score_seconds",
+)  # fmt: skip
+COLUMNS = ("subject", "method", "seed", "fingerprint", *NUMBERS)
+
+
+def line(values: list) -> str:
+    """One line of CSV; empty for None."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(["" if v is None else v for v in values])
+    return text.getvalue()
+
+
+class Table:
+    """Rows by trial. One process writes; a line that was cut off by a crash is taken away."""
+
+    def __init__(self, path: Path):
+        self.path, self.rows = path, {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = path.read_bytes() if path.is_file() else b""
+        whole = data[: data.rfind(b"\n") + 1]
+        lines = list(csv.reader(whole.decode("utf-8").splitlines()))
+        if lines and tuple(lines[0]) != COLUMNS:
+            raise ValueError(f"{path} is no table of this protocol: move it away or choose --out.")
+        for values in lines[1:]:
+            told = dict(zip(COLUMNS, values, strict=True))
+            trial = Trial(told["subject"], told["method"], int(told["seed"]), told["fingerprint"])
+            self.rows[trial] = {n: float(told[n]) if told[n] else None for n in NUMBERS}
+        if len(whole) < len(data):
+            os.truncate(path, len(whole))
+        if not whole:
+            self._append(line(list(COLUMNS)))
+
+    def _append(self, text: str) -> None:
+        with open(self.path, "ab") as file:
+            file.write(text.encode("utf-8"))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def add(self, trial: Trial, numbers: Mapping[str, float | None]) -> None:
+        """Writes a finished trial; it is on the disk when this returns."""
+        row = {n: None if numbers.get(n) is None else float(numbers[n]) for n in NUMBERS}
+        own = [trial.subject, trial.method, trial.seed, trial.fingerprint]
+        self._append(line([*own, *row.values()]))
+        self.rows[trial] = row
+
+    def missing(self, wanted: list[Trial]) -> list[Trial]:
+        """Those that are not finished, in their order."""
+        return [trial for trial in dict.fromkeys(wanted) if trial not in self.rows]
