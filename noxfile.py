@@ -103,6 +103,12 @@ def scale(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def parallel(session: nox.Session) -> None:
+    """One adapter trained by two processes under torchrun, against one at the same batch size."""
+    in_host(session, "-m", "tests.parallel", *session.posargs)
+
+
+@nox.session(venv_backend="none")
 def exactness(session: nox.Session) -> None:
     """What must be exact: loaders alike, the model untouched, the seed obeyed."""
     in_host(session, "-m", "tests.hosting.inprocess", "tests.benchmarks.exactness")

@@ -13,6 +13,7 @@ from .adapters import Adapters
 from .attention import EntropyRecord
 from .loss_scale import LossScale
 from .optimizers import TwoOptimizers, check_optimizer
+from .parallel import Processes
 from .pricing import PAPER_WEIGHT, PRICES
 from .settings import BYTES_PER_PARAMETER, MEGABYTE, TrainSettings
 
@@ -80,9 +81,14 @@ class Run:
     """
 
     def __init__(
-        self, adapters: Adapters, settings: TrainSettings | None = None, *, half: bool = False
+        self,
+        adapters: Adapters,
+        settings: TrainSettings | None = None,
+        *,
+        half: bool = False,
+        processes: Processes | None = None,
     ):
-        self.adapters = adapters
+        self.adapters, self.processes = adapters, processes
         mode = adapters.settings.mode
         self.settings = completed(settings or TrainSettings(), mode, adapters.started)
         self.optimizer = make_optimizer(adapters, self.settings)
@@ -110,14 +116,18 @@ class Run:
             if attention is not None:
                 attention.start()
             loss = loss_fn(self.generator)
-            total = loss + price.penalty(loss)
+            told = loss if self.processes is None else self.processes.mean(loss)
+            total = loss + price.penalty(told)
             if attention is not None:
                 total = total + attention_weight * attention.take()
             optimizer.zero_grad()
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             scale.backward(total, parameters)
+            if self.processes is not None:
+                total = self.processes.mean(total)
+                self.processes.average([p.grad for p in parameters if p.grad is not None])
             norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-            checks = torch.stack([t.detach().float() for t in (loss, total, norm)])
+            checks = torch.stack([t.detach().float() for t in (told, total, norm)])
             value, whole, length = checks.tolist()  # one device sync
             self.whole = False
             if math.isfinite(whole) and math.isfinite(length):
@@ -161,6 +171,7 @@ def train(
     *,
     attention: EntropyRecord | None = None,
     half: bool = False,
+    processes: Processes | None = None,
 ) -> Iterator[Step]:
     """Trains attached adapters: `for step in train(...)`; leaving the loop early keeps what was
     learned.
@@ -169,10 +180,11 @@ def train(
     from the generator (CPU, seeded), the global generators are not touched. `attention`: where the
     model's cross-attention calls are recorded, for L_attn. A step with a non-finite loss or
     gradient changes nothing; after 5 in a row TrainingDiverged is raised. `half`: the frozen model
-    computes in fp16, so the loss is scaled. With settings.ema the weights become their running
-    means when the generator ends or is closed.
+    computes in fp16, so the loss is scaled. `processes`: those that train together (parallel.py);
+    loss_fn then is the loss of this one's share of the batch. With settings.ema the weights become
+    their running means when the generator ends or is closed.
     """
-    run = Run(adapters, settings, half=half)
+    run = Run(adapters, settings, half=half, processes=processes)
     try:
         yield from run.steps(loss_fn, attention)
     finally:

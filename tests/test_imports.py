@@ -31,6 +31,7 @@ LEVELS = [
         "tensor_file",
         "scores",
         "places",
+        "parallel",
     },
     {"settings", "moments"},
     {"layer", "lora", "optimizers", "loss"},

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..attention import EntropyRecord
 from ..loss import WEIGHTINGS, LossSettings
+from ..parallel import Processes
 from .dataset import Item, batch_of, by_shape
 from .out_of_place import OutOfPlace
 
@@ -167,8 +168,11 @@ def make_draw(
     renew: Renew | None = None,
 ) -> Callable[[torch.Generator], Draw]:
     """draw(generator) of a random batch; pictures that share a shape share a batch, each equally
-    often. `renew` encodes its captions again, where what encodes them is trained.
+    often. `renew` encodes its captions again, where what encodes them is trained. Of several
+    processes that train together each gets its part of the batch.
     """
+    processes = Processes.joined()
+    part = slice(None) if processes is None else processes.share(batch_size)
     groups = by_shape(items)
     sizes = torch.tensor([float(len(g)) for g in groups])
 
@@ -185,7 +189,8 @@ def make_draw(
         noise = settings.offset(noise, generator)
         sampling = inner.model_sampling
         sigma = sigma_at(sampling, positions(sampling, settings, drawn)).to(latent.device)
-        return Draw(picked if renew is None else renew(picked), noise, sigma)
+        picked = picked[part]
+        return Draw(picked if renew is None else renew(picked), noise[part], sigma[part])
 
     return draw
 

@@ -21,6 +21,7 @@ from ..last_good import LastGood
 from ..lora import RankedLora
 from ..loss import LossSettings
 from ..optimizers import check_optimizer
+from ..parallel import Processes
 from ..settings import RankSettings, TrainSettings, check_choice, check_range
 from ..targets import TargetSettings
 from ..training import Run, Step, TrainingDiverged, completed
@@ -132,6 +133,8 @@ def train_on(
     told = on_step, on_preview
     if run.checkpointing != "auto":
         return attempt(model, latents, positive, run, *told)
+    if Processes.joined() is not None:  # a second try by one of them would leave the others waiting
+        return attempt(model, latents, positive, replace(run, checkpointing="off"), *told)
     outcome = attempt(model, latents, positive, replace(run, checkpointing="off"), *told)
     began = len(outcome.losses) > outcome.first
     if out_of_memory(outcome.stopped) and not began:
@@ -194,7 +197,7 @@ def attempt(
         loss_fn = make_loss(inner, items, *parts)
         if priors:
             loss_fn = make_joint_loss(inner, items, priors, run.prior.prior_weight, *parts)
-        training = Run(adapters, run.training, half=half)
+        training = Run(adapters, run.training, half=half, processes=Processes.joined())
         facts, pictures = {}, []
         if run.keep.used:
             facts = facts_to_keep(model, inner, run, items + priors)

@@ -1,0 +1,49 @@
+"""One process of a training: started by itself or by torchrun, writes what it has learned.
+
+    python -m torch.distributed.run --nproc-per-node 2 -m tests.hosting.inprocess \\
+        tests.parallel.trained FOLDER MODE STEPS BATCH
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+
+def main() -> None:
+    folder, mode, steps, batch = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    torch.set_num_threads(1)
+    if "RANK" in os.environ:
+        dist.init_process_group("gloo")
+    from lora2_core import save
+    from lora2_core.host.playground import load_playground
+    from lora2_core.host.run import HostRun, train_on
+    from lora2_core.playground import asset, subjects
+
+    rate = 5e-5 if mode == "paper" else 5e-3  # with paper's init 5e-3 is chaos: it shows rounding
+    choices = {"steps": steps, "batch_size": batch, "learning_rate": rate, "mode": mode}
+    ranks = []
+    with torch.inference_mode():
+        model, clip, vae = load_playground(asset.load())
+        images, captions = subjects.examples("owl", 8)
+        latents = [{"samples": vae.encode(image[None])} for image in images]
+        positive = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in captions]
+        run = HostRun.of(choices | {"target_rank": 4, "max_rank": 16})
+        told = train_on(model, latents, positive, run, lambda step: ranks.append(step.ranks))
+    if told.stopped is not None:
+        raise told.stopped
+    name = f"{os.environ.get('RANK', 'alone')}"
+    save(folder / f"{name}.safetensors", told.lora, dtype="fp32")
+    facts = {"losses": told.losses, "ranks": ranks}
+    (folder / f"{name}.json").write_text(json.dumps(facts))
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
