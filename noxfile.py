@@ -68,6 +68,12 @@ def screenshots(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def brand(session: nox.Session) -> None:
+    """The icon and the banner of the registry's page."""
+    in_host(session, "-m", "tests.publishing.brand")
+
+
+@nox.session(venv_backend="none")
 def ui(session: nox.Session) -> None:
     """ComfyUI's front end with the pack, until Ctrl-C."""
     in_host(session, "-m", "tests.hosting.ui", *session.posargs)
