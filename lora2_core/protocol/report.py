@@ -57,6 +57,11 @@ def write_report(plan: Plan, table: Table, wanted: list[Trial], folder: Path) ->
     subjects = list(dict.fromkeys(trial.subject for trial in rows))
     counts = f"{len(subjects)} subjects, {plan.prompts} prompts x {plan.images} pictures, "
     counts += f"{len(plan.seeds)} seeds, {len(rows)} of {len(wanted)} trials; {plan.checkpoint}"
+    finished = {m: sum(t.method == m for t in rows) for m in methods}
+    uneven = ""
+    if len(set(finished.values())) > 1:
+        told = ", ".join(f"{m} {n}" for m, n in finished.items())
+        uneven = f"\n**Not to be compared yet: methods have different trials** ({told}).\n"
     seconds = [
         mean([r for t, r in rows.items() if t.method == m], "train_seconds") for m in methods
     ]
@@ -64,7 +69,7 @@ def write_report(plan: Plan, table: Table, wanted: list[Trial], folder: Path) ->
     text = f"""# Scores
 
 {counts}.
-
+{uneven}
 {score_table(entries)}
 
 ± is the standard deviation over subjects. Mean over the pictures of a prompt, then prompts, seeds
@@ -98,12 +103,18 @@ def subject_chart(rows: Rows, methods: list[str], subjects: list[str]) -> np.nda
     canvas = FigureCanvasAgg(figure)
     panels = figure.subplots(len(has), 1, sharex=True, squeeze=False)[:, 0]
     for axes, metric in zip(panels, has, strict=True):
-        for turn, (method, scores) in enumerate(found.items()):
+        turn = 0
+        for number, (method, scores) in enumerate(found.items()):
             heights = [scores.get(s, Score()).values().get(metric, np.nan) for s in subjects]
-            base = of_method(rows, method).megabytes == 0
-            look = {"color": BASE if base else OTHERS[turn % len(OTHERS)]}
-            mark = "_" if base else MARKS[turn % len(MARKS)]
-            axes.plot(subjects, heights, linestyle="none", marker=mark, label=method, **look)
+            look = {"color": BASE, "marker": "_", "markersize": 12}
+            if of_method(rows, method).megabytes != 0:  # as in the chart of sizes
+                look = {"color": OTHERS[turn % len(OTHERS)], "marker": MARKS[turn % len(MARKS)]}
+                turn += 1
+            beside = 0.6 * ((number + 0.5) / len(found) - 0.5)
+            places = [i + beside for i in range(len(subjects))]
+            axes.plot(places, heights, linestyle="none", label=method, **look)
+        axes.set_xticks(range(len(subjects)), subjects)
+        axes.set_xlim(-0.5, len(subjects) - 0.5)
         axes.set_title(metric, fontsize=11, loc="left")
         axes.grid(color="#e5e5e5", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)

@@ -174,6 +174,10 @@ def test_the_report_takes_the_mean_over_seeds_then_subjects(data, tmp_path):
             table.add(trial, {"megabytes": size, "dino": value, "clip_i": 0.1})
     text = write_report(few, table, wanted, tmp_path)
     assert "| no adapter | 0.00 | **0.6000 ± 0.4243** |" in text and "6 of 8 trials" in text
-    assert "CLIP-T" not in text
+    assert "CLIP-T" not in text and "Not to be compared" not in text
+    half = {t: row for t, row in table.rows.items() if t != wanted[0]}
+    table.rows, whole = half, table.rows
+    assert "Not to be compared yet" in write_report(few, table, wanted, tmp_path)
+    table.rows = whole
     for name in ("report.md", "score_against_size.png", "subjects.png"):
         assert os.stat(tmp_path / name).st_size > 300
