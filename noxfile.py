@@ -11,9 +11,17 @@ from pathlib import Path
 import nox
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tests.hosting.provision import RUFF, ProvisionError, cache_folder, provision  # noqa: E402
+from tests.hosting.provision import (  # noqa: E402
+    HOSTS,
+    RUFF,
+    ProvisionError,
+    cache_folder,
+    cached_host,
+    provision,
+)
 
 SAFETENSORS = ("0.4.2", "0.8.0")  # the oldest that the host allows, and the newest
+MATRIX = ("tests/host", "tests/server/test_pack.py", "tests/server/test_quick_start.py")
 nox.options.sessions = ["lint", "tests"]
 RAY = (  # and what of its requirements the host does not bring
     "ray==2.60.0", "msgpack==1.2.4", "protobuf==7.36.2", "jsonschema==4.26.0",
@@ -135,9 +143,22 @@ def bench(session: nox.Session) -> None:
     in_host(session, "-m", *module, *session.posargs, **path)
 
 
+@nox.session(name="host-matrix", venv_backend="none")
+def host_matrix(session: nox.Session) -> None:
+    """The host tier on older ComfyUIs too (hours); `-- VERSION…` for some of them."""
+    failed = []
+    for comfyui in session.posargs or HOSTS:
+        try:
+            in_host(session, "-m", "pytest", "-q", *MATRIX, LORA2_HOST=str(cached_host(comfyui)))
+        except nox.command.CommandFailed:
+            failed.append(comfyui)
+    if failed:
+        session.error(f"the host tier fails on ComfyUI {', '.join(failed)}")
+
+
 @nox.session(venv_backend="none")
 def fuzz(session: nox.Session) -> None:
-    """Malformed adapters, flipped bits, hostile names, fuzzed prompts; `-- SEED` for others."""
+    """Malformed adapters, flipped bits, hostile names, fuzzed prompts; `-- SEED FIGURE` for one."""
     in_host(session, "-m", "tests.hosting.inprocess", "tests.reliability.fuzz", *session.posargs)
 
 

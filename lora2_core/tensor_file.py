@@ -25,7 +25,8 @@ from torch import Tensor
 METADATA = "__metadata__"
 FIELDS = {"dtype", "shape", "data_offsets"}
 LONGEST_HEADER = 8_000_000  # bytes, of an adapter: ten times what the largest known need
-MOST_MARKS = 500_000  # brackets, colons and commas of a header: some 40,000 tensors
+# of a header: brackets, colons and commas; quotes. Either is some 40,000 tensors.
+MOST_MARKS, MOST_QUOTES = 500_000, 400_000
 MOST_DIMENSIONS = 8
 LONGEST_SHOWN = 120  # characters of a name in a sentence
 MOST_NUMBERS = 2**40  # of a shape, whose empty dimensions count as 1
@@ -157,7 +158,7 @@ def table_of(text: bytes) -> dict:
     if not (text.startswith(b"{") and text.rstrip(b" ").endswith(b"}")):
         raise ValueError("it is no object in braces")
     unescaped = text.replace(rb"\\", b"").replace(rb"\"", b"")
-    if unescaped.count(b'"') <= 2 * MOST_MARKS:
+    if unescaped.count(b'"') <= MOST_QUOTES:
         unescaped = re.sub(rb'"[^"]*"', b"", unescaped)  # what stands outside of strings
     if sum(map(unescaped.count, (b"{", b"[", b":", b",", b'"'))) > MOST_MARKS:
         raise ValueError("it has too many entries")

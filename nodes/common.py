@@ -8,7 +8,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from ..lora2_core import RankedLora
-from ..lora2_core.host.store import lora_path
+from ..lora2_core.host.store import lora_path, no_loras
 from ..lora2_core.model_order import of_text_encoder
 from ..lora2_core.places import quoted
 from ..lora2_core.size_curve import size_curve
@@ -75,7 +75,7 @@ def lora_file(name: str | None) -> str:
 
 def missing_lora(name: str | None) -> str:
     """What to do about a file that isn't in the loras folder."""
-    if name in (None, "") and not folder_paths.get_filename_list("loras"):
+    if name in (None, "") and no_loras():
         return (
             "The loras folder is empty: train a LoRA and keep it with LoRA² Save, or put a file "
             "there; then press R."

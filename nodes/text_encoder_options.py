@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lora2_core.host.text_encoder import ATTENTION, OWN
-from .common import CATEGORY, Lora2Options
+from .common import CATEGORY, Lora2Options, check_options, first
 
 
 class LoRA2TextEncoderOptions(io.ComfyNode):
@@ -59,10 +59,11 @@ class LoRA2TextEncoderOptions(io.ComfyNode):
     def execute(
         cls, learning_rate, targets, captions=None, prior_captions=None, options=None
     ) -> io.NodeOutput:
-        changes = {"text_learning_rate": learning_rate[0], "text_targets": targets[0]}
+        changes = {"text_learning_rate": first("learning_rate", learning_rate)}
+        changes |= {"text_targets": first("targets", targets)}
         texts = {"captions": captions, "prior_captions": prior_captions}
         changes |= {name: given for name, given in texts.items() if given is not None}
-        return io.NodeOutput({**((options or [None])[0] or {}), **changes})
+        return io.NodeOutput({**check_options((options or [None])[0]), **changes})
 
 
 NODES = [LoRA2TextEncoderOptions]

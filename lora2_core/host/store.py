@@ -52,6 +52,12 @@ def check_prefix(prefix: str) -> Path:
     return folder
 
 
+def no_loras() -> bool:
+    """Whether the loras folders are empty; what a link in them leads to is not looked at."""
+    roots = [root for root in folder_paths.get_folder_paths("loras") if os.path.isdir(root)]
+    return not any(os.listdir(root) for root in roots)
+
+
 def lora_path(name: object) -> Path | None:
     """The real path of a file in a loras folder; None where there is none, or where a link leads
     out of the folder: a stranger's workflow must not name any file of the machine.

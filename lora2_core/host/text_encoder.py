@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layer import is_adaptable
-from ..settings import check_range
+from ..settings import check_range, check_text
 from .dataset import Item, encode, flatten_conditioning
 from .encoding import CAPTION
 from .naming import text_layer_names
@@ -50,6 +50,7 @@ class TextSettings:
     def __post_init__(self) -> None:
         if self.text_learning_rate not in (None, OWN):
             check_range("learning_rate of the text encoder", self.text_learning_rate, 1e-9, 10)
+        check_text("targets of the text encoder", self.text_targets)
         try:
             re.compile(self.text_targets)
         except re.error as error:

@@ -27,24 +27,20 @@ def main(what: str, count: int = FULL, seed: int = 0) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "kills").mkdir()
+        if what == "all":
+            (folder / "disk").mkdir()
+            measure = (
+                lambda: figure_13(trainings), lambda: figure_9(trainings, 5),
+                lambda: figure_12(trainings, 20, seed), lambda: figure_8(trainings, 20, seed),
+                lambda: figure_7(trainings, folder / "disk", seed),
+                lambda: figure_10(trainings, 20),
+            )  # fmt: skip
+            keep("chaos", (figure() for figure in measure))
         kills = figure_6(trainings, folder / "kills", count, seed)
         if count < FULL:
             print(told(kills))
             return
-        keep(f"chaos-{safetensors.__version__}", [kills])
-        if what == "all":
-            (folder / "disk").mkdir()
-            keep(
-                "chaos",
-                [
-                    figure_7(trainings, folder / "disk", seed),
-                    figure_8(trainings, 20, seed),
-                    figure_9(trainings, 5),
-                    figure_10(trainings, 20),
-                    figure_12(trainings, 20, seed),
-                    figure_13(trainings),
-                ],
-            )
+        keep("chaos", [kills], f"-{safetensors.__version__}")
 
 
 if __name__ == "__main__":

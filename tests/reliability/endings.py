@@ -68,7 +68,7 @@ def figure_8(trainings: Trainings, count: int, seed: int) -> Figure:
     different = resumed_otherwise(trainings, count, seed)
     measured = f"{count} runs interrupted at random steps and resumed three times over, on the CPU "
     measured += f"in fp32: {count - len(different)} bitwise equal; on a GPU not measured"
-    return Figure(8, measured, False if different else count >= 20)
+    return Figure(8, measured, False)  # the goal has a GPU too
 
 
 def payload_hashes(trainings: Trainings, count: int) -> set[str]:

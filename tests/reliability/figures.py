@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -25,15 +26,20 @@ def told(figure: Figure) -> str:
     return f"figure {figure.number:2}: {'met' if figure.met else 'NOT MET'}: {figure.measured}"
 
 
-def keep(session: str, figures: list[Figure]) -> None:
-    """Prints the figures, and writes them as the session's results."""
+def keep(session: str, figures: Iterable[Figure], part: str = "") -> None:
+    """Prints each figure once it is measured, and writes it among the session's results, in place
+    of an older one.
+    """
     RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{session}{part}.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))["figures"] if path.is_file() else []
+    found = {row["number"]: row for row in rows}
     for figure in figures:
         print(told(figure), flush=True)
-    rows = {"command": f"nox -s {session}", "date": date.today().isoformat()}
-    rows |= {"figures": [asdict(figure) for figure in figures]}
-    text = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
-    (RESULTS / f"{session}.json").write_text(text, encoding="utf-8")
+        found[figure.number] = asdict(figure) | {"date": date.today().isoformat()}
+        kept_rows = {"command": f"nox -s {session}", "figures": list(found.values())}
+        text = json.dumps(kept_rows, indent=1, ensure_ascii=False) + "\n"
+        path.write_text(text, encoding="utf-8")
 
 
 def kept() -> dict[int, list[tuple[Figure, str]]]:
@@ -42,6 +48,6 @@ def kept() -> dict[int, list[tuple[Figure, str]]]:
     for path in sorted(RESULTS.glob("*.json")):
         rows = json.loads(path.read_text(encoding="utf-8"))
         for row in rows["figures"]:
-            figure = Figure(**row)
+            figure = Figure(row["number"], row["measured"], row["met"])
             found.setdefault(figure.number, []).append((figure, rows["command"]))
     return found

@@ -39,6 +39,7 @@ def unmatched_faults(model, count: int, seed: int) -> list[str]:
     missing = [k for k, v in named.items() if isinstance(v, str) and v not in weights]
     log = logging.getLogger("lora2")
     log.addHandler(heard)
+    log.propagate = False
     try:
         for number in range(count):
             matching = random.sample(keys, random.choice([0, 0, 1, 3]))
@@ -64,6 +65,7 @@ def unmatched_faults(model, count: int, seed: int) -> list[str]:
                 wrong.append(f"{number}: {len(matching)} of {len(layers)} match: {heard.lines}")
     finally:
         log.removeHandler(heard)
+        log.propagate = True
     return wrong
 
 
