@@ -44,7 +44,8 @@ caches hold its own data again; the ratio is the median of the rounds, with its 
 is what a whole run (three steps and the finished adapter) takes above the loaded model, in a
 process of its own, as a share of the model's size. Setup is the time from the start of the node to
 its first forward pass; the built-in trainer's second copy of the model is made in memory here,
-where the host would read it from the disk."""
+where the host would read it from the disk. The steps of SD1.5 and SDXL were taken in one process,
+all of them counted."""
 PROFILE = """Where the time goes, by torch's profiler, one variant after another (so the sums are a
 little longer than the steps above, and do not pair):"""
 
@@ -58,7 +59,9 @@ MISSES = """What is missed, and why, by the profiles below:
   there is no fifth to be had over it.
 - *adaptive* over *fixed* is the reviews (all positions of the model compared, 32 times in a run of
   default length), the product of Λ and lora_down and its gradient, and, while rates move, keeping
-  each update as it is."""
+  each update as it is.
+- A file is read whole, its hashes, seal and values checked; the stock loader maps it and checks
+  nothing. That is the difference until it is applied."""
 
 
 def step_table(results: Results, model: str) -> str:
