@@ -18,6 +18,7 @@ from lora2_core import attach, load, save
 from lora2_core.host.apply import adopt, apply_lora
 from lora2_core.host.dataset import make_items
 from lora2_core.host.encoding import CAPTION
+from lora2_core.host.export import as_lora_model
 from lora2_core.host.objective import Draw, loss_of
 from lora2_core.host.previews import Preview, decode, sample
 from lora2_core.host.run import HostRun, train_on
@@ -321,3 +322,20 @@ def test_lora2_dataset_says_its_captions(playground, folder, nodes):
         data = playground.model, latents, positive
         out = train_on(*data, HostRun.of(FIELDS | {"clip": playground.clip}), quiet)
         assert out.stopped is None and text_layers(out.lora)
+
+
+def test_every_other_node_takes_it(nodes, playground, finished):
+    """Info, heatmap, report, Compress and Apply, at another size too."""
+    lora, first = finished[0], text_layers(finished[0])[0]
+    _, table, metadata = nodes["LoRA2Info"].execute(lora2=lora).result
+    assert first in table and "ss_text_encoder_lr" in metadata
+    (heatmap,) = nodes["LoRA2RankHeatmap"].execute(lora).result
+    assert heatmap.ndim == 4 and heatmap.std() > 0
+    (small,) = nodes["LoRA2Compress"].execute(lora=as_lora_model(lora), tolerance=0.3).result
+    assert text_layers(small) and small.parameters < lora.parameters
+    _, clip = (
+        nodes["LoRA2Apply"].execute(playground.model, small, clip=playground.clip, keep=0.5).result
+    )
+    assert not torch.equal(encoded(clip)[0], encoded(playground.clip)[0])
+    without = nodes["LoRA2Apply"].execute(playground.model, lora)
+    assert "connect clip" in without.ui["lora2_note"][0]
