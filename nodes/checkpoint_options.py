@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..lora2_core.host.checkpoints import checkpoint_list, file_of, folder_of
 from ..lora2_core.host.keeping import LATEST, NONE
+from ..lora2_core.host.snapshots import PREFIX
 from .common import CATEGORY, Lora2Options
 from .options import extend
 
@@ -54,6 +55,21 @@ class LoRA2CheckpointOptions(io.ComfyNode):
                     "is none. Press R for the newest list.",
                 ),
                 Lora2Options.Input("options", optional=True, tooltip="More options, chained."),
+                io.Int.Input(
+                    "adapter_every",
+                    default=0,
+                    min=0,
+                    max=1_000_000,
+                    optional=True,
+                    tooltip="Steps from one adapter file to the next: what the run would give if "
+                    "it ended there, to choose from later. 0: none on the way.",
+                ),
+                io.String.Input(
+                    "adapter_prefix",
+                    default=PREFIX,
+                    optional=True,
+                    tooltip="Folder and name of these files in the loras folder; the step follows.",
+                ),
             ],
             outputs=[Lora2Options.Output(display_name="options")],
         )  # fmt: skip
@@ -71,9 +87,19 @@ class LoRA2CheckpointOptions(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, every=0, keep_last=2, name="run", resume=NONE, options=None) -> io.NodeOutput:
+    def execute(
+        cls,
+        every=0,
+        keep_last=2,
+        name="run",
+        resume=NONE,
+        options=None,
+        adapter_every=0,
+        adapter_prefix=PREFIX,
+    ) -> io.NodeOutput:
         changes = {"checkpoint_every": every, "keep_last": keep_last}
         changes |= {"checkpoint_name": name, "resume": resume}
+        changes |= {"adapter_every": adapter_every, "adapter_prefix": adapter_prefix}
         return io.NodeOutput(extend(options, **changes))
 
 

@@ -8,8 +8,9 @@ import logging
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
+from functools import partial
 
 import comfy.model_management
 import torch
@@ -24,18 +25,18 @@ from ..optimizers import check_optimizer
 from ..parallel import Processes
 from ..settings import RankSettings, TrainSettings, check_choice, check_range
 from ..targets import TargetSettings
-from ..training import Run, Step, TrainingDiverged, completed
+from ..training import Run, Step, TrainingDiverged
 from .checkpointing import checkpointed, repeated_blocks
 from .dataset import flatten_conditioning, flatten_latents, make_items
-from .encoding import weights_identity
+from .facts import facts_to_keep, run_facts
 from .keeping import Keeper, KeepSettings, sketch
 from .masks import MaskSettings, mask_weights, weighed
-from .naming import base_facts, diffusers_paths, peft_part
 from .objective import check_loss, cross_attention, make_loss
 from .out_of_place import overwriting_refused
 from .previews import Preview, Previews, Shown
 from .prior import PriorSettings, make_joint_loss
 from .session import lent
+from .snapshots import Snapshots, SnapshotSettings
 from .start import StartSettings
 from .text_encoder import TextEncoder, TextSettings, text_modules
 
@@ -45,10 +46,10 @@ log = logging.getLogger("lora2")
 
 @dataclass(frozen=True)
 class HostRun:
-    """What to train: rank, training, target, loss, prior, mask, start, text and keep settings,
-    batch size, what to show meanwhile, and whether blocks compute their activations again in the
-    backward pass, which costs a third more time and a fraction of the memory (`auto`: only where
-    the first step finds too little).
+    """What to train: rank, training, target, loss, prior, mask, start, text, keep and snapshot
+    settings, batch size, what to show meanwhile, and whether blocks compute their activations again
+    in the backward pass, which costs a third more time and a fraction of the memory (`auto`: only
+    where the first step finds too little).
     """
 
     rank: RankSettings
@@ -63,6 +64,7 @@ class HostRun:
     start: StartSettings = StartSettings()
     text: TextSettings = TextSettings()
     keep: KeepSettings = KeepSettings()
+    snapshots: SnapshotSettings = SnapshotSettings()
 
     @classmethod
     def of(cls, choices: Mapping[str, object]) -> HostRun:
@@ -73,6 +75,7 @@ class HostRun:
             "rank": RankSettings, "training": TrainSettings, "target": TargetSettings,
             "loss": LossSettings, "prior": PriorSettings, "mask": MaskSettings,
             "start": StartSettings, "text": TextSettings, "keep": KeepSettings,
+            "snapshots": SnapshotSettings,
         }  # fmt: skip
         own = [f.name for f in fields(cls) if f.name not in kinds]
         names = {part: [f.name for f in fields(kind)] for part, kind in kinds.items()}
@@ -130,6 +133,7 @@ def train_on(
     mask_weights(run.mask, pictures)
     check_loss(run.loss, model.get_model_object("model_sampling"))
     run.keep.check()
+    run.snapshots.check()
     told = on_step, on_preview
     if run.checkpointing != "auto":
         return attempt(model, latents, positive, run, *told)
@@ -204,6 +208,8 @@ def attempt(
             pictures = sketch(items + priors)
         keeper, last_good = Keeper(run.keep, training, facts, pictures), LastGood(training)
         previews = Previews(run.previews, loan, training, items[0].latent, on_preview, text)
+        told = partial(run_facts, model, run, items, training, started)
+        snapshots = Snapshots(run.snapshots, training, told)
         try:
             if keeper.first == 0:
                 previews.after(0)
@@ -211,6 +217,7 @@ def attempt(
                 for step in steps:
                     keeper.after(step.index)
                     last_good.after(step.index)
+                    snapshots.after(step.index)
                     on_step(step)
                     previews.after(step.index)
         except BaseException as error:  # whatever ends a run, what it has learned is kept
@@ -223,7 +230,7 @@ def attempt(
                 f"The weights were not finite after step {len(training.losses)}: lower "
                 f"learning_rate. The adapter is that of step {last_good.step}."
             )
-        lora = finish(adapters, run_facts(model, run, items, training, started))
+        lora = finish(adapters, told())
     return Outcome(lora, training.losses, stopped, keeper.first, keeper.name)
 
 
@@ -248,57 +255,3 @@ def out_of_memory(error: BaseException | None) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
         isinstance(error, RuntimeError) and ("out of memory" in told or "allocate memory" in told)
     )
-
-
-def settings_of(run: HostRun) -> dict:
-    """Everything that was chosen, as plain values."""
-    rank = {k: v for k, v in asdict(run.rank).items() if (k, v) != ("layer_ranks", "")}
-    return (
-        rank
-        | asdict(completed(run.training, run.rank.mode, run.start.start_from is not None))
-        | asdict(run.loss)
-        | run.prior.facts()
-        | run.mask.facts()
-        | run.target.facts()
-        | run.start.facts
-        | run.text.facts(run.training.learning_rate)
-        | {"batch_size": run.batch_size}
-    )
-
-
-def facts_to_keep(model, inner, run: HostRun, items: list) -> dict:
-    """Everything that must be the same for a run to go on exactly; recomputed activations are, and
-    a model with patches can't be told from another.
-    """
-    shapes = sorted({tuple(item.latent.shape[1:]) for item in items})
-    texts = {"text encoder": weights_identity(run.text.clip.patcher)} if run.text.used else {}
-    return (
-        settings_of(run)
-        | texts
-        | {
-            "pictures": len(items),
-            "latents": [list(shape) for shape in shapes],
-            "dtype": str(inner.get_dtype_inference()).removeprefix("torch."),
-            "base model": None if model.patches else weights_identity(model),
-        }
-    )
-
-
-def run_facts(model, run: HostRun, items: list, training: Run, started: datetime) -> dict:
-    """What the file's metadata will say of the run."""
-    paths = diffusers_paths(model)
-    height, width = items[0].latent.shape[-2:]
-    ratio = getattr(model.get_model_object("latent_format"), "spacial_downscale_ratio", 8)
-    settings = settings_of(run) | {"checkpointing": run.checkpointing == "on", "dtype": "no"}
-    return {
-        "settings": settings,
-        "history": {"loss": training.losses, "mean_rank": training.mean_ranks},
-        "steps": len(training.losses),
-        "images": len(items),
-        "resolution": f"{width * ratio}x{height * ratio}",
-        "base": base_facts(model),
-        "diffusers": paths,
-        "part": peft_part(model, paths),
-        "started": int(started.timestamp()),
-        "finished": int(datetime.now(timezone.utc).timestamp()),
-    }

@@ -8,7 +8,8 @@ import torch
 from comfy.model_base import ModelType
 
 from lora2_core import save
-from lora2_core.host.run import HostRun, settings_of, train_on
+from lora2_core.host.facts import settings_of
+from lora2_core.host.run import HostRun, train_on
 from lora2_core.targets import LAYERS, TargetSettings
 
 from .flow_models import FAMILIES, build, pictures

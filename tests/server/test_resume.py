@@ -79,4 +79,4 @@ def test_every_input_is_explained(server: ComfyServer):
     info = server.object_info()["LoRA2CheckpointOptions"]
     assert {"resume", "continue training"} <= set(info["search_aliases"])
     inputs = info["input"]["required"] | info["input"]["optional"]
-    assert len(inputs) == 5 and all(options["tooltip"] for _, options in inputs.values())
+    assert len(inputs) == 7 and all(options["tooltip"] for _, options in inputs.values())
