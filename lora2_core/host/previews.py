@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..settings import check_choice, check_range
+from ..settings import check_choice, check_range, check_text
 from ..training import Run
 from .encoding import CAPTION
 from .output import place_of
@@ -66,6 +66,7 @@ class Preview:
         check_choice("sampler_name", self.sampler_name, tuple(comfy.samplers.SAMPLER_NAMES))
         check_choice("scheduler", self.scheduler, tuple(comfy.samplers.SCHEDULER_NAMES))
         place_of(self.filename_prefix)
+        check_text("prompt", self.prompt)
 
     def check(self, captions: list[list]) -> None:
         """ValueError where it doesn't fit the captions that are trained on."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from ..files import finish
-from ..settings import check_range
+from ..settings import check_range, check_text
 from ..training import Run
 from .previews import at_its_best
 from .store import check_prefix, save_under_loras
@@ -29,6 +29,7 @@ class SnapshotSettings:
 
     def __post_init__(self) -> None:
         check_range("adapter_every", self.adapter_every, 0, 1_000_000, whole=True)
+        check_text("adapter_prefix", self.adapter_prefix)
 
     def check(self) -> None:
         """ValueError when no file could be written."""

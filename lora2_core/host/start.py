@@ -11,6 +11,7 @@ from torch import nn
 
 from ..layer import is_adaptable
 from ..lora import RankedLora
+from ..places import quoted
 from ..settings import check_range
 from ..starting import fingerprint
 from .apply import adopt
@@ -34,7 +35,12 @@ class StartSettings:
     def __post_init__(self) -> None:
         check_range("strength", self.start_strength, 0.01, 10)
         if not isinstance(self.adopt_layers, bool):
-            raise ValueError(f"adopt_layers is {self.adopt_layers!r}: give True or False.")
+            raise ValueError(f"adopt_layers is {quoted(self.adopt_layers)}: give True or False.")
+        if self.start_from is not None and not isinstance(self.start_from, RankedLora):
+            raise ValueError(
+                f"The adapter to start from is {quoted(self.start_from)}: connect LoRA² Start "
+                "Options."
+            )
 
     def adapter(self, model, clip=None) -> RankedLora | None:
         """The adapter with its layers named as in the model and its text encoder, at its strength;

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layer import is_adaptable
+from ..places import quoted
 from ..settings import check_range, check_text
 from .dataset import Item, encode, flatten_conditioning
 from .encoding import CAPTION
@@ -48,15 +49,16 @@ class TextSettings:
     text_targets: str = ATTENTION
 
     def __post_init__(self) -> None:
-        if self.text_learning_rate not in (None, OWN):
-            check_range("learning_rate of the text encoder", self.text_learning_rate, 1e-9, 10)
+        rate = self.text_learning_rate
+        if rate is not None and not (isinstance(rate, (int, float)) and rate == OWN):
+            check_range("learning_rate of the text encoder", rate, 1e-9, 10)
         check_text("targets of the text encoder", self.text_targets)
         try:
             re.compile(self.text_targets)
-        except re.error as error:
+        except (re.error, RecursionError, OverflowError) as error:
             raise ValueError(
                 f"targets of the text encoder is not a regular expression ({error}): "
-                f"{self.text_targets!r}"
+                f"{quoted(self.text_targets)}"
             ) from error
 
     @property
@@ -106,8 +108,8 @@ class TextSettings:
         found = {n: m for n, m in every.items() if re.search(self.text_targets, n)}
         if not found:
             raise ValueError(
-                f"targets {self.text_targets!r} of the text encoder match none of its layers: they "
-                f"have names such as {next(iter(every))}."
+                f"targets {quoted(self.text_targets)} of the text encoder match none of its "
+                f"layers: they have names such as {next(iter(every))}."
             )
         return found
 
@@ -144,7 +146,7 @@ def texts_of(entries: list[list], given: list[str] | None, what: str, name: str)
     are too few.
     """
     if given is not None:
-        if any(not isinstance(text, str) for text in given):
+        if not isinstance(given, list) or any(not isinstance(text, str) for text in given):
             raise ValueError(f"{name} holds something that is no text: connect a list of captions.")
         if len(given) == 1:
             return given * len(entries)

@@ -57,8 +57,11 @@ def known_options() -> list[str]:
         host_run.HostRun, host_run.RankSettings, host_run.TrainSettings, host_run.TargetSettings,
         host_run.LossSettings, host_run.PriorSettings, host_run.MaskSettings,
         host_run.KeepSettings, host_run.StartSettings, host_run.TextSettings,
+        host_run.SnapshotSettings,
     )  # fmt: skip
-    inner = {"rank", "training", "target", "loss", "prior", "mask", "keep", "start", "text"}
+    inner = {
+        "rank", "training", "target", "loss", "prior", "mask", "keep", "start", "text", "snapshots",
+    }  # fmt: skip
     return sorted({f.name for kind in kinds for f in fields(kind)} - inner)
 
 
