@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .lora import RankedLora
-from .model_order import in_model_order
+from .model_order import in_model_order, of_text_encoder
 from .names import FILE_PREFIXES, HOST_PREFIX, KOHYA_PREFIX
 
 _UNET = re.compile(
@@ -26,6 +26,7 @@ _SIDES = {
 }
 _LAST_NUMBER = re.compile(r"^(.*\.\d+)\.(.+)$")
 _LOST_DOT = re.compile(r"_(?=\d|attentions_)|(?<=\d)_")  # of a kohya name, beside numbers
+_TEXT_LEAF = re.compile(r"_(q|k|v|out)_proj$")
 _ATTENTION = {"attn1": "self", "attn2": "cross"}
 
 
@@ -98,7 +99,8 @@ class Places:
 def arrange(names: Iterable[str]) -> Places:
     """Places layers whose names come in the order of the model."""
     layers = {name: place(name) for name in names}
-    if all(row.endswith(", block 0") for row, _ in layers.values()):
+    inner = [row for name, (row, _) in layers.items() if not of_text_encoder(name)]
+    if all(row.endswith(", block 0") for row in inner):
         layers = {n: (row.removesuffix(", block 0"), column) for n, (row, column) in layers.items()}
     rows = list(dict.fromkeys(row for row, _ in layers.values()))
     columns = sorted(dict.fromkeys(column for _, column in layers.values()), key=_column_order)
@@ -118,7 +120,7 @@ def rank_map(lora: RankedLora) -> RankMap:
 
 
 def _column_order(column: str) -> tuple:
-    module, _, leaf = column.partition(" ")
+    module, _, leaf = _TEXT_LEAF.sub(r" \1", column).partition(" ")
     modules, leaves = ("self", "cross"), ("q", "k", "v", "out")
     return (
         modules.index(module) if module in modules else len(modules),

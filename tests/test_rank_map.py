@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lora2_core import LoraLayer, RankedLora
-from lora2_core.rank_map import place, rank_map
+from lora2_core.rank_map import arrange, place, rank_map
 from tests.toys import random_lora
 
 PLACES = {
@@ -130,3 +130,13 @@ def test_the_json_is_plain_values():
     json = rank_map(random_lora()).as_json()
     assert set(json) == {"rows", "columns", "cells"}
     assert all(isinstance(v, (str, int, float)) for cell in json["cells"] for v in cell.values())
+
+
+def test_single_blocks_need_no_number_beside_a_text_encoder_either():
+    block = "diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_q"
+    text = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
+    alone, both = arrange([block]), arrange([block, text])
+    leaves = [f"self_attn_{leaf}_proj" for leaf in ("q", "k", "v", "out")]
+    names = [text.replace("self_attn_q_proj", leaf) for leaf in ("mlp_fc1", *reversed(leaves))]
+    assert arrange(names).columns == ["mlp_fc1", *leaves], "as in the model"
+    assert alone.rows == ["down 4"] and both.rows[0] == "down 4" and len(both.rows) == 2

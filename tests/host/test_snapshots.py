@@ -51,7 +51,7 @@ def test_a_disk_that_is_full_does_not_end_the_run(train, folder, monkeypatch, ca
     [
         ({"adapter_every": -1}, "adapter_every is -1: give a whole number from 0"),
         ({"adapter_every": 5, "adapter_prefix": "../../x"}, "leads out of the loras folder"),
-        ({"adapter_every": 5, "adapter_prefix": ""}, "filename_prefix is ''"),
+        ({"adapter_every": 5, "adapter_prefix": ""}, "'' is empty or leads out"),
     ],
 )
 def test_bad_values_are_refused_before_any_step(train, folder, change: dict, sentence: str):
