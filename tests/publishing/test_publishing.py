@@ -7,6 +7,7 @@ import sys
 import pytest
 from PIL import Image
 
+from tests.hosting.provision import HOSTS
 from tests.publishing.ready import ROOT, faults, field
 
 PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -53,8 +54,9 @@ def test_actions_are_pinned_by_commit(path):
 def test_workflows_name_sessions_that_exist():
     listed = (ROOT / "noxfile.py").read_text(encoding="utf-8")
     sessions = set(re.findall(r"^def (\w+)\(session", listed, re.MULTILINE))
+    sessions |= set(re.findall(r'nox\.session\(name="([^"]+)"', listed))
     said = "".join(path.read_text(encoding="utf-8") for path in WORKFLOWS)
-    named = re.findall(r"nox -s (\w+)", said)
+    named = re.findall(r"nox -s ([\w-]+)", said)
     assert named and set(named) <= sessions
 
 
@@ -71,3 +73,9 @@ def test_the_command_says_what_is_missing():
     )
     missing = "FILL-IN" in PROJECT
     assert done.returncode == int(missing) and ("PublisherId" in done.stderr) == missing
+
+
+def test_the_matrix_tries_every_host_that_is_known():
+    text = (ROOT / ".github/workflows/tests.yml").read_text(encoding="utf-8")
+    listed = re.search(r"comfyui: \[([^]]+)\]", text)[1]
+    assert re.findall(r'"([^"]+)"', listed) == list(HOSTS)
