@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-MOST = 4096
+MOST, SHOWN = 4096, 60  # ranks; characters of a line in a sentence
 _RANKS = re.compile(r"(\d+)(?:\s+target\s+(\d+))?")
 
 
@@ -40,14 +40,15 @@ def parse(text: str) -> list[Line]:
         pattern, sign, ranks = (part.strip() for part in line.rpartition("="))
         match = _RANKS.fullmatch(ranks)
         most, target = (int(n) if n else None for n in match.groups()) if match else (0, None)
+        shown = repr(line[:SHOWN])
         if not sign or not pattern or not 1 <= most <= MOST:
             raise ValueError(
-                f"layer_ranks has the line {line!r}: write a pattern, = and a rank from 1 to "
+                f"layer_ranks has the line {shown}: write a pattern, = and a rank from 1 to "
                 f"{MOST}, such as attn2 = 16, or attn2 = 16 target 8."
             )
         if target is not None and not 1 <= target <= most:
             raise ValueError(
-                f"layer_ranks has the line {line!r}, whose target is not from 1 to {most}: lower "
+                f"layer_ranks has the line {shown}, whose target is not from 1 to {most}: lower "
                 "the target or raise the rank."
             )
         try:

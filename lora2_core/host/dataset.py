@@ -30,7 +30,7 @@ def flatten_latents(latents: list[dict], model) -> list[Tensor]:
     channels.
     """
     pictures = []
-    for latent in latents:
+    for latent in latents if isinstance(latents, list) else [latents]:
         if not isinstance(latent, dict) or not torch.is_tensor(latent.get("samples")):
             raise ValueError(
                 "latents holds something that is no LATENT: connect a VAE Encode or a dataset node."
@@ -72,6 +72,7 @@ def is_condition(cross: object, facts: object) -> bool:
 
 def flatten_conditioning(positive: list[list], count: int) -> list[list]:
     """One conditioning entry a picture: as many as there are pictures, or one for all."""
+    positive = positive if isinstance(positive, list) else [positive]
     entries = [e for given in positive for e in (given if isinstance(given, list) else [given])]
     for entry in entries:
         if not (isinstance(entry, (list, tuple)) and len(entry) == 2 and is_condition(*entry)):

@@ -46,7 +46,7 @@ def flatten_masks(masks: list[Tensor], count: int) -> list[Tensor]:
     that is none.
     """
     found = []
-    for mask in masks:
+    for mask in masks if isinstance(masks, list) else [masks]:
         if not torch.is_tensor(mask) or mask.ndim not in (2, 3) or 0 in mask.shape:
             raise ValueError("masks holds something that is no MASK: connect Load Image (as Mask).")
         found += mask.clone().float().reshape(-1, 1, *mask.shape[-2:]).split(1)

@@ -95,6 +95,10 @@ class HostRun:
         check_optimizer(self.training.optimizer, self.rank.mode)
         check_choice("checkpointing", self.checkpointing, CHECKPOINTING)
         check_range("batch_size", self.batch_size, 1, 4096, whole=True)
+        if not isinstance(self.previews, tuple) or not all(
+            isinstance(preview, Preview) for preview in self.previews
+        ):
+            raise ValueError("previews hold something else: connect LoRA² Preview Options.")
 
 
 @dataclass
