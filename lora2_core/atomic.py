@@ -14,6 +14,7 @@ try:
 except ImportError:  # Windows, which doesn't let a file be removed while it is open
     fcntl = None
 
+_being_written: set[str] = set()  # by other threads of this process
 OLD = 3600  # seconds after which nobody is still writing
 
 
@@ -31,6 +32,8 @@ def locked(file: BinaryIO) -> bool:
 def sweep(folder: Path) -> None:
     """Removes what processes that are gone left half written in a folder."""
     for orphan in folder.glob(".*.tmp"):
+        if orphan.name in _being_written:
+            continue
         with suppress(OSError), open(orphan, "r+b") as file:
             old = time.time() - orphan.stat().st_mtime > OLD
             if orphan.name.split(".")[-2].isdecimal() and (locked(file) or old):
@@ -46,6 +49,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _being_written.add(temporary.name)
     temporary.unlink(missing_ok=True)  # a process that died may have had our number
     try:
         with open(temporary, "xb") as file:
@@ -60,6 +64,7 @@ def write_atomic(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+        _being_written.discard(temporary.name)
     if os.name == "posix":
         folder = os.open(path.parent, os.O_RDONLY)
         try:

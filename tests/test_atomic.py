@@ -76,3 +76,16 @@ def test_what_dead_processes_left_is_swept_and_nothing_else(tmp_path: Path):
     sweep(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(kept[:-1])
     sweep(tmp_path / "missing")
+
+
+def test_what_another_thread_writes_is_not_swept(tmp_path: Path, monkeypatch):
+    """A prompt is checked, and its folder swept, while another one saves there."""
+    replace = os.replace
+
+    def swept(source: Path, target: Path) -> None:
+        sweep(tmp_path)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", swept)
+    write_atomic(tmp_path / "file.bin", b"new")
+    assert (tmp_path / "file.bin").read_bytes() == b"new"
