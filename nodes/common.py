@@ -93,6 +93,19 @@ def file_state(name: str | None) -> str:
     return f"{name} {path.stat().st_mtime_ns}" if path else str(name)
 
 
+class FileOrSocket:
+    """A node that takes a file of the loras folder, or an adapter that is connected instead."""
+
+    @classmethod
+    def validate_inputs(cls, lora_name=None) -> bool:
+        """The list is not checked here: with an adapter connected the file may be missing."""
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_name=None, **_) -> str:
+        return file_state(lora_name)
+
+
 def lora_name(tooltip: str, *, optional: bool = False) -> io.Combo.Input:
     """The list of the loras folder."""
     files = folder_paths.get_filename_list("loras")

@@ -7,10 +7,10 @@ from comfy_api.latest import io
 from ..lora2_core import load
 from ..lora2_core.compress import compress
 from ..lora2_core.host.export import from_lora_model
-from .common import CATEGORY, Lora2, LoraModel, budget, file_state, lora_file, lora_name
+from .common import CATEGORY, FileOrSocket, Lora2, LoraModel, budget, lora_file, lora_name
 
 
-class LoRA2Compress(io.ComfyNode):
+class LoRA2Compress(FileOrSocket, io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -45,15 +45,6 @@ class LoRA2Compress(io.ComfyNode):
             ],
             outputs=[Lora2.Output(display_name="lora2")],
         )
-
-    @classmethod
-    def validate_inputs(cls, lora_name=None) -> bool:
-        """The list is not checked here: with lora connected the file may be missing."""
-        return True
-
-    @classmethod
-    def fingerprint_inputs(cls, lora_name=None, **_) -> str:
-        return file_state(lora_name)
 
     @classmethod
     def execute(cls, lora_name=None, budget_mb=0.0, tolerance=0.1, lora=None) -> io.NodeOutput:

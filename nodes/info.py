@@ -12,10 +12,10 @@ from ..lora2_core.info import as_saved, file_scales, layer_table, metadata_text,
 from ..lora2_core.info_picture import picture
 from ..lora2_core.model_order import in_model_order
 from ..lora2_core.places import quoted
-from .common import CATEGORY, Lora2, check_adapter, file_state, lora_file, lora_name
+from .common import CATEGORY, FileOrSocket, Lora2, check_adapter, lora_file, lora_name
 
 
-class LoRA2Info(io.ComfyNode):
+class LoRA2Info(FileOrSocket, io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -44,15 +44,6 @@ class LoRA2Info(io.ComfyNode):
                 io.String.Output(display_name="metadata"),
             ],
         )
-
-    @classmethod
-    def validate_inputs(cls, lora_name=None) -> bool:
-        """The list is not checked here: with lora2 connected the file may be missing."""
-        return True
-
-    @classmethod
-    def fingerprint_inputs(cls, lora_name=None, **_) -> str:
-        return file_state(lora_name)
 
     @classmethod
     def execute(cls, lora_name=None, lora2=None) -> io.NodeOutput:

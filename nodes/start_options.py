@@ -7,17 +7,17 @@ from comfy_api.latest import io
 from ..lora2_core import load
 from .common import (
     CATEGORY,
+    FileOrSocket,
     Lora2,
     Lora2Options,
     check_adapter,
     check_options,
-    file_state,
     lora_file,
     lora_name,
 )
 
 
-class LoRA2StartOptions(io.ComfyNode):
+class LoRA2StartOptions(FileOrSocket, io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -59,15 +59,6 @@ class LoRA2StartOptions(io.ComfyNode):
             ],
             outputs=[Lora2Options.Output(display_name="options")],
         )  # fmt: skip
-
-    @classmethod
-    def validate_inputs(cls, lora_name=None) -> bool:
-        """The list is not checked here: with lora2 connected the file may be missing."""
-        return True
-
-    @classmethod
-    def fingerprint_inputs(cls, lora_name=None, **_) -> str:
-        return file_state(lora_name)
 
     @classmethod
     def execute(
