@@ -14,8 +14,8 @@ import math
 import re
 import stat
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -110,6 +110,20 @@ def read_header(path: Path, *, longest: int = LONGEST_HEADER) -> Header:
     size = size_of(path, name)
     with open(path, "rb") as file:
         return parse(first_bytes(file, size, name, longest), size, name)
+
+
+def read_tensors(path: Path, header: Header, keys: Iterable[str]) -> dict[str, Tensor]:
+    """Some tensors of a file whose header was read, without the rest of its payload."""
+    found = {}
+    with open(path, "rb") as file:
+        for key in keys:
+            entry = header.entries[key]
+            file.seek(len(header.raw) + entry.start)
+            values = bytearray(file.read(entry.end - entry.start))
+            if len(values) < entry.end - entry.start:
+                raise ValueError(f"{header.name} changed while it was read: try again.")
+            found[key] = replace(entry, start=0, end=len(values)).tensor(values)
+    return found
 
 
 def size_of(path: Path, name: str) -> int:

@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from lora2_core.tensor_file import DTYPES, LONGEST_HEADER, read, read_header, shown
+from lora2_core.tensor_file import DTYPES, LONGEST_HEADER, read, read_header, read_tensors, shown
 
 ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 OTHER = {"dtype": "F32", "shape": [2], "data_offsets": [8, 16]}
@@ -181,3 +181,16 @@ def test_names_are_shown_on_one_line():
     assert shown("lora_unet_ü") == "lora_unet_ü"
     assert shown("a\nb") == r"'a\nb'" and "\u202e" not in shown("a\u202eb")
     assert len(shown("x" * 10_000)) == 120
+
+
+def test_some_tensors_are_read_without_the_others(tmp_path: Path):
+    wanted = {name: torch.rand(3, 5) for name in "abc"}
+    path = tmp_path / "some"
+    safetensors.torch.save_file(wanted, path)
+    found = read_tensors(path, read_header(path), ["c", "a"])
+    assert list(found) == ["c", "a"]
+    assert all(torch.equal(found[name], wanted[name]) for name in found)
+    header = read_header(path)
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(ValueError, match="changed while it was read"):
+        read_tensors(path, header, ["c"])
