@@ -51,7 +51,7 @@ little longer than the steps above, and do not pair):"""
 
 MISSES = """What is missed, and why, by the profiles below:
 
-- A step of ours adds three low-rank products to each adapted layer where the limit has two full
+- A step of ours adds six low-rank products to each adapted layer where the limit has two full
   ones, at rank 64 in layers that are 128 to 512 wide at the 111 M shape: most of what lies above
   the limit is matrix products, which is arithmetic that a LoRA of this rank can't do without. In
   the wider layers of SD1.5 and SDXL it is a smaller share.
