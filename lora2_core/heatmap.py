@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .drawing import DPI, blank, pixels
 from .lora import RankedLora
 from .rank_map import RankMap, rank_map
 
 WIDTH, WIDE = 1024, 1800  # pixels, of one adapter and of two
-DPI = 100
 MAP = "cividis"  # even in lightness and safe for every kind of colour blindness
 LESS, SAME, MORE = "#1f5fa8", "#f3f3f3", "#c4600d"  # of a difference
 RANKS = "rank of the layer (grey: not adapted)"
@@ -37,9 +37,6 @@ def draw(
     """uint8 RGB [height, 1024, 3], or 1800 wide with a second adapter; the height follows the
     number of blocks.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     tables = [rank_map(one) for one in (lora, compare) if one is not None]
     rows, columns = _union([t.rows for t in tables]), _union([t.columns for t in tables])
     grids = [_grid(table, rows, columns) for table in tables]
@@ -55,8 +52,7 @@ def draw(
         ]
     row_height, size = (0.34, 9) if len(rows) <= NUMBERED else (0.19, 7.5)
     width, height = WIDTH if compare is None else WIDE, max(3.2, 1.9 + row_height * len(rows))
-    figure = Figure(figsize=(width / DPI, height), dpi=DPI, facecolor="white", layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    figure = blank(width / DPI, height, layout="constrained")
     figure.suptitle(title, fontsize=14, fontweight="bold", x=0.02, ha="left")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     images = [
@@ -67,8 +63,7 @@ def draw(
     if compare is not None:
         _scale(figure, images[2], axes[2], "difference")
     _part_lines(axes, rows, columns)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return pixels(figure)
 
 
 def draw_cells(figure, axes, table: RankMap, size: float) -> None:

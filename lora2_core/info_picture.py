@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .heatmap import DPI, MAP
+from .drawing import DPI, blank, pixels
+from .heatmap import MAP
 from .info import spread
 from .lora import RankedLora
 from .model_order import order_key
@@ -125,16 +126,12 @@ def beginning(rows: list[str]) -> str:
 
 def picture(lora: RankedLora, title: str) -> np.ndarray:
     """uint8 RGB [height, width, 3]; both follow the number of rows and the length of names."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     parts = sections(lora)
     left = MARGIN + 12 + LETTER * max(len(label) for part in parts for label in part.labels)
     width = round(left + 2 * PANEL + 2 * GAP)
     heights = [part.header + ROW * len(part.rows) + SECTION for part in parts]
     height = round(TITLE + SCALES + sum(heights) + MARGIN)
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
+    figure = blank(width / DPI, height / DPI)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
     axes.set_axis_off()
     write(axes, MARGIN, 30, short(title), size=14, weight="bold")
@@ -149,8 +146,7 @@ def picture(lora: RankedLora, title: str) -> np.ndarray:
         for part, tall in zip(parts, heights, strict=True):
             draw_section(axes, part, x, y, top, value, labelled=i == 0)
             y += tall
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return pixels(figure)
 
 
 def write(axes, x, y, text, *, size=SIZE, weight="normal", colour="black", **kwargs) -> None:

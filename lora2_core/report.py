@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .heatmap import DPI, WIDTH, draw_cells
+from .drawing import DPI, blank, pixels
+from .heatmap import WIDTH, draw_cells
 from .history import History
 from .info import as_saved, summary
 from .lora import RankedLora
@@ -23,26 +24,21 @@ def page(
     """uint8 RGB [height, 1024, 3]. samples: uint8 RGB pictures [height, width, 3] by what they are,
     of which four each are shown. ValueError for an adapter that tells nothing of its training.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     history, table = History.of(lora), rank_map(lora)
     samples = {name: list(found)[:MOST] for name, found in (samples or {}).items() if len(found)}
     row = 0.34 if len(table.rows) <= 24 else 0.19
     heights = [HEADER, CURVES, max(2.6, SCALE + row * len(table.rows))]
     if samples:
         heights.append(TITLE + WIDTH / DPI / max(MOST, sum(map(len, samples.values()))))
-    figure = Figure((WIDTH / DPI, sum(heights)), dpi=DPI, facecolor="white", layout="constrained")
+    figure = blank(WIDTH / DPI, sum(heights), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.15)
-    canvas = FigureCanvasAgg(figure)
     parts = figure.subfigures(len(heights), 1, height_ratios=heights)
     draw_header(parts[0], lora, title)
     draw_curves(parts[1], history)
     draw_cells(parts[2], parts[2].add_subplot(), table, 9 if row > 0.3 else 7.5)
     if samples:
         draw_samples(parts[3], samples)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return pixels(figure)
 
 
 def draw_header(part, lora: RankedLora, title: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .heatmap import DPI
+from .drawing import blank, legend_below, pixels
 from .scores import Score
 
 METRICS = ("DINO", "CLIP-I", "CLIP-T")
@@ -76,25 +76,25 @@ def score_chart(entries: Sequence[Scored], title: str = "Score against size") ->
     """uint8 RGB [height, width, 3]: a panel a metric, MB across, the score up. What has no adapter
     is a dashed line, what has no known size stands at the left edge.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     metrics = measured(entries)
     size = (1.2 + PANEL * len(metrics), HEIGHT + 0.22 * -(-len(entries) // 3))
-    figure = Figure(size, dpi=DPI, facecolor="white", layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    figure = blank(*size, layout="constrained")
     figure.suptitle(title, fontsize=13, fontweight="bold", x=0.02, ha="left", parse_math=False)
     panels = figure.subplots(1, len(metrics), squeeze=False)[0]
     for axes, metric in zip(panels, metrics, strict=True):
         draw_panel(axes, entries, metric)
-    handles, labels = panels[0].get_legend_handles_labels()
-    legend = figure.legend(
-        handles, labels, loc="outside lower center", ncols=3, fontsize=9, frameon=False
-    )
-    for text in legend.get_texts():
-        text.set_parse_math(False)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    legend_below(figure, panels[0])
+    return pixels(figure)
+
+
+def look_of(entry: Scored, entries: Sequence[Scored]) -> dict:
+    """The colour and mark of one of the entries in every chart of them; what has no adapter has
+    its own.
+    """
+    if entry.megabytes == 0:
+        return {"color": BASE, "marker": "_"}
+    turn = [e for e in entries if e.megabytes != 0].index(entry)
+    return {"color": OTHERS[turn % len(OTHERS)], "marker": MARKS[turn % len(MARKS)]}
 
 
 def draw_panel(axes, entries: Sequence[Scored], metric: str) -> None:
@@ -103,16 +103,14 @@ def draw_panel(axes, entries: Sequence[Scored], metric: str) -> None:
     if sizes and max(sizes) > WIDEST_GAP * min(sizes):
         axes.set_xscale("log")
     least = min(sizes, default=0.0)
-    adapters = [e for e in entries if e.megabytes != 0]
     for entry in entries:
+        look = look_of(entry, entries)
         value, apart = (s.values().get(metric) for s in (entry.score, entry.spread))
         height = float("nan") if value is None else value
         name = " ".join(entry.name.split())[:40]
         if entry.megabytes == 0:
-            axes.axhline(height, color=BASE, linestyle="--", linewidth=1.5, label=name)
+            axes.axhline(height, color=look["color"], linestyle="--", linewidth=1.5, label=name)
             continue
-        turn = adapters.index(entry)
-        look = {"color": OTHERS[turn % len(OTHERS)], "marker": MARKS[turn % len(MARKS)]}
         place = least if entry.megabytes is None else entry.megabytes
         axes.errorbar(
             place, height, yerr=apart, linestyle="none", capsize=3, markersize=8, label=name, **look

@@ -32,6 +32,7 @@ LEVELS = [
         "scores",
         "places",
         "parallel",
+        "drawing",
     },
     {"settings", "moments"},
     {"layer", "lora", "optimizers", "loss"},
@@ -70,7 +71,7 @@ def imports(path: Path) -> Iterator[str]:
 def test_the_reader_of_imports_reads():
     """These tests prove nothing unless `imports` sees every form."""
     assert "lora2_core.rank" in set(imports(CORE["adapters"]))
-    assert "matplotlib.figure" in set(imports(CORE["heatmap"])), "inside a function"
+    assert "matplotlib.figure" in set(imports(CORE["drawing"])), "inside a function"
     assert "nodes.LoRA2Extension" in set(imports(ROOT / "__init__.py"))
     assert "lora2_core.settings" in set(imports(ROOT / "nodes" / "apply.py"))
     assert "lora2_core.lora" in set(imports(ROOT / "lora2_core" / "host" / "apply.py"))

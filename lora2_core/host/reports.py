@@ -4,14 +4,13 @@ folder.
 
 from __future__ import annotations
 
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
 from ..atomic import write_atomic
+from ..drawing import png
 from ..history import History, write_tensorboard
 from .output import place_of
 
@@ -29,9 +28,7 @@ def pictures(images: Tensor | None) -> list[np.ndarray]:
 
 def keep_report(page: np.ndarray, history: History, start: str | Path) -> None:
     """Writes START.report.png and START.report.csv, over older ones."""
-    drawn = BytesIO()
-    Image.fromarray(page).save(drawn, "png")
-    write_atomic(Path(f"{start}.report.png"), drawn.getvalue())
+    write_atomic(Path(f"{start}.report.png"), png(page))
     write_atomic(Path(f"{start}.report.csv"), history.csv().encode())
 
 

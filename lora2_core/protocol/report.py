@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import statistics
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ..atomic import write_atomic
-from ..heatmap import DPI
-from ..score_chart import BASE, MARKS, METRICS, OTHERS, Scored, score_chart, score_table
+from ..drawing import blank, legend_below, pixels, png
+from ..score_chart import METRICS, Scored, look_of, score_chart, score_table
 from ..scores import Score
 from .plan import Plan, Trial
 from .table import Table
@@ -80,39 +78,26 @@ and subjects. Mean time of a training: {spent or "none"}.
 ![Every subject](subjects.png)
 """
     write_atomic(folder / "report.md", text.encode())
-    keep(folder / "score_against_size.png", score_chart(entries, counts))
-    keep(folder / "subjects.png", subject_chart(rows, methods, subjects))
+    write_atomic(folder / "score_against_size.png", png(score_chart(entries, counts)))
+    write_atomic(folder / "subjects.png", png(subject_chart(rows, entries, subjects)))
     return text
 
 
-def keep(path: Path, picture: np.ndarray) -> None:
-    drawn = io.BytesIO()
-    Image.fromarray(picture).save(drawn, "png")
-    write_atomic(path, drawn.getvalue())
-
-
-def subject_chart(rows: Rows, methods: list[str], subjects: list[str]) -> np.ndarray:
-    """uint8 RGB: a panel a metric, subjects across, a mark a method."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    found = {m: of_subjects(rows, m) for m in methods}
-    has = [n for n in METRICS if any(n in s.values() for f in found.values() for s in f.values())]
+def subject_chart(rows: Rows, entries: list[Scored], subjects: list[str]) -> np.ndarray:
+    """uint8 RGB: a panel a metric, subjects across, a mark a method, as in the chart of sizes."""
+    found = [of_subjects(rows, entry.name) for entry in entries]
+    has = [n for n in METRICS if any(n in s.values() for f in found for s in f.values())]
     size = (max(7.0, 2.2 + 0.42 * len(subjects)), 0.9 + 2.3 * len(has))
-    figure = Figure(size, dpi=DPI, facecolor="white", layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    figure = blank(*size, layout="constrained")
     panels = figure.subplots(len(has), 1, sharex=True, squeeze=False)[:, 0]
     for axes, metric in zip(panels, has, strict=True):
-        turn = 0
-        for number, (method, scores) in enumerate(found.items()):
+        for number, (entry, scores) in enumerate(zip(entries, found, strict=True)):
+            look = look_of(entry, entries)
             heights = [scores.get(s, Score()).values().get(metric, np.nan) for s in subjects]
-            look = {"color": BASE, "marker": "_", "markersize": 12}
-            if of_method(rows, method).megabytes != 0:  # as in the chart of sizes
-                look = {"color": OTHERS[turn % len(OTHERS)], "marker": MARKS[turn % len(MARKS)]}
-                turn += 1
             beside = 0.6 * ((number + 0.5) / len(found) - 0.5)
             places = [i + beside for i in range(len(subjects))]
-            axes.plot(places, heights, linestyle="none", label=method, **look)
+            look |= {"markersize": 12} if entry.megabytes == 0 else {}
+            axes.plot(places, heights, linestyle="none", label=entry.name, **look)
         axes.set_xticks(range(len(subjects)), subjects)
         axes.set_xlim(-0.5, len(subjects) - 0.5)
         axes.set_title(metric, fontsize=11, loc="left")
@@ -120,11 +105,5 @@ def subject_chart(rows: Rows, methods: list[str], subjects: list[str]) -> np.nda
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8)
     panels[-1].tick_params(axis="x", rotation=60)
-    handles, labels = panels[0].get_legend_handles_labels()
-    legend = figure.legend(
-        handles, labels, loc="outside lower center", ncols=3, fontsize=9, frameon=False
-    )
-    for text in legend.get_texts():
-        text.set_parse_math(False)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    legend_below(figure, panels[0])
+    return pixels(figure)

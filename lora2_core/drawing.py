@@ -1,0 +1,48 @@
+"""What all pictures share: a white figure, its legend, its pixels. matplotlib is loaded when one is
+drawn.
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image
+
+DPI = 100
+
+
+def blank(width: float, height: float, **options):
+    """A white figure of so many inches; options as matplotlib's Figure has them."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure((width, height), dpi=DPI, facecolor="white", **options)
+    FigureCanvasAgg(figure)  # from now on it can be drawn
+    return figure
+
+
+def legend_below(figure, axes) -> None:
+    """What one panel names, under all of them; a name is text, never a formula."""
+    legend = figure.legend(
+        *axes.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=3,
+        fontsize=9,
+        frameon=False,
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def pixels(figure) -> np.ndarray:
+    """uint8 RGB [height, width, 3]."""
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+
+
+def png(picture: np.ndarray) -> bytes:
+    """A file of a picture [height, width, 3]."""
+    drawn = io.BytesIO()
+    Image.fromarray(picture).save(drawn, "png")
+    return drawn.getvalue()
