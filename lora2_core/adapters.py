@@ -165,6 +165,11 @@ class Adapters:
             component.rank = rank
             component.allocate(rank, optimizer)
 
+    def take_ranks(self, ranks: list[int]) -> None:
+        """Those of a state put in from outside: they follow its rates as these are now."""
+        self._set_ranks(torch.tensor(ranks, device=self.device), ranks)
+        self.refresh()
+
     def follow_rates(
         self, optimizer: torch.optim.Optimizer | None = None
     ) -> list[tuple[Component, int, int]]:

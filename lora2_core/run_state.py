@@ -99,15 +99,13 @@ def restore_adapters(adapters: Adapters, state: Mapping) -> None:
         if (tuple(up.shape), tuple(down.shape)) != room or not 0 <= rank <= len(down):
             shapes = f"lora_up {list(up.shape)}, lora_down {list(down.shape)}, rank {rank}"
             raise ValueError(f"layer {name} has {shapes}, which don't fit together")
-        component.rank = rank
         component.lora_up = nn.Parameter(placed(up, device))
         component.lora_down = nn.Parameter(placed(down, device))
     with torch.no_grad():
         adapters.rate_parameter.copy_(state["rates"])
     adapters.generator.set_state(state["random"].clone())
     adapters.worths = dict(state["worths"])
-    adapters._ranks = torch.tensor(ranks, device=device)
-    adapters.refresh()
+    adapters.take_ranks(ranks)
 
 
 def parameters_of(adapters: Adapters) -> dict[str, Tensor]:

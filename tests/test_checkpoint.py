@@ -1,5 +1,6 @@
 """A run that is taken up again goes on to the same bytes; a file that doesn't fit says why."""
 
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -85,6 +86,27 @@ def test_ranks_move_and_nested_widths_are_drawn_across_the_checkpoint():
 @pytest.mark.parametrize("stop", [0, 5, 31, 59, 60])
 def test_any_step_will_do(stop: int, tmp_path: Path):
     same_after(tmp_path, [stop], ema=0.9)
+
+
+def test_every_step_will_do(tmp_path: Path):
+    """Rates are held at their first values from below, and so return to them exactly."""
+    states, path, returned = [], tmp_path / "a.safetensors", 0
+    whole, loss = fresh()
+    first = whole.adapters.rate_parameter.detach().clone()
+    moved = torch.zeros(len(first), dtype=torch.bool)
+    for _ in whole.steps(loss):
+        states.append(encode(whole, card(whole)))
+        away = whole.adapters.rate_parameter.detach() != first
+        returned += int((moved & ~away).sum())
+        moved = away
+    assert returned > 0
+    for step, state in enumerate(states, 1):
+        path.write_bytes(state)
+        part, loss = fresh()
+        resume(part, path, SETTINGS)
+        for later, _ in enumerate(islice(part.steps(loss), 3), step):
+            alike = encode(part, card(part)) == states[later]
+            assert alike, f"taken up after step {step}, it differs after step {later + 1}"
 
 
 @pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "adafactor"])
