@@ -108,17 +108,26 @@ class Trial:
 
 def trials(plan: Plan, subjects: Sequence[Subject]) -> list[Trial]:
     """All of them; methods change fastest, so that every part of a sweep compares all methods."""
+    places = ("checkpoint", "clip_folder", "dino_folder")
     shared = asdict(plan) | {"methods": None, "training": None, "seeds": None}
+    shared |= {place: contents(shared[place]) for place in places}
     found = []
     for seed in plan.seeds:
         for subject in subjects:
-            pictures = sorted(
-                (path.name, path.stat().st_size)
-                for path in subject.folder.iterdir()
-                if path.is_file()
-            )
+            pictures = contents(str(subject.folder))
             for method in plan.methods:
                 told = [shared, plan.choices(method), subject.kind, subject.templates, pictures]
                 mark = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:10]
                 found.append(Trial(subject.name, method, seed, mark))
     return found
+
+
+def contents(place: str) -> str | list[tuple[str, int]]:
+    """What is at a path, wherever that is on this machine: (name, bytes) of a folder's files or of
+    a file; the text itself where there is none.
+    """
+    path = Path(place)
+    if not place or not path.exists():
+        return place
+    files = path.iterdir() if path.is_dir() else [path]
+    return sorted((file.name, file.stat().st_size) for file in files if file.is_file())

@@ -14,7 +14,7 @@ from tests.hosting.server import REPOSITORY
 from tests.protocol.data import write_data
 from tests.protocol.encoders import toy_encoders
 
-OUTPUT = REPOSITORY / "protocol-output"
+OUTPUT = REPOSITORY / "tests" / "protocol" / "results"
 
 
 def main() -> None:

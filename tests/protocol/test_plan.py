@@ -126,6 +126,18 @@ def test_a_trial_is_the_same_until_something_that_it_depends_on_changes(data):
     assert {t.subject for t in set(first) & set(again)} == {"fox"}
 
 
+def test_a_trial_knows_encoders_by_what_they_are_not_by_where_they_lie(data, tmp_path):
+    subjects = read_subjects(data)
+    folders = [tmp_path / name for name in ("here", "there")]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"weights")
+    here, there = (trials(plan(dino_folder=str(folder)), subjects) for folder in folders)
+    assert here == there and not set(here) & set(trials(plan(), subjects))
+    (folders[1] / "model.safetensors").write_bytes(b"other weights")
+    assert not set(here) & set(trials(plan(dino_folder=str(folders[1])), subjects))
+
+
 def test_shortened_keeps_what_is_shorter():
     short = plan(methods=METHODS | {"x": {"steps": 2}}, training={"steps": 50}).shortened(9)
     assert [short.choices(m) and short.choices(m)["steps"] for m in short.methods] == [None, 9, 2]
