@@ -173,7 +173,7 @@ class LoRA2Train(io.ComfyNode):
         with Console(steps[0]) as console:
             outcome = train_on(*data, run, *cls.reporters(progress, console))
         if outcome.stopped is not None:
-            raise cls.rescue(outcome)
+            raise cls.rescue(outcome, progress)
         progress.add(last_step(outcome.lora, outcome.losses, progress.last.ceiling))
         cls.tell(last := progress.event(whole=True))
         patched = apply_lora(model[0], clip, outcome.lora, 1.0, 1.0)
@@ -221,10 +221,12 @@ class LoRA2Train(io.ComfyNode):
         server.send_sync(EVENT, event, server.client_id)
 
     @classmethod
-    def rescue(cls, outcome: Outcome) -> BaseException:
+    def rescue(cls, outcome: Outcome, progress: Progress) -> BaseException:
         """Saves what an ended run has learned; returns the exception to raise."""
         if not outcome.losses:
             return outcome.stopped
+        cancelled = isinstance(outcome.stopped, comfy.model_management.InterruptProcessingException)
+        name = None
         try:
             name, _ = save_under_loras(outcome.lora, RESCUED)
             kept = f"The adapter so far is saved as {name}."
@@ -237,8 +239,11 @@ class LoRA2Train(io.ComfyNode):
                 f" To go on from there, choose resume {outcome.checkpoint} in LoRA² Checkpoint "
                 "Options (press R for the list)."
             )
+        if progress.last is not None:  # else it only went through what it had resumed
+            progress.end("cancelled" if cancelled else "failed", name)
+            cls.tell(progress.event(whole=True))
         log.warning("LoRA² Train ended at step %d. %s", len(outcome.losses), kept)
-        if isinstance(outcome.stopped, comfy.model_management.InterruptProcessingException):
+        if cancelled:
             return outcome.stopped
         kind = torch.OutOfMemoryError if out_of_memory(outcome.stopped) else RuntimeError
         return kind(f"{outcome.stopped} {kept}")

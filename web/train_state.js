@@ -28,7 +28,7 @@ export class TrainState {
   }
 
   get finished() {
-    return this.last !== null && this.last.step >= this.last.steps;
+    return this.last !== null && !this.last.ended && this.last.step >= this.last.steps;
   }
 
   get point() {

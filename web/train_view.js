@@ -5,6 +5,7 @@ import { app } from "../../scripts/app.js";
 import { amount } from "./colours.js";
 import { Curve } from "./curve.js";
 import { html } from "./dom.js";
+import { endedRuns, remember } from "./ended.js";
 import { keptAdvice, missing, onChange } from "./guide.js";
 import { MapDrawing } from "./map_drawing.js";
 import { duration, megabytes, pace, short } from "./numbers.js";
@@ -56,8 +57,8 @@ class TrainView {
   /** Takes an event of the server, or the last one of a finished run. */
   add(event) {
     this.events += 1;
-    this.note = "";
     if (!this.state.add(event)) return;
+    this.note = event.ended ? endOf(event.ended) : "";
     this.previews.show(this.state.previews);
     if (this.empty.isConnected) this.root.replaceChildren(...this.body);
     const { dataset } = this.root;
@@ -86,12 +87,14 @@ class TrainView {
   /** The node has begun, and has nothing to show yet. */
   begun() {
     this.empty.textContent = say("Running. The first step comes when the model is ready.");
+    this.note = ""; // of the run before
+    if (this.state.last) this.describe();
   }
 
-  /** The run ended before its last step. */
+  /** The run ended before its last step, and before it had anything to tell. */
   stopped(why) {
     this.advise();
-    if (!this.state.last || this.state.finished) return;
+    if (!this.state.last || this.state.finished || this.note) return;
     this.note = why;
     this.describe();
   }
@@ -168,6 +171,22 @@ class TrainView {
   }
 }
 
+/** How a run ended before its last step, and where what it had learned is. */
+function endOf({ why, kept }) {
+  const what = say(why === "cancelled" ? "Cancelled." : "It failed: see the error.");
+  return `${what} ${kept ? say("Kept so far: {0}", kept) : say("What it had learned could not be saved.")}`;
+}
+
+/** Shows runs of the open workflow that ended early before the page was loaded. */
+function restoreEnded() {
+  for (const event of endedRuns(rootGraph()?.id)) {
+    const view = viewOf(event.node, event.workflow);
+    if (!view || view.state.last) continue;
+    isLive(nodeOf(event.node));
+    view.add(event);
+  }
+}
+
 /** The view of a node that the open workflow ran; node ids repeat in other workflows. */
 function viewOf(id, workflow = null) {
   if (workflow && rootGraph()?.id && workflow !== rootGraph().id) return null;
@@ -182,15 +201,16 @@ app.registerExtension({
       if (!view) return;
       isLive(nodeOf(detail.node));
       view.add(detail);
+      remember(detail);
     });
     api.addEventListener("executing", ({ detail }) => {
       if (detail !== null) viewOf(detail)?.begun();
     });
     const stopped = (why) => ({ detail }) => viewOf(detail.node_id)?.stopped(say(why));
-    const kept = "Cancelled. What it had learned is in the loras folder: lora2/interrupted…";
-    api.addEventListener("execution_interrupted", stopped(kept));
+    api.addEventListener("execution_interrupted", stopped("Cancelled."));
     api.addEventListener("execution_error", stopped("It failed: see the error."));
   },
+  afterConfigureGraph: restoreEnded,
   nodeCreated(node) {
     if (node.comfyClass !== NODE) return;
     const view = new TrainView(node);

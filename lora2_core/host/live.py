@@ -47,6 +47,7 @@ class Progress:
         self.places: dict | None = None
         self.previews: list[dict] = []
         self.last: Step | None = None
+        self.ended: dict | None = None
 
     def add(self, step: Step) -> None:
         """Takes what a step did; the same step again replaces it."""
@@ -73,6 +74,12 @@ class Progress:
         place = {"filename": shown.filename, "subfolder": shown.subfolder, "type": "output"}
         self.previews = [*self.previews, {"step": shown.step, **place}][-PICTURES:]
         self.ends = deque((end + shown.seconds for end in self.ends), self.ends.maxlen)
+
+    def end(self, why: str, kept: str | None) -> None:
+        """The run ended before its last step: `cancelled` or `failed`; `kept` is the name of the
+        adapter so far among the loras, None where it could not be saved.
+        """
+        self.ended = {"why": why, "kept": kept}
 
     def due(self) -> bool:
         """True at most every INTERVAL seconds, and always for the first step and the last."""
@@ -104,6 +111,7 @@ class Progress:
             "pace": pace,  # steps a second
             "left": (self.steps - step.index) / pace if pace else None,  # seconds
             "passed": self.ends[-1] - self.began,
+            "ended": self.ended,
             "ranks": list(step.ranks.values()),
             "text": f"step {step.index}/{self.steps}, loss {shown}, "
             f"mean rank {step.mean_rank:.1f}, {step.megabytes:.2f} MB",

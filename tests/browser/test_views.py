@@ -278,6 +278,28 @@ def test_what_ended_while_the_connection_was_lost_is_shown(played: Played) -> No
     )
 
 
+def test_a_cancelled_run_is_still_there_after_a_reload(played: Played) -> None:
+    steps = 4 * played.steps
+    played.front_end.fill("LoRA2Train", steps=steps)
+    played.front_end.queue()
+    begun = f"""(({{dataset: d}}) => d.steps == {steps} && d.step >= 3)(
+        document.querySelector('[data-lora2-view=train]'))"""
+    played.page.wait_for_function(begun, timeout=RUN)
+    played.page.evaluate("app.api.interrupt(null)")
+    played.front_end.wait_until_idle()
+    before = played.front_end.data(played.train)
+    assert re.fullmatch(
+        r"Cancelled\. Kept so far: lora2/interrupted_\d+_?\.safetensors", before["note"]
+    )
+    played.page.reload()
+    played.front_end.wait_until_ready()
+    played.wait_for_step(3)
+    after = played.front_end.data(played.train)
+    told = ("step", "steps", "points", "mb", "rank", "loss", "note")
+    assert [after[k] for k in told] == [before[k] for k in told]
+    assert int(after["step"]) < steps
+
+
 def test_our_scripts_did_not_complain(played: Played, server: ComfyServer) -> None:
     assert played.front_end.complaints == []
     assert server.running()

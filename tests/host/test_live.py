@@ -108,3 +108,12 @@ def test_it_costs_less_than_a_percent_of_a_run(capsys):
         rate = size / (steps * FASTEST) / 1e3
         print(f"\nlive view: {share:.3%} of a run's time, {rate:.0f} kB a second")
     assert share < 0.01
+
+
+def test_a_run_that_ended_early_says_how_and_what_is_kept():
+    progress = Progress("7", "p", "w", 9)
+    progress.add(step(4))
+    progress.end("cancelled", "lora2/interrupted_00001_.safetensors")
+    event = json.loads(json.dumps(progress.event(whole=True), allow_nan=False))
+    assert event["ended"] == {"why": "cancelled", "kept": "lora2/interrupted_00001_.safetensors"}
+    assert "points" in event and "map" in event, "a page that missed all of it can show it"
