@@ -73,8 +73,8 @@ def score_csv(entries: Sequence[Scored]) -> str:
 
 
 def score_chart(entries: Sequence[Scored], title: str = "Score against size") -> np.ndarray:
-    """uint8 RGB [height, width, 3]: a panel a metric, MB across, the score up. What has no adapter
-    is a dashed line, what has no known size stands at the left edge.
+    """uint8 RGB [height, width, 3]: a panel a metric, MB across, the score up. What has no adapter,
+    or none of known size, is a dashed line.
     """
     metrics = measured(entries)
     size = (1.2 + PANEL * len(metrics), HEIGHT + 0.22 * -(-len(entries) // 3))
@@ -94,7 +94,8 @@ def look_of(entry: Scored, entries: Sequence[Scored]) -> dict:
     if entry.megabytes == 0:
         return {"color": BASE, "marker": "_"}
     turn = [e for e in entries if e.megabytes != 0].index(entry)
-    return {"color": OTHERS[turn % len(OTHERS)], "marker": MARKS[turn % len(MARKS)]}
+    mark = "_" if entry.megabytes is None else MARKS[turn % len(MARKS)]
+    return {"color": OTHERS[turn % len(OTHERS)], "marker": mark}
 
 
 def draw_panel(axes, entries: Sequence[Scored], metric: str) -> None:
@@ -102,19 +103,16 @@ def draw_panel(axes, entries: Sequence[Scored], metric: str) -> None:
     sizes = [e.megabytes for e in entries if e.megabytes]
     if sizes and max(sizes) > WIDEST_GAP * min(sizes):
         axes.set_xscale("log")
-    least = min(sizes, default=0.0)
     for entry in entries:
         look = look_of(entry, entries)
         value, apart = (s.values().get(metric) for s in (entry.score, entry.spread))
         height = float("nan") if value is None else value
         name = " ".join(entry.name.split())[:40]
-        if entry.megabytes == 0:
+        if not entry.megabytes:
             axes.axhline(height, color=look["color"], linestyle="--", linewidth=1.5, label=name)
             continue
-        place = least if entry.megabytes is None else entry.megabytes
-        axes.errorbar(
-            place, height, yerr=apart, linestyle="none", capsize=3, markersize=8, label=name, **look
-        )
+        style = {"linestyle": "none", "capsize": 3, "markersize": 8, "label": name} | look
+        axes.errorbar(entry.megabytes, height, yerr=apart, **style)
     axes.set_title(metric, fontsize=11, loc="left")
     axes.set_xlabel("MB in fp16", fontsize=9)
     axes.tick_params(labelsize=8)

@@ -109,3 +109,14 @@ def test_the_chart_has_a_panel_for_every_metric():
     one = score_chart([Scored("a", None, Score(dino=0.4)), Scored("b", 200.0, Score(dino=0.5))])
     assert one.shape[1] < whole.shape[1] / 2
     assert len(np.unique(one.reshape(-1, 3), axis=0)) > 100
+
+
+def test_what_has_no_known_size_is_a_line_across_all_sizes():
+    """At one place it would say that it has the size there."""
+    known = [Scored("a", 100.0, Score(dino=0.5)), Scored("b", 200.0, Score(dino=0.6))]
+    chart = score_chart([Scored("unknown", None, Score(dino=0.4)), *known])
+    first = np.array([0x1F, 0x5F, 0xBF])  # colour of the first entry
+    of_it = (np.abs(chart.astype(int) - first).max(axis=2) < 12)[:-60]  # without the legend
+    across = np.flatnonzero(of_it.any(axis=0))
+    assert len(across) > 0.4 * chart.shape[1] and np.ptp(across) > 0.7 * chart.shape[1]
+    assert np.ptp(np.flatnonzero(of_it.any(axis=1))) < 5, "at one height"
