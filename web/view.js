@@ -1,6 +1,7 @@
 /** A view at the end of a node: an element of the theme's colours, in both renderers. */
 
 import { html } from "./dom.js";
+import { saysFaults } from "./faults.js";
 import { passGestures } from "./graph_gestures.js";
 
 const STYLE = new URL("./lora2.css", import.meta.url).href;
@@ -18,6 +19,7 @@ document.head.append(html("link", { rel: "stylesheet", href: STYLE }));
 export function addView(node, kind, minHeight, resized = () => {}) {
   const root = html("div", { class: "lora2-view", "data-lora2-view": kind });
   passGestures(root);
+  saysFaults(node, root);
   const getMinHeight = typeof minHeight === "function" ? minHeight : () => minHeight;
   const widget = node.addDOMWidget(`lora2_${kind}_view`, "lora2_view", root, {
     serialize: false, hideOnZoom: false, getMinHeight,
