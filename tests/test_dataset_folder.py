@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lora2_core.pictures.folder import check_folder, repeats_of, scan, state
+from lora2_core.pictures.folder import check_folder, repeats_of, scan, state, with_pictures
 from lora2_core.pictures.plan import DatasetSettings, check_count, plan
 from lora2_core.pictures.reading import Unusable, decode, look
 
@@ -35,6 +35,17 @@ def test_pictures_and_captions_are_found(tmp_path):
         ("plain/d.bmp", 1, None),
     ]
     assert found.skipped == {} and found.others == 1
+
+
+def test_only_folders_with_pictures_are_offered(tmp_path):
+    picture(tmp_path / "owl" / "a.PNG")
+    picture(tmp_path / "repeats" / "3_fox" / "b.jpg")
+    picture(tmp_path / "far" / "too" / "deep" / "c.jpg")
+    (tmp_path / "3d").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("an owl")
+    names = ["3d", "far", "far/too", "gone", "owl", "repeats", "repeats/3_fox", "texts"]
+    assert with_pictures(str(tmp_path), names) == ["far/too", "owl", "repeats", "repeats/3_fox"]
 
 
 def test_what_is_no_file_inside_is_left_out(tmp_path):

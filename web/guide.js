@@ -25,10 +25,14 @@ const NEEDS = {
   LoRA2RankHeatmap: [[linked("lora2"), ADAPTER]],
   LoRA2Report: [[linked("lora2"), ADAPTER]],
   LoRA2Save: [[linked("lora2"), ADAPTER]],
+  LoRA2Evaluate: [
+    [linked("images"), "Connect images: what was drawn with the adapter, from VAE Decode."],
+    [linked("references"), "Connect references: real pictures of the subject, from Load Image or LoRA² Example Pictures."],
+  ],
   LoRA2Info: [[either(chosen("lora_name"), linked("lora2")), NO_FILE]],
   LoRA2Compress: [[either(chosen("lora_name"), linked("lora")), NO_FILE]],
   LoRA2Dataset: [
-    [chosen("folder"), "Make a folder with pictures in ComfyUI's input folder; then press R and choose it."],
+    [chosen("folder"), "Put pictures into a folder in ComfyUI's input folder; then press R and choose it."],
     [linked("clip"), "Connect clip and vae: those of the model that is trained."],
     [linked("vae"), "Connect vae: that of the model that is trained."],
   ],

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,6 +90,19 @@ def walk(folder: Path) -> Iterator[tuple[os.DirEntry, str]]:
         else:
             inside = (e for e in visible(entry.path) if not e.is_dir())
             yield from ((e, f"{entry.name}/{e.name}") for e in inside)
+
+
+def with_pictures(root: str, folders: Iterable[str]) -> list[str]:
+    """Those of the folders, named from root, in which a dataset would look at a picture: ComfyUI
+    makes others in its input folder.
+    """
+
+    def has_one(folder: Path) -> bool:
+        with suppress(ValueError):  # it can't be read
+            return any(name.lower().endswith(SUFFIXES) for _, name in walk(folder))
+        return False
+
+    return [name for name in folders if has_one(Path(root, name))]
 
 
 def visible(folder: str | Path) -> list[os.DirEntry]:
