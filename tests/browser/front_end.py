@@ -58,9 +58,10 @@ class FrontEnd:
         page.on("console", self._note)
         page.on("pageerror", lambda error: self._blame(error.stack or str(error)))
         page.on("dialog", lambda dialog: dialog.accept())  # on leaving with unsaved changes
+        known = {"Comfy.TutorialCompleted": True}  # else templates are shown, late on slow machines
+        page.request.post(f"{server.address}/settings", data=known)
         page.goto(server.address)
         self.wait_until_ready()
-        page.keyboard.press("Escape")  # the dialog of templates, on the first start
 
     def wait_until_ready(self) -> None:
         ready = "window.app?.graph?.nodes && app.extensionManager"

@@ -33,6 +33,19 @@ def test_an_example_opens_whole(front_end: FrontEnd, name: str) -> None:
     assert front_end.complaints == []
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_an_example_can_be_read_as_it_opens(front_end: FrontEnd, name: str) -> None:
+    """Templates open as a whole; so small that the classic renderer leaves out all text, a graph
+    says nothing.
+    """
+    front_end.open(workflow(name))
+    front_end.page.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+    front_end.page.wait_for_timeout(1500)
+    scale = front_end.page.evaluate("app.canvas.ds.scale")
+    assert 0.5 < scale < 1, "it fits"
+    assert not front_end.page.evaluate("app.canvas.low_quality"), f"no text at {scale:.3f}"
+
+
 @pytest.mark.parametrize("name", ["LoRA2 SDXL style", "LoRA2 Flux subject"])
 def test_an_example_lacks_only_files(front_end: FrontEnd, name: str) -> None:
     """The server's own validation names the loaders, and the folder of pictures, and no more."""
