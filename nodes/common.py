@@ -115,7 +115,7 @@ def lora_name(tooltip: str, *, optional: bool = False) -> io.Combo.Input:
 def budget(tooltip: str) -> io.Float.Input:
     """A size limit in MB, 0 for none."""
     return io.Float.Input(
-        "budget_mb", default=0.0, min=0.0, max=100000.0, step=0.1, tooltip=tooltip
+        "budget_mb", default=0.0, min=0.0, max=100000.0, step=0.01, tooltip=tooltip
     )
 
 

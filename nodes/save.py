@@ -47,7 +47,7 @@ class LoRA2Save(io.ComfyNode):
                     default=0.0,
                     min=0.0,
                     max=100000.0,
-                    step=0.1,
+                    step=0.01,
                     tooltip="0: as trained. Else the file is cut to at most so many MB, least "
                     "important ranks first.",
                 ),
