@@ -26,6 +26,7 @@ nox.options.sessions = ["lint", "tests"]
 RAY = (  # and what of its requirements the host does not bring
     "ray==2.60.0", "msgpack==1.2.4", "protobuf==7.36.2", "jsonschema==4.26.0",
     "jsonschema-specifications==2025.9.1", "referencing==0.37.0", "rpds-py==2026.9.1",
+    "pandas==3.1.1", "pyarrow==26.0.1",  # for Ray Tune
 )  # fmt: skip
 
 
@@ -103,8 +104,13 @@ def evaluate_playground(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def protocol(session: nox.Session) -> None:
-    """The papers' evaluation on the playground: table and plots; goes on where it stopped."""
-    in_host(session, "-m", "tests.hosting.inprocess", "tests.protocol.demo", *session.posargs)
+    """The papers' evaluation on the playground: table and plots; goes on where it stopped.
+    `-- --search playground`: settings for it, through Ray Tune.
+    """
+    ray = {"--search", "--workers", "--ray"} & set(session.posargs)
+    path = beside(session, "ray", *RAY) if ray and "--report" not in session.posargs else {}
+    demo = ("-m", "tests.hosting.inprocess", "tests.protocol.demo")
+    in_host(session, *demo, *session.posargs, **path)
 
 
 @nox.session(venv_backend="none")

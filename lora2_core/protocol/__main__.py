@@ -13,6 +13,8 @@ from .headless import find_comfyui
 from .on_ray import Cluster
 from .plan import PRESETS, Plan, Trial, trials
 from .report import write_report
+from .search import SEARCHES, Search
+from .search_report import write_search_report
 from .table import Table
 from .work import Setup, one_by_one, work_off
 
@@ -43,6 +45,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--ray", metavar="ADDRESS", help="a Ray cluster; auto for that of this machine")
     add("--cpus-per-trial", type=float, default=1, help="Ray: CPU cores of a trial (1)")
     add("--gpus-per-trial", type=float, default=0, help="Ray: GPUs of a trial; 0.5: two share one")
+    found = ", ".join(sorted(path.stem for path in SEARCHES.glob("*.json")))
+    add(
+        "--search",
+        metavar="FILE",
+        help="tries settings beside the plan's training through Ray "
+        f"Tune, instead of its methods: a JSON file, or {found}",
+    )
     add("--report", action="store_true", help="write the report of what is finished, no more")
     return parser.parse_args(arguments)
 
@@ -59,27 +68,45 @@ def run(options: argparse.Namespace) -> str:
     """Does what is missing; the report's Markdown."""
     names = ("checkpoint", "clip_folder", "dino_folder", "seeds", "prompts", "images")
     plan = Plan.read(options.plan, **{name: getattr(options, name) for name in names})
+    search, trying = None, plan
+    if options.search is not None:
+        search = Search.read(options.search)
+        search.check(plan)
+        trying = search.applied(plan)
     if options.steps is not None:
-        plan = plan.shortened(options.steps)
-    wanted = trials(plan, read_subjects(options.data, options.subjects))
+        plan, trying = plan.shortened(options.steps), trying.shortened(options.steps)
+    wanted = trials(trying, read_subjects(options.data, options.subjects))
     table = Table(options.out / "trials.csv")
     try:
         if not options.report and table.missing(wanted):
-            work(options, plan, table, wanted)
+            work(options, trying, search, table, wanted)
     finally:  # also of a sweep that was stopped
-        text = write_report(plan, table, wanted, options.out)
+        if search is None:
+            text = write_report(plan, table, wanted, options.out)
+        else:
+            text = write_search_report(search, trying, plan, table, wanted, options.out)
     return text
 
 
-def work(options: argparse.Namespace, plan: Plan, table: Table, wanted: list[Trial]) -> None:
+def work(
+    options: argparse.Namespace,
+    plan: Plan,
+    search: Search | None,
+    table: Table,
+    wanted: list[Trial],
+) -> None:
     """Here, or on Ray's workers."""
     paths = (p.resolve() for p in (options.data, options.out))
     setup = Setup(plan, *paths, find_comfyui(options.comfyui), options.base_directory)
-    if options.ray is None and options.workers is None:
+    if options.ray is None and options.workers is None and search is None:
         return work_off(partial(one_by_one, setup.workshop), table, wanted)
     parts = options.workers or 1, options.cpus_per_trial, options.gpus_per_trial
     with Cluster(options.ray, *parts) as cluster:
-        return work_off(partial(cluster.work, setup.workshop), table, wanted)
+        if search is None:
+            return work_off(partial(cluster.work, setup.workshop), table, wanted)
+        from .on_tune import search_on
+
+        return search_on(cluster, search, setup.workshop, table, wanted)
 
 
 def main() -> None:

@@ -48,7 +48,9 @@ class Cluster:
         except ImportError as error:
             raise ValueError(MISSING) from error
         told = {"log_to_driver": False, "logging_level": logging.WARNING}
-        told["runtime_env"] = {"env_vars": {"PYTHONPATH": path_of_workers()}}
+        # and Tune's workers stay in the folder that others are in
+        own = {"PYTHONPATH": path_of_workers(), "RAY_CHDIR_TO_TRIAL_DIR": "0"}
+        told["runtime_env"] = {"env_vars": own}
         if self.address:
             ray.init(address=self.address, **told)
         else:

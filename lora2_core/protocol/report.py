@@ -12,9 +12,7 @@ from ..drawing import blank, legend_below, pixels, png
 from ..score_chart import METRICS, Scored, look_of, score_chart, score_table
 from ..scores import Score
 from .plan import Plan, Trial
-from .table import Table
-
-Rows = dict[Trial, dict[str, float | None]]
+from .table import Rows, Table
 
 
 def mean(rows: list[dict], name: str) -> float | None:

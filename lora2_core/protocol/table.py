@@ -17,6 +17,7 @@ NUMBERS = (
     "draw_seconds", "score_seconds",
 )  # fmt: skip
 COLUMNS = ("subject", "method", "seed", "fingerprint", *NUMBERS)
+Rows = dict[Trial, dict[str, float | None]]
 
 
 def line(values: list) -> str:
@@ -26,23 +27,32 @@ def line(values: list) -> str:
     return text.getvalue()
 
 
+def read_rows(path: Path) -> tuple[Rows, int]:
+    """The rows of a table and the bytes of its whole lines, while another process may write it;
+    ValueError for another kind of file.
+    """
+    data = path.read_bytes() if path.is_file() else b""
+    whole = data[: data.rfind(b"\n") + 1]
+    lines = list(csv.reader(whole.decode("utf-8").splitlines()))
+    if lines and tuple(lines[0]) != COLUMNS:
+        raise ValueError(f"{path} is no table of this protocol: move it away or choose --out.")
+    rows: Rows = {}
+    for values in lines[1:]:
+        told = dict(zip(COLUMNS, values, strict=True))
+        trial = Trial(told["subject"], told["method"], int(told["seed"]), told["fingerprint"])
+        rows[trial] = {n: float(told[n]) if told[n] else None for n in NUMBERS}
+    return rows, len(whole)
+
+
 class Table:
     """Rows by trial. One process writes; a line that was cut off by a crash is taken away."""
 
     def __init__(self, path: Path):
-        self.path, self.rows = path, {}
+        self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        data = path.read_bytes() if path.is_file() else b""
-        whole = data[: data.rfind(b"\n") + 1]
-        lines = list(csv.reader(whole.decode("utf-8").splitlines()))
-        if lines and tuple(lines[0]) != COLUMNS:
-            raise ValueError(f"{path} is no table of this protocol: move it away or choose --out.")
-        for values in lines[1:]:
-            told = dict(zip(COLUMNS, values, strict=True))
-            trial = Trial(told["subject"], told["method"], int(told["seed"]), told["fingerprint"])
-            self.rows[trial] = {n: float(told[n]) if told[n] else None for n in NUMBERS}
-        if len(whole) < len(data):
-            os.truncate(path, len(whole))
+        self.rows, whole = read_rows(path)
+        if path.is_file() and whole < path.stat().st_size:
+            os.truncate(path, whole)
         if not whole:
             self._append(line(list(COLUMNS)))
 

@@ -1,0 +1,103 @@
+"""What a search found: a table of its settings, a chart of each, and a plan with the best."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+
+from ..atomic import write_atomic
+from ..drawing import blank, legend_below, pixels, png
+from .plan import Plan, Trial
+from .search import Search
+from .table import Rows, Table
+
+BEST = 3  # settings that the plan of what was found holds
+PANEL, HEIGHT = 3.6, 3.6  # inches
+WHOLE, STOPPED = "#1f5fbf", "#9a9a9a"
+
+
+def write_search_report(
+    search: Search, tried: Plan, plan: Plan, table: Table, wanted: list[Trial], folder: Path
+) -> str:
+    """search.md, search.png and found.json of the trials that are finished; the Markdown.
+
+    tried: with the settings as its methods. plan: as it was before the search, whose methods
+        found.json has beside the best settings.
+    """
+    rows = {trial: table.rows[trial] for trial in wanted if trial in table.rows}
+    settings = tried.methods
+    ranking = search.ranking(rows, list(settings))
+    if not ranking:
+        return "No trial is finished yet."
+    counts = {m: sum(t.method == m for t in rows) for m in ranking}
+    most = len(wanted) // len(settings)
+    best = {m: settings[m] for m in ranking[:BEST] if counts[m] == counts[ranking[0]]}
+    objective = " + ".join(f"{weight:g} {name}" for name, weight in search.objective.items())
+    text = f"""# Search
+
+{len(ranking)} of {len(settings)} settings tried with {len(rows)} trials; all on everything would be
+{len(wanted)}. {plan.checkpoint}. Score: {objective}.
+
+{table_of(search, settings, ranking, rows, most)}
+
+Only settings that were tried on equally many subjects and seeds compare; those with fewer were
+stopped there. The best of many looks better than it is: try it on other subjects or seeds, with
+`--plan found.json`.
+
+![What each setting scored](search.png)
+"""
+    found = asdict(replace(plan, methods=plan.methods | best))
+    write_atomic(folder / "search.md", text.encode())
+    write_atomic(folder / "search.png", png(chart(search, settings, rows, most)))
+    write_atomic(folder / "found.json", json.dumps(found, indent=2, ensure_ascii=False).encode())
+    return text
+
+
+def table_of(
+    search: Search, settings: dict[str, dict], ranking: list[str], rows: Rows, most: int
+) -> str:
+    """Markdown, a row a setting, best first."""
+    scores = list(search.objective)
+    shown = [*scores, *(["megabytes"] if "megabytes" not in scores else [])]
+    head = [*search.settings, "tried on", "score", *shown]
+    lines = [f"| {' | '.join(head)} |", "|" + "--:|" * len(head)]
+    for name in ranking:
+        own = [row for trial, row in rows.items() if trial.method == name]
+        means = [f"{statistics.fmean(row[n] for row in own):.4f}" for n in shown]
+        values = [str(settings[name][varied]).replace("|", " ") for varied in search.settings]
+        cells = [*values, f"{len(own)} of {most}", f"{search.score(own):.4f}", *means]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def chart(search: Search, settings: dict[str, dict], rows: Rows, most: int) -> np.ndarray:
+    """uint8 RGB: a panel for each that was varied, its value across, the score up."""
+    names = search.settings
+    figure = blank(1.0 + PANEL * len(names), HEIGHT, layout="constrained")
+    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    own = {m: [row for trial, row in rows.items() if trial.method == m] for m in settings}
+    kinds = ("tried on all", WHOLE, True), ("stopped earlier", STOPPED, False)
+    for axes, (name, space) in zip(panels, names.items(), strict=True):
+        if isinstance(space, list):
+            axes.set_xticks(range(len(space)), [str(value)[:16] for value in space])
+            axes.set_xlim(-0.5, len(space) - 0.5)
+        elif "log" in space:
+            axes.set_xscale("log")
+        for label, colour, whole in kinds:
+            marked = [m for m, found in own.items() if found and (len(found) == most) == whole]
+            across = [settings[m][name] for m in marked]
+            across = [space.index(v) for v in across] if isinstance(space, list) else across
+            heights = [search.score(own[m]) for m in marked]
+            filled = {"markerfacecolor": colour if whole else "none", "markersize": 7}
+            axes.plot(across, heights, "o", color=colour, label=label, **filled)
+        axes.set_title(name, fontsize=11, loc="left", parse_math=False)
+        axes.grid(color="#e5e5e5", linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=8)
+    panels[0].set_ylabel("score", fontsize=9)
+    legend_below(figure, panels[0])
+    return pixels(figure)
