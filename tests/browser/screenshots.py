@@ -24,8 +24,10 @@ DENSITY = 2  # pixels of a picture for one of the page
 TITLE, PAD = 30, 14  # of a node, in graph units
 WIDEST = 2400  # pixels
 JUDGES = ("LoRA2Evaluate", "LoRA2Compare")
+CUTS = (0.08, 0.04, 0.02)  # MB, of an adapter of 0.17 MB
 PROMPT = "owl, noto style, blue background"  # of the quick start
 COLOURS = 256  # of a picture's palette: half the size, and no difference to be seen
+SIZES = {"LoRA2Compare": (760, 430), "LoRA2Report": (560, 640)}  # of what would be small print
 PLAIN = {
     "Comfy.Minimap.Visible": False,
     "Comfy.Graph.CanvasInfo": False,
@@ -90,12 +92,13 @@ class Studio(FrontEnd):
         self.page.wait_for_timeout(300)
 
     def shoot(self, path: Path, *nodes: int, scale: float = 1.0, links: bool = False) -> None:
-        """A picture of nodes and what is around them."""
+        """A picture of nodes and what is around them; with links, also of the groups' titles."""
         self.place(*nodes, scale=scale, links=links)
         box = self.page.evaluate(BOX, list(nodes))
+        top = PAD + TITLE * links
         clip = {
-            "x": box["x"] - PAD, "y": box["y"] - PAD,
-            "width": box["width"] + 2 * PAD, "height": box["height"] + 2 * PAD,
+            "x": box["x"] - PAD, "y": box["y"] - top,
+            "width": box["width"] + 2 * PAD, "height": box["height"] + top + PAD,
         }  # fmt: skip
         store(self.page.screenshot(clip=clip), path)
 
@@ -155,48 +158,53 @@ def add_all(page: FrontEnd) -> dict[str, int]:
 
 
 def judged(page: FrontEnd, ids: dict) -> None:
-    """Both rows of samples go through LoRA² Evaluate to LoRA² Compare."""
+    """Samples before, after, and of cut adapters go through LoRA² Evaluate to LoRA² Compare."""
     decoders = "app.graph.nodes.filter(n => n.type === 'VAEDecode')"
     before, after = page.page.evaluate(
         f"{decoders}.sort((a, b) => a.pos[1] - b.pos[1]).map(n => n.id)"
     )
+    model, train = map(page.id_of, ("LoRA2Playground", "LoRA2Train"))
+    drawn = [("no adapter", before, None), ("the whole adapter", after, train)]
+    for i, mb in enumerate(CUTS):
+        at = (5000, 10000 + 1200 * i)
+        cut = page.add("LoRA2Compress", at, [("lora", train, 1)], budget_mb=mb)
+        applied = page.add("LoRA2Apply", at, [("model", model, 0), ("lora2", cut, 0)])
+        drawn.append((f"cut to {mb} MB", sample(page, applied, 0, at), cut))
     real = ("references", page.id_of("LoRA2ExamplePictures"), 0)
     values = {"prompts": PROMPT, "clip_folder": "toy-clip", "dino_folder": "toy-dino"}
-    first = page.add(
-        "LoRA2Evaluate", (5000, 7000), [("images", before, 0), real], name="before", **values
-    )
-    rest = [
-        ("images", after, 0),
-        real,
-        ("lora2", page.id_of("LoRA2Train"), 0),
-        ("scores", first, 0),
-    ]
-    ids["LoRA2Evaluate"] = page.add("LoRA2Evaluate", (5600, 7000), rest, name="after", **values)
-    ids["LoRA2Compare"] = page.add(
-        "LoRA2Compare", (6200, 7000), [("scores", ids["LoRA2Evaluate"], 0)]
-    )
+    last = None
+    for name, pictures, adapter in drawn:
+        links = [("images", pictures, 0), real]
+        links += [("lora2", adapter, 0)] if adapter else []
+        links += [("scores", last, 0)] if last else []
+        last = page.add("LoRA2Evaluate", (5000, 7000), links, name=name, **values)
+        if adapter == train:
+            ids["LoRA2Evaluate"] = last
+    ids["LoRA2Compare"] = page.add("LoRA2Compare", (6200, 7000), [("scores", last, 0)])
 
 
-def sample(page: FrontEnd, node: int, output: int, at: tuple[int, int]) -> None:
-    """Connects a model output to something that asks for it."""
+def sample(page: FrontEnd, node: int, output: int, at: tuple[int, int], steps: int = 20) -> int:
+    """Connects a model output to something that asks for it; returns the node with the pictures."""
     links = page.page.evaluate(
         """() => { const n = app.graph.nodes.find(n => n.type === 'KSampler');
         return n.inputs.filter(i => i.link != null && i.name !== 'model').map(i => {
             const link = app.graph.getLink?.(i.link) ?? app.graph.links[i.link];
             return [i.name, link.origin_id, link.origin_slot]; }); }"""
     )
-    sampler = page.add("KSampler", at, [["model", node, output], *links], steps=1)
+    values = {"steps": steps, "seed": 0, "cfg": 4}  # those of the quick start
+    sampler = page.add("KSampler", at, [["model", node, output], *links], **values)
     vae = page.id_of("LoRA2Playground")
     decoder = page.add(
         "VAEDecode", (at[0] + 400, at[1]), [["samples", sampler, 0], ["vae", vae, 2]]
     )
     page.add("PreviewImage", (at[0] + 800, at[1]), [["images", decoder, 0]])
+    return decoder
 
 
 def readme(page: Studio, server: ComfyServer) -> None:
-    """The quick start: in the middle of its run, and its end."""
+    """The quick start after its run."""
     page.open(workflow(QUICK_START))
-    train, heatmap = page.id_of("LoRA2Train"), page.id_of("LoRA2RankHeatmap")
+    heatmap = page.id_of("LoRA2RankHeatmap")
     page.queue()
     page.wait_until_idle()
     nodes = page.page.evaluate("app.graph.nodes.map(n => n.id)")
@@ -208,6 +216,13 @@ def readme(page: Studio, server: ComfyServer) -> None:
     page.place(heatmap, scale=1.2)
     page.view(heatmap).locator("rect.cell").nth(26).hover()
     page.shoot(DOCS / "heatmap.png", heatmap, scale=1.2)
+    page.page.mouse.move(2, 2)
+
+
+def midway(page: Studio) -> None:
+    """The quick start in the middle of another run."""
+    page.open(workflow(QUICK_START))
+    train = page.id_of("LoRA2Train")
     page.page.mouse.move(2, 2)
     page.alone(train, (640, 860))
     page.fill("LoRA2Train", seed=1)
@@ -235,7 +250,7 @@ def samples(page: FrontEnd, server: ComfyServer) -> list[list[Path]]:
 
 
 def help_pages(page: Studio, server: ComfyServer) -> None:
-    """One picture for every node."""
+    """One picture for every node; the training is that of before."""
     page.open(workflow(QUICK_START))
     page.fill("LoRA2Save", filename_prefix="lora2/owl")
     ids = add_all(page)
@@ -243,13 +258,14 @@ def help_pages(page: Studio, server: ComfyServer) -> None:
     page.page.wait_for_timeout(500)
     newest = sorted((server.base / "models/loras/lora2").glob("*.safetensors"))[-1]
     page.fill("LoRA2Load", lora_name=f"lora2/{newest.name}")
-    sample(page, ids["LoRA2Apply"], 0, (5000, 8000))
-    sample(page, ids["LoRA2Load"], 0, (5000, 9000))
+    page.fill("LoRA2StartOptions", lora_name=f"lora2/{newest.name}")
+    sample(page, ids["LoRA2Apply"], 0, (5000, 8000), steps=1)
+    sample(page, ids["LoRA2Load"], 0, (5000, 9000), steps=1)
     page.queue()
     page.wait_until_idle()
     for kind, node in ids.items():
         if kind != "pair":
-            page.alone(node)
+            page.alone(node, SIZES.get(kind))
             page.shoot(HELP / f"{kind}.png", node)
     page.alone(ids["pair"], (560, 640))
     page.shoot(HELP / "compare.png", ids["pair"])
@@ -273,6 +289,7 @@ def main() -> None:
         studio = open_studio(browser, server)
         readme(studio, server)
         help_pages(studio, server)
+        midway(studio)
         browser.close()
 
 
