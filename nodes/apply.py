@@ -10,6 +10,7 @@ from ..lora2_core.host.store import lora_path
 from ..lora2_core.settings import check_range
 from .common import (
     CATEGORY,
+    SHOWN_AGAIN,
     Lora2,
     check_adapter,
     check_clip,
@@ -57,7 +58,7 @@ class LoRA2Apply(io.ComfyNode):
                 keep(),
             ],
             outputs=[io.Model.Output(), io.Clip.Output()],
-            has_intermediate_output=True,  # the curve is sent again from the cache
+            **SHOWN_AGAIN,
         )
 
     @classmethod
@@ -87,7 +88,7 @@ class LoRA2Load(io.ComfyNode):
                 keep(),
             ],
             outputs=[io.Model.Output(), io.Clip.Output(), Lora2.Output(display_name="lora2")],
-            has_intermediate_output=True,  # the curve is sent again from the cache
+            **SHOWN_AGAIN,
         )
 
     @classmethod

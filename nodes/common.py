@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import folder_paths
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -17,6 +19,10 @@ CATEGORY = "LoRA²"
 Lora2 = io.Custom("LORA2")
 Lora2Options = io.Custom("LORA2_OPTIONS")
 LoraModel = io.Custom("LORA_MODEL")
+# what such a node shows is sent again from the cache; ComfyUI before 0.20 can't do that
+SHOWN_AGAIN = {"has_intermediate_output": True}
+if "has_intermediate_output" not in {field.name for field in fields(io.Schema)}:
+    SHOWN_AGAIN = {}
 
 
 def check_adapter(lora2: object) -> None:

@@ -22,6 +22,7 @@ from ..lora2_core.host.store import RESCUED, check_prefix, save_under_loras
 from ..lora2_core.settings import MODES
 from .common import (
     CATEGORY,
+    SHOWN_AGAIN,
     Lora2,
     Lora2Options,
     LoraModel,
@@ -132,7 +133,7 @@ class LoRA2Train(io.ComfyNode):
                 ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
-            has_intermediate_output=True,  # what the node shows is sent again from the cache
+            **SHOWN_AGAIN,
         )
 
     @classmethod
