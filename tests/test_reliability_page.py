@@ -3,6 +3,7 @@
 import json
 
 from tests.reliability.figures import RESULTS, Figure, keep, kept
+from tests.reliability.matrix import figure_of, results
 from tests.reliability.table import GOALS, PAGE, table, written
 
 
@@ -34,3 +35,14 @@ def test_the_commands_are_sessions_of_nox():
             assert f"def {command.split()[-1].replace('-', '_')}(" in text, command
     for path in RESULTS.glob("*.json"):
         assert json.loads(path.read_text(encoding="utf-8"))["figures"]
+
+
+def test_a_host_that_fails_names_the_tests(tmp_path):
+    report = tmp_path / "report.xml"
+    case = '<testcase name="{}">{}</testcase>'
+    cases = ("a", ""), ("b[1]", "<failure/>"), ("b[2]", "<error/>"), ("c", "<skipped/>")
+    inside = "".join(case.format(*each) for each in cases)
+    report.write_text(f"<testsuites><testsuite>{inside}</testsuite></testsuites>")
+    figure = figure_of("0.16.3", *results(report))
+    assert figure.measured.endswith(": 1 tests passed, 2 failed (b)") and not figure.met
+    assert figure_of("0.16.3", 3, []).met and not figure_of("0.16.3", 0, []).met

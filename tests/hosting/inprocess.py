@@ -48,6 +48,7 @@ def enter(host: Path | None) -> None:
 def configure() -> None:
     """The host on the CPU where torch sees no GPU, and its output folders out of the checkout."""
     import torch
+    import utils  # noqa: F401 (as main.py: the host's nodes.py puts comfy/, with a utils.py, first)
     from comfy.cli_args import args
 
     gpu = torch.cuda.is_available() or torch.backends.mps.is_available()

@@ -1,5 +1,5 @@
-"""Processes that are killed (SIGKILL) at random moments of saves: that part of figure 6 needs no
-host, and so runs with a safetensors that is older than the host's packages allow.
+"""Processes that are killed (SIGKILL) at random moments of saves: that part of figure 6 that needs
+no host.
 
 Each victim is forked from a process that has torch already, so it starts at once.
 """
@@ -8,19 +8,13 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-import safetensors
-import torch
-
 import lora2_core as lora2
 from lora2_core.atomic import sweep
-from tests.reliability.figures import Figure, keep
 from tests.toys import random_lora
 
 
@@ -83,19 +77,3 @@ def killed_saves(folder: Path, count: int, seed: int) -> tuple[int, list[str]]:
         if [p.name for p in folder.iterdir()] != [path.name]:
             wrong.append(f"save {number}: {[p.name for p in folder.iterdir()]} stay")
     return halves, wrong
-
-
-def main(count: int = 200, seed: int = 0) -> None:
-    torch.set_num_threads(1)  # a process with more can't be forked while it computes
-    with tempfile.TemporaryDirectory() as folder:
-        halves, wrong = killed_saves(Path(folder), count, seed)
-    for fault in wrong[:20]:
-        sys.stdout.write(f"  {fault}\n")
-    measured = f"{count} kills during saves ({halves} left a half-written file), safetensors "
-    measured += f"{safetensors.__version__}, without the host, whose transformers asks for a newer "
-    measured += f"one: {len(wrong)} corrupt or lost files or orphans; training not measured with it"
-    keep("chaos", [Figure(6, measured, False)], f"-{safetensors.__version__}")
-
-
-if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -17,11 +18,17 @@ from tests.reliability.trainings import Trainings, bytes_of
 INTERVAL, STEPS = 2, 60
 
 
-def killed_trainings(trainings: Trainings, name: str, count: int, seed: int) -> list[str]:
-    """What is wrong after kills during trainings that write checkpoints and go on from the last."""
+def killed_trainings(
+    trainings: Trainings, name: str, count: int, seed: int
+) -> tuple[int, list[str]]:
+    """(trainings that came to their end through kills, what is wrong) of trainings that write
+    checkpoints and, when they are killed, go on from the last.
+    """
     random, wrong = Random(seed), []
     options = {"steps": STEPS, "checkpoint_every": INTERVAL, "checkpoint_name": name}
+    began = time.monotonic()
     whole = bytes_of(trainings(steps=STEPS))
+    longest = (time.monotonic() - began) / 3  # so that many kills come between the first and last
     folder = folder_of(name)
 
     def work(tell: Callable[[int], None]) -> None:
@@ -30,7 +37,7 @@ def killed_trainings(trainings: Trainings, name: str, count: int, seed: int) -> 
     finished = number = 0
     while number < count:
         before = (path := latest(name)) and cards_in(folder)[path].step or 0
-        told = killed(work, random.uniform(0, 0.5))
+        told = killed(work, random.uniform(0, longest))
         number += told is not None
         cards = cards_in(folder)
         published = [p for p in folder.glob("*.safetensors") if not p.name.startswith(".")]
@@ -50,16 +57,17 @@ def killed_trainings(trainings: Trainings, name: str, count: int, seed: int) -> 
         prepare(name)  # as at the next start
         if list(folder.glob(".*")):
             wrong.append(f"training {number}: orphans stay")
-    print(f"  {finished} trainings came to their end through kills")
-    return wrong
+    return finished, wrong
 
 
 def figure_6(trainings: Trainings, folder: Path, count: int, seed: int) -> Figure:
     halves, wrong = killed_saves(folder, count, seed)
-    wrong += killed_trainings(trainings, "killed", count, seed)
+    finished, faults = killed_trainings(trainings, "killed", count, seed)
+    wrong += faults
     for fault in wrong[:20]:
         print(f"  {fault}")
     measured = f"{count} kills during saves ({halves} left a half-written file), {count} during "
-    measured += f"training, safetensors {safetensors.__version__}: {len(wrong)} corrupt or lost "
-    measured += "files, more than an interval lost, orphans, or other adapters in the end"
+    measured += f"training ({finished} came to their end through them), safetensors "
+    measured += f"{safetensors.__version__}: {len(wrong)} corrupt or lost files, more than an "
+    measured += "interval lost, orphans, or other adapters in the end"
     return Figure(6, measured, not wrong and count >= 200)
