@@ -22,6 +22,14 @@ def blank(width: float, height: float, **options):
     return figure
 
 
+def plain_panel(axes, title: str) -> None:
+    """The look of a panel of a chart; its title is text, never a formula."""
+    axes.set_title(title, fontsize=11, loc="left", parse_math=False)
+    axes.grid(color="#e5e5e5", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+
+
 def legend_below(figure, axes) -> None:
     """What one panel names, under all of them; a name is text, never a formula."""
     legend = figure.legend(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .drawing import blank, legend_below, pixels
+from .drawing import blank, legend_below, pixels, plain_panel
 from .scores import Score
 
 METRICS = ("DINO", "CLIP-I", "CLIP-T")
@@ -113,9 +113,6 @@ def draw_panel(axes, entries: Sequence[Scored], metric: str) -> None:
             continue
         style = {"linestyle": "none", "capsize": 3, "markersize": 8, "label": name} | look
         axes.errorbar(entry.megabytes, height, yerr=apart, **style)
-    axes.set_title(metric, fontsize=11, loc="left")
+    plain_panel(axes, metric)
     axes.set_xlabel("MB in fp16", fontsize=9)
-    axes.tick_params(labelsize=8)
-    axes.grid(color="#e5e5e5", linewidth=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
     axes.margins(0.12)

@@ -20,9 +20,7 @@ Lora2 = io.Custom("LORA2")
 Lora2Options = io.Custom("LORA2_OPTIONS")
 LoraModel = io.Custom("LORA_MODEL")
 # what such a node shows is sent again from the cache; ComfyUI before 0.20 can't do that
-SHOWN_AGAIN = {"has_intermediate_output": True}
-if "has_intermediate_output" not in {field.name for field in fields(io.Schema)}:
-    SHOWN_AGAIN = {}
+SHOWN_AGAIN = {f.name: True for f in fields(io.Schema) if f.name == "has_intermediate_output"}
 
 
 def check_adapter(lora2: object) -> None:

@@ -17,7 +17,7 @@ function stored() {
   }
 }
 
-/** Takes the newest event of a node: that of an ended run is kept, another one takes its place. */
+/** Takes a run's first event, which puts away how the one before ended, or that of its early end. */
 export function remember(event) {
   const key = keyOf(event);
   const before = stored();

@@ -200,8 +200,9 @@ app.registerExtension({
       const view = viewOf(detail.node, detail.workflow);
       if (!view) return;
       isLive(nodeOf(detail.node));
+      const begun = detail.run !== view.state.last?.run;
       view.add(detail);
-      remember(detail);
+      if (begun || detail.ended) remember(detail);
     });
     api.addEventListener("executing", ({ detail }) => {
       if (detail !== null) viewOf(detail)?.begun();

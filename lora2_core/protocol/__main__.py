@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .dreambooth import read_subjects
 from .headless import find_comfyui
+from .json_file import known
 from .on_ray import Cluster
 from .plan import PRESETS, Plan, Trial, trials
 from .report import write_report
@@ -21,14 +22,13 @@ from .work import Setup, one_by_one, work_off
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    known = ", ".join(sorted(path.stem for path in PRESETS.glob("*.json")))
     parser = argparse.ArgumentParser(
         prog="python -m lora2_core.protocol",
         description="Trains, draws with and scores adapters over subjects, methods and seeds. "
         "A second start goes on where the first one ended.",
     )
     add = parser.add_argument
-    add("--plan", required=True, metavar="FILE", help=f"a JSON file, or one of {known}")
+    add("--plan", required=True, metavar="FILE", help=f"a JSON file, or one of {known(PRESETS)}")
     add("--data", required=True, type=Path, help="a folder in DreamBooth's layout")
     add("--out", required=True, type=Path, help="where table, report and pictures go")
     add("--checkpoint", help="a name in the checkpoints folder, or a file")
@@ -45,12 +45,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--ray", metavar="ADDRESS", help="a Ray cluster; auto for that of this machine")
     add("--cpus-per-trial", type=float, default=1, help="Ray: CPU cores of a trial (1)")
     add("--gpus-per-trial", type=float, default=0, help="Ray: GPUs of a trial; 0.5: two share one")
-    found = ", ".join(sorted(path.stem for path in SEARCHES.glob("*.json")))
     add(
         "--search",
         metavar="FILE",
         help="tries settings beside the plan's training through Ray "
-        f"Tune, instead of its methods: a JSON file, or {found}",
+        f"Tune, instead of its methods: a JSON file, or {known(SEARCHES)}",
     )
     add("--report", action="store_true", help="write the report of what is finished, no more")
     return parser.parse_args(arguments)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from ..settings import check_range
 from .dreambooth import Subject
+from .json_file import read_fields
 
 PRESETS = Path(__file__).parent / "presets"
 PLAYGROUND = "playground"
@@ -62,17 +63,7 @@ class Plan:
     @classmethod
     def read(cls, source: str, **changes) -> Plan:
         """Of a JSON file or a preset's name, with fields changed; ValueError for unknown ones."""
-        path = PRESETS / f"{source}.json"
-        path = path if path.is_file() else Path(source)
-        try:
-            told = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            known = ", ".join(sorted(p.stem for p in PRESETS.glob("*.json")))
-            raise ValueError(
-                f"The plan {source!r} can't be read ({error}): give a JSON file or one of {known}."
-            ) from error
-        if unknown := told.keys() - {f.name for f in fields(cls)}:
-            raise ValueError(f"The plan has {min(unknown)!r}, which no plan has: see --help.")
+        told = read_fields(cls, "plan", source, PRESETS)
         told = told | {k: v for k, v in changes.items() if v is not None}
         return cls(**told | {"seeds": tuple(told.get("seeds", (0,)))})
 
@@ -111,12 +102,13 @@ def trials(plan: Plan, subjects: Sequence[Subject]) -> list[Trial]:
     places = ("checkpoint", "clip_folder", "dino_folder")
     shared = asdict(plan) | {"methods": None, "training": None, "seeds": None}
     shared |= {place: contents(shared[place]) for place in places}
+    pictures = {subject.name: contents(str(subject.folder)) for subject in subjects}
     found = []
     for seed in plan.seeds:
         for subject in subjects:
-            pictures = contents(str(subject.folder))
+            own = [subject.kind, subject.templates, pictures[subject.name]]
             for method in plan.methods:
-                told = [shared, plan.choices(method), subject.kind, subject.templates, pictures]
+                told = [shared, plan.choices(method), *own]
                 mark = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:10]
                 found.append(Trial(subject.name, method, seed, mark))
     return found

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from ..atomic import write_atomic
-from ..drawing import blank, legend_below, pixels, png
+from ..drawing import blank, legend_below, pixels, plain_panel, png
 from ..score_chart import METRICS, Scored, look_of, score_chart, score_table
 from ..scores import Score
 from .plan import Plan, Trial
-from .table import Rows, Table
+from .table import Rows, Table, rows_of
 
 
 def mean(rows: list[dict], name: str) -> float | None:
@@ -35,7 +35,7 @@ def of_subjects(rows: Rows, method: str) -> dict[str, Score]:
 def of_method(rows: Rows, method: str) -> Scored:
     """The mean over subjects, how far these lie apart, and the mean size."""
     scores = list(of_subjects(rows, method).values())
-    size = mean([row for trial, row in rows.items() if trial.method == method], "megabytes")
+    size = mean(rows_of(rows, method), "megabytes")
     apart = {}
     for name in vars(Score()):
         values = [v for s in scores if (v := getattr(s, name)) is not None]
@@ -45,7 +45,7 @@ def of_method(rows: Rows, method: str) -> Scored:
 
 def write_report(plan: Plan, table: Table, wanted: list[Trial], folder: Path) -> str:
     """report.md, score_against_size.png and subjects.png of the finished trials; the Markdown."""
-    rows = {trial: table.rows[trial] for trial in wanted if trial in table.rows}
+    rows = table.finished(wanted)
     methods = [m for m in plan.methods if any(t.method == m for t in rows)]
     if not methods:
         return "No trial is finished yet."
@@ -53,14 +53,12 @@ def write_report(plan: Plan, table: Table, wanted: list[Trial], folder: Path) ->
     subjects = list(dict.fromkeys(trial.subject for trial in rows))
     counts = f"{len(subjects)} subjects, {plan.prompts} prompts x {plan.images} pictures, "
     counts += f"{len(plan.seeds)} seeds, {len(rows)} of {len(wanted)} trials; {plan.checkpoint}"
-    finished = {m: sum(t.method == m for t in rows) for m in methods}
+    finished = {m: len(rows_of(rows, m)) for m in methods}
     uneven = ""
     if len(set(finished.values())) > 1:
         told = ", ".join(f"{m} {n}" for m, n in finished.items())
         uneven = f"\n**Not to be compared yet: methods have different trials** ({told}).\n"
-    seconds = [
-        mean([r for t, r in rows.items() if t.method == m], "train_seconds") for m in methods
-    ]
+    seconds = [mean(rows_of(rows, m), "train_seconds") for m in methods]
     spent = ", ".join(f"{m} {s:.0f} s" for m, s in zip(methods, seconds, strict=True) if s)
     text = f"""# Scores
 
@@ -98,10 +96,7 @@ def subject_chart(rows: Rows, entries: list[Scored], subjects: list[str]) -> np.
             axes.plot(places, heights, linestyle="none", label=entry.name, **look)
         axes.set_xticks(range(len(subjects)), subjects)
         axes.set_xlim(-0.5, len(subjects) - 0.5)
-        axes.set_title(metric, fontsize=11, loc="left")
-        axes.grid(color="#e5e5e5", linewidth=0.8)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(labelsize=8)
+        plain_panel(axes, metric)
     panels[-1].tick_params(axis="x", rotation=60)
     legend_below(figure, panels[0])
     return pixels(figure)

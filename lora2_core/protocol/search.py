@@ -4,17 +4,18 @@ comes to. They are drawn at random before the search starts, so that a second st
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from ..settings import check_range
+from .json_file import read_fields
 from .plan import Plan, Trial
+from .table import rows_of
 
 SEARCHES = Path(__file__).parent / "presets" / "searches"
 ENCODERS = {"dino": "dino_folder", "clip_i": "clip_folder", "clip_t": "clip_folder"}
@@ -63,21 +64,7 @@ class Search:
     @classmethod
     def read(cls, source: str) -> Search:
         """Of a JSON file or a preset's name; ValueError for unknown fields."""
-        path = SEARCHES / f"{source}.json"
-        path = path if path.is_file() else Path(source)
-        try:
-            told = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            known = ", ".join(sorted(p.stem for p in SEARCHES.glob("*.json")))
-            raise ValueError(
-                f"The search {source!r} can't be read ({error}): give a JSON file or one of "
-                f"{known}."
-            ) from error
-        if not isinstance(told, dict):
-            raise ValueError(f"The search {source!r} is no JSON object: see docs/protocol.md.")
-        if unknown := told.keys() - {f.name for f in fields(cls)}:
-            raise ValueError(f"The search has {min(unknown)!r}, which no search has.")
-        return cls(**told)
+        return cls(**read_fields(cls, "search", source, SEARCHES))
 
     def check(self, plan: Plan) -> None:
         """ValueError where the plan has no encoder for a score of the objective."""
@@ -116,7 +103,7 @@ class Search:
         """The methods that have trials, best first: those tried on more subjects before those that
         were stopped earlier, since only equal subjects compare.
         """
-        own = {m: [row for trial, row in rows.items() if trial.method == m] for m in methods}
+        own = {m: rows_of(rows, m) for m in methods}
         tried = [m for m in methods if own[m]]
         return sorted(tried, key=lambda m: (-len(own[m]), -self.score(own[m])))
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from ..atomic import write_atomic
-from ..drawing import blank, legend_below, pixels, png
+from ..drawing import blank, legend_below, pixels, plain_panel, png
 from .plan import Plan, Trial
 from .search import Search
-from .table import Rows, Table
+from .table import Rows, Table, rows_of
 
 BEST = 3  # settings that the plan of what was found holds
 PANEL, HEIGHT = 3.6, 3.6  # inches
@@ -28,12 +28,12 @@ def write_search_report(
     tried: with the settings as its methods. plan: as it was before the search, whose methods
         found.json has beside the best settings.
     """
-    rows = {trial: table.rows[trial] for trial in wanted if trial in table.rows}
+    rows = table.finished(wanted)
     settings = tried.methods
     ranking = search.ranking(rows, list(settings))
     if not ranking:
         return "No trial is finished yet."
-    counts = {m: sum(t.method == m for t in rows) for m in ranking}
+    counts = {m: len(rows_of(rows, m)) for m in ranking}
     most = len(wanted) // len(settings)
     best = {m: settings[m] for m in ranking[:BEST] if counts[m] == counts[ranking[0]]}
     objective = " + ".join(f"{weight:g} {name}" for name, weight in search.objective.items())
@@ -66,7 +66,7 @@ def table_of(
     head = [*search.settings, "tried on", "score", *shown]
     lines = [f"| {' | '.join(head)} |", "|" + "--:|" * len(head)]
     for name in ranking:
-        own = [row for trial, row in rows.items() if trial.method == name]
+        own = rows_of(rows, name)
         means = [f"{statistics.fmean(row[n] for row in own):.4f}" for n in shown]
         values = [str(settings[name][varied]).replace("|", " ") for varied in search.settings]
         cells = [*values, f"{len(own)} of {most}", f"{search.score(own):.4f}", *means]
@@ -79,7 +79,7 @@ def chart(search: Search, settings: dict[str, dict], rows: Rows, most: int) -> n
     names = search.settings
     figure = blank(1.0 + PANEL * len(names), HEIGHT, layout="constrained")
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
-    own = {m: [row for trial, row in rows.items() if trial.method == m] for m in settings}
+    own = {m: rows_of(rows, m) for m in settings}
     kinds = ("tried on all", WHOLE, True), ("stopped earlier", STOPPED, False)
     for axes, (name, space) in zip(panels, names.items(), strict=True):
         if isinstance(space, list):
@@ -94,10 +94,7 @@ def chart(search: Search, settings: dict[str, dict], rows: Rows, most: int) -> n
             heights = [search.score(own[m]) for m in marked]
             filled = {"markerfacecolor": colour if whole else "none", "markersize": 7}
             axes.plot(across, heights, "o", color=colour, label=label, **filled)
-        axes.set_title(name, fontsize=11, loc="left", parse_math=False)
-        axes.grid(color="#e5e5e5", linewidth=0.8)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(labelsize=8)
+        plain_panel(axes, name)
     panels[0].set_ylabel("score", fontsize=9)
     legend_below(figure, panels[0])
     return pixels(figure)

@@ -44,6 +44,11 @@ def read_rows(path: Path) -> tuple[Rows, int]:
     return rows, len(whole)
 
 
+def rows_of(rows: Mapping[Trial, Mapping], method: str) -> list[Mapping]:
+    """Those of a method."""
+    return [row for trial, row in rows.items() if trial.method == method]
+
+
 class Table:
     """Rows by trial. One process writes; a line that was cut off by a crash is taken away."""
 
@@ -68,6 +73,10 @@ class Table:
         own = [trial.subject, trial.method, trial.seed, trial.fingerprint]
         self._append(line([*own, *row.values()]))
         self.rows[trial] = row
+
+    def finished(self, wanted: list[Trial]) -> Rows:
+        """The rows of those that are, in their order."""
+        return {trial: self.rows[trial] for trial in wanted if trial in self.rows}
 
     def missing(self, wanted: list[Trial]) -> list[Trial]:
         """Those that are not finished, in their order."""

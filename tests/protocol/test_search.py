@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,8 +11,7 @@ from lora2_core.protocol.plan import Plan, trials
 from lora2_core.protocol.search import SEARCHES, Search, drawn
 from lora2_core.protocol.search_report import write_search_report
 from lora2_core.protocol.table import Table
-from tests.hosting.provision import cache_folder
-from tests.hosting.server import REPOSITORY
+from tests.protocol.beside_ray import printed
 from tests.protocol.data import write_data
 
 SPACE = {"mode": ["fixed", "adaptive"], "learning_rate": {"log": [1e-4, 1e-1]}}
@@ -111,22 +108,11 @@ def test_the_report_ranks_what_was_tried_on_the_same_subjects(tmp_path):
 
 
 def test_a_search_stops_what_is_worse_and_a_second_start_repeats_nothing():
-    """In a process of its own: Ray lies beside the shared environment."""
-    folder = cache_folder() / "ray"
-    assert (folder / "pyarrow").is_dir(), "run `nox -s tests`, which brings Ray Tune"
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.protocol.tune"],
-        cwd=REPOSITORY,
-        env=os.environ | {"PYTHONPATH": str(folder)},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    told = printed("tests.protocol.tune", package="pyarrow", seconds=600)
     for sentence in (
         "1 setting failed, 15 have rows",
         "the best setting is found",
         "1 worker killed, its trial alone begun twice",
         "a second start: what failed is tried",
     ):
-        assert sentence in done.stdout
+        assert sentence in told
