@@ -54,8 +54,8 @@ def check_loss(settings: LossSettings, sampling) -> None:
     """ValueError where the model's kind has no such loss: a weighting by SNR belongs to models that
     add noise to the latent as it is, and has no agreed form for flow models.
     """
-    kinds = comfy.model_sampling.EPS, comfy.model_sampling.V_PREDICTION_DDPM
-    if settings.weighting != "none" and not isinstance(sampling, kinds):
+    kinds = comfy.model_sampling.EPS, getattr(comfy.model_sampling, "V_PREDICTION_DDPM", ())
+    if settings.weighting != "none" and not isinstance(sampling, kinds):  # before 0.24 only EPS
         raise ValueError(
             f"weighting is {settings.weighting!r}, but this model is neither of eps nor of v "
             "prediction: choose none (for flow models, sampling logit_normal has that part)."
