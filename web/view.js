@@ -22,7 +22,7 @@ export function addView(node, kind, minHeight, resized = () => {}) {
   saysFaults(node, root);
   const getMinHeight = typeof minHeight === "function" ? minHeight : () => minHeight;
   const widget = node.addDOMWidget(`lora2_${kind}_view`, "lora2_view", root, {
-    serialize: false, hideOnZoom: false, getMinHeight,
+    serialize: false, hideOnZoom: false, hideInPanel: true, getMinHeight,
   });
   widget.serialize = false;
   root.style.minHeight = `${getMinHeight()}px`; // the Vue renderer asks the element
