@@ -125,10 +125,9 @@ class Adapters:
             found.setdefault(self.speeds.get(name, 1.0), []).append(name)
         return found
 
-    def refresh(self, widths: Tensor | None = None) -> None:
+    def refresh(self) -> None:
         """Computes Lambda of every layer from the rates, zero beyond its rank, once for the next
-        forward and backward pass: [layers, the largest capacity]. That pass uses no more than
-        `widths` positions of each layer, int64 (layers,).
+        forward and backward pass: [layers, the largest capacity].
         """
         length = max(c.capacity for c in self._list)
         positions = torch.arange(length, device=self.device)
@@ -141,10 +140,7 @@ class Adapters:
             wanted = self.target_ranks[:, None] if self.own_targets else self.mean_ceiling
             weights = stable_weights(self.rates, self._ranks, wanted, length)
             self.weights = weights * inside
-        active = self.weights
-        if widths is not None:
-            active = self.weights * (positions < widths[:, None])
-        self.active = active.unbind()  # at once: a row's own backward would fill the whole matrix
+        self.active = self.weights.unbind()  # at once: a row's backward would fill the matrix
 
     def _std(self, row: int) -> float:
         component = self._list[row]

@@ -11,17 +11,13 @@ from .rank import rank_loss, rate_for
 from .worth import above_noise, position_worth, share_out, tempered
 
 PAPER_WEIGHT = 1e-4  # lambda_rank and lambda_attn where the paper leaves them unsaid
-REVIEWS = 40  # of all ranks in a run, evenly spread
+REVIEWS = 10  # of all ranks in a run, evenly spread
 FIRST, SIZED, LAST = 0.1, 0.5, 0.9  # of the run: first review, size reached, last review
 LATE = 0.85  # of the run: from there on the learning rate is so low that noise lies still,
 LATE_EVIDENCE = 0.5  # and so much of the evidence tells it from signal
 SETTLED = 100  # steps after which noise and signal are apart
 AUCTION_WEIGHT = 10.0  # lambda_rank, times the running loss
 NEAR = 0.25  # of a log-rate: the pull to the target fades from there on, so that ranks come to rest
-NESTED = (0.25, 0.35, 0.5, 0.7)  # of the size: smaller adapters that are trained inside the whole
-NESTED_SHARE = 0.5  # of the steps that train one of them,
-NESTED_FROM, NESTED_TO = 0.5, 0.85  # between these shares of the run,
-NESTED_LEAST = 4.0  # and no smaller than this mean rank
 LAYER_GIVEN_UP = 0.3  # the continuous rank that stands for rank 0
 
 
@@ -35,10 +31,6 @@ class NoPrice:
 
     def penalty(self, loss: Tensor) -> Tensor:
         return self.zero
-
-    def widths(self) -> Tensor | None:
-        """How many positions of each layer the next step uses, int64 (layers,); None for all."""
-        return None
 
     def review(self, optimizer: torch.optim.Optimizer, loss: float) -> None:
         pass
@@ -66,15 +58,12 @@ class AuctionPrice(NoPrice):
     estimated (worth.py), and the positions that are worth most a parameter share the allowed size,
     without those that are only noise: their number is the layer's target rank. The allowed size
     falls geometrically from the first size to the ceiling between FIRST and SIZED of the run.
-    Between NESTED_FROM and NESTED_TO of the run, half of the steps train a smaller adapter that
-    lies inside the whole one, the ranks that an auction of less would leave: what comes first must
-    do without the rest.
 
     lambda_rank is `rank_weight` or AUCTION_WEIGHT times the loss before the first review, so that
     the scale of the loss plays no part.
     """
 
-    STATE = ("index", "level", "first_size", "lowest", "targets", "nested", "next_widths")
+    STATE = ("index", "level", "first_size", "lowest", "targets")
 
     def __init__(self, adapters: Adapters, steps: int):
         self.adapters, self.steps = adapters, steps
@@ -85,8 +74,6 @@ class AuctionPrice(NoPrice):
         self.level: float | None = None
         self.lowest = adapters.rate_parameter.detach().clone()
         self.targets: Tensor | None = None
-        self.nested: list[Tensor] = []
-        self.next_widths: Tensor | None = None
         self.index = 0
 
     def penalty(self, loss: Tensor) -> Tensor:
@@ -95,16 +82,6 @@ class AuctionPrice(NoPrice):
         rates = self.adapters.rate_parameter
         distance = F.huber_loss(rates, self.targets, reduction="sum", delta=NEAR) / NEAR
         return self.weight * (self.level or 0.0) * distance
-
-    def widths(self) -> Tensor | None:
-        return self.next_widths
-
-    def draw(self) -> Tensor | None:
-        """The widths of the next step."""
-        if not self.nested or not NESTED_FROM <= self.index / self.steps <= NESTED_TO:
-            return None
-        chance, which = torch.rand(2, generator=self.adapters.generator).tolist()
-        return self.nested[int(which * len(self.nested))] if chance < NESTED_SHARE else None
 
     def allowed(self) -> float:
         """Parameters at this step of the run."""
@@ -118,7 +95,6 @@ class AuctionPrice(NoPrice):
         is due.
         """
         self.index += 1
-        self.next_widths = self.draw()
         if self.targets is None:
             self.level = loss if self.level is None else 0.95 * self.level + 0.05 * loss
         rates = self.adapters.rate_parameter
@@ -143,14 +119,7 @@ class AuctionPrice(NoPrice):
             evidence = 1.0 if time < LATE else LATE_EVIDENCE
             ranks = above_noise(worths, adapters.settings.tolerance, evidence)
         worths = [w[:r] for w, r in zip(compared, ranks, strict=True)]
-        costs, allowed = [c.cost for c in components], self.allowed()
-        chosen = share_out(worths, costs, allowed)
-        size = min(allowed, float(adapters.parameters))
-        self.nested = [
-            torch.tensor(share_out(worths, costs, share * size), device=adapters.device)
-            for share in NESTED
-            if share * size >= NESTED_LEAST * sum(costs)
-        ]
+        chosen = share_out(worths, [c.cost for c in components], self.allowed())
         wanted = torch.tensor(chosen, dtype=torch.float32).clamp(min=LAYER_GIVEN_UP)
         rates = rate_for(1.0, adapters.settings.quantile) / wanted
         self.targets = rates.log().to(adapters.device)

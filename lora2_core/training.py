@@ -112,7 +112,7 @@ class Run:
             attention_weight = PAPER_WEIGHT if adapters.settings.mode == "paper" else 0.0
         for rate in self.settings.rates()[len(self.losses) :]:
             optimizer.set_rate(rate)
-            adapters.refresh(price.widths())
+            adapters.refresh()
             if attention is not None:
                 attention.start()
             loss = loss_fn(self.generator)

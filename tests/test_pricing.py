@@ -16,10 +16,6 @@ from lora2_core.pricing import (
     LAST,
     LAYER_GIVEN_UP,
     NEAR,
-    NESTED,
-    NESTED_FROM,
-    NESTED_LEAST,
-    NESTED_TO,
     REVIEWS,
     SIZED,
     AuctionPrice,
@@ -315,38 +311,3 @@ def test_squared_gradients_are_zero_until_adam_has_seen_some():
     zeros = squared_gradients(optimizer, second.lora_up, 5)
     assert torch.equal(zeros, torch.zeros(16, 5))
     assert not position_worth(second.lora_up[:, :5], zeros).any()
-
-
-def test_half_of_the_middle_steps_train_a_smaller_adapter_inside_the_whole():
-    price = auction(target_rank=8)
-    reviewed(price, [1.0, 4.0, 2.0], SIZED)
-    ranks = torch.tensor(list(price.adapters.ranks.values()))
-    size = min(price.allowed(), price.adapters.parameters)
-    shares = [share for share in NESTED if share * 8 >= NESTED_LEAST]
-    assert 0 < len(shares) < len(NESTED)
-    for share, widths in zip(shares, price.nested, strict=True):
-        assert (widths <= ranks).all()
-        assert share * size - 2 * 32 < int(widths.sum()) * 32 <= share * size
-    price.index = round(100 * NESTED_FROM)
-    drawn = [price.draw() for _ in range(400)]
-    narrow = [w for w in drawn if w is not None]
-    assert 150 < len(narrow) < 250
-    assert {id(w) for w in narrow} == {id(w) for w in price.nested}
-    for outside in (NESTED_FROM - 0.02, NESTED_TO + 0.02):
-        price.index = round(100 * outside)
-        assert price.draw() is None
-
-
-def test_a_step_of_a_smaller_adapter_uses_and_trains_its_positions_only():
-    adapters = auction().adapters
-    for component in adapters.components.values():
-        component.lora_up.data.fill_(0.1)
-    widths = torch.tensor([3, 0, 8])
-    adapters.refresh(widths)
-    outputs = [c.module(torch.ones(1, 16)).sum() for c in adapters.components.values()]
-    torch.stack(outputs).sum().backward()
-    for component, width in zip(adapters.components.values(), widths.tolist(), strict=True):
-        for gradient in (component.lora_up.grad.T, component.lora_down.grad):
-            assert (gradient[:width] != 0).any(1).all() and not gradient[width:].any()
-    assert adapters.ranks == {"l0": 8, "l1": 8, "l2": 8}
-    assert (adapters.weights[:, :8] > 0).all(), "the adapter itself is whole"

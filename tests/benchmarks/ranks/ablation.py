@@ -70,7 +70,7 @@ VARIANTS: dict[str, list[Change]] = {
     "start at six times the target": [constant(settings, "FIRST_SHARE", 6)],
     "constant learning rate": [constant(training, "DECAY", 0.0)],
     "no weight decay": [constant(training, "WEIGHT_DECAY", 0.0)],
-    "no smaller adapters trained inside": [constant(pricing, "NESTED_SHARE", 0.0)],
+    "40 reviews, each with a turn": [constant(pricing, "REVIEWS", 40)],
 }
 
 
