@@ -73,8 +73,9 @@ def browser(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def screenshots(session: nox.Session) -> None:
-    """The pictures of the README and of the help pages, from a real run in a real browser."""
-    in_host(session, "-m", "tests.hosting.inprocess", "tests.browser.screenshots")
+    """The pictures of the README, the help pages and the examples, from real runs in a browser."""
+    module = ("tests.hosting.inprocess", "tests.browser.screenshots")
+    in_host(session, "-m", *module, *session.posargs)
 
 
 @nox.session(venv_backend="none")
