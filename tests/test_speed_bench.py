@@ -43,8 +43,10 @@ def test_the_exponent_of_a_power_law_is_found(power: float, factor: float):
 
 
 def test_a_step_bears_its_share_of_the_reviews():
-    row = step_row(1.0, 2.0, reviews=[0.4, 0.6], reviews_per_step=0.1)
-    assert ratios.step_seconds(row) == pytest.approx([1.05, 2.05])
+    row = step_row(1.0, 2.0, reviews=[0.4, 0.6])
+    share = 0.5 * ratios.REVIEWS_PER_STEP
+    assert share > 0
+    assert ratios.step_seconds(row) == pytest.approx([1.0 + share, 2.0 + share])
     assert ratios.step_seconds(step_row(1.0, 2.0, reviews=[])) == [1.0, 2.0]
 
 

@@ -1,4 +1,4 @@
-"""Medians, paired ratios, exponents and Markdown; no torch."""
+"""Medians, paired ratios, exponents and Markdown."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import math
 from collections.abc import Sequence
 from statistics import mean, median
 from typing import NamedTuple
+
+from lora2_core import TrainSettings
+from lora2_core.pricing import FIRST, LAST, REVIEWS
+
+REVIEWS_PER_STEP = REVIEWS * (LAST - FIRST) / TrainSettings().steps  # of a run of default length
 
 
 class Spread(NamedTuple):
@@ -32,7 +37,7 @@ def paired(values: Sequence[float], base: Sequence[float]) -> Spread:
 
 def step_seconds(row: dict) -> list[float]:
     """Seconds of each measured step, with its share of a default run's reviews of all ranks."""
-    review = median(row["reviews"]) * row["reviews_per_step"] if row.get("reviews") else 0.0
+    review = median(row["reviews"]) * REVIEWS_PER_STEP if row.get("reviews") else 0.0
     return [seconds + review for seconds in row["seconds"]]
 
 

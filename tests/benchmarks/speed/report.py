@@ -57,8 +57,8 @@ MISSES = """What is missed, and why, by the profiles below:
   the wider layers of SD1.5 and SDXL it is a smaller share.
 - PEFT does the same arithmetic with more casts and copies. Where arithmetic is most of the step
   there is no fifth to be had over it.
-- *adaptive* over *fixed* is the reviews (all positions of the model compared, 32 times in a run of
-  default length), the product of Λ and lora_down and its gradient, and, while rates move, keeping
+- *adaptive* over *fixed* is the reviews (all positions of the model compared, every tenth of a
+  run), the product of Λ and lora_down and its gradient, and, while rates move, keeping
   each update as it is.
 - A file is read whole, its hashes, seal and values checked; the stock loader maps it and checks
   nothing. That is the difference until it is applied."""

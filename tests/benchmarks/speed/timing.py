@@ -8,7 +8,6 @@ import comfy.model_management
 import torch
 
 from lora2_core import TrainSettings
-from lora2_core.pricing import FIRST, LAST, REVIEWS
 from tests.benchmarks.speed.far_pace import FarPace
 from tests.benchmarks.speed.models import SPECS
 from tests.benchmarks.speed.pace import Pace
@@ -16,7 +15,6 @@ from tests.benchmarks.speed.pace import Pace
 SCHEDULE = TrainSettings().steps  # that a run is told to have
 WARMUP = 4  # steps before the measured ones: an adaptive run's first review lies among them
 SETTLE = 1  # steps before each measured one: others had the caches in between
-REVIEWS_PER_STEP = REVIEWS * (LAST - FIRST) / SCHEDULE
 
 
 def steps_of(repeats: int) -> int:
@@ -50,7 +48,6 @@ def take_turns(paces: Mapping[str, Pace | FarPace], repeats: int) -> dict[str, d
             found[name] = {
                 "seconds": pace.seconds[WARMUP + SETTLE :: SETTLE + 1],
                 "reviews": pace.reviews,
-                "reviews_per_step": REVIEWS_PER_STEP,
                 "first": pace.seconds[0],
             }
     return {name: found[name] for name in names}
