@@ -110,13 +110,12 @@ class Studio(FrontEnd):
 def store(data: bytes, path: Path) -> None:
     """A PNG of few colours, or a small JPEG."""
     path.parent.mkdir(exist_ok=True)
-    picture, widest = Image.open(io.BytesIO(data)).convert("RGB"), WIDEST
-    if path.suffix == ".jpg":
-        widest = THUMBNAIL
+    picture, jpeg = Image.open(io.BytesIO(data)).convert("RGB"), path.suffix == ".jpg"
+    widest = THUMBNAIL if jpeg else WIDEST
     if picture.width > widest:
         size = (widest, round(picture.height * widest / picture.width))
         picture = picture.resize(size, Image.Resampling.LANCZOS)
-    if path.suffix == ".jpg":
+    if jpeg:
         picture.save(path, quality=88, optimize=True)
     else:
         small = picture.quantize(COLOURS, kmeans=3, dither=Image.Dither.NONE)
