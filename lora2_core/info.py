@@ -14,7 +14,7 @@ from .metadata import read_lora2, run_entries
 from .names import split_key
 from .rank_map import Cell, rank_map
 from .settings import BYTES_PER_PARAMETER, MEGABYTE
-from .tensor_file import read_header, read_tensors
+from .tensor_file import Header, read_some
 
 LONGEST = 2000  # characters of one metadata value
 LONGEST_JSON = 1_000_000  # characters that are still parsed
@@ -43,19 +43,21 @@ def file_scales(path: str | Path) -> dict[str, tuple[float, int]]:
     """Layer -> (alpha, rank) as a file that `load` has accepted has them; alpha is the rank where
     it has none.
     """
-    keys, ranks = {}, {}
-    header = read_header(Path(path))
+    ranks, alphas = {}, {}
+    header, read = read_some(Path(path), alpha_keys)
     named = {row[0]: row[1] for row in read_lora2(header.metadata).get("layers", [])}
     for key, entry in header.entries.items():
         base, role = split_key(key) or (key, "")
         name = named.get(base, base)
         if role == "alpha":
-            keys[name] = key
+            alphas[name] = float(read[key])
         elif role == "down":
             ranks[name] = entry.shape[0]
-    read = read_tensors(Path(path), header, keys.values())
-    alphas = {name: float(read[key]) for name, key in keys.items()}
     return {name: (alphas.get(name, float(rank)), rank) for name, rank in ranks.items()}
+
+
+def alpha_keys(header: Header) -> list[str]:
+    return [key for key in header.entries if (split_key(key) or ("", ""))[1] == "alpha"]
 
 
 def layer_table(lora: RankedLora, scales: Scales | None = None) -> str:

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
-import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -94,8 +94,8 @@ def read(
     disk.
     """
     name = shown(path.name)
-    size = size_of(path, name)
-    with open(path, "rb") as file:
+    with opened(path, name) as file:
+        size = size_of(file)
         header = parse(first_bytes(file, size, name, longest), size, name)
         accept(header)
         payload = bytearray(size - len(header.raw))
@@ -107,31 +107,46 @@ def read(
 def read_header(path: Path, *, longest: int = LONGEST_HEADER) -> Header:
     """The header alone; errors as `read`."""
     name = shown(path.name)
-    size = size_of(path, name)
-    with open(path, "rb") as file:
-        return parse(first_bytes(file, size, name, longest), size, name)
+    with opened(path, name) as file:
+        return header_of(file, name, longest)
 
 
-def read_tensors(path: Path, header: Header, keys: Iterable[str]) -> dict[str, Tensor]:
-    """Some tensors of a file whose header was read, without the rest of its payload."""
-    found = {}
-    with open(path, "rb") as file:
-        for key in keys:
+def read_some(
+    path: Path, choose: Callable[[Header], Iterable[str]]
+) -> tuple[Header, dict[str, Tensor]]:
+    """The header, and the tensors that are chosen by it, without the rest of the payload; errors as
+    `read`.
+    """
+    name, found = shown(path.name), {}
+    with opened(path, name) as file:
+        header = header_of(file, name, LONGEST_HEADER)
+        for key in choose(header):
             entry = header.entries[key]
             file.seek(len(header.raw) + entry.start)
             values = bytearray(file.read(entry.end - entry.start))
             if len(values) < entry.end - entry.start:
-                raise ValueError(f"{header.name} changed while it was read: try again.")
+                raise ValueError(f"{name} changed while it was read: try again.")
             found[key] = replace(entry, start=0, end=len(values)).tensor(values)
-    return found
+    return header, found
 
 
-def size_of(path: Path, name: str) -> int:
-    """Bytes of a regular file: a pipe or a device would never end."""
-    facts = path.stat()
-    if not stat.S_ISREG(facts.st_mode):
+def opened(path: Path, name: str) -> BinaryIO:
+    """A regular file to read: a pipe or a device would never end."""
+    if not path.is_file():
+        path.stat()  # says why when it can't be reached
         raise ValueError(f"{name} is no file that can be read.")
-    return facts.st_size
+    return open(path, "rb")
+
+
+def size_of(file: BinaryIO) -> int:
+    """Bytes of the open file, which its name may no longer mean."""
+    return os.fstat(file.fileno()).st_size
+
+
+def header_of(file: BinaryIO, name: str, longest: int) -> Header:
+    """The header of a file that was just opened."""
+    size = size_of(file)
+    return parse(first_bytes(file, size, name, longest), size, name)
 
 
 def first_bytes(file: BinaryIO, size: int, name: str, longest: int) -> bytes:

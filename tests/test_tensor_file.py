@@ -11,7 +11,16 @@ import pytest
 import safetensors.torch
 import torch
 
-from lora2_core.tensor_file import DTYPES, LONGEST_HEADER, read, read_header, read_tensors, shown
+from lora2_core import tensor_file
+from lora2_core.tensor_file import (
+    DTYPES,
+    LONGEST_HEADER,
+    opened,
+    read,
+    read_header,
+    read_some,
+    shown,
+)
 
 ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 OTHER = {"dtype": "F32", "shape": [2], "data_offsets": [8, 16]}
@@ -184,13 +193,37 @@ def test_names_are_shown_on_one_line():
 
 
 def test_some_tensors_are_read_without_the_others(tmp_path: Path):
-    wanted = {name: torch.rand(3, 5) for name in "abc"}
+    wanted = {name: torch.rand(300, 50) for name in "abc"}
     path = tmp_path / "some"
     safetensors.torch.save_file(wanted, path)
-    found = read_tensors(path, read_header(path), ["c", "a"])
-    assert list(found) == ["c", "a"]
+    header, found = read_some(path, lambda header: ["c", "a"])
+    assert header == read_header(path) and list(found) == ["c", "a"]
     assert all(torch.equal(found[name], wanted[name]) for name in found)
-    header = read_header(path)
-    path.write_bytes(path.read_bytes()[:-4])
+
+    def cut(header) -> list[str]:
+        path.write_bytes(path.read_bytes()[:-4])
+        return ["c"]
+
     with pytest.raises(ValueError, match="changed while it was read"):
-        read_tensors(path, header, ["c"])
+        read_some(path, cut)
+
+
+@pytest.mark.parametrize(
+    "reader", [read, read_header, lambda path: read_some(path, lambda header: ["a"])]
+)
+def test_a_file_that_is_replaced_as_it_is_opened_is_read_as_one_of_the_two(
+    reader, tmp_path: Path, monkeypatch
+):
+    path = tmp_path / "a"
+    safetensors.torch.save_file({"a": torch.ones(3)}, path)
+
+    def opened_then_replaced(*args):
+        file = opened(*args)
+        safetensors.torch.save_file({"a": torch.zeros(99)}, tmp_path / "b")
+        os.replace(tmp_path / "b", path)
+        return file
+
+    monkeypatch.setattr(tensor_file, "opened", opened_then_replaced)
+    found = reader(path)
+    header = found if isinstance(found, tensor_file.Header) else found[0]
+    assert header.entries["a"].shape == (3,)
