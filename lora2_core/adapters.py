@@ -223,19 +223,30 @@ class Adapters:
             component = self._list[row]
             component.rescale(ratio[row, : component.capacity], moments)
 
-    def rotate(self, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Every layer to its singular basis, the optimizer's moments with it; no output changes.
+    def singular_turns(self) -> dict[int, tuple[Tensor, Tensor]]:
+        """(turn, inverse) of singular_turn by row of the layers that have an update, fp64.
 
-        The small matrices are turned on the CPU, which is faster than a GPU at them: one copy there
+        The small matrices are solved on the CPU, which is faster than a GPU at them: one copy there
         and one back.
         """
-        moments, weights = moments_of(optimizer), self.weights.detach()
+        weights = self.weights.detach()
         rows = [row for row, component in enumerate(self._list) if component.rank]
         grams = [self._list[row].grams(weights[row]) for row in rows]
         grams = dict(zip(rows, _moved(grams, torch.device("cpu")), strict=True))
         grams = {row: gram for row, gram in grams.items() if gram[1].any()}  # lora_down is not zero
         turns = [torch.stack(singular_turn(*gram)) for gram in grams.values()]
-        for row, (turn, inverse) in zip(grams, _moved(turns, self.device), strict=True):
+        return {r: tuple(t) for r, t in zip(grams, _moved(turns, self.device), strict=True)}
+
+    def turn(
+        self,
+        turns: Mapping[int, tuple[Tensor, Tensor]],
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> None:
+        """These layers to their singular basis, by their singular_turns, the optimizer's moments
+        with them; no output changes.
+        """
+        moments, weights = moments_of(optimizer), self.weights.detach()
+        for row, (turn, inverse) in turns.items():
             self._list[row].rotate(weights[row], turn, inverse, moments)
 
     def folded(self) -> dict[str, tuple[Tensor, Tensor]]:

@@ -54,10 +54,13 @@ class PaperPrice(NoPrice):
 class AuctionPrice(NoPrice):
     """lambda_rank * sum_l |ln nu_l - ln nu*_l|: the paper's penalty with a target for each layer.
 
-    At each review every layer is turned to its singular basis, each position's worth to the loss is
-    estimated (worth.py), and the positions that are worth most a parameter share the allowed size,
-    without those that are only noise: their number is the layer's target rank. The allowed size
-    falls geometrically from the first size to the ceiling between FIRST and SIZED of the run.
+    At each review the worth to the loss of each singular direction of each layer is estimated
+    (worth.py), and those that are worth most a parameter share the allowed size, without those that
+    are only noise: their number is the layer's target rank. A layer that is to give rank back is
+    turned to its singular basis, so that it gives the least; the others are left as they are, since
+    a turn costs the optimizer some of what it knows. Only the first review turns all, so that
+    signal and noise are learned apart from then on. The allowed size falls geometrically from the
+    first size to the ceiling between FIRST and SIZED of the run.
 
     lambda_rank is `rank_weight` or AUCTION_WEIGHT times the loss before the first review, so that
     the scale of the loss plays no part.
@@ -105,11 +108,15 @@ class AuctionPrice(NoPrice):
         if self.index % self.every or not FIRST <= time <= LAST:
             return
         adapters = self.adapters
-        adapters.rotate(optimizer)
-        components = adapters.components.values()
+        turns = adapters.singular_turns()
+        components = list(adapters.components.values())
         worths = [
-            position_worth(c.lora_up[:, : c.rank], squared_gradients(optimizer, c.lora_up, c.rank))
-            for c in components
+            singular_worth(
+                c.lora_up[:, : c.rank],
+                squared_gradients(optimizer, c.lora_up, c.rank),
+                turns.get(row),
+            )
+            for row, c in enumerate(components)
         ]
         compared = [tempered(w) for w in worths]
         totals = torch.stack([w.sum() for w in compared]).tolist()
@@ -120,6 +127,10 @@ class AuctionPrice(NoPrice):
             ranks = above_noise(worths, adapters.settings.tolerance, evidence)
         worths = [w[:r] for w, r in zip(compared, ranks, strict=True)]
         chosen = share_out(worths, [c.cost for c in components], self.allowed())
+        shrinking = {row for row, c in enumerate(components) if chosen[row] < c.rank}
+        if self.targets is not None:
+            turns = {row: turn for row, turn in turns.items() if row in shrinking}
+        adapters.turn(turns, optimizer)
         wanted = torch.tensor(chosen, dtype=torch.float32).clamp(min=LAYER_GIVEN_UP)
         rates = rate_for(1.0, adapters.settings.quantile) / wanted
         self.targets = rates.log().to(adapters.device)
@@ -131,6 +142,16 @@ def squared_gradients(optimizer: torch.optim.Optimizer, lora_up: Tensor, rank: i
     """
     state = optimizer.state.get(lora_up, {})
     return state["exp_avg_sq"][:, :rank] if state else torch.zeros_like(lora_up[:, :rank])
+
+
+def singular_worth(lora_up: Tensor, squares: Tensor, turn: tuple[Tensor, Tensor] | None) -> Tensor:
+    """position_worth of the singular directions of an update, (rank,): of lora_up and its squared
+    gradients [out, rank] once they are turned; as they are where there is no update yet.
+    """
+    if turn is not None:
+        there, inverse = (t.to(lora_up.dtype) for t in turn)
+        lora_up, squares = lora_up @ inverse, squares @ there.square().T
+    return position_worth(lora_up, squares)
 
 
 PRICES = {"fixed": NoPrice, "paper": PaperPrice, "adaptive": AuctionPrice}

@@ -209,7 +209,7 @@ def test_running_means_follow_turns_new_rates_and_new_sizes():
         for old, new in zip(before, mean_updates(adapters, optimizer), strict=True):
             torch.testing.assert_close(new, old, rtol=1e-4, atol=1e-6)
 
-    adapters.rotate(optimizer)
+    adapters.turn(adapters.singular_turns(), optimizer)
     unchanged()
     with torch.no_grad():  # importance moves, no rank does
         adapters.rate_parameter -= 0.02

@@ -19,6 +19,7 @@ from lora2_core.pricing import (
     REVIEWS,
     SIZED,
     AuctionPrice,
+    singular_worth,
     squared_gradients,
 )
 from lora2_core.rank import rate_for
@@ -311,3 +312,38 @@ def test_squared_gradients_are_zero_until_adam_has_seen_some():
     zeros = squared_gradients(optimizer, second.lora_up, 5)
     assert torch.equal(zeros, torch.zeros(16, 5))
     assert not position_worth(second.lora_up[:, :5], zeros).any()
+
+
+def test_the_first_review_turns_every_layer_and_later_ones_what_gives_rank_back():
+    """To the basis that the worths of all were read in."""
+    price = auction(target_rank=4)
+    adapters, turned = price.adapters, []
+    turn = adapters.turn
+    adapters.turn = lambda turns, optimizer: (turned.append(sorted(turns)), turn(turns, optimizer))
+    for time in (FIRST, 0.2):
+        targets = reviewed(price, [0.01, 4.0, 2.0], time)
+    shrinking = [row for row, target in enumerate(targets) if target < 7.9]
+    assert 0 < len(shrinking) < 3 and turned == [[0, 1, 2], shrinking]
+    for row, component in enumerate(adapters.components.values()):
+        norms = component.lora_up[:, :8].detach().square().sum(0)
+        assert bool((norms[:-1] >= norms[1:]).all()) == (row in shrinking)
+
+
+def test_worths_of_a_layer_are_those_that_it_has_once_it_is_turned():
+    price = auction()
+    adapters, generator = price.adapters, torch.Generator().manual_seed(1)
+    for component in adapters.components.values():
+        component.lora_up.data.normal_(generator=generator)
+    squares = {
+        name: torch.rand(component.lora_up.shape, generator=generator)
+        for name, component in adapters.components.items()
+    }
+    optimizer, turns = Stopped(adapters, squares), adapters.singular_turns()
+    found = [
+        singular_worth(c.lora_up[:, :8], squared_gradients(optimizer, c.lora_up, 8), turns.get(row))
+        for row, c in enumerate(adapters.components.values())
+    ]
+    adapters.turn(turns, optimizer)
+    for component, worth in zip(adapters.components.values(), found, strict=True):
+        after = squared_gradients(optimizer, component.lora_up, 8)
+        torch.testing.assert_close(worth, position_worth(component.lora_up[:, :8], after))

@@ -51,14 +51,22 @@ def at_least_one(worths: list[Tensor], costs: list[float], parameters: float) ->
     return [max(1, rank) for rank in worth.share_out(worths, costs, parameters)]
 
 
+turn_some = adapters.Adapters.turn
+
+
+def turn_all(self: adapters.Adapters, turns: dict, optimizer: torch.optim.Optimizer) -> None:
+    turn_some(self, self.singular_turns(), optimizer)
+
+
 VARIANTS: dict[str, list[Change]] = {
     "adaptive, as it is": [],
     "one target rank for all layers": [constant(pricing, "share_out", one_target)],
     "worth by energy, not by the loss": [constant(pricing, "position_worth", energy_alone)],
     "layers compared untempered": [constant(worth, "TEMPER", 0.0)],
     "no turn to the singular basis": [
-        constant(adapters.Adapters, "rotate", lambda self, optimizer: None)
+        constant(adapters.Adapters, "singular_turns", lambda self: {})
     ],
+    "every layer turned at each review": [constant(adapters.Adapters, "turn", turn_all)],
     "update moves with the rates": [constant(adapters.Component, "rescale", lambda self, *_: None)],
     "importance falls steeply (quantile 0.9)": [
         constant(settings, "QUANTILES", settings.QUANTILES | {"adaptive": 0.9})
@@ -70,7 +78,7 @@ VARIANTS: dict[str, list[Change]] = {
     "start at six times the target": [constant(settings, "FIRST_SHARE", 6)],
     "constant learning rate": [constant(training, "DECAY", 0.0)],
     "no weight decay": [constant(training, "WEIGHT_DECAY", 0.0)],
-    "40 reviews, each with a turn": [constant(pricing, "REVIEWS", 40)],
+    "40 reviews": [constant(pricing, "REVIEWS", 40)],
 }
 
 
