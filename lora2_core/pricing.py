@@ -12,10 +12,10 @@ from .worth import above_noise, position_worth, share_out, tempered
 
 PAPER_WEIGHT = 1e-4  # lambda_rank and lambda_attn where the paper leaves them unsaid
 REVIEWS = 10  # of all ranks in a run, evenly spread
-FIRST, SIZED, LAST = 0.1, 0.5, 0.9  # of the run: first review, size reached, last review
+FIRST, SIZED, LAST = 0.1, 0.2, 0.9  # of the run: first review, size reached, last review
+JUDGED, SETTLED = 0.5, 100  # share of the run, and steps, from which noise is told from signal
 LATE = 0.85  # of the run: from there on the learning rate is so low that noise lies still,
-LATE_EVIDENCE = 0.5  # and so much of the evidence tells it from signal
-SETTLED = 100  # steps after which noise and signal are apart
+LATE_EVIDENCE = 0.5  # and so much of the evidence is enough
 AUCTION_WEIGHT = 10.0  # lambda_rank, times the running loss
 NEAR = 0.25  # of a log-rate: the pull to the target fades from there on, so that ranks come to rest
 LAYER_GIVEN_UP = 0.3  # the continuous rank that stands for rank 0
@@ -122,7 +122,7 @@ class AuctionPrice(NoPrice):
         totals = torch.stack([w.sum() for w in compared]).tolist()
         adapters.worths = dict(zip(adapters.components, totals, strict=True))
         ranks = adapters.ranks.values()
-        if time >= SIZED and self.index >= SETTLED:
+        if time >= JUDGED and self.index >= SETTLED:
             evidence = 1.0 if time < LATE else LATE_EVIDENCE
             ranks = above_noise(worths, adapters.settings.tolerance, evidence)
         worths = [w[:r] for w, r in zip(compared, ranks, strict=True)]

@@ -76,6 +76,7 @@ VARIANTS: dict[str, list[Change]] = {
     "start at the target": [constant(settings, "FIRST_SHARE", 1)],
     "start at twice the target": [constant(settings, "FIRST_SHARE", 2)],
     "start at six times the target": [constant(settings, "FIRST_SHARE", 6)],
+    "size reached at half of the run": [constant(pricing, "SIZED", 0.5)],
     "constant learning rate": [constant(training, "DECAY", 0.0)],
     "no weight decay": [constant(training, "WEIGHT_DECAY", 0.0)],
     "40 reviews": [constant(pricing, "REVIEWS", 40)],
