@@ -17,7 +17,7 @@ from lora2_core.training import PATIENCE, Run, TrainingDiverged
 from tests.test_optimizers import RATES
 from tests.toys import Planted, global_randomness_untouched
 
-STEPS = 60  # reviews from step 6 on, every 6 steps
+STEPS = 60  # reviews from step 6 on; at 14 ranks are on their way
 SETTINGS = {"steps": STEPS, "mode": "adaptive", "weight_decay": None}
 
 
@@ -70,13 +70,13 @@ def same_after(tmp_path: Path, stops: list[int], mode: str = "adaptive", **optio
 
 @pytest.mark.parametrize("mode", ["adaptive", "paper", "fixed"])
 def test_a_resumed_run_gives_the_same_bytes(mode: str, tmp_path: Path):
-    same_after(tmp_path, [1, 23, 40], mode)
+    same_after(tmp_path, [1, 14, 40], mode)
 
 
 def test_ranks_move_on_both_sides_of_the_checkpoint():
     """The test above means something."""
     run, loss = fresh()
-    go(run, loss, 23)
+    go(run, loss, 14)
     middle = run.adapters.ranks
     assert run.price.targets is not None and middle != fresh()[0].adapters.ranks
     go(run, loss)

@@ -316,11 +316,11 @@ def test_squared_gradients_are_zero_until_adam_has_seen_some():
 
 def test_the_first_review_turns_every_layer_and_later_ones_what_gives_rank_back():
     """To the basis that the worths of all were read in."""
-    price = auction(target_rank=4)
+    price = auction(target_rank=6)
     adapters, turned = price.adapters, []
     turn = adapters.turn
     adapters.turn = lambda turns, optimizer: (turned.append(sorted(turns)), turn(turns, optimizer))
-    for time in (FIRST, 0.2):
+    for time in (FIRST, SIZED):
         targets = reviewed(price, [0.01, 4.0, 2.0], time)
     shrinking = [row for row, target in enumerate(targets) if target < 7.9]
     assert 0 < len(shrinking) < 3 and turned == [[0, 1, 2], shrinking]
