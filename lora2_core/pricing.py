@@ -127,9 +127,8 @@ class AuctionPrice(NoPrice):
             ranks = above_noise(worths, adapters.settings.tolerance, evidence)
         worths = [w[:r] for w, r in zip(compared, ranks, strict=True)]
         chosen = share_out(worths, [c.cost for c in components], self.allowed())
-        shrinking = {row for row, c in enumerate(components) if chosen[row] < c.rank}
         if self.targets is not None:
-            turns = {row: turn for row, turn in turns.items() if row in shrinking}
+            turns = {row: t for row, t in turns.items() if chosen[row] < components[row].rank}
         adapters.turn(turns, optimizer)
         wanted = torch.tensor(chosen, dtype=torch.float32).clamp(min=LAYER_GIVEN_UP)
         rates = rate_for(1.0, adapters.settings.quantile) / wanted

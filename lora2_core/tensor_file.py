@@ -95,10 +95,9 @@ def read(
     """
     name = shown(path.name)
     with opened(path, name) as file:
-        size = size_of(file)
-        header = parse(first_bytes(file, size, name, longest), size, name)
+        header = header_of(file, name, longest)
         accept(header)
-        payload = bytearray(size - len(header.raw))
+        payload = bytearray(max((entry.end for entry in header.entries.values()), default=0))
         if file.readinto(payload) != len(payload) or file.read(1):
             raise ValueError(f"{name} changed while it was read: try again.")
     return header, payload
@@ -138,14 +137,9 @@ def opened(path: Path, name: str) -> BinaryIO:
     return open(path, "rb")
 
 
-def size_of(file: BinaryIO) -> int:
-    """Bytes of the open file, which its name may no longer mean."""
-    return os.fstat(file.fileno()).st_size
-
-
 def header_of(file: BinaryIO, name: str, longest: int) -> Header:
-    """The header of a file that was just opened."""
-    size = size_of(file)
+    """The header of a file that was just opened, whose name may no longer mean it."""
+    size = os.fstat(file.fileno()).st_size
     return parse(first_bytes(file, size, name, longest), size, name)
 
 
