@@ -67,25 +67,27 @@ MISSES = """What is missed, and why, by the profiles below:
 def step_table(results: Results, model: str) -> str:
     """Time and memory of every variant of a model."""
     steps, memory = rows_of(results, "steps", model), rows_of(results, "memory", model)
-    lines = []
+    lines, notes = [], []
     for name in VARIANTS:
         row, probe = steps.get(name, {}), memory.get(name, {})
         if not row and not probe:
             continue
+        if error := row.get("error") or probe.get("error"):
+            notes.append(f"*{name}* failed: {error}")
         line = [name]
         if row.get("seconds") and row.get("limit"):
             seconds = step_seconds(row)
             line += [paired(seconds, row["limit"]).text(), spread(seconds).text(3)]
         else:
-            line += ["–", row.get("error", "–")]
+            line += ["–", "failed" if "error" in row else "–"]
         if good(memory, name):
             line += [f"{probe['peak'] / probe['frozen']:.2f}", count(probe["parameters"])]
             line += [f"{probe['setup']:.2f}"]
         else:
-            line += [probe.get("error", "–"), "–", "–"]
+            line += ["failed" if "error" in probe else "–", "–", "–"]
         lines.append(line)
     head = ["", "step / limit", "s/step", "peak / model", "adapter parameters", "setup s"]
-    return markdown(head, lines)
+    return "\n\n".join([markdown(head, lines), *notes])
 
 
 def profile_table(results: Results, model: str) -> str:
