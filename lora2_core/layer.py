@@ -131,8 +131,7 @@ class Component:
         two positions then begin alike, and turning them later is well conditioned.
         """
         used = self.lora_down[: self.rank]
-        rows = torch.linalg.qr(used.double().T)[0].T * (used.norm() / math.sqrt(self.rank))
-        self.lora_down[: self.rank] = rows.to(used.dtype)
+        used.copy_(torch.linalg.qr(used.T)[0].T * (used.norm() / math.sqrt(self.rank)))
 
     @torch.no_grad()
     def grams(self, weights: Tensor) -> Tensor:
