@@ -5,6 +5,8 @@ Gain is the base's loss minus the adapter's; a ratio of 1 means that cutting cos
 
 from __future__ import annotations
 
+import math
+
 from tests.benchmarks.ranks.plan import TRUNCATED_FROM, TRUNCATIONS, Plan
 from tests.benchmarks.ranks.quality import arithmetic, markdown
 from tests.benchmarks.ranks.runs import Ledger
@@ -40,16 +42,22 @@ def ratios(rows: dict, measure: str) -> Values:
 
 
 def table(found: dict[float, dict]) -> str:
-    """A line a share."""
-    head = ["share", "MB of the cut", "MB of the trained", *MEASURES.values(), "pairs"]
+    """A line a share; MB and loss (unseen backgrounds) of the cut and of the trained one, then the
+    ratios of gains.
+    """
+    head = ["share", "MB of the cut", "of the trained", "loss of the cut", "of the trained"]
+    head += [f"gain, {title}" for title in MEASURES.values()] + ["pairs"]
     lines = []
     for share, rows in found.items():
         if not rows:
             continue
-        sizes = [
-            f"{over_subjects({p: three[i]['mb'] for p, three in rows.items()}).mean:.4f}"
-            for i in (1, 2)
+        kept = [{pair: three[i] for pair, three in rows.items()} for i in (1, 2)]
+        sizes = [over_subjects({p: row["mb"] for p, row in side.items()}).mean for side in kept]
+        losses = [
+            over_subjects({p: math.log(row["background"]) for p, row in side.items()}).mean
+            for side in kept
         ]
-        cells = [arithmetic(over_subjects(ratios(rows, measure))) for measure in MEASURES]
-        lines.append([f"{share:.0%}", *sizes, *cells, str(len(rows))])
+        cells = [f"{size:.4f}" for size in sizes] + [f"{math.exp(loss):.4f}" for loss in losses]
+        cells += [arithmetic(over_subjects(ratios(rows, measure))) for measure in MEASURES]
+        lines.append([f"{share:.0%}", *cells, str(len(rows))])
     return markdown(head, lines) if lines else "Nothing is complete yet."
