@@ -42,7 +42,7 @@ def ratios(rows: dict, measure: str) -> Values:
 
 
 def table(found: dict[float, dict]) -> str:
-    """A line a share; MB and loss (unseen backgrounds) of the cut and of the trained one, then the
+    """A line a share: MB and loss (unseen backgrounds) of the cut and of the trained, then the
     ratios of gains.
     """
     head = ["share", "MB of the cut", "of the trained", "loss of the cut", "of the trained"]
@@ -52,12 +52,10 @@ def table(found: dict[float, dict]) -> str:
         if not rows:
             continue
         kept = [{pair: three[i] for pair, three in rows.items()} for i in (1, 2)]
-        sizes = [over_subjects({p: row["mb"] for p, row in side.items()}).mean for side in kept]
-        losses = [
-            over_subjects({p: math.log(row["background"]) for p, row in side.items()}).mean
-            for side in kept
-        ]
-        cells = [f"{size:.4f}" for size in sizes] + [f"{math.exp(loss):.4f}" for loss in losses]
+        logs = [{p: math.log(row["background"]) for p, row in side.items()} for side in kept]
+        means = [over_subjects({p: row["mb"] for p, row in side.items()}).mean for side in kept]
+        means += [math.exp(over_subjects(side).mean) for side in logs]
+        cells = [f"{mean:.4f}" for mean in means]
         cells += [arithmetic(over_subjects(ratios(rows, measure))) for measure in MEASURES]
         lines.append([f"{share:.0%}", *cells, str(len(rows))])
     return markdown(head, lines) if lines else "Nothing is complete yet."
