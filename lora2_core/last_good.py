@@ -28,8 +28,14 @@ class LastGood:
     """
 
     def __init__(self, run: Run):
-        self.run = run
-        self.copy, self.due, self.step = copied(captured(run)["adapters"]), 1, len(run.losses)
+        self.run, self.due, self.step = run, 1, len(run.losses)
+        state = captured(run)["adapters"]
+        ups = state.pop("lora_up")
+        if run.losses or run.adapters.started:
+            ups = copied(ups)
+        else:  # all zero: one zero will do for each
+            ups = {name: up.new_zeros(()).expand_as(up) for name, up in ups.items()}
+        self.copy = copied(state) | {"lora_up": ups}
 
     def finite(self) -> bool:
         """Whether all values of the adapter are finite; one device sync."""

@@ -114,14 +114,10 @@ class Component:
         as in the paper's growth, random).
         """
         shape = (stop - start, self.fan_in)
-        self.lora_down[start:stop] = (
-            torch.randn(shape, generator=generator).to(self.lora_down.device) * std
-        )
+        self.lora_down[start:stop] = torch.randn(shape, generator=generator).mul_(std)
         if random_up:
-            up = torch.randn((self.fan_out, stop - start), generator=generator).to(
-                self.lora_up.device
-            )
-            self.lora_up[:, start:stop] = up * std
+            shape = (self.fan_out, stop - start)
+            self.lora_up[:, start:stop] = torch.randn(shape, generator=generator).mul_(std)
         else:
             self.lora_up[:, start:stop] = 0
 

@@ -65,7 +65,9 @@ def exchanged(
 
 def resized(tensor: Tensor, size: int, dim: int) -> Tensor:
     """A copy with the first `size` entries of a dimension, zeros where there were none."""
-    kept = tensor.narrow(dim, 0, min(size, tensor.shape[dim]))
+    kept = min(size, tensor.shape[dim])
     shape = list(tensor.shape)
-    shape[dim] = size - kept.shape[dim]
-    return torch.cat([kept, kept.new_zeros(shape)], dim)
+    shape[dim] = size
+    fresh = tensor.new_zeros(shape)
+    fresh.narrow(dim, 0, kept).copy_(tensor.narrow(dim, 0, kept))
+    return fresh
