@@ -87,6 +87,16 @@ def test_what_failed_or_is_missing_is_not_measured():
     assert [line[0] for line in measured] == ["step, ours / limit"]
 
 
+def test_setup_by_itself_counts_before_that_of_the_memory_run():
+    memory = {"rows": {goals.BEGINS: {"setup": 2.0}, "PEFT": {"setup": 3.0}}}
+    results = {"memory-small": memory}
+    assert goals.setup(results, "small") == 2.0
+    results["setup-small"] = {"rows": {goals.BEGINS: {"seconds": [9.0, 1.0, 1.5]}}}
+    assert goals.setup(results, "small") == 1.5
+    assert goals.setup(results, "small", "PEFT") == 3.0
+    assert goals.setup(results, "small", "paper") is None
+
+
 def test_the_profile_stands_beside_the_steps():
     kinds = {"matrix products": 1.5, "all else": 0.25}
     results = results_of() | {"profile-small": {"rows": {"limit": {"kinds": kinds}}}}

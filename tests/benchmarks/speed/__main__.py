@@ -1,8 +1,8 @@
 """Speed and memory of training: an interrupted run goes on where it stopped.
 
 steps: seconds of a step, variants side by side; memory: peak, parameters and setup, each variant in
-a process of its own; profile: where the time of a step goes; journey: node start to saved file;
-growth: step time against size; loading: adapters onto the model.
+a process of its own; setup: that alone; profile: where the time of a step goes; journey: node start
+to saved file; growth: step time against size; loading: adapters onto the model.
 """
 
 from __future__ import annotations
@@ -12,7 +12,16 @@ import logging
 import warnings
 from pathlib import Path
 
-from tests.benchmarks.speed import growth, journey, loading, memory, profile, report, timing
+from tests.benchmarks.speed import (
+    growth,
+    journey,
+    loading,
+    memory,
+    profile,
+    report,
+    setup,
+    timing,
+)
 from tests.benchmarks.speed.models import SPECS, free_gigabytes
 from tests.benchmarks.speed.pace import watch_reviews
 from tests.benchmarks.speed.store import Store
@@ -20,8 +29,10 @@ from tests.benchmarks.speed.variants import VARIANTS
 from tests.hosting.inprocess import REPOSITORY
 
 RESULTS = Path(__file__).parent / "results"
-PARTS = ("steps", "memory", "profile", "journey", "growth", "loading")
-BESIDE = {"steps": timing, "memory": memory, "profile": profile}  # variants on one model
+PARTS = ("steps", "memory", "setup", "profile", "journey", "growth", "loading")
+BESIDE = {  # variants on one model
+    "steps": timing, "memory": memory, "setup": setup, "profile": profile,
+}  # fmt: skip
 QUICK = ("limit", "fixed", "adaptive", "built-in", "PEFT")
 
 

@@ -40,9 +40,12 @@ def peak_ratio(results: Results, model: str) -> float | None:
     return rows[BEGINS]["peak"] / rows["built-in"]["peak"]
 
 
-def setup(results: Results, model: str) -> float | None:
-    rows = rows_of(results, "memory", model)
-    return rows[BEGINS]["setup"] if good(rows, BEGINS) else None
+def setup(results: Results, model: str, variant: str = BEGINS) -> float | None:
+    """As measured by itself, or where it was not, in the run that measured the memory."""
+    alone, whole = rows_of(results, "setup", model), rows_of(results, "memory", model)
+    if good(alone, variant):
+        return median(alone[variant]["seconds"])
+    return whole[variant]["setup"] if good(whole, variant) else None
 
 
 def capacity(results: Results, model: str) -> float | None:

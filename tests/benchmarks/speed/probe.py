@@ -10,9 +10,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-from tests.benchmarks.speed.pace import Pace
+from tests.benchmarks.speed.pace import Finished, Pace
 from tests.hosting.inprocess import REPOSITORY
 
 MODULE = "tests.benchmarks.speed.probe"
@@ -49,6 +50,28 @@ def train(name: str, variant: str) -> dict:
     }
 
 
+def setup(name: str, variant: str, repeats: str) -> dict:
+    """Seconds from the start of the node to its first forward pass, where it is left."""
+    from tests.benchmarks.speed.models import SPECS, build, pictures
+    from tests.benchmarks.speed.variants import VARIANTS, Job
+
+    model, data = build(name), pictures(name)
+    forwards: list[float] = []
+
+    def leave(*_: object) -> None:
+        forwards.append(time.perf_counter())
+        raise Finished
+
+    model.model.diffusion_model.register_forward_pre_hook(leave)
+    seconds = []
+    for _ in range(int(repeats)):
+        work, begun = VARIANTS[variant](Job(model, *data, SPECS[name].targets)), time.perf_counter()
+        with suppress(Finished):
+            work(STEPS, lambda: None)
+        seconds.append(forwards[-1] - begun)
+    return {"seconds": seconds}
+
+
 def pace(name: str, variant: str, steps: str) -> dict:
     """One step for every line of input; tells all seconds and reviews after each."""
     import comfy.model_management
@@ -83,7 +106,7 @@ def travel(way: str, steps: str) -> dict:
 
 
 TASKS: dict[str, Callable[..., dict]] = {
-    "train": train, "pace": pace, "load": load, "travel": travel,
+    "train": train, "setup": setup, "pace": pace, "load": load, "travel": travel,
 }  # fmt: skip
 
 
