@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from tests.benchmarks.ranks.quality import LOSSES, NAMES, SAMPLES, Quality
-from tests.benchmarks.ranks.statistics import over_subjects, without_subjects
+from tests.benchmarks.ranks.statistics import geometric_mean, without_subjects
 
 COLOURS = {
     "fixed": "#4c72b0", "sv_fro": "#8c8c8c", "sv_ratio": "#64b5cd", "uniform": "#ccb974",
@@ -24,7 +24,7 @@ def draw(quality: Quality, measure: str, label: str, path: Path, *, loss: bool) 
     read = quality.log if loss else quality.values
     keys = [key for key in quality.sizes if quality.values(key, measure)]
     estimates = without_subjects([read(key, measure) for key in keys])
-    sizes = [math.exp(over_subjects(quality.log(key, "mb")).mean) for key in keys]
+    sizes = [geometric_mean(quality.log(key, "mb")) for key in keys]
     figure = Figure(figsize=(7, 4.5), dpi=120, layout="constrained")
     axes = figure.subplots()
     for method in NAMES:

@@ -16,6 +16,7 @@ from tests.benchmarks.ranks.statistics import (
     Values,
     difference,
     envelope,
+    geometric_mean,
     over_subjects,
     without_subjects,
 )
@@ -140,7 +141,7 @@ def loss_table(quality: Quality) -> str:
         rows = quality.points[key]
         ranks = [rank for row in rows.values() for rank in row["ranks"]]
         spread = f"{min(ranks)} to {max(ranks)}" if min(ranks) < max(ranks) else f"{ranks[0]}"
-        mb = math.exp(over_subjects(quality.log(key, "mb")).mean)
+        mb = geometric_mean(quality.log(key, "mb"))
         seconds = over_subjects(quality.values(key, "seconds")).mean
         size = f"{key[1]:g}"
         lines.append([NAMES[key[0]], size, f"{mb:.4f}", spread, *losses, f"{seconds:.0f}"])
@@ -158,7 +159,7 @@ def ratio_table(quality: Quality, measure: str) -> str:
         name, best = envelope(controls, ours.mb)
         plain = quality.log(("fixed", key[1]), measure)
         wins = sum(ours.log[pair] < best[pair] for pair in ours.log)
-        mb = math.exp(over_subjects(quality.log(key, "mb")).mean)
+        mb = geometric_mean(quality.log(key, "mb"))
         lines.append(
             [
                 f"{key[1]:g}", f"{mb:.4f}", ratio(ours.log, plain), ratio(ours.log, best), name,

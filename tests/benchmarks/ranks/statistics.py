@@ -69,6 +69,11 @@ def over_subjects(values: Values) -> Estimate:
     return interval([float(np.mean(v)) for v in found.values()])
 
 
+def geometric_mean(logs: Values) -> float:
+    """The geometric mean of what these are the logarithms of."""
+    return math.exp(over_subjects(logs).mean)
+
+
 def difference(first: Values, second: Values) -> Estimate:
     """Of first - second, paired by subject and seed; ValueError when no pair is in both."""
     both = [pair for pair in first if pair in second]
@@ -117,7 +122,7 @@ def envelope(controls: Mapping[str, Sequence[Point]], mb: Values) -> tuple[str, 
             own = {pair: math.log(point.mb[pair]) for pair in mb}
             if over_subjects(own).mean <= size + math.log(ROUNDING):
                 values = {pair: point.log[pair] for pair in mb}
-                found[f"{name}, {math.exp(over_subjects(own).mean):.3f} MB"] = values
+                found[f"{name}, {geometric_mean(own):.3f} MB"] = values
     if not found:
         raise ValueError("No control is that small.")
     best = min(found, key=lambda name: over_subjects(found[name]).mean)

@@ -10,7 +10,7 @@ import math
 from tests.benchmarks.ranks.plan import TRUNCATED_FROM, TRUNCATIONS, Plan
 from tests.benchmarks.ranks.quality import arithmetic, markdown
 from tests.benchmarks.ranks.runs import Ledger
-from tests.benchmarks.ranks.statistics import Values, over_subjects
+from tests.benchmarks.ranks.statistics import Values, geometric_mean, over_subjects
 from tests.benchmarks.ranks.tuning import tuned
 
 MEASURES = {"background": "unseen backgrounds", "style": "unseen style"}
@@ -54,7 +54,7 @@ def table(found: dict[float, dict]) -> str:
         kept = [{pair: three[i] for pair, three in rows.items()} for i in (1, 2)]
         logs = [{p: math.log(row["background"]) for p, row in side.items()} for side in kept]
         means = [over_subjects({p: row["mb"] for p, row in side.items()}).mean for side in kept]
-        means += [math.exp(over_subjects(side).mean) for side in logs]
+        means += [geometric_mean(side) for side in logs]
         cells = [f"{mean:.4f}" for mean in means]
         cells += [arithmetic(over_subjects(ratios(rows, measure))) for measure in MEASURES]
         lines.append([f"{share:.0%}", *cells, str(len(rows))])

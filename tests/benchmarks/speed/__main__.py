@@ -12,18 +12,10 @@ import logging
 import warnings
 from pathlib import Path
 
-from tests.benchmarks.speed import (
-    growth,
-    journey,
-    loading,
-    memory,
-    profile,
-    report,
-    setup,
-    timing,
-)
+from tests.benchmarks.speed import growth, journey, loading, profile, report, timing
 from tests.benchmarks.speed.models import SPECS, free_gigabytes
 from tests.benchmarks.speed.pace import watch_reviews
+from tests.benchmarks.speed.probe import each
 from tests.benchmarks.speed.store import Store
 from tests.benchmarks.speed.variants import VARIANTS
 from tests.hosting.inprocess import REPOSITORY
@@ -31,7 +23,8 @@ from tests.hosting.inprocess import REPOSITORY
 RESULTS = Path(__file__).parent / "results"
 PARTS = ("steps", "memory", "setup", "profile", "journey", "growth", "loading")
 BESIDE = {  # variants on one model
-    "steps": timing, "memory": memory, "setup": setup, "profile": profile,
+    "steps": timing.measure, "memory": each("train"), "setup": each("setup"),
+    "profile": profile.measure,
 }  # fmt: skip
 QUICK = ("limit", "fixed", "adaptive", "built-in", "PEFT")
 
@@ -75,7 +68,7 @@ def compare(store: Store, args: argparse.Namespace, part: str, name: str) -> Non
     def keep(variant: str, row: dict) -> None:
         store.keep(part, name, variant, row)
 
-    BESIDE[part].measure(name, args.repeats, keep, missing)
+    BESIDE[part](name, args.repeats, keep, missing)
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ STEPS = 3
 MARK = "result: "
 
 
-def train(name: str, variant: str) -> dict:
+def train(name: str, variant: str, _repeats: str) -> dict:
     """Peak memory, adapter parameters and setup seconds of one whole short run."""
     from tests.benchmarks.speed.models import SPECS, build, frozen_bytes, pictures
     from tests.benchmarks.speed.peak import Peak
@@ -127,6 +127,18 @@ def alone(*arguments: str) -> dict:
             return json.loads(line.removeprefix(MARK))
     last = (done.stderr.strip().splitlines() or ["no output"])[-1]
     return {"error": last[:160] if done.returncode > 0 else f"ended by signal {-done.returncode}"}
+
+
+def each(task: str) -> Callable[[str, int, Callable[[str, dict], None], list[str]], None]:
+    """Does a task with the variants of a model, each in a process of its own."""
+
+    def measure(
+        name: str, repeats: int, keep: Callable[[str, dict], None], variants: list[str]
+    ) -> None:
+        for variant in variants:
+            keep(variant, alone(task, name, variant, str(repeats)))
+
+    return measure
 
 
 def main() -> None:
