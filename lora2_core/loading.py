@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -27,14 +28,17 @@ def load(path: str | Path) -> RankedLora:
     ValueError in one sentence that names file, key and fault.
     """
     header, payload = read(Path(path), accept)
-    check_seal(header, payload)
-    try:
-        ours = read_lora2(header.metadata)
-        layers = collect_layers(header.tensors(payload))
-        if ours:
-            layers = restore_layers(layers, ours["layers"])
-    except ValueError as error:
-        raise ValueError(f"{header.name}: {error}.") from error
+    with ThreadPoolExecutor(1) as other:  # hashing leaves Python's lock to others
+        sealed = other.submit(check_seal, header, payload)
+        try:
+            ours = read_lora2(header.metadata)
+            layers = collect_layers(header.tensors(payload))
+            if ours:
+                layers = restore_layers(layers, ours["layers"])
+        except ValueError as error:
+            sealed.result()  # of a damaged file that is told, whatever else is wrong with it
+            raise ValueError(f"{header.name}: {error}.") from error
+        sealed.result()
     info = {"metadata": header.metadata}
     if ours:
         info |= {key: ours[key] for key in ("history", "settings", "basis")}

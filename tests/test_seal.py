@@ -44,6 +44,14 @@ def test_every_flipped_bit_of_the_header_is_found(good: Path):
             lora2.load(good)
 
 
+def test_damage_is_told_before_what_it_did_to_the_values(good: Path):
+    data = bytearray(good.read_bytes())
+    data[-2:] = torch.tensor([float("nan")], dtype=torch.float16).view(torch.uint8).tolist()
+    good.write_bytes(data)
+    with pytest.raises(ValueError, match="good.safetensors is damaged"):
+        lora2.load(good)
+
+
 @pytest.mark.parametrize("old", [KEY, "lora2.version", "sshs_model_hash"])
 def test_a_seal_cannot_get_lost(good: Path, old: str):
     good.write_bytes(good.read_bytes().replace(f'"{old}"'.encode(), f'"{old[:-1]}_"'.encode()))

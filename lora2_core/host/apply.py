@@ -30,10 +30,11 @@ def resolve(lora: RankedLora, model, clip=None) -> dict:
 
     ValueError when no layer matches or a shape differs; a partial match is a warning with counts.
     """
-    keys = weight_keys(model, clip)
     weights = dict(model.model.state_dict())
     if clip is not None:
         weights |= clip.cond_stage_model.state_dict()
+    direct = all(f"{name}.weight" in weights for name in lora.layers)  # they are module paths
+    keys = {} if direct else weight_keys(model, clip)
     found = {}
     for name, layer in lora.layers.items():
         key = keys.get(name) or (f"{name}.weight" if f"{name}.weight" in weights else None)
