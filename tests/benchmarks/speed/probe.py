@@ -26,10 +26,12 @@ def train(name: str, variant: str, _repeats: str) -> dict:
     from tests.benchmarks.speed.models import SPECS, build, frozen_bytes, pictures
     from tests.benchmarks.speed.peak import Peak
     from tests.benchmarks.speed.variants import VARIANTS, Job
+    from tests.benchmarks.speed.wide import with_fast_products
 
     model, data = build(name), pictures(name)
     frozen = frozen_bytes(model)
-    pace = Pace(VARIANTS[variant](Job(model, *data, SPECS[name].targets)), STEPS)
+    work = VARIANTS[variant](Job(model, *data, SPECS[name].targets))
+    pace = Pace(with_fast_products(work, SPECS[name].dtype), STEPS)
     forwards: list[float] = []
     # a second copy of the model has this hook as well
     model.model.diffusion_model.register_forward_pre_hook(
