@@ -26,6 +26,7 @@ from .singular import singular_turn
 from .starting import fill, starting_layers
 from .targets import components, find_layers
 
+SOLVED_AT_ONCE = 32  # layers: few copies, little memory
 SMALLEST_RATE = 1e-4  # rank 23,026 at quantile 0.9: beyond every capacity
 
 
@@ -226,16 +227,20 @@ class Adapters:
     def singular_turns(self) -> dict[int, tuple[Tensor, Tensor]]:
         """(turn, inverse) of singular_turn by row of the layers that have an update, fp64.
 
-        The small matrices are solved on the CPU, which is faster than a GPU at them: one copy there
-        and one back.
+        The small matrices are solved on the CPU, which is faster than a GPU at them: some layers at
+        a time, with one copy there and one back.
         """
-        weights = self.weights.detach()
+        weights, found = self.weights.detach(), {}
         rows = [row for row, component in enumerate(self._list) if component.rank]
-        grams = [self._list[row].grams(weights[row]) for row in rows]
-        grams = dict(zip(rows, _moved(grams, torch.device("cpu")), strict=True))
-        grams = {row: gram for row, gram in grams.items() if gram[1].any()}  # lora_down is not zero
-        turns = [torch.stack(singular_turn(*gram)) for gram in grams.values()]
-        return {r: tuple(t) for r, t in zip(grams, _moved(turns, self.device), strict=True)}
+        for first in range(0, len(rows), SOLVED_AT_ONCE):
+            some = rows[first : first + SOLVED_AT_ONCE]
+            grams = [self._list[row].grams(weights[row]) for row in some]
+            grams = dict(zip(some, _moved(grams, torch.device("cpu")), strict=True))
+            # where lora_down is not zero
+            turns = {r: torch.stack(singular_turn(*g)) for r, g in grams.items() if g[1].any()}
+            moved = _moved(list(turns.values()), self.device)
+            found |= {r: tuple(t) for r, t in zip(turns, moved, strict=True)}
+        return found
 
     def turn(
         self,

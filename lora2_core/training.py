@@ -110,6 +110,7 @@ class Run:
         attention_weight = adapters.settings.attention_weight
         if attention_weight is None:
             attention_weight = PAPER_WEIGHT if adapters.settings.mode == "paper" else 0.0
+        optimizer.zero_grad()  # what a step that was broken off left
         for rate in self.settings.rates()[len(self.losses) :]:
             optimizer.set_rate(rate)
             adapters.refresh()
@@ -120,7 +121,6 @@ class Run:
             total = loss + price.penalty(told)
             if attention is not None:
                 total = total + attention_weight * attention.take()
-            optimizer.zero_grad()
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             scale.backward(total, parameters)
             if self.processes is not None:
@@ -129,11 +129,13 @@ class Run:
             norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
             checks = torch.stack([t.detach().float() for t in (told, total, norm)])
             value, whole, length = checks.tolist()  # one device sync
-            self.whole = False
-            if math.isfinite(whole) and math.isfinite(length):
+            self.whole, good = False, math.isfinite(whole) and math.isfinite(length)
+            if good:
+                optimizer.step()
+            optimizer.zero_grad()  # makes room for a review and the next forward pass
+            if good:
                 self.bad = 0
                 scale.step_was_good()
-                optimizer.step()
                 price.review(optimizer, value)
                 adapters.follow_rates(optimizer)
             elif not (math.isfinite(whole) and scale.overflowed()):
