@@ -33,7 +33,7 @@ class Peak:
 
     On a GPU torch counts, on Linux the kernel (VmHWM, reset through clear_refs), elsewhere the
     highest resident size so far, which can't be reset: there the model must be the largest thing
-    before. Where Linux may swap, what it has pushed out counts as well, as often as it is looked at.
+    before. Where Linux may swap, what is there counts as well, as often as it is looked at.
     """
 
     def __init__(self) -> None:

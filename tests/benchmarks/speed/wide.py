@@ -7,7 +7,9 @@ trains: some 100 MB at SDXL. Seconds aren't those of bf16.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -21,6 +23,7 @@ PRODUCTS = {
     aten._scaled_dot_product_flash_attention_for_cpu_backward,
 }  # fmt: skip
 ATTENTION = aten._scaled_dot_product_flash_attention_for_cpu  # its second result stays fp32
+M_MMAP_THRESHOLD, OWN_PAGES = -3, 2**17  # of mallopt(3); bytes
 
 
 def wider(tensor: torch.Tensor) -> torch.Tensor:
@@ -41,6 +44,14 @@ class Wide(TorchDispatchMode):
         return tree_map_only(torch.Tensor, torch.Tensor.bfloat16, found)
 
 
+def leave_no_holes() -> None:
+    """Large tensors get pages of their own and give them back (glibc): the operands come and go
+    between tensors that stay, and the heap would keep their room.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, OWN_PAGES)
+
+
 def with_fast_products(work: Work, dtype: torch.dtype) -> Work:
     """Training of a model of this dtype as it is fastest on this machine."""
     slow = dtype == torch.bfloat16 and not torch.cuda.is_available()
@@ -48,6 +59,7 @@ def with_fast_products(work: Work, dtype: torch.dtype) -> Work:
         return work
 
     def wide(steps: int, tick: Callable[[], None]) -> int:
+        leave_no_holes()
         with Wide():
             return work(steps, tick)
 
