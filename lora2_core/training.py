@@ -110,7 +110,9 @@ class Run:
         attention_weight = adapters.settings.attention_weight
         if attention_weight is None:
             attention_weight = PAPER_WEIGHT if adapters.settings.mode == "paper" else 0.0
-        optimizer.zero_grad()  # what a step that was broken off left
+        # what a step that was broken off left
+        optimizer.zero_grad()
+        self.generator.set_state(self.random)
         for rate in self.settings.rates()[len(self.losses) :]:
             optimizer.set_rate(rate)
             adapters.refresh()

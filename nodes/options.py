@@ -197,8 +197,8 @@ class LoRA2MemoryOptions(io.ComfyNode):
                     options=list(CHECKPOINTING),
                     default=AUTO,
                     tooltip="on: blocks compute their activations again in the backward pass, a "
-                    "third more time for a fraction of the memory. auto: only where the first "
-                    "step finds too little memory.",
+                    "third more time for a fraction of the memory. auto: from the first step on "
+                    "that finds too little memory.",
                 ),
                 Lora2Options.Input("options", optional=True, tooltip="More options, chained."),
             ],

@@ -4,13 +4,14 @@ the backward pass instead of kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..adapters import Adapters
 from .out_of_place import OutOfPlace, overwriting_refused
 
 
@@ -91,3 +92,18 @@ def checkpointed(blocks: list[nn.Module]) -> Iterator[None]:
                 del block.forward
             else:
                 block.forward = own
+
+
+class Recomputing:
+    """Checkpointing of the blocks around an adapter's layers, to be turned on before a run or
+    between two of its steps, until the stack is left. `on`: whether it is.
+    """
+
+    def __init__(self, models: Sequence[nn.Module], adapters: Adapters, stack: ExitStack):
+        self.models, self.adapters, self.stack, self.on = models, adapters, stack, False
+
+    def turn_on(self) -> None:
+        adapted = {component.module for component in self.adapters.components.values()}
+        blocks = [block for model in self.models for block in repeated_blocks(model, adapted)]
+        self.stack.enter_context(checkpointed(blocks))
+        self.on = True

@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from ..training import Run, completed
+from .checkpointing import Recomputing
 from .encoding import weights_identity
 from .naming import base_facts, diffusers_paths, peft_part
 
@@ -50,12 +51,19 @@ def facts_to_keep(model, inner, run: HostRun, items: list) -> dict:
     )
 
 
-def run_facts(model, run: HostRun, items: list, training: Run, started: datetime) -> dict:
+def run_facts(
+    model,
+    run: HostRun,
+    items: list,
+    training: Run,
+    started: datetime,
+    recomputing: Recomputing,
+) -> dict:
     """What the file's metadata will say of the run."""
     paths = diffusers_paths(model)
     height, width = items[0].latent.shape[-2:]
     ratio = getattr(model.get_model_object("latent_format"), "spacial_downscale_ratio", 8)
-    settings = settings_of(run) | {"checkpointing": run.checkpointing == "on", "dtype": "no"}
+    settings = settings_of(run) | {"checkpointing": recomputing.on, "dtype": "no"}
     return {
         "settings": settings,
         "history": {"loss": training.losses, "mean_rank": training.mean_ranks},

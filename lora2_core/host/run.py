@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
 from functools import partial
 
@@ -26,7 +26,7 @@ from ..parallel import Processes
 from ..settings import RankSettings, TrainSettings, check_choice, check_range
 from ..targets import TargetSettings
 from ..training import Run, Step, TrainingDiverged
-from .checkpointing import checkpointed, repeated_blocks
+from .checkpointing import Recomputing
 from .dataset import flatten_conditioning, flatten_latents, make_items
 from .facts import facts_to_keep, run_facts
 from .keeping import Keeper, KeepSettings, sketch
@@ -48,8 +48,8 @@ log = logging.getLogger("lora2")
 class HostRun:
     """What to train: rank, training, target, loss, prior, mask, start, text, keep and snapshot
     settings, batch size, what to show meanwhile, and whether blocks compute their activations again
-    in the backward pass, which costs a third more time and a fraction of the memory (`auto`: only
-    where the first step finds too little).
+    in the backward pass, which costs a third more time and a fraction of the memory (`auto`: from
+    the first step on that finds too little).
     """
 
     rank: RankSettings
@@ -138,30 +138,6 @@ def train_on(
     check_loss(run.loss, model.get_model_object("model_sampling"))
     run.keep.check()
     run.snapshots.check()
-    told = on_step, on_preview
-    if run.checkpointing != "auto":
-        return attempt(model, latents, positive, run, *told)
-    if Processes.joined() is not None:  # a second try by one of them would leave the others waiting
-        return attempt(model, latents, positive, replace(run, checkpointing="off"), *told)
-    outcome = attempt(model, latents, positive, replace(run, checkpointing="off"), *told)
-    began = len(outcome.losses) > outcome.first
-    if out_of_memory(outcome.stopped) and not began:
-        log.info("The first step found too little memory: training with gradient checkpointing.")
-        del outcome  # and the traceback, which holds the step's tensors
-        comfy.model_management.soft_empty_cache()
-        outcome = attempt(model, latents, positive, replace(run, checkpointing="on"), *told)
-    return outcome
-
-
-def attempt(
-    model,
-    latents: list[dict],
-    positive: list[list],
-    run: HostRun,
-    on_step: Callable[[Step], None],
-    on_preview: Callable[[Shown], None],
-) -> Outcome:
-    """One training from its first step, with checkpointing on or off."""
     started = datetime.now(timezone.utc)
     stopped = None
     with ExitStack() as stack:
@@ -189,10 +165,9 @@ def attempt(
             speeds=speeds,
         )
         stack.callback(adapters.detach)
+        recomputing = Recomputing([p.model for p in loan.patchers], adapters, stack)
         if run.checkpointing == "on":
-            adapted = {component.module for component in adapters.components.values()}
-            blocks = [b for p in loan.patchers for b in repeated_blocks(p.model, adapted)]
-            stack.enter_context(checkpointed(blocks))
+            recomputing.turn_on()
         options = dict(model.model_options.get("transformer_options", {}))
         attention = None
         if run.rank.mode == "paper" and run.rank.attention_weight != 0:
@@ -212,13 +187,17 @@ def attempt(
             pictures = sketch(items + priors)
         keeper, last_good = Keeper(run.keep, training, facts, pictures), LastGood(training)
         previews = Previews(run.previews, loan, training, items[0].latent, on_preview, text)
-        told = partial(run_facts, model, run, items, training, started)
+        told = partial(run_facts, model, run, items, training, started, recomputing)
         snapshots = Snapshots(run.snapshots, training, told)
         try:
             if keeper.first == 0:
                 previews.after(0)
-            with overwriting_refused(), closing(training.steps(loss_fn, attention)) as steps:
-                for step in steps:
+            steps = partial(training.steps, loss_fn, attention)
+            # with several processes, one that tries again would leave the others waiting
+            if run.checkpointing == "auto" and training.processes is None:
+                steps = partial(steps_with_room, training, recomputing, steps)
+            with overwriting_refused(), closing(steps()) as going:
+                for step in going:
                     keeper.after(step.index)
                     last_good.after(step.index)
                     snapshots.after(step.index)
@@ -238,15 +217,46 @@ def attempt(
     return Outcome(lora, training.losses, stopped, keeper.first, keeper.name)
 
 
+def steps_with_room(
+    training: Run, recomputing: Recomputing, steps: Callable[[], Iterator[Step]]
+) -> Iterator[Step]:
+    """The steps of a run. The first one that finds too little memory is computed again with
+    checkpointing, and all that follow.
+    """
+    going = steps()
+    while True:
+        try:
+            step = next(going, None)
+        except Exception as error:
+            if recomputing.on or not training.whole or not out_of_memory(error):
+                raise
+            cleared(error)
+            recomputing.turn_on()
+            log.info(
+                "Step %d found too little memory: training goes on with gradient checkpointing.",
+                len(training.losses) + 1,
+            )
+            going = steps()
+            continue
+        if step is None:
+            return
+        yield step
+
+
 def ended_by(error: BaseException, learned: bool) -> BaseException:
-    """What ended a run, without the tensors of the step that its traceback holds. An error that
-    nobody expects is written to the log first, and raised where nothing has been learned yet.
+    """What ended a run, cleared. An error that nobody expects is written to the log first, and
+    raised where nothing has been learned yet.
     """
     expected = comfy.model_management.InterruptProcessingException, TrainingDiverged
     if not isinstance(error, expected) and not out_of_memory(error):
         if not learned:
             raise error
         log.error("LoRA² Train ended by an error:", exc_info=error)
+    return cleared(error)
+
+
+def cleared(error: BaseException) -> BaseException:
+    """The error without the tensors that its traceback holds."""
     traceback.clear_frames(error.__traceback__)
     if out_of_memory(error):
         comfy.model_management.soft_empty_cache()

@@ -1,5 +1,6 @@
 """Gradient checkpointing: the same training, fewer tensors kept, and a model that is as before."""
 
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -68,44 +69,74 @@ def test_the_blocks_are_as_they_were_even_after_an_error(playground):
         del blocks[0].forward
 
 
-def out_of_memory_at(first: int, monkeypatch) -> list[bool]:
-    """Every loss from call number `first` on fails without checkpointing; returns for each attempt
-    whether it had it.
+def out_of_memory_at(first: int, monkeypatch, *, whatever: bool = False) -> None:
+    """From call number `first` on the loss fails without checkpointing, or with it too, after it
+    has drawn its random numbers.
     """
-    attempts, make = [], host_run.make_loss
+    make = host_run.make_loss
 
     def failing(inner, *args):
-        blocks = [m for m in inner.modules() if "forward" in vars(m)]
-        attempts.append(bool(blocks))
         loss, calls = make(inner, *args), []
 
         def loss_fn(generator):
             calls.append(None)
-            if len(calls) >= first and not blocks:
+            value = loss(generator)
+            spared = any("forward" in vars(m) for m in inner.modules()) and not whatever
+            if len(calls) >= first and not spared:
                 raise torch.OutOfMemoryError("no memory left")
-            return loss(generator)
+            return value
 
         return loss_fn
 
     monkeypatch.setattr(host_run, "make_loss", failing)
-    return attempts
 
 
-def test_too_little_memory_at_the_first_step_turns_it_on(playground, monkeypatch):
+@pytest.mark.parametrize("mode", ["adaptive", "paper", "fixed"])
+@pytest.mark.parametrize("first", [1, 2, 4, 6])
+def test_a_step_with_too_little_memory_turns_it_on_and_loses_nothing(
+    playground, monkeypatch, first: int, mode: str
+):
     data = playground.model, playground.latents, playground.positive
-    wanted = train_on(*data, run_of("adaptive", "off"), lambda s: None)
-    attempts = out_of_memory_at(1, monkeypatch)
-    out = train_on(*data, run_of("adaptive", "auto"), lambda s: None)
-    assert attempts == [False, True]
+    wanted = train_on(*data, run_of(mode, "off"), lambda s: None)
+    out_of_memory_at(first, monkeypatch)
+    out = train_on(*data, run_of(mode, "auto"), lambda s: None)
     assert out.stopped is None and out.losses == pytest.approx(wanted.losses, rel=1e-5)
+    assert out.lora.ranks == wanted.lora.ranks
+    assert out.lora.info["settings"]["checkpointing"] is True
+    inner = playground.model.model
+    assert not any("forward" in vars(block) for block in inner.modules())
 
 
-def test_later_it_ends_the_run_with_what_was_learned(playground, monkeypatch):
+def test_nothing_of_the_broken_step_is_held_while_it_is_computed_again(playground, monkeypatch):
+    make, losses, alive = host_run.make_loss, [], []
+
+    def failing(*args):
+        loss = make(*args)
+
+        def loss_fn(generator):
+            alive.append(bool(losses) and losses[-1]() is not None)
+            value = loss(generator)
+            losses.append(weakref.ref(value))
+            if len(losses) == 3:
+                raise torch.OutOfMemoryError("no memory left")
+            return value
+
+        return loss_fn
+
+    monkeypatch.setattr(host_run, "make_loss", failing)
     data = playground.model, playground.latents, playground.positive
-    attempts = out_of_memory_at(4, monkeypatch)
-    out = train_on(*data, run_of("adaptive", "auto"), lambda s: None)
-    assert attempts == [False] and len(out.losses) == 3
-    assert isinstance(out.stopped, torch.OutOfMemoryError)
+    train_on(*data, run_of("adaptive", "auto"), lambda s: None)
+    assert len(losses) == 7 and not alive[3]
+
+
+@pytest.mark.parametrize("checkpointing", ["auto", "on", "off"])
+def test_where_that_is_not_enough_the_run_ends_with_what_was_learned(
+    playground, monkeypatch, checkpointing: str
+):
+    data = playground.model, playground.latents, playground.positive
+    out_of_memory_at(4, monkeypatch, whatever=checkpointing != "off")
+    out = train_on(*data, run_of("adaptive", checkpointing), lambda s: None)
+    assert len(out.losses) == 3 and isinstance(out.stopped, torch.OutOfMemoryError)
 
 
 def test_an_unknown_choice_is_refused():

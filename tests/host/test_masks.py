@@ -171,7 +171,7 @@ def test_masks_that_do_not_fit(playground, monkeypatch, change: dict, sentence: 
     def begun(*_, **__):
         raise AssertionError("training began on bad input")
 
-    monkeypatch.setattr(host_run, "attempt", begun)
+    monkeypatch.setattr(host_run, "lent", begun)
     with pytest.raises(ValueError, match=sentence) as error:
         trained(playground, **change)
     assert "\n" not in str(error.value) and str(error.value).endswith(".")

@@ -121,7 +121,7 @@ def test_without_a_weight_it_is_as_without_the_node(playground):
     ],
 )
 def test_contradictions(playground, monkeypatch, change: dict, sentence: str):
-    monkeypatch.setattr(host_run, "attempt", wrong)
+    monkeypatch.setattr(host_run, "lent", wrong)
     foreign = {
         "prior_latents": [{"samples": torch.zeros(2, 4, 8, 8)}],
         "prior_positive": [[[torch.zeros(1, 77, 768), {}]]],
