@@ -43,7 +43,10 @@ run of default length.
 Variants take turns, each in a process of its own, and the second step of each turn counts, when the
 caches hold its own data again; the ratio is the median of the rounds, with its range. Peak memory
 is what a whole run (three steps and the finished adapter) takes above the loaded model, in a
-process of its own, as a share of the model's size. Setup is the time from the start of the node to
+process of its own, as a share of the model's size. At SDXL it was measured on a CPU without bf16
+arithmetic: products were computed in fp32 there, which adds the operands of one of them, for all
+variants alike; the built-in trainer over ours, among the goals, is from the last steps of these
+runs. Setup is the time from the start of the node to
 its first forward pass, at SDXL the median of several starts that were left there; the built-in
 trainer's second copy of the model is made in memory here, where the host would read it from the
 disk. The steps of SD1.5 and SDXL were taken in one process, all of them counted."""
@@ -63,9 +66,7 @@ MISSES = """What is missed, and why, by the profiles below:
   each update as it is.
 - Setup at SDXL's shape: an adaptive run begins at three times the target rank, and the random rows
   of 560 layers at rank 192 are made orthogonal: QR takes half of the time, the normal numbers a
-  fifth. (A Gram matrix and its Cholesky factor in place of QR take as long here.)
-- A file is read whole, its hashes, seal and values checked; the stock loader maps it and checks
-  nothing. That is the difference until it is applied."""
+  fifth. (A Gram matrix and its Cholesky factor in place of QR take as long here.)"""
 
 
 def step_table(results: Results, model: str) -> str:
