@@ -44,12 +44,13 @@ Variants take turns, each in a process of its own, and the second step of each t
 caches hold its own data again; the ratio is the median of the rounds, with its range. Peak memory
 is what a whole run (three steps and the finished adapter) takes above the loaded model, in a
 process of its own, as a share of the model's size. At SDXL it was measured on a CPU without bf16
-arithmetic: products were computed in fp32 there, which adds the operands of one of them, for all
-variants alike; the built-in trainer over ours, among the goals, is from the last steps of these
-runs. Setup is the time from the start of the node to
-its first forward pass, at SDXL the median of several starts that were left there; the built-in
-trainer's second copy of the model is made in memory here, where the host would read it from the
-disk. The steps of SD1.5 and SDXL were taken in one process, all of them counted."""
+arithmetic: products were computed in fp32 there, which adds the operands of one of them, and
+tensors had pages of their own, so that no holes between them count, for all variants alike; the
+built-in trainer over ours, among the goals, is from the last steps of these runs. Setup is the time
+from the start of the node to its first forward pass, at SDXL the median of several starts that were
+left there; the built-in trainer's second copy of the model is made in memory here, where the host
+would read it from the disk. The steps of SD1.5 and SDXL were taken in one process, all of them
+counted."""
 PROFILE = """Where the time goes, by torch's profiler, one variant after another (so the sums are a
 little longer than the steps above, and do not pair):"""
 
