@@ -123,8 +123,10 @@ def an_exception(trainings: Trainings) -> None:
 
 
 def out_of_memory(trainings: Trainings) -> None:
-    with losses_through(raise_at(4, torch.OutOfMemoryError("out of memory"))):
-        trainings()
+    """It ends the one run, and the other goes on with checkpointing."""
+    for checkpointing in ("off", "auto"):
+        with losses_through(raise_at(4, torch.OutOfMemoryError("out of memory"))):
+            trainings(checkpointing=checkpointing)
 
 
 def nan_abort(trainings: Trainings) -> None:
