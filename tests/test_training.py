@@ -129,6 +129,9 @@ def test_fixed_keeps_its_rank(target: int):
     assert set(adapters.ranks.values()) == {target}
     assert set(lora2.finish(adapters).ranks.values()) == {target}
     assert (adapters.weights == 1).all(), "plain LoRA: no importance"
+    component = next(iter(adapters.components.values()))
+    component.module(torch.ones(1, component.fan_in)).sum().backward()
+    assert component.lora_up.grad is not None and adapters.rate_parameter.grad is None
 
 
 class ByHand:

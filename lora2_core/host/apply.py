@@ -37,8 +37,8 @@ def resolve(lora: RankedLora, model, clip=None) -> dict:
     keys = {} if direct else weight_keys(model, clip)
     found = {}
     for name, layer in lora.layers.items():
-        key = keys.get(name) or (f"{name}.weight" if f"{name}.weight" in weights else None)
-        if key is None or (isinstance(key, str) and key not in weights):
+        key = keys.get(name) or f"{name}.weight"
+        if isinstance(key, str) and key not in weights:
             continue  # the host names layers that a small model has not
         if isinstance(key, str):
             shape = tuple(weights[key].shape)

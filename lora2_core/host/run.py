@@ -223,24 +223,19 @@ def steps_with_room(
     """The steps of a run. The first one that finds too little memory is computed again with
     checkpointing, and all that follow.
     """
-    going = steps()
-    while True:
-        try:
-            step = next(going, None)
-        except Exception as error:
-            if recomputing.on or not training.whole or not out_of_memory(error):
-                raise
-            cleared(error)
-            recomputing.turn_on()
-            log.info(
-                "Step %d found too little memory: training goes on with gradient checkpointing.",
-                len(training.losses) + 1,
-            )
-            going = steps()
-            continue
-        if step is None:
-            return
-        yield step
+    try:
+        yield from steps()
+        return
+    except Exception as error:
+        if recomputing.on or not training.whole or not out_of_memory(error):
+            raise
+        cleared(error)
+    log.info(
+        "Step %d found too little memory: training goes on with gradient checkpointing.",
+        len(training.losses) + 1,
+    )
+    recomputing.turn_on()
+    yield from steps()
 
 
 def ended_by(error: BaseException, learned: bool) -> BaseException:

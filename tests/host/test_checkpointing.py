@@ -1,15 +1,17 @@
 """Gradient checkpointing: the same training, fewer tensors kept, and a model that is as before."""
 
 import weakref
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from lora2_core import RankSettings, TrainSettings
-from lora2_core.host import run as host_run
 from lora2_core.host.checkpointing import checkpointed, repeated_blocks
 from lora2_core.host.run import HostRun, train_on
+from tests.reliability.trainings import losses_through
 
 
 def run_of(mode: str, checkpointing: str) -> HostRun:
@@ -69,73 +71,60 @@ def test_the_blocks_are_as_they_were_even_after_an_error(playground):
         del blocks[0].forward
 
 
-def out_of_memory_at(first: int, monkeypatch, *, whatever: bool = False) -> None:
-    """From call number `first` on the loss fails without checkpointing, or with it too, after it
-    has drawn its random numbers.
+def out_of_memory_from(first: int, inner: nn.Module, *, whatever: bool = False) -> Callable:
+    """For losses_through: from that number on a loss fails without checkpointing, or with it too,
+    after it has drawn its random numbers.
     """
-    make = host_run.make_loss
 
-    def failing(inner, *args):
-        loss, calls = make(inner, *args), []
+    def change(count: int, loss: torch.Tensor) -> torch.Tensor:
+        spared = any("forward" in vars(m) for m in inner.modules()) and not whatever
+        if count >= first and not spared:
+            raise torch.OutOfMemoryError("no memory left")
+        return loss
 
-        def loss_fn(generator):
-            calls.append(None)
-            value = loss(generator)
-            spared = any("forward" in vars(m) for m in inner.modules()) and not whatever
-            if len(calls) >= first and not spared:
-                raise torch.OutOfMemoryError("no memory left")
-            return value
-
-        return loss_fn
-
-    monkeypatch.setattr(host_run, "make_loss", failing)
+    return change
 
 
 @pytest.mark.parametrize("mode", ["adaptive", "paper", "fixed"])
 @pytest.mark.parametrize("first", [1, 2, 4, 6])
 def test_a_step_with_too_little_memory_turns_it_on_and_loses_nothing(
-    playground, monkeypatch, first: int, mode: str
+    playground, first: int, mode: str
 ):
     data = playground.model, playground.latents, playground.positive
     wanted = train_on(*data, run_of(mode, "off"), lambda s: None)
-    out_of_memory_at(first, monkeypatch)
-    out = train_on(*data, run_of(mode, "auto"), lambda s: None)
+    inner = playground.model.model
+    with losses_through(out_of_memory_from(first, inner)):
+        out = train_on(*data, run_of(mode, "auto"), lambda s: None)
     assert out.stopped is None and out.losses == pytest.approx(wanted.losses, rel=1e-5)
     assert out.lora.ranks == wanted.lora.ranks
     assert out.lora.info["settings"]["checkpointing"] is True
-    inner = playground.model.model
     assert not any("forward" in vars(block) for block in inner.modules())
 
 
-def test_nothing_of_the_broken_step_is_held_while_it_is_computed_again(playground, monkeypatch):
-    make, losses, alive = host_run.make_loss, [], []
+def test_nothing_of_the_broken_step_is_held_while_it_is_computed_again(playground):
+    losses, alive = [], []
 
-    def failing(*args):
-        loss = make(*args)
+    def change(count: int, loss: torch.Tensor) -> torch.Tensor:
+        alive.append(bool(losses) and losses[-1]() is not None)
+        losses.append(weakref.ref(loss))
+        if count == 3:
+            raise torch.OutOfMemoryError("no memory left")
+        return loss
 
-        def loss_fn(generator):
-            alive.append(bool(losses) and losses[-1]() is not None)
-            value = loss(generator)
-            losses.append(weakref.ref(value))
-            if len(losses) == 3:
-                raise torch.OutOfMemoryError("no memory left")
-            return value
-
-        return loss_fn
-
-    monkeypatch.setattr(host_run, "make_loss", failing)
     data = playground.model, playground.latents, playground.positive
-    train_on(*data, run_of("adaptive", "auto"), lambda s: None)
+    with losses_through(change):
+        train_on(*data, run_of("adaptive", "auto"), lambda s: None)
     assert len(losses) == 7 and not alive[3]
 
 
 @pytest.mark.parametrize("checkpointing", ["auto", "on", "off"])
 def test_where_that_is_not_enough_the_run_ends_with_what_was_learned(
-    playground, monkeypatch, checkpointing: str
+    playground, checkpointing: str
 ):
     data = playground.model, playground.latents, playground.positive
-    out_of_memory_at(4, monkeypatch, whatever=checkpointing != "off")
-    out = train_on(*data, run_of("adaptive", checkpointing), lambda s: None)
+    change = out_of_memory_from(4, playground.model.model, whatever=checkpointing != "off")
+    with losses_through(change):
+        out = train_on(*data, run_of("adaptive", checkpointing), lambda s: None)
     assert len(out.losses) == 3 and isinstance(out.stopped, torch.OutOfMemoryError)
 
 

@@ -18,11 +18,11 @@ from torch.utils._pytree import tree_map_only
 from tests.benchmarks.speed.pace import Work
 
 aten = torch.ops.aten
+ATTENTION = aten._scaled_dot_product_flash_attention_for_cpu  # its second result stays fp32
 PRODUCTS = {
     aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten.convolution, aten.convolution_backward,
-    aten._scaled_dot_product_flash_attention_for_cpu_backward,
+    ATTENTION, aten._scaled_dot_product_flash_attention_for_cpu_backward,
 }  # fmt: skip
-ATTENTION = aten._scaled_dot_product_flash_attention_for_cpu  # its second result stays fp32
 M_MMAP_THRESHOLD, OWN_PAGES = -3, 2**17  # of mallopt(3); bytes
 
 
@@ -36,7 +36,7 @@ class Wide(TorchDispatchMode):
     def __torch_dispatch__(self, op, types, args=(), kwargs=None):
         args, kwargs, kind = list(args), kwargs or {}, op.overloadpacket
         given = [a for a in args if isinstance(a, torch.Tensor)]
-        if kind not in {*PRODUCTS, ATTENTION} or not any(t.dtype == torch.bfloat16 for t in given):
+        if kind not in PRODUCTS or not any(t.dtype == torch.bfloat16 for t in given):
             return op(*args, **kwargs)
         found = op(*tree_map_only(torch.Tensor, wider, args), **kwargs)
         if kind is ATTENTION:
