@@ -82,7 +82,10 @@ def test_nothing_in_a_page_is_wider_than_a_narrow_panel(panel: FrontEnd) -> None
     panel.set("Comfy.RightSidePanel.IsOpen", True)
     for language, info in INFO.items():
         panel.set("Comfy.Locale", language)
-        page.evaluate(SELECT, "LoRA2Train")  # not the first of the pages: each is asked for once
+        page.wait_for_timeout(300)  # until it is stored
+        page.reload()
+        panel.wait_until_ready()
+        page.evaluate(SELECT, "LoRA2Train")
         page.get_by_text(info, exact=True).first.click(timeout=SOON)
         for kind, title in titles(language).items():
             page.evaluate(SELECT, kind)
