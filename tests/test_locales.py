@@ -13,6 +13,23 @@ HINTS = (ROOT / "lora2_core/host/hints.py", ROOT / "nodes/common.py")
 PYTHON = " ".join(p.read_text(encoding="utf-8") for p in HINTS)
 SAID = set(re.findall(r'\bsay\(\s*"([^"]+)"', SCRIPTS))
 SENTENCES = set(re.findall(r'"([A-Z][^"]+\.)"', SCRIPTS))  # of tables, said elsewhere
+TERMS = {  # what is not written -> what ComfyUI itself calls it in that language
+    "ja": {
+        "つないで": "接続して",
+        "接頭辞": "プレフィックス",
+        "パラメーター": "パラメータ",
+        "既定": "デフォルト",
+        "中止": "キャンセル",
+        "最適化手法": "オプティマイザ",
+    },
+    "zh": {
+        "潜空间": "Latent",
+        "蒙版": "遮罩",
+        "图片": "图像",
+        "说明文字": "标注文本",
+        "宿主": "ComfyUI",
+    },
+}
 SPECIAL = re.compile(r"[{}@|]")  # these mean something to the front end's translations
 
 
@@ -51,12 +68,23 @@ def test_translations_of_nodes_hold_nothing_special(language: str):
     assert not [v for v in values(json.loads(text)) if SPECIAL.search(v)]
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_one_term_a_concept(language: str):
+    """In translations and help pages, so that a person finds in one what the other speaks of."""
+    pages = (ROOT / "web/docs").glob(f"*/{language}.md")
+    for path in [*(ROOT / "locales" / language).iterdir(), *pages]:
+        text = path.read_text(encoding="utf-8")
+        for other, term in TERMS[language].items():
+            assert other not in text, f"{path.relative_to(ROOT)}: {term}, not {other}"
+
+
 def test_every_node_has_a_help_page_with_its_picture():
     """Nodes as the translations list them, which tests/server compares with the host's list."""
-    pages = sorted((ROOT / "web/docs").glob("*.md"))
+    docs = ROOT / "web/docs"
+    pages = sorted(docs.glob("*.md"))
     nodes = json.loads((ROOT / "locales/ja/nodeDefs.json").read_text(encoding="utf-8"))
     assert [page.stem for page in pages] == sorted(nodes)
-    for page in pages:
+    for page in pages:  # those in other languages have the same, tests/server/test_help_pages.py
         named = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", page.read_text(encoding="utf-8"))
         assert f"pictures/{page.stem}.png" in named, page.name
-        assert all((page.parent / name).is_file() for name in named), page.name
+        assert all((docs / name).is_file() for name in named), page.name

@@ -1,8 +1,14 @@
 """A node's help page in the front end's panel at the side, which leaves the node as it is."""
 
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
 import pytest
 
 from tests.browser.front_end import FrontEnd
+from tests.test_locales import LANGUAGES, ROOT
 
 TITLE = """id => {
     const [x, y] = app.graph.getNodeById(id).pos, { ds, canvas } = app.canvas;
@@ -12,13 +18,45 @@ TITLE = """id => {
 SOON = 10_000  # milliseconds
 LOADED = """() => [...document.querySelectorAll('img[src*="LoRA2Train.png"]')]
     .some(i => i.complete && i.naturalWidth > 0)"""
+SELECT = """kind => {
+    app.graph.clear();
+    const node = LiteGraph.createNode(kind);
+    app.graph.add(node);
+    app.canvas.selectNode(node);
+}"""
+INFO = {"en": "Info", "ja": "情報", "zh": "信息"}  # the tab in the panel
+NARROW = 280  # pixels: the panel when its owner has made it small
+HEADED = """title => [...document.querySelectorAll('.node-help-content h1')]
+    .some(h => h.textContent === title)"""
+# what reaches over the right edge of the page, or can only be seen by scrolling sideways
+WIDER = """width => {
+    const page = document.querySelector('.node-help-content');
+    page.style.width = `${width}px`;
+    const edge = page.getBoundingClientRect().right + 0.5;
+    const out = [page, ...page.querySelectorAll('*')].filter(e =>
+        (e.clientWidth && e.scrollWidth > e.clientWidth) || e.getBoundingClientRect().right > edge);
+    page.style.width = '';
+    return out.map(e => `${e.tagName}: ${e.textContent.trim().slice(0, 60)}`);
+}"""
+
+
+@pytest.fixture
+def panel(front_end: FrontEnd) -> Iterator[FrontEnd]:
+    """The panel is open for this test only: the server remembers settings for all pages."""
+    try:
+        yield front_end
+    finally:
+        front_end.set("Comfy.RightSidePanel.IsOpen", False)
+        front_end.set("Comfy.VueNodes.Enabled", False)
+        front_end.set("Comfy.Locale", "en")
+        front_end.page.wait_for_timeout(300)  # until they are stored
 
 
 @pytest.mark.parametrize("renderer", ["classic", "vue"])
 def test_the_panel_shows_a_nodes_help_with_its_picture_and_not_its_view(
-    front_end: FrontEnd, renderer: str
+    panel: FrontEnd, renderer: str
 ) -> None:
-    page = front_end.page
+    front_end, page = panel, panel.page
     front_end.set("Comfy.VueNodes.Enabled", renderer == "vue")
     page.evaluate("app.graph.clear()")
     train = front_end.add("LoRA2Train", (0, 0), [])
@@ -36,4 +74,36 @@ def test_the_panel_shows_a_nodes_help_with_its_picture_and_not_its_view(
     assert view.bounding_box()["width"] == pytest.approx(before["width"], abs=1)
     complaints = [c for c in front_end.complaints if not c.endswith("/en.md")]  # asked for first
     assert complaints == []
-    front_end.set("Comfy.RightSidePanel.IsOpen", False)
+
+
+def test_nothing_in_a_page_is_wider_than_a_narrow_panel(panel: FrontEnd) -> None:
+    """Every page in every language, as the front end shows it."""
+    page, wider = panel.page, {}
+    panel.set("Comfy.RightSidePanel.IsOpen", True)
+    for language, info in INFO.items():
+        panel.set("Comfy.Locale", language)
+        page.wait_for_timeout(300)  # until it is stored
+        page.reload()
+        panel.wait_until_ready()
+        page.evaluate(SELECT, "LoRA2Train")
+        page.get_by_text(info, exact=True).first.click(timeout=SOON)
+        for kind, title in titles(language).items():
+            page.evaluate(SELECT, kind)
+            page.wait_for_function(HEADED, arg=title, timeout=SOON)
+            if found := page.evaluate(WIDER, NARROW):
+                wider[f"{kind}, {language}"] = found
+    assert wider == {}
+
+
+def test_every_language_is_measured() -> None:
+    assert INFO.keys() == {"en", *LANGUAGES}
+
+
+def titles(language: str) -> dict[str, str]:
+    """node -> what its page is called, which is the node's own name."""
+    pages = sorted((ROOT / "web" / "docs").glob("*.md"))
+    if language == "en":
+        return {page.stem: page.read_text(encoding="utf-8").split("\n")[0][2:] for page in pages}
+    path = ROOT / "locales" / language / "nodeDefs.json"
+    names = json.loads(path.read_text(encoding="utf-8"))
+    return {page.stem: names[page.stem]["display_name"] for page in pages}
