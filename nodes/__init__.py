@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from ..lora2_core.host.store import sweep_orphans
+from ..lora2_core.saying import plainly
 from . import (
     apply,
     checkpoint_options,
@@ -44,6 +45,8 @@ NODES = [
     *report.NODES,
     *evaluate.NODES,
 ]
+for node in NODES:
+    node.execute = classmethod(plainly(vars(node)["execute"].__func__))
 
 
 class LoRA2Extension(ComfyExtension):

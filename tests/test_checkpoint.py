@@ -278,7 +278,7 @@ def test_another_version_is_named(monkeypatch):
     monkeypatch.setattr(checkpoint, "VERSION", "2")
     data = encode(run, card(run))
     monkeypatch.undo()
-    assert "version '2', but this LoRA² reads version 1" in refused(data)
+    assert "version '2', but this LoRA2 reads version 1" in refused(data)
 
 
 @pytest.mark.parametrize(

@@ -290,7 +290,7 @@ def test_previews_are_drawn_with_what_it_has_learned(playground, monkeypatch, tm
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"captions": None}, "positive does not say its captions as text, .* LoRA² Dataset, or"),
+        ({"captions": None}, "positive does not say its captions as text, .* LoRA2 Dataset, or"),
         ({"captions": CAPTIONS[:3]}, "There are 4 pictures but 3 captions: give one for all"),
         ({"captions": [1]}, "captions holds something that is no text"),
         ({"clip": "clip"}, "clip is no CLIP: connect the one that belongs to the model"),
