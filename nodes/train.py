@@ -13,7 +13,7 @@ from ..lora2_core.host.apply import apply_lora
 from ..lora2_core.host.behind import is_taken, running
 from ..lora2_core.host.console import Console
 from ..lora2_core.host.export import as_lora_model
-from ..lora2_core.host.hints import FINISHED, UNTAKEN, hints
+from ..lora2_core.host.hints import FINISHED, UNSAVED, UNTAKEN, hints
 from ..lora2_core.host.live import Progress, last_step
 from ..lora2_core.host.only_said import OnlySaid
 from ..lora2_core.host.previews import Shown
@@ -183,10 +183,10 @@ class LoRA2Train(io.ComfyNode):
             outcome = train_on(*data, run, *cls.reporters(progress, console, say))
         if outcome.stopped is not None:
             raise cls.rescue(outcome, progress)
-        if progress.last is None:
+        if outcome.first == len(outcome.losses):
             progress.notes.append(FINISHED)
         if not taken:
-            progress.kept = cls.keep(outcome)
+            cls.keep(outcome, progress)
         say(progress.add, last_step(outcome.lora, outcome.losses, outcome.ceiling))
         if last := say(progress.event, whole=True):
             say(cls.tell, last)
@@ -205,17 +205,15 @@ class LoRA2Train(io.ComfyNode):
         return is_taken(str(cls.hidden.unique_id), ADAPTER_OUTPUTS, *found)
 
     @classmethod
-    def keep(cls, outcome: Outcome) -> str | None:
-        """Writes an adapter that goes to no other node; returns its name among the loras, None
-        where it could not be written.
-        """
+    def keep(cls, outcome: Outcome, progress: Progress) -> None:
+        """Writes an adapter that goes to no other node, and lets the node say where it is."""
         try:
-            name, _ = save_under_loras(outcome.lora, KEPT)
+            progress.kept, _ = save_under_loras(outcome.lora, KEPT)
         except (OSError, ValueError, MemoryError) as error:  # the outputs still hold it
             log.error("The adapter could not be saved: %s", error or "too little memory")
-            return None
-        log.info("The adapter is saved as %s.", name)
-        return name
+            progress.notes.append(UNSAVED)
+        else:
+            log.info("The adapter is saved as %s.", progress.kept)
 
     @classmethod
     def origin(cls) -> tuple[str, str | None, str | None]:

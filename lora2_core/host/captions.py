@@ -78,5 +78,6 @@ def finite(tensor: Tensor) -> bool:
 
 def strengths(positive: object) -> bool:
     """Returns whether a caption has a strength other than 1, which training does not use."""
-    entries = [e for given in positive for e in given] if isinstance(positive, list) else []
-    return any(entry[1].get("strength", 1) != 1 for entry in entries)
+    if isinstance(positive, dict):
+        return positive.get("strength", 1) != 1
+    return isinstance(positive, (list, tuple)) and any(map(strengths, positive))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 
 from .dataset import UNFIT, Item
@@ -9,6 +11,8 @@ from .memory import out_of_memory
 from .objective import DEFAULT, Draw, loss_of, positions, sigma_at
 
 WIDTHS = ("context_dim", "context_in_dim")  # of captions, in the host's configuration of a model
+# in what torch says of tensors that don't fit together
+MISFIT = re.compile(r"shape|size|dimension|expected|channels|broadcast|match", re.IGNORECASE)
 
 
 def kind_of(item: Item) -> tuple:
@@ -36,6 +40,8 @@ def check_model_takes(inner, items: list[Item], entries: list[list], options: di
         except UNFIT as error:
             if out_of_memory(error):
                 return
+            if isinstance(error, RuntimeError) and not MISFIT.search(str(error)):
+                raise  # the device's fault, or the model's own
             raise ValueError(unfit(inner, indices[0] + 1, entries[indices[0]], error)) from error
 
 

@@ -15,6 +15,7 @@ from .run import HostRun
 SLOW = 1e-3  # a learning rate that the playground hardly moves at
 SIZE = 20_000_000  # parameters: below it a CPU is quick enough
 UNTAKEN = "No other node takes the adapter, so it is kept in the loras folder at the end."
+UNSAVED = "The adapter could not be saved, see the log: connect LoRA\u00b2 Save and run again."
 FINISHED = "This run had ended before and had no step left: this is its adapter."
 
 
