@@ -174,7 +174,7 @@ class LoRA2Train(io.ComfyNode):
         check_prefix(RESCUED)
         say = OnlySaid()
         notes = say(hints, model[0], run, positive) or []
-        taken = cls.is_taken()
+        taken = say(cls.is_taken) is not False
         if not taken:
             notes.append(UNTAKEN)
         progress = Progress(*cls.origin(), steps[0], notes)
@@ -199,8 +199,10 @@ class LoRA2Train(io.ComfyNode):
         """Returns whether a node that the host executes needs the adapter; where the host does not
         say, one does.
         """
+        if cls.hidden is None:  # not called by the executor
+            return True
         server = PromptServer.instance
-        if cls.hidden is None or (found := running(server, server.last_prompt_id)) is None:
+        if (found := running(server, server.last_prompt_id)) is None:
             return True
         return is_taken(str(cls.hidden.unique_id), ADAPTER_OUTPUTS, *found)
 
