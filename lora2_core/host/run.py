@@ -234,6 +234,8 @@ def train_on(
 def check_it_learns(run: HostRun) -> None:
     """Raises ValueError where no step would change anything."""
     if run.training.learning_rate == 0:
+        if run.text.used:
+            run.text.speed(0)  # says it where the text encoder has a rate of its own
         raise ValueError(
             "learning_rate is 0, so nothing would be learned: give one above 0, such as 1e-4."
         )
