@@ -164,9 +164,9 @@ def train_on(
             chosen, modules = chosen | run.text.chosen(text.patcher.model), modules | theirs
             speeds = dict.fromkeys(theirs, run.text.speed(run.training.learning_rate))
         items = weighed(make_items(model, inner, latents, positive), run.mask)
-        priors = prior.items(model, inner)
         options = dict(model.model_options.get("transformer_options", {}))
         check_model_takes(inner, items, captions, options)
+        priors = prior.items(model, inner, options)
         start = run.start.adapter(model, run.text.clip)
         adapters = attach(
             inner,
