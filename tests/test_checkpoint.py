@@ -315,3 +315,12 @@ def test_a_state_of_another_kind_of_run_is_refused(good: bytes, tmp_path: Path):
     run, _ = fresh("fixed")
     with pytest.raises(ValueError, match="a can't be continued: "):
         resume(run, tmp_path / "a", SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "pointed"),
+    [(60, 61, True), (60, 60, False), (60, 59, False), (None, 61, False), ("60", 61, False)],
+)
+def test_more_steps_than_the_run_had_point_to_start_options(there, here, pointed: bool):
+    said = checkpoint.longer({"steps": there}, {"steps": here})
+    assert ("Start Options" in said) is pointed and bool(said) is pointed
