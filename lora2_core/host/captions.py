@@ -56,9 +56,7 @@ def check_caption(number: int, given: list) -> None:
                 "with one: connect one CLIP Text Encode for each picture, or LoRA2 Dataset."
             )
         if cross.numel() == 0:
-            raise ValueError(
-                f"Caption {number} is an empty tensor: encode it with the model's CLIP."
-            )
+            raise ValueError(f"Caption {number} is empty: encode it with the CLIP of the model.")
         if (words := limit_of(facts)) is not None:
             raise ValueError(
                 f"Caption {number} is limited to {words}, which training does not follow: connect "
