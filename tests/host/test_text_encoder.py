@@ -255,7 +255,7 @@ def test_priors_have_captions_too(playground):
 
 
 def test_it_starts_from_a_finished_adapter_of_both(playground, finished):
-    lora, first = finished[0], FIELDS | {"steps": 1, "learning_rate": 0.0, "mode": "fixed"}
+    lora, first = finished[0], FIELDS | {"steps": 1, "learning_rate": 1e-9, "mode": "fixed"}
     started = trained(playground, **first, start_from=lora)
     assert started.lora.layers.keys() == lora.layers.keys() | started.lora.layers.keys()
     model, clip = apply_lora(playground.model, playground.clip, lora, 1.0, 1.0)
