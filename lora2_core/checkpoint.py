@@ -100,7 +100,7 @@ def texts_of(header: Header) -> dict[str, str]:
     """The metadata by KEYS; ValueError when it is no checkpoint or one of another version."""
     name = header.name
     if ENTRY not in header.metadata:
-        raise ValueError(f"{name} is no checkpoint of LoRA² Train.")
+        raise ValueError(f"{name} is no checkpoint of LoRA2 Train.")
     try:
         texts = json.loads(header.metadata[ENTRY])
         if {k: type(v) for k, v in texts.items()} != dict.fromkeys(KEYS, str):
@@ -109,7 +109,7 @@ def texts_of(header: Header) -> dict[str, str]:
         raise ValueError(f"{name} is damaged: its metadata can't be read ({error}).") from error
     if texts["version"] != VERSION:
         raise ValueError(
-            f"{name} is a checkpoint of version {texts['version']!r}, but this LoRA² reads "
+            f"{name} is a checkpoint of version {texts['version']!r}, but this LoRA2 reads "
             f"version {VERSION}: continue it with the version that wrote it."
         )
     return texts
@@ -160,7 +160,7 @@ def resume(run: Run, path: Path, settings: Mapping) -> Card:
     if different := differences(card.settings, settings):
         raise ValueError(
             f"{path.name} belongs to another run: {different}. Set what differs as it was there, "
-            "or start anew."
+            f"or start anew.{longer(card.settings, settings)}"
         )
     try:
         restore(run, state)
@@ -186,6 +186,17 @@ def differences(there: Mapping, here: Mapping) -> str:
     if len(names) > NAMED:
         told.append(f"and {len(names) - NAMED} more")
     return "; ".join(told)
+
+
+def longer(there: Mapping, here: Mapping) -> str:
+    """What to do instead where the run shall have more steps than it had; "" where it shall not."""
+    steps = there.get("steps"), here.get("steps")
+    if not all(isinstance(n, int) for n in steps) or steps[1] <= steps[0]:
+        return ""
+    return (
+        " To train on for more steps than it had, choose its adapter in LoRA2 Start Options, and "
+        "no checkpoint to resume."
+    )
 
 
 def shown(value: object) -> str:

@@ -48,7 +48,7 @@ def draw(
         panels = [
             Panel(f"lora2: {_about(lora)}", grids[0], (0, top)),
             Panel(f"compare: {_about(compare)}", grids[1], (0, top)),
-            _difference("compare − lora2", *grids),
+            _difference("compare \u2212 lora2", *grids),
         ]
     row_height, size = (0.34, 9) if len(rows) <= NUMBERED else (0.19, 7.5)
     width, height = WIDTH if compare is None else WIDE, max(3.2, 1.9 + row_height * len(rows))
@@ -120,7 +120,7 @@ def _cells(axes, panel: Panel, rows: list[str], columns: list[str], size: float)
             text = f"{value:+.0f}" if panel.signed and value else f"{value:.0f}"
             style = {"ha": "center", "va": "center", "fontsize": size}
             colour = "white" if light < 0.5 else "black"
-            axes.text(x, y, text.replace("-", "−"), color=colour, **style)
+            axes.text(x, y, text.replace("-", "\u2212"), color=colour, **style)
     axes.set_xticks(range(len(columns)), columns, fontsize=10 if not panel.title else 8)
     axes.set_yticks(range(len(rows)), rows, fontsize=size + 0.5)
     axes.xaxis.tick_top()

@@ -37,7 +37,7 @@ class History:
         losses, ranks = numbers(told.get("loss")), numbers(told.get("mean_rank"))
         if not losses or len(losses) != len(ranks):
             raise ValueError(
-                "This adapter tells nothing of its training: connect one from LoRA² Train, or load "
+                "This adapter tells nothing of its training: connect one from LoRA2 Train, or load "
                 "a file that it made."
             )
         metadata = lora.info.get("metadata", {})

@@ -106,7 +106,7 @@ def readable(key: str, value: str) -> str:
             moment = datetime.fromtimestamp(float(value), timezone.utc)
             shown = f"{value} ({moment:%Y-%m-%d %H:%M} UTC)"
     if len(shown) > LONGEST:
-        return f"{shown[:LONGEST]} … ({len(value)} characters)"
+        return f"{shown[:LONGEST]} \u2026 ({len(value)} characters)"
     return shown
 
 

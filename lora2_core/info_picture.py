@@ -27,7 +27,7 @@ ONLY_BLOCK = ", block 0"  # of a row whose neighbours have no other
 _TEXT_ENCODER = re.compile(r"lora_te\d*|text_encoder(_\d+)?(?=\.)|text_encoders\.\w+")
 PANELS: dict[str, tuple[str, Callable[[Cell], float]]] = {
     "Rank": ("", lambda cell: cell.rank),
-    "Norm of the update": ("‖(α/r) B A‖, Frobenius", lambda cell: cell.norm),
+    "Norm of the update": ("\u2016(\u03b1/r) B A\u2016, Frobenius", lambda cell: cell.norm),
 }
 
 
@@ -43,7 +43,7 @@ class Section:
     @property
     def labels(self) -> list[str]:
         """The rows' names without what they all say."""
-        rows = [row.removeprefix(self.title).lstrip(".") or "–" for row in self.rows]
+        rows = [row.removeprefix(self.title).lstrip(".") or "\u2013" for row in self.rows]
         if all(row.endswith(ONLY_BLOCK) for row in rows):
             rows = [row.removesuffix(ONLY_BLOCK) for row in rows]
         return [short(row) for row in rows]
@@ -68,7 +68,7 @@ class Section:
 def short(text: str) -> str:
     """One line of bounded length; the end of a layer's name tells more than its beginning."""
     text = " ".join(text.split())
-    return text if len(text) <= LONGEST else f"…{text[1 - LONGEST :]}"
+    return text if len(text) <= LONGEST else f"\u2026{text[1 - LONGEST :]}"
 
 
 def number(value: float) -> str:

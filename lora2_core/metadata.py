@@ -116,7 +116,7 @@ def run_entries(lora: RankedLora, title: str) -> dict[str, str]:
     }
     defaults = {
         "ss_v2": "False",
-        "modelspec.description": "LoRA with learned per-layer ranks (LoRA²).",
+        "modelspec.description": "LoRA with learned per-layer ranks (LoRA\u00b2).",
     }
     known = {k: str(v) for k, v in entries.items() if v is not None}
     return defaults | carried(info.get("metadata", {})) | known

@@ -124,7 +124,7 @@ class TwoOptimizers:
         if name in ONE_RATE and len(groups) > 1:
             raise ValueError(
                 f"optimizer {name} finds one learning rate for everything: give the text encoder "
-                "the same learning_rate as LoRA² Train, or choose adamw."
+                "the same learning_rate as LoRA2 Train, or choose adamw."
             )
         return found
 

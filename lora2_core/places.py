@@ -11,7 +11,9 @@ import unicodedata
 from pathlib import Path
 
 LONGEST_PART, LONGEST = 180, 800  # bytes in UTF-8: a file system takes 255, with our own endings
-DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])\s*(\..*)?", re.I)
+DEVICES = re.compile(
+    r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3])\s*(\..*)?", re.I
+)
 FORBIDDEN = set('<>:"|?*')  # by Windows
 UNSEEN = (
     "Cc",

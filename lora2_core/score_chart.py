@@ -34,7 +34,7 @@ class Scored:
 
 def shown(value: float | None, digits: int = 4) -> str:
     """A number of the table, – where there is none."""
-    return "–" if value is None else f"{value:.{digits}f}"
+    return "\u2013" if value is None else f"{value:.{digits}f}"
 
 
 def measured(entries: Sequence[Scored]) -> list[str]:
@@ -54,7 +54,7 @@ def score_table(entries: Sequence[Scored]) -> str:
         cells = []
         for metric in metrics:
             value, apart = (s.values().get(metric) for s in (entry.score, entry.spread))
-            cell = shown(value) if apart is None else f"{shown(value)} ± {apart:.4f}"
+            cell = shown(value) if apart is None else f"{shown(value)} \u00b1 {apart:.4f}"
             cells.append(f"**{cell}**" if value == best[metric] and len(entries) > 1 else cell)
         name = " ".join(entry.name.replace("|", " ").split())
         lines.append(f"| {name} | {shown(entry.megabytes, 2)} | {' | '.join(cells)} |")

@@ -7,16 +7,15 @@ the SHA-256 of all bytes before the payload, taken with 64 zeros in its own plac
 from __future__ import annotations
 
 import hashlib
-import logging
 import re
 from collections.abc import Mapping
 
+from .saying import log
 from .tensor_file import Header
 
 KEY = "lora2.seal"
 EMPTY = "0" * 64
 _SEAL = re.compile(rb'"lora2\.seal":"([0-9a-f]{64})"')
-log = logging.getLogger("lora2")
 
 
 def payload_of(data: bytes) -> memoryview:

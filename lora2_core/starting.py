@@ -34,14 +34,14 @@ def starting_layers(start: RankedLora, components: Mapping[str, Component]) -> d
         raise ValueError(
             f"None of the {len(start.layers)} layers of the adapter to start from is trained here "
             f"(its first: {next(iter(start.layers), 'none')}; here: {next(iter(components))}): "
-            "choose its layers in LoRA² Target Options, or the adapter of this base model."
+            "choose its layers in LoRA2 Target Options, or the adapter of this base model."
         )
     for name, layer in found.items():
         most = components[name].max_rank
         if layer.rank > most:
             raise ValueError(
                 f"Layer {name} of the adapter to start from has rank {layer.rank}, but at most "
-                f"{most} is allowed here: raise max_rank, or make the adapter smaller with LoRA² "
+                f"{most} is allowed here: raise max_rank, or make the adapter smaller with LoRA2 "
                 "Compress first."
             )
     return {name: layer for name, layer in found.items() if layer.rank}

@@ -160,12 +160,15 @@ class Run:
                 f"(step {len(self.losses) + 1}): "
                 "lower learning_rate, or check the latents."
             )
-        size, most = self.adapters.parameters, self.adapters.ceiling
-        limited = self.adapters.settings.mode != "paper"
-        megabytes, ceiling = (n * BYTES_PER_PARAMETER / MEGABYTE for n in (size, most))
-        return Step(
-            len(self.losses), loss, ranks, mean_rank, megabytes, ceiling if limited else None
-        )
+        size = self.adapters.parameters * BYTES_PER_PARAMETER / MEGABYTE
+        return Step(len(self.losses), loss, ranks, mean_rank, size, self.megabytes_allowed)
+
+    @property
+    def megabytes_allowed(self) -> float | None:
+        """The most MB that the settings allow, None where they set no limit."""
+        if self.adapters.settings.mode == "paper":
+            return None
+        return self.adapters.ceiling * BYTES_PER_PARAMETER / MEGABYTE
 
 
 def train(

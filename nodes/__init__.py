@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from ..lora2_core.host.store import sweep_orphans
+from ..lora2_core.saying import plainly
 from . import (
     apply,
     checkpoint_options,
@@ -44,6 +45,10 @@ NODES = [
     *report.NODES,
     *evaluate.NODES,
 ]
+for node in NODES:  # what they raise, the host writes to the terminal
+    for name in ("execute", "fingerprint_inputs"):
+        if any(name in vars(kind) for kind in node.__mro__ if kind.__module__.startswith(__name__)):
+            setattr(node, name, classmethod(plainly(getattr(node, name).__func__)))
 
 
 class LoRA2Extension(ComfyExtension):

@@ -45,13 +45,13 @@ class LoRA2Apply(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LoRA2Apply",
-            display_name="LoRA² Apply",
+            display_name="LoRA\u00b2 Apply",
             category=CATEGORY,
-            description="Applies a trained or loaded LoRA² adapter to a model.",
+            description="Applies a trained or loaded LoRA\u00b2 adapter to a model.",
             search_aliases=["apply lora", "lora strength"],
             inputs=[
                 model(),
-                Lora2.Input("lora2", tooltip="From LoRA² Train or LoRA² Load."),
+                Lora2.Input("lora2", tooltip="From LoRA\u00b2 Train or LoRA\u00b2 Load."),
                 clip(),
                 strength("strength_model", "diffusion model"),
                 strength("strength_clip", "text encoder"),
@@ -74,7 +74,7 @@ class LoRA2Load(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LoRA2Load",
-            display_name="LoRA² Load",
+            display_name="LoRA\u00b2 Load",
             category=CATEGORY,
             description="Loads any LoRA file (kohya, diffusers or PEFT names), checks it and "
             "applies it at the wanted size.",

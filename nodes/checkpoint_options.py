@@ -16,7 +16,7 @@ class LoRA2CheckpointOptions(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LoRA2CheckpointOptions",
-            display_name="LoRA² Checkpoint Options",
+            display_name="LoRA\u00b2 Checkpoint Options",
             category=CATEGORY,
             description="Writes the whole state of a run now and then, and when it is cancelled or "
             "fails, so that it can go on later to exactly the adapter that it would have become.",

@@ -15,7 +15,7 @@ from ..lora2_core.model_order import of_text_encoder
 from ..lora2_core.places import quoted
 from ..lora2_core.size_curve import size_curve
 
-CATEGORY = "LoRA²"
+CATEGORY = "LoRA\u00b2"
 Lora2 = io.Custom("LORA2")
 Lora2Options = io.Custom("LORA2_OPTIONS")
 LoraModel = io.Custom("LORA_MODEL")
@@ -26,7 +26,7 @@ SHOWN_AGAIN = {f.name: True for f in fields(io.Schema) if f.name == "has_interme
 def check_adapter(lora2: object) -> None:
     """ValueError unless it is an adapter: a socket of the right name may carry anything."""
     if not isinstance(lora2, RankedLora):
-        raise ValueError("lora2 is no LoRA² adapter: connect LoRA² Train or LoRA² Load.")
+        raise ValueError("lora2 is no LoRA2 adapter: connect LoRA2 Train or LoRA2 Load.")
 
 
 def check_model(model: object) -> None:
@@ -66,7 +66,7 @@ def check_options(options: object) -> dict:
     if options is None:
         return {}
     if not isinstance(options, dict) or not all(isinstance(key, str) for key in options):
-        raise ValueError(f"options is {quoted(options)}: connect LoRA² option nodes.")
+        raise ValueError(f"options is {quoted(options)}: connect LoRA2 option nodes.")
     return options
 
 
@@ -81,7 +81,7 @@ def missing_lora(name: str | None) -> str:
     """What to do about a file that isn't in the loras folder."""
     if name in (None, "") and no_loras():
         return (
-            "The loras folder is empty: train a LoRA and keep it with LoRA² Save, or put a file "
+            "The loras folder is empty: train a LoRA and keep it with LoRA2 Save, or put a file "
             "there; then press R."
         )
     return (

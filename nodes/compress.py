@@ -15,7 +15,7 @@ class LoRA2Compress(FileOrSocket, io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LoRA2Compress",
-            display_name="LoRA² Compress",
+            display_name="LoRA\u00b2 Compress",
             category=CATEGORY,
             description="Makes any LoRA smaller without training: every layer keeps the ranks that "
             "matter most, chosen over all layers at once.",
@@ -51,7 +51,7 @@ class LoRA2Compress(FileOrSocket, io.ComfyNode):
         source = load(lora_file(lora_name)) if lora is None else from_lora_model(lora)
         result = compress(source, budget_mb=budget_mb, tolerance=tolerance)
         error = result.info["settings"]["compressed"]["error"]
-        sizes = f"{source.megabytes():.2f} MB → {result.megabytes():.2f} MB"
+        sizes = f"{source.megabytes():.2f} MB \u2192 {result.megabytes():.2f} MB"
         return io.NodeOutput(result, ui={"text": (f"{sizes}, relative error {error:.3f}",)})
 
 

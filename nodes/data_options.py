@@ -14,7 +14,7 @@ class LoRA2DataOptions(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LoRA2DataOptions",
-            display_name="LoRA² Data Options",
+            display_name="LoRA\u00b2 Data Options",
             category=CATEGORY,
             description="Prior preservation: pictures of the subject's class are trained beside "
             "it, so that the class stays what it was. Masks: which places of the pictures count.",

@@ -7,6 +7,7 @@ import comfy.utils
 import folder_paths
 from comfy_api.latest import io
 
+from ..lora2_core.host.only_said import OnlySaid
 from ..lora2_core.host.pictures import make_dataset
 from ..lora2_core.pictures.folder import check_folder, state, with_pictures
 from ..lora2_core.pictures.plan import DatasetSettings
@@ -19,9 +20,10 @@ class LoRA2Dataset(io.ComfyNode):
         root, folders = folder_paths.get_input_directory(), folder_paths.get_input_subfolders()
         return io.Schema(
             node_id="LoRA2Dataset",
-            display_name="LoRA² Dataset",
+            display_name="LoRA\u00b2 Dataset",
             category=CATEGORY,
-            description="Turns a folder of pictures with captions into what LoRA² Train takes: "
+            description="Turns a folder of pictures with captions into what LoRA\u00b2 Train "
+            "takes: "
             "sorted into aspect ratios, encoded once and remembered on disk.",
             search_aliases=[
                 "load dataset",
@@ -119,7 +121,8 @@ class LoRA2Dataset(io.ComfyNode):
                 io.Mask.Output(
                     display_name="masks",
                     is_output_list=True,
-                    tooltip="One an entry, for LoRA² Data Options: from -masklabel files, else "
+                    tooltip="One an entry, for LoRA\u00b2 Data Options: from -masklabel files, "
+                    "else "
                     "from transparency; white where there is neither.",
                 ),
             ],
@@ -145,10 +148,11 @@ class LoRA2Dataset(io.ComfyNode):
 
     @classmethod
     def execute(cls, folder, clip, vae, **settings) -> io.NodeOutput:
+        say = OnlySaid()
         bar = comfy.utils.ProgressBar(1)
 
         def progress(done: int, of: int) -> None:
-            bar.update_absolute(done, of)
+            say(bar.update_absolute, done, of)
             comfy.model_management.throw_exception_if_processing_interrupted()
 
         made = make_dataset(folder, clip, vae, DatasetSettings(**settings), progress)

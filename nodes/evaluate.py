@@ -15,6 +15,7 @@ from ..lora2_core.host.local_encoders import (
     folder_of,
     folders,
 )
+from ..lora2_core.host.only_said import OnlySaid
 from ..lora2_core.score_chart import Scored, score_chart, score_csv, score_table
 from ..lora2_core.scores import Encoders, Judge, Score, by_prompt
 from .common import CATEGORY, Lora2, check_adapter, check_images, check_texts, first
@@ -45,7 +46,7 @@ def encoders_of(
 def check_scores(scores: object) -> None:
     """ValueError unless they come from LoRA² Evaluate."""
     if not isinstance(scores, tuple) or not all(isinstance(s, Scored) for s in scores):
-        raise ValueError("scores holds something else: connect LoRA² Evaluate.")
+        raise ValueError("scores holds something else: connect LoRA2 Evaluate.")
 
 
 class LoRA2Evaluate(io.ComfyNode):
@@ -53,7 +54,7 @@ class LoRA2Evaluate(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LoRA2Evaluate",
-            display_name="LoRA² Evaluate",
+            display_name="LoRA\u00b2 Evaluate",
             category=CATEGORY,
             description="Judges pictures as the papers do: DINO and CLIP-I, how much they look "
             "like the subject; CLIP-T, how much like their prompts.",
@@ -120,7 +121,8 @@ class LoRA2Evaluate(io.ComfyNode):
                 Scores.Input(
                     "scores",
                     optional=True,
-                    tooltip="Of another LoRA² Evaluate, to go on to LoRA² Compare with this one.",
+                    tooltip="Of another LoRA\u00b2 Evaluate, to go on to LoRA\u00b2 Compare with "
+                    "this one.",
                 ),
             ],
             outputs=[
@@ -148,10 +150,10 @@ class LoRA2Evaluate(io.ComfyNode):
         shares = by_prompt(images, lines)
         chosen = {key: values[0] for key, values in encoders.items() if values}
         judge = Judge(encoders_of(**chosen), references)
-        bar, found = comfy.utils.ProgressBar(len(shares)), []
+        bar, say, found = comfy.utils.ProgressBar(len(shares)), OnlySaid(), []
         for prompt, pictures in shares:
             found.append(Scored(prompt, None, judge.of_prompt(pictures, prompt)))
-            bar.update(1)
+            say(bar.update, 1)
             comfy.model_management.throw_exception_if_processing_interrupted()
         mean = Score.mean([each.score for each in found])
         table = score_table([*found, Scored("mean", size, mean)])
@@ -166,7 +168,7 @@ class LoRA2Compare(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LoRA2Compare",
-            display_name="LoRA² Compare",
+            display_name="LoRA\u00b2 Compare",
             category=CATEGORY,
             description="Adapters side by side: a table of their scores, and a chart of score "
             "against size.",
@@ -175,7 +177,7 @@ class LoRA2Compare(io.ComfyNode):
             inputs=[
                 Scores.Input(
                     "scores",
-                    tooltip="From LoRA² Evaluate; several of them chain through their input "
+                    tooltip="From LoRA\u00b2 Evaluate; several of them chain through their input "
                     "scores.",
                 ),
                 io.String.Input(

@@ -23,7 +23,7 @@ class LoRA2RankHeatmap(io.ComfyNode):
             search_aliases=["lora rank", "layer ranks", "lora analysis", "compare loras"],
             is_output_node=True,
             inputs=[
-                Lora2.Input("lora2", tooltip="From LoRA² Train, Load or Compress."),
+                Lora2.Input("lora2", tooltip="From LoRA\u00b2 Train, Load or Compress."),
                 Lora2.Input(
                     "compare",
                     optional=True,

@@ -20,7 +20,7 @@ class LoRA2Info(FileOrSocket, io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LoRA2Info",
-            display_name="LoRA² Info",
+            display_name="LoRA\u00b2 Info",
             category=CATEGORY,
             description="Shows what a LoRA is made of: metadata, ranks, and the norm and size of "
             "every layer's update.",
@@ -34,7 +34,8 @@ class LoRA2Info(FileOrSocket, io.ComfyNode):
                 Lora2.Input(
                     "lora2",
                     optional=True,
-                    tooltip="An adapter from LoRA² Train, Load or Compress, shown instead of the "
+                    tooltip="An adapter from LoRA\u00b2 Train, Load or Compress, shown instead "
+                    "of the "
                     "file.",
                 ),
             ],
@@ -58,7 +59,7 @@ class LoRA2Info(FileOrSocket, io.ComfyNode):
         else:
             raise ValueError(
                 f"lora_name is {quoted(lora_name)} and lora2 is not connected: choose a file, or "
-                "connect LoRA² Train or LoRA² Load."
+                "connect LoRA2 Train or LoRA2 Load."
             )
         image = torch.from_numpy(picture(lora, name))[None].float() / 255
         shown = {"text": (summary(lora, name, metadata, file_bytes),)}

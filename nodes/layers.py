@@ -16,9 +16,9 @@ class LoRA2Layers(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LoRA2Layers",
-            display_name="LoRA² Layers",
+            display_name="LoRA\u00b2 Layers",
             category=CATEGORY,
-            description="Shows which layers LoRA² Train would train with these options, their "
+            description="Shows which layers LoRA\u00b2 Train would train with these options, their "
             "shapes and what a rank of them costs. Nothing is trained.",
             search_aliases=["target modules", "layer names", "list layers"],
             is_output_node=True,
@@ -27,7 +27,8 @@ class LoRA2Layers(io.ComfyNode):
                 Lora2Options.Input(
                     "options",
                     optional=True,
-                    tooltip="Those that go to LoRA² Train: LoRA² Target Options choose layers.",
+                    tooltip="Those that go to LoRA\u00b2 Train: LoRA\u00b2 Target Options choose "
+                    "layers.",
                 ),
                 io.Int.Input(
                     "target_rank",
@@ -35,7 +36,7 @@ class LoRA2Layers(io.ComfyNode):
                     min=1,
                     max=4096,
                     optional=True,
-                    tooltip="As in LoRA² Train: the size is counted at this rank.",
+                    tooltip="As in LoRA\u00b2 Train: the size is counted at this rank.",
                 ),
             ],
             outputs=[

@@ -37,7 +37,7 @@ class LoRA2RankOptions(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LoRA2RankOptions",
-            display_name="LoRA² Rank Options",
+            display_name="LoRA\u00b2 Rank Options",
             category=CATEGORY,
             description="Every hyper-parameter of the rank learning. The defaults are the mode's "
             "own.",
@@ -113,10 +113,10 @@ class LoRA2TargetOptions(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LoRA2TargetOptions",
-            display_name="LoRA² Target Options",
+            display_name="LoRA\u00b2 Target Options",
             category=CATEGORY,
             description="Which layers get an adapter, and which ranks some of them may have. "
-            "LoRA² Layers shows what is chosen.",
+            "LoRA\u00b2 Layers shows what is chosen.",
             search_aliases=["target modules", "layers", "block weight", "per-block rank"],
             inputs=[
                 io.String.Input(
@@ -187,7 +187,7 @@ class LoRA2MemoryOptions(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LoRA2MemoryOptions",
-            display_name="LoRA² Memory Options",
+            display_name="LoRA\u00b2 Memory Options",
             category=CATEGORY,
             description="Memory against speed.",
             search_aliases=["gradient checkpointing", "out of memory", "vram", "oom"],

@@ -13,7 +13,7 @@ class LoRA2Playground(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LoRA2Playground",
-            display_name="LoRA² Playground",
+            display_name="LoRA\u00b2 Playground",
             category=CATEGORY,
             description="A tiny text-to-image model of SDXL's architecture that ships with the "
             "pack: 32 x 32 emoji. "
@@ -36,7 +36,7 @@ class LoRA2ExamplePictures(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LoRA2ExamplePictures",
-            display_name="LoRA² Example Pictures",
+            display_name="LoRA\u00b2 Example Pictures",
             category=CATEGORY,
             description="Pictures with captions of a subject that the Playground has never seen, "
             "or photographs of a "

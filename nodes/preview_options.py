@@ -23,11 +23,11 @@ class LoRA2PreviewOptions(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LoRA2PreviewOptions",
-            display_name="LoRA² Preview Options",
+            display_name="LoRA\u00b2 Preview Options",
             category=CATEGORY,
             description="Draws a picture with the adapter so far now and then, always from the "
-            "same noise, shows it in LoRA² Train and keeps it in the output folder. Training is "
-            "the same with it and without. Chain more of these nodes for more prompts.",
+            "same noise, shows it in LoRA\u00b2 Train and keeps it in the output folder. Training "
+            "is the same with it and without. Chain more of these nodes for more prompts.",
             search_aliases=[
                 "sample prompts", "samples while training", "sample every", "validation image",
                 "preview",
@@ -93,7 +93,8 @@ class LoRA2PreviewOptions(io.ComfyNode):
                     default="",
                     multiline=True,
                     optional=True,
-                    tooltip="The prompt of positive as text. Only needed where LoRA² Train trains "
+                    tooltip="The prompt of positive as text. Only needed where LoRA\u00b2 Train "
+                    "trains "
                     "the text encoder, which then encodes it anew for every picture.",
                 ),
             ],

@@ -20,7 +20,7 @@ class LoRA2Report(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LoRA2Report",
-            display_name="LoRA² Report",
+            display_name="LoRA\u00b2 Report",
             category=CATEGORY,
             description="How a training went, on one page: loss and mean rank over the steps, the "
             "learned ranks, and samples. Keeps it as a picture, a table (CSV) and TensorBoard's "
@@ -28,7 +28,9 @@ class LoRA2Report(io.ComfyNode):
             search_aliases=["loss curve", "training log", "loss graph", "csv", "tensorboard"],
             is_output_node=True,
             inputs=[
-                Lora2.Input("lora2", tooltip="From LoRA² Train, or from LoRA² Load of its file."),
+                Lora2.Input(
+                    "lora2", tooltip="From LoRA\u00b2 Train, or from LoRA\u00b2 Load of its file."
+                ),
                 io.Image.Input(
                     "before", optional=True, tooltip="Samples without the adapter: up to four."
                 ),
@@ -39,7 +41,7 @@ class LoRA2Report(io.ComfyNode):
                     "lora_name",
                     optional=True,
                     force_input=True,
-                    tooltip="From LoRA² Save: what is saved then lies beside that file.",
+                    tooltip="From LoRA\u00b2 Save: what is saved then lies beside that file.",
                 ),
                 io.Boolean.Input(
                     "save",

@@ -15,14 +15,14 @@ class LoRA2Save(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LoRA2Save",
-            display_name="LoRA² Save",
+            display_name="LoRA\u00b2 Save",
             category=CATEGORY,
             description="Writes the adapter under the first loras folder, where every loader "
             "lists it.",
             search_aliases=["save lora", "export lora"],
             is_output_node=True,
             inputs=[
-                Lora2.Input("lora2", tooltip="From LoRA² Train or LoRA² Load."),
+                Lora2.Input("lora2", tooltip="From LoRA\u00b2 Train or LoRA\u00b2 Load."),
                 io.String.Input(
                     "filename_prefix",
                     default="lora2/lora2",

@@ -22,9 +22,10 @@ class LoRA2StartOptions(FileOrSocket, io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LoRA2StartOptions",
-            display_name="LoRA² Start Options",
+            display_name="LoRA\u00b2 Start Options",
             category=CATEGORY,
-            description="Trains a finished LoRA further, of LoRA² or any other trainer: the run "
+            description="Trains a finished LoRA further, of LoRA\u00b2 or any other trainer: the "
+            "run "
             "begins where it ended.",
             search_aliases=[
                 "continue training", "fine-tune lora", "network weights", "pretrained lora",
@@ -46,13 +47,15 @@ class LoRA2StartOptions(FileOrSocket, io.ComfyNode):
                 io.Boolean.Input(
                     "adopt_layers",
                     default=True,
-                    tooltip="on: layers that it has beyond those chosen in LoRA² Target Options "
+                    tooltip="on: layers that it has beyond those chosen in LoRA\u00b2 Target "
+                    "Options "
                     "are trained too. off: they are left out, with what they learned.",
                 ),
                 Lora2.Input(
                     "lora2",
                     optional=True,
-                    tooltip="An adapter from LoRA² Train, Load or Compress to start from instead "
+                    tooltip="An adapter from LoRA\u00b2 Train, Load or Compress to start from "
+                    "instead "
                     "of the file.",
                 ),
                 Lora2Options.Input("options", optional=True, tooltip="More options, chained."),

@@ -13,10 +13,10 @@ class LoRA2TextEncoderOptions(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LoRA2TextEncoderOptions",
-            display_name="LoRA² Text Encoder Options",
+            display_name="LoRA\u00b2 Text Encoder Options",
             category=CATEGORY,
             description="How the text encoder is trained beside the model, where clip is connected "
-            "to LoRA² Train.",
+            "to LoRA\u00b2 Train.",
             search_aliases=["train text encoder", "train clip", "text encoder learning rate"],
             is_input_list=True,
             inputs=[
@@ -27,7 +27,8 @@ class LoRA2TextEncoderOptions(io.ComfyNode):
                     max=10.0,
                     step=1e-7,
                     round=1e-9,
-                    tooltip="Of the text encoder; it follows the same schedule. -1: half of LoRA² "
+                    tooltip="Of the text encoder; it follows the same schedule. -1: half of "
+                    "LoRA\u00b2 "
                     "Train's.",
                 ),
                 io.String.Input(
@@ -41,14 +42,15 @@ class LoRA2TextEncoderOptions(io.ComfyNode):
                     "captions",
                     optional=True,
                     force_input=True,
-                    tooltip="The texts of the pictures, one for all or one for each; LoRA² Dataset "
+                    tooltip="The texts of the pictures, one for all or one for each; LoRA\u00b2 "
+                    "Dataset "
                     "says them by itself.",
                 ),
                 io.String.Input(
                     "prior_captions",
                     optional=True,
                     force_input=True,
-                    tooltip="The texts of the prior in LoRA² Data Options, likewise.",
+                    tooltip="The texts of the prior in LoRA\u00b2 Data Options, likewise.",
                 ),
                 Lora2Options.Input("options", optional=True, tooltip="More options, chained."),
             ],

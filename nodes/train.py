@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 import comfy.model_management
 import comfy.utils
 import torch
@@ -12,13 +10,16 @@ from server import PromptServer
 
 from ..lora2_core import Step
 from ..lora2_core.host.apply import apply_lora
+from ..lora2_core.host.behind import is_taken, running
 from ..lora2_core.host.console import Console
 from ..lora2_core.host.export import as_lora_model
-from ..lora2_core.host.hints import hints
+from ..lora2_core.host.hints import FINISHED, UNSAVED, UNTAKEN, hints
 from ..lora2_core.host.live import Progress, last_step
+from ..lora2_core.host.only_said import OnlySaid
 from ..lora2_core.host.previews import Shown
 from ..lora2_core.host.run import HostRun, Outcome, out_of_memory, train_on
-from ..lora2_core.host.store import RESCUED, check_prefix, save_under_loras
+from ..lora2_core.host.store import KEPT, RESCUED, check_prefix, save_under_loras
+from ..lora2_core.saying import log
 from ..lora2_core.settings import MODES
 from .common import (
     CATEGORY,
@@ -33,11 +34,11 @@ from .common import (
 )
 
 EVENT = "lora2.train"
+ADAPTER_OUTPUTS = 3  # lora2, lora and model come first
 ADVICE = (
     "Too little memory: lower batch_size or max_rank, take smaller pictures, or set checkpointing "
-    "to on in LoRA² Memory Options."
+    "to on in LoRA2 Memory Options."
 )
-log = logging.getLogger("lora2")
 
 
 class LoRA2Train(io.ComfyNode):
@@ -45,13 +46,15 @@ class LoRA2Train(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LoRA2Train",
-            display_name="LoRA² Train",
+            display_name="LoRA\u00b2 Train",
             category=CATEGORY,
             description="Trains a LoRA beside the frozen model and learns the rank of every layer "
             "while it does. "
-            "Cancelling keeps what was learned so far as a file.",
+            "Cancelling keeps what was learned so far as a file; so does a run whose adapter goes "
+            "to no other node.",
             search_aliases=["train lora", "lora trainer", "adaptive rank", "dreambooth"],
             is_input_list=True,
+            is_output_node=True,  # else the host leaves it out where nothing is connected to it
             inputs=[
                 io.Model.Input("model", tooltip="The base model; it leaves unchanged."),
                 io.Latent.Input(
@@ -112,14 +115,14 @@ class LoRA2Train(io.ComfyNode):
                 Lora2Options.Input(
                     "options",
                     optional=True,
-                    tooltip="LoRA² Rank, Target, Memory, Optimizer, Loss, Data, Start, Text "
+                    tooltip="LoRA\u00b2 Rank, Target, Memory, Optimizer, Loss, Data, Start, Text "
                     "Encoder, Preview and Checkpoint Options, chained.",
                 ),
                 io.Clip.Input(
                     "clip",
                     optional=True,
                     tooltip="Connect it to train the text encoder too; positive must come from "
-                    "LoRA² Dataset, or its captions go to LoRA² Text Encoder Options.",
+                    "LoRA\u00b2 Dataset, or its captions go to LoRA\u00b2 Text Encoder Options.",
                 ),
             ],
             outputs=[
@@ -169,18 +172,50 @@ class LoRA2Train(io.ComfyNode):
         chosen = check_options((options or [None])[0])
         run = HostRun.of({**chosen, **fields})
         check_prefix(RESCUED)
-        progress = Progress(*cls.origin(), steps[0], hints(model[0], run))
+        say = OnlySaid()
+        notes = say(hints, model[0], run, positive) or []
+        taken = say(cls.is_taken) is not False
+        if not taken:
+            notes.append(UNTAKEN)
+        progress = Progress(*cls.origin(), steps[0], notes)
         data = model[0], latents, positive
         with Console(steps[0]) as console:
-            outcome = train_on(*data, run, *cls.reporters(progress, console))
+            outcome = train_on(*data, run, *cls.reporters(progress, console, say))
         if outcome.stopped is not None:
             raise cls.rescue(outcome, progress)
-        progress.add(last_step(outcome.lora, outcome.losses, progress.last.ceiling))
-        cls.tell(last := progress.event(whole=True))
+        if outcome.first == len(outcome.losses):
+            progress.notes.append(FINISHED)
+        if not taken:
+            cls.keep(outcome, progress)
+        say(progress.add, last_step(outcome.lora, outcome.losses, outcome.ceiling))
+        if last := say(progress.event, whole=True):
+            say(cls.tell, last)
         patched = apply_lora(model[0], clip, outcome.lora, 1.0, 1.0)
-        return io.NodeOutput(
-            outcome.lora, as_lora_model(outcome.lora), *patched, ui={EVENT: [last]}
-        )
+        shown = {EVENT: [last]} if last else {}
+        return io.NodeOutput(outcome.lora, as_lora_model(outcome.lora), *patched, ui=shown)
+
+    @classmethod
+    def is_taken(cls) -> bool:
+        """Returns whether a node that the host executes needs the adapter; where the host does not
+        say, one does.
+        """
+        if cls.hidden is None:  # not called by the executor
+            return True
+        server = PromptServer.instance
+        if (found := running(server, server.last_prompt_id)) is None:
+            return True
+        return is_taken(str(cls.hidden.unique_id), ADAPTER_OUTPUTS, *found)
+
+    @classmethod
+    def keep(cls, outcome: Outcome, progress: Progress) -> None:
+        """Writes an adapter that goes to no other node, and lets the node say where it is."""
+        try:
+            progress.kept, _ = save_under_loras(outcome.lora, KEPT)
+        except (OSError, ValueError, MemoryError) as error:  # the outputs still hold it
+            log.error("The adapter could not be saved: %s", error or "too little memory")
+            progress.notes.append(UNSAVED)
+        else:
+            log.info("The adapter is saved as %s.", progress.kept)
 
     @classmethod
     def origin(cls) -> tuple[str, str | None, str | None]:
@@ -193,25 +228,28 @@ class LoRA2Train(io.ComfyNode):
         return cls.hidden.unique_id, PromptServer.instance.last_prompt_id, workflow
 
     @classmethod
-    def reporters(cls, progress: Progress, console: Console):
+    def reporters(cls, progress: Progress, console: Console, say: OnlySaid):
         """Called after every step: the host's progress bar, the terminal, live events, and the
-        interrupt; and after every preview.
+        interrupt; and after every preview. `say` guards the run from all but the interrupt.
         """
         bar = comfy.utils.ProgressBar(progress.steps)
 
+        def event(**kind) -> None:
+            if kind or progress.due():
+                cls.tell(progress.event(**kind))
+
         def report(step: Step) -> None:
-            bar.update_absolute(step.index)
-            console.step(step)
-            progress.add(step)
-            if progress.due():
-                cls.tell(progress.event())
+            say(bar.update_absolute, step.index)
+            say(console.step, step)
+            say(progress.add, step)
+            say(event)
             comfy.model_management.throw_exception_if_processing_interrupted()
 
         def show(shown: Shown) -> None:
-            console.pause(shown.seconds)
-            progress.show(shown)
+            say(console.pause, shown.seconds)
+            say(progress.show, shown)
             if progress.last is not None:  # else the first step tells of it
-                cls.tell(progress.event(whole=True))
+                say(event, whole=True)
 
         return report, show
 
@@ -237,13 +275,13 @@ class LoRA2Train(io.ComfyNode):
             kept = f"{ADVICE} {kept}"
         if outcome.checkpoint:
             kept += (
-                f" To go on from there, choose resume {outcome.checkpoint} in LoRA² Checkpoint "
+                f" To go on from there, choose resume {outcome.checkpoint} in LoRA2 Checkpoint "
                 "Options (press R for the list)."
             )
         if progress.last is not None:  # else it only went through what it had resumed
             progress.end("cancelled" if cancelled else "failed", name)
-            cls.tell(progress.event(whole=True))
-        log.warning("LoRA² Train ended at step %d. %s", len(outcome.losses), kept)
+            OnlySaid()(lambda: cls.tell(progress.event(whole=True)))
+        log.warning("LoRA2 Train ended at step %d. %s", len(outcome.losses), kept)
         if cancelled:
             return outcome.stopped
         kind = torch.OutOfMemoryError if out_of_memory(outcome.stopped) else RuntimeError

@@ -25,10 +25,10 @@ class LoRA2OptimizerOptions(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LoRA2OptimizerOptions",
-            display_name="LoRA² Optimizer Options",
+            display_name="LoRA\u00b2 Optimizer Options",
             category=CATEGORY,
             description="The optimizer of the weights, its schedule, clipping and a running mean. "
-            "The defaults are what LoRA² Train does by itself.",
+            "The defaults are what LoRA\u00b2 Train does by itself.",
             search_aliases=[
                 "adamw", "prodigy", "adafactor", "8bit", "scheduler", "warmup", "ema", "clipping",
             ],
@@ -105,10 +105,10 @@ class LoRA2LossOptions(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LoRA2LossOptions",
-            display_name="LoRA² Loss Options",
+            display_name="LoRA\u00b2 Loss Options",
             category=CATEGORY,
             description="Which noise levels are trained, how they are weighed, and how errors "
-            "count. The defaults are what LoRA² Train does by itself.",
+            "count. The defaults are what LoRA\u00b2 Train does by itself.",
             search_aliases=[
                 "min snr", "debiased", "huber", "noise offset", "timestep", "logit normal",
             ],

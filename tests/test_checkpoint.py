@@ -278,7 +278,7 @@ def test_another_version_is_named(monkeypatch):
     monkeypatch.setattr(checkpoint, "VERSION", "2")
     data = encode(run, card(run))
     monkeypatch.undo()
-    assert "version '2', but this LoRA² reads version 1" in refused(data)
+    assert "version '2', but this LoRA2 reads version 1" in refused(data)
 
 
 @pytest.mark.parametrize(
@@ -315,3 +315,12 @@ def test_a_state_of_another_kind_of_run_is_refused(good: bytes, tmp_path: Path):
     run, _ = fresh("fixed")
     with pytest.raises(ValueError, match="a can't be continued: "):
         resume(run, tmp_path / "a", SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "pointed"),
+    [(60, 61, True), (60, 60, False), (60, 59, False), (None, 61, False), ("60", 61, False)],
+)
+def test_more_steps_than_the_run_had_point_to_start_options(there, here, pointed: bool):
+    said = checkpoint.longer({"steps": there}, {"steps": here})
+    assert ("Start Options" in said) is pointed and bool(said) is pointed

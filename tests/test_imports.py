@@ -33,6 +33,7 @@ LEVELS = [
         "places",
         "parallel",
         "drawing",
+        "saying",
     },
     {"settings", "moments"},
     {"layer", "lora", "optimizers", "loss"},

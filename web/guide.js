@@ -5,6 +5,7 @@ const ADAPTER = "Connect lora2: from LoRA² Train, LoRA² Load or LoRA² Compres
 const NO_FILE =
   "The loras folder is empty. Train a LoRA and keep it with LoRA² Save, or put a file there; then press R.";
 const KEEP = "Connect lora2 to LoRA² Save, or the adapter is lost when ComfyUI stops.";
+const ALONE = "Nothing is connected to the outputs: the adapter will be kept in the loras folder.";
 
 const linked = (name) => (node) => node.inputs?.find((i) => i.name === name)?.link != null;
 const chosen = (name) => (node) => Boolean(node.widgets?.find((w) => w.name === name)?.value);
@@ -17,7 +18,7 @@ const NEEDS = {
     [linked("model"), MODEL],
     [linked("latents"), "Connect latents and positive: from LoRA² Dataset, which takes a folder of pictures, or from Make Training Dataset."],
     [linked("positive"), "Connect positive: the captions, from the node that gives the latents."],
-    [used, KEEP],
+    [used, ALONE],
   ],
   LoRA2Load: [[chosen("lora_name"), NO_FILE], [linked("model"), MODEL]],
   LoRA2Apply: [[linked("model"), MODEL], [linked("lora2"), ADAPTER]],
@@ -49,6 +50,7 @@ const USES = new Set(["LoRA2RankHeatmap", "LoRA2Info", "LoRA2Report", "LoRA2Appl
 
 /** What to do with a trained adapter that no node keeps; null where one does, or may. */
 export function keptAdvice(node) {
+  if (!used(node)) return null; // then the node keeps it
   const links = node.outputs?.slice(0, 2).flatMap((o) => o.links ?? []) ?? []; // lora2, lora
   const takers = links.map((id) => {
     const link = node.graph?.getLink?.(id) ?? node.graph?.links?.[id];

@@ -59,6 +59,7 @@ class TrainView {
     this.events += 1;
     if (!this.state.add(event)) return;
     this.note = event.ended ? endOf(event.ended) : "";
+    if (event.kept) this.note = say("Kept as {0}", event.kept);
     this.previews.show(this.state.previews);
     if (this.empty.isConnected) this.root.replaceChildren(...this.body);
     const { dataset } = this.root;

@@ -4,7 +4,6 @@ ever.
 
 from __future__ import annotations
 
-import logging
 import math
 from dataclasses import replace
 
@@ -13,9 +12,8 @@ from comfy.weight_adapter import LoRAAdapter
 
 from ..lora import LoraLayer, RankedLora
 from ..names import HOST_PREFIX
+from ..saying import log
 from .naming import diffusers_paths, text_layer_names, weight_keys
-
-log = logging.getLogger("lora2")
 
 
 def as_patch(layer: LoraLayer) -> LoRAAdapter:
@@ -57,7 +55,7 @@ def resolve(lora: RankedLora, model, clip=None) -> dict:
         )
     if len(found) < len(lora.layers):
         log.warning(
-            "LoRA²: %d of the adapter's %d layers are in this model.", len(found), len(lora.layers)
+            "LoRA2: %d of the adapter's %d layers are in this model.", len(found), len(lora.layers)
         )
     return found
 
@@ -100,7 +98,7 @@ def apply_lora(model, clip, lora: RankedLora, strength_model: float, strength_cl
         added |= set(clip.add_patches(patches, strength_clip))
     if missing := set(patches) - added:
         log.warning(
-            "LoRA²: %d layers were not taken by the host, the first is %s.",
+            "LoRA2: %d layers were not taken by the host, the first is %s.",
             len(missing),
             min(map(str, missing)),
         )

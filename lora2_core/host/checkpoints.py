@@ -4,7 +4,6 @@ one folder for each name.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from pathlib import Path
@@ -14,10 +13,10 @@ import folder_paths
 from ..atomic import sweep, write_atomic
 from ..checkpoint import Card, read_card
 from ..places import below, quoted, unportable
+from ..saying import log
 
 NAME = re.compile(r"\w[\w .()+-]{0,99}")
 KIND = ".safetensors"
-log = logging.getLogger("lora2")
 
 
 def checkpoints_folder() -> Path:

@@ -4,17 +4,39 @@ it, and one in the log at the end.
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import math
+import sys
 import time
 
 import comfy.utils
 from tqdm.auto import tqdm
 
+from ..saying import log, writable
 from ..training import Step
+from .only_said import OnlySaid
 
 SMOOTHING = 0.12  # weight of a new loss in the running mean, as in the graph
-log = logging.getLogger("lora2")
+
+
+class Terminal:
+    """Standard error, whose failures vanish: tqdm would keep the lock that all its bars share."""
+
+    encoding = "ascii"
+
+    def write(self, text: str) -> None:
+        """Writes what can be written."""
+        with contextlib.suppress(Exception):
+            sys.stderr.write(writable(text))
+
+    def flush(self) -> None:
+        """Flushes where that is possible."""
+        with contextlib.suppress(Exception):
+            sys.stderr.flush()
+
+    def fileno(self) -> int:
+        """Returns the descriptor, by which the width of the terminal is found."""
+        return sys.stderr.fileno()
 
 
 class Console:
@@ -29,13 +51,16 @@ class Console:
         return self
 
     def __exit__(self, *_) -> None:
-        if self.bar is None:
-            return
+        if self.bar is not None:
+            OnlySaid()(self.end)
+
+    def end(self) -> None:
+        """Closes the line and writes the one that stays."""
         self.bar.close()
         seconds = time.monotonic() - self.began
         previews = f" ({self.apart:.1f} s of them for previews)" if self.apart else ""
         log.info(
-            "LoRA² Train: step %d of %d after %.1f s%s, %s.",
+            "LoRA2 Train: step %d of %d after %.1f s%s, %s.",
             self.last.index, self.steps, seconds, previews, self.said(self.last),
         )  # fmt: skip
 
@@ -43,7 +68,8 @@ class Console:
         """A step was made."""
         if self.bar is None:
             self.bar = tqdm(
-                desc="LoRA² Train", total=self.steps, initial=step.index - 1,
+                desc="LoRA2 Train", total=self.steps, initial=step.index - 1,
+                file=Terminal(), dynamic_ncols=True,
                 disable=not comfy.utils.PROGRESS_BAR_ENABLED,
             )  # fmt: skip
         if math.isfinite(step.loss):

@@ -11,6 +11,21 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
+from .captions import check_caption
+from .memory import out_of_memory
+
+# what a model raises that can't take its conditions
+UNFIT = (
+    AssertionError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
 
 @dataclass(frozen=True)
 class Item:
@@ -30,12 +45,23 @@ def flatten_latents(latents: list[dict], model) -> list[Tensor]:
     channels.
     """
     pictures = []
-    for latent in latents if isinstance(latents, list) else [latents]:
-        if not isinstance(latent, dict) or not torch.is_tensor(latent.get("samples")):
+    for number, latent in enumerate(latents if isinstance(latents, list) else [latents], 1):
+        samples = latent.get("samples") if isinstance(latent, dict) else None
+        if not torch.is_tensor(samples) or samples.ndim == 0:
             raise ValueError(
                 "latents holds something that is no LATENT: connect a VAE Encode or a dataset node."
             )
-        pictures += list(latent["samples"].split(1))
+        if samples.numel() == 0:
+            raise ValueError(
+                f"LATENT {number} holds no picture, its shape is {list(samples.shape)}: connect at "
+                "least one picture through VAE Encode."
+            )
+        if torch.is_tensor(mask := latent.get("noise_mask")) and bool((mask != 1).any()):
+            raise ValueError(
+                f"LATENT {number} has a noise mask, which training does not follow: encode the "
+                "picture with VAE Encode, and connect its mask to masks of LoRA2 Data Options."
+            )
+        pictures += list(samples.split(1))
     if not pictures:
         raise ValueError(
             "There are no latents to train on: connect at least one picture through VAE Encode."
@@ -73,7 +99,8 @@ def is_condition(cross: object, facts: object) -> bool:
 def flatten_conditioning(positive: list[list], count: int) -> list[list]:
     """One conditioning entry a picture: as many as there are pictures, or one for all."""
     positive = positive if isinstance(positive, list) else [positive]
-    entries = [e for given in positive for e in (given if isinstance(given, list) else [given])]
+    told = [given if isinstance(given, list) else [given] for given in positive]
+    entries = [entry for given in told for entry in given]
     for entry in entries:
         if not (isinstance(entry, (list, tuple)) and len(entry) == 2 and is_condition(*entry)):
             raise ValueError(
@@ -84,6 +111,13 @@ def flatten_conditioning(positive: list[list], count: int) -> list[list]:
         raise ValueError(
             "positive is empty: connect a CLIP Text Encode or the conditioning of a dataset node."
         )
+    seen: set[int] = set()  # one text of many pictures is looked at once
+    for number, given in enumerate(told, 1):
+        if not given:
+            raise ValueError(f"Caption {number} is empty: connect a CLIP Text Encode.")
+        if id(given[0]) not in seen or len(given) > 1:
+            check_caption(number, given)
+        seen.add(id(given[0]))
     if len(entries) == 1:
         return entries * count
     if len(entries) != count:
@@ -105,7 +139,7 @@ def make_items(model, inner, latents: list[dict], positive: list[list]) -> list[
     owned: dict[int, list] = {}
     made: dict[tuple, Item] = {}
     items = []
-    for picture, entry in zip(pictures, entries, strict=True):
+    for number, (picture, entry) in enumerate(zip(pictures, entries, strict=True), 1):
         place, caption = place_of(picture), id(entry)
         if (place, caption) not in made:
             if place not in placed:
@@ -114,10 +148,12 @@ def make_items(model, inner, latents: list[dict], positive: list[list]) -> list[
                 owned[caption] = own(entry)
             try:
                 conditions = encode(inner, owned[caption], placed[place], device)
-            except (AttributeError, IndexError, KeyError, TypeError) as error:
+            except UNFIT as error:
+                if out_of_memory(error):
+                    raise
                 raise ValueError(
-                    f"positive doesn't suit this model ({type(error).__name__}: {error}): encode "
-                    "it with the CLIP that belongs to the model."
+                    f"positive doesn't suit this model (caption {number}, {type(error).__name__}: "
+                    f"{error}): encode it with the CLIP that belongs to the model."
                 ) from error
             made[place, caption] = Item(placed[place], conditions, facts=owned[caption][1])
         items.append(made[place, caption])

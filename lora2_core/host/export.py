@@ -27,7 +27,7 @@ def from_lora_model(tensors: object) -> RankedLora:
         isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in tensors.items()
     ):
         raise ValueError(
-            "lora is no LORA_MODEL: connect the lora output of LoRA² Train or Train LoRA."
+            "lora is no LORA_MODEL: connect the lora output of LoRA2 Train or Train LoRA."
         )
     try:
         return RankedLora(collect_layers({k: t.detach().cpu() for k, t in tensors.items()}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 import torch
 
 from ..checkpoint import Card, encode, resume
+from ..saying import log
 from ..settings import check_range
 from ..training import Run
 from .checkpoints import file_of, folder_of, latest, listed_name, next_order, prepare, write
@@ -19,7 +19,6 @@ from .dataset import Item
 NONE, LATEST = "none", "latest of this name"
 PICTURES, VALUES = 64, 8  # that are compared, and values of each of their tensors
 NEAR = {"rtol": 0.05, "atol": 0.1}  # what encoding again on a GPU may change
-log = logging.getLogger("lora2")
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ class Keeper:
                     "the same. Train on the same pictures in the same order, or start anew."
                 )
             self.id, self.name = card.run, listed_name(path)
-            log.info("LoRA² Train goes on after step %d, from %s.", card.step, self.name)
+            log.info("LoRA2 Train goes on after step %d, from %s.", card.step, self.name)
         self.first = len(run.losses)
         self.kept = self.moment
 

@@ -48,6 +48,7 @@ class Progress:
         self.previews: list[dict] = []
         self.last: Step | None = None
         self.ended: dict | None = None
+        self.kept: str | None = None  # name among the loras of an adapter that no node takes
 
     def add(self, step: Step) -> None:
         """Takes what a step did; the same step again replaces it."""
@@ -112,6 +113,7 @@ class Progress:
             "left": (self.steps - step.index) / pace if pace else None,  # seconds
             "passed": self.ends[-1] - self.began,
             "ended": self.ended,
+            "kept": self.kept,
             "ranks": list(step.ranks.values()),
             "text": f"step {step.index}/{self.steps}, loss {shown}, "
             f"mean rank {step.mean_rank:.1f}, {step.megabytes:.2f} MB",

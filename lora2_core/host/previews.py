@@ -4,7 +4,6 @@ notice: no bit of its result depends on them.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,15 +18,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..saying import log
 from ..settings import check_choice, check_range, check_text
 from ..training import Run
 from .encoding import CAPTION
+from .only_said import OnlySaid
 from .output import place_of
 from .session import Loan
 from .text_encoder import TextEncoder
 
 LARGEST = 16384  # of a side, as the host's own nodes have it
-log = logging.getLogger("lora2")
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,7 @@ class Previews:
         form = loan.inner.latent_format
         self.previews = [(p, empty_latent(p, latent, form)) for p in previews]
         self.names: dict[int, tuple[Path, str]] = {}
+        self.say = OnlySaid()
 
     def after(self, step: int) -> None:
         """Draws what is due after a step."""
@@ -130,7 +131,7 @@ class Previews:
                     vae = self.previews[number][0].vae
                     comfy.model_management.unload_model_and_clones(vae.patcher)
         for each in shown:
-            self.on_preview(each)
+            self.say(self.on_preview, each)
         if failure is not None:
             self.previews = []
             log.warning(
@@ -158,7 +159,7 @@ def retold(preview: Preview, text: TextEncoder) -> Preview:
     prompt = preview.prompt or preview.positive[0][1].get(CAPTION)
     if not prompt:
         log.warning(
-            "The preview leaves out what the text encoder has learned: write its prompt in LoRA² "
+            "The preview leaves out what the text encoder has learned: write its prompt in LoRA2 "
             "Preview Options too."
         )
         return preview

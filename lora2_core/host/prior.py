@@ -13,6 +13,7 @@ from torch import Tensor
 from ..loss import LossSettings
 from ..settings import check_range
 from .dataset import Item, by_shape, flatten_conditioning, flatten_latents, make_items
+from .fit import check_model_takes
 from .objective import DEFAULT, Draw, Renew, loss_of, make_draw
 
 
@@ -57,11 +58,19 @@ class PriorSettings:
                 "that belongs to the model."
             )
 
-    def items(self, model, inner) -> list[Item]:
-        """One item a picture, none without a prior."""
+    def items(self, model, inner, options: dict) -> list[Item]:
+        """One item a picture, none without a prior. ValueError where the model can't compute with
+        one; `options` are its transformer_options.
+        """
         if not self.used:
             return []
-        return make_items(model, inner, self.prior_latents, self.prior_positive)
+        try:
+            items = make_items(model, inner, self.prior_latents, self.prior_positive)
+            entries = flatten_conditioning(self.prior_positive, len(items))
+            check_model_takes(inner, items, entries, options)
+        except ValueError as error:
+            raise ValueError(f"Of the prior: {error}") from error
+        return items
 
     def facts(self) -> dict:
         """What the file says of it."""

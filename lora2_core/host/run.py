@@ -4,7 +4,6 @@ outputs.
 
 from __future__ import annotations
 
-import logging
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
@@ -15,7 +14,7 @@ from functools import partial
 import comfy.model_management
 import torch
 
-from ..adapters import attach
+from ..adapters import Adapters, attach
 from ..attention import EntropyRecord
 from ..files import finish
 from ..last_good import LastGood
@@ -23,14 +22,24 @@ from ..lora import RankedLora
 from ..loss import LossSettings
 from ..optimizers import check_optimizer
 from ..parallel import Processes
-from ..settings import RankSettings, TrainSettings, check_choice, check_range
+from ..saying import log
+from ..settings import (
+    BYTES_PER_PARAMETER,
+    MEGABYTE,
+    RankSettings,
+    TrainSettings,
+    check_choice,
+    check_range,
+)
 from ..targets import TargetSettings
 from ..training import Run, Step, TrainingDiverged
 from .checkpointing import Recomputing
 from .dataset import flatten_conditioning, flatten_latents, make_items
 from .facts import facts_to_keep, run_facts
+from .fit import check_model_takes
 from .keeping import Keeper, KeepSettings, sketch
 from .masks import MaskSettings, mask_weights, weighed
+from .memory import out_of_memory
 from .objective import check_loss, cross_attention, make_loss
 from .out_of_place import overwriting_refused
 from .previews import Preview, Previews, Shown
@@ -41,7 +50,6 @@ from .start import StartSettings
 from .text_encoder import TextEncoder, TextSettings, text_modules
 
 CHECKPOINTING = ("auto", "on", "off")
-log = logging.getLogger("lora2")
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,7 @@ class HostRun:
         names = {part: [f.name for f in fields(kind)] for part, kind in kinds.items()}
         if unknown := set(choices).difference(own, *names.values()):
             raise ValueError(
-                f"options hold {min(map(str, unknown))!r}, which no setting has: connect LoRA² "
+                f"options hold {min(map(str, unknown))!r}, which no setting has: connect LoRA2 "
                 "option nodes."
             )
 
@@ -98,13 +106,14 @@ class HostRun:
         if not isinstance(self.previews, tuple) or not all(
             isinstance(preview, Preview) for preview in self.previews
         ):
-            raise ValueError("previews hold something else: connect LoRA² Preview Options.")
+            raise ValueError("previews hold something else: connect LoRA2 Preview Options.")
 
 
 @dataclass
 class Outcome:
     """The adapter as far as the run came, its loss at every step, why it ended early (None when it
-    did not), after which step it was taken up, and the newest checkpoint that it can go on from.
+    did not), after which step it was taken up, the newest checkpoint that it can go on from, and
+    the most MB that the settings allow (None: no limit).
     """
 
     lora: RankedLora
@@ -112,6 +121,7 @@ class Outcome:
     stopped: BaseException | None = None
     first: int = 0
     checkpoint: str | None = None
+    ceiling: float | None = None
 
 
 def train_on(
@@ -130,6 +140,7 @@ def train_on(
     """
     pictures = flatten_latents(latents, model)
     captions = flatten_conditioning(positive, len(pictures))
+    check_it_learns(run)
     run.prior.check(model, captions)
     run.text.check(model, captions, run.prior)
     for preview in run.previews:
@@ -153,7 +164,9 @@ def train_on(
             chosen, modules = chosen | run.text.chosen(text.patcher.model), modules | theirs
             speeds = dict.fromkeys(theirs, run.text.speed(run.training.learning_rate))
         items = weighed(make_items(model, inner, latents, positive), run.mask)
-        priors = prior.items(model, inner)
+        options = dict(model.model_options.get("transformer_options", {}))
+        check_model_takes(inner, items, captions, options)
+        priors = prior.items(model, inner, options)
         start = run.start.adapter(model, run.text.clip)
         adapters = attach(
             inner,
@@ -165,10 +178,10 @@ def train_on(
             speeds=speeds,
         )
         stack.callback(adapters.detach)
+        check_room(adapters)
         recomputing = Recomputing([p.model for p in loan.patchers], adapters, stack)
         if run.checkpointing == "on":
             recomputing.turn_on()
-        options = dict(model.model_options.get("transformer_options", {}))
         attention = None
         if run.rank.mode == "paper" and run.rank.attention_weight != 0:
             attention = EntropyRecord()
@@ -214,7 +227,33 @@ def train_on(
                 f"learning_rate. The adapter is that of step {last_good.step}."
             )
         lora = finish(adapters, told())
-    return Outcome(lora, training.losses, stopped, keeper.first, keeper.name)
+    kept = keeper.first, keeper.name, training.megabytes_allowed
+    return Outcome(lora, training.losses, stopped, *kept)
+
+
+def check_it_learns(run: HostRun) -> None:
+    """Raises ValueError where no step would change anything."""
+    if run.training.learning_rate == 0:
+        if run.text.used:
+            run.text.speed(0)  # says it where the text encoder has a rate of its own
+        raise ValueError(
+            "learning_rate is 0, so nothing would be learned: give one above 0, such as 1e-4."
+        )
+
+
+def check_room(adapters: Adapters) -> None:
+    """Raises ValueError where the budget holds not even one rank of the smallest layer."""
+    budget = adapters.settings.budget_mb
+    least = min(c.cost for c in adapters.components.values())
+    if adapters.settings.mode == "adaptive" and budget > 0 and adapters.ceiling < least:
+        rank, all_of_them = (
+            n * BYTES_PER_PARAMETER / MEGABYTE for n in (least, float(adapters.costs.sum()))
+        )
+        raise ValueError(
+            f"budget_mb is {budget:g}, but one rank of the smallest layer takes {rank:.2g} MB, so "
+            f"nothing would be left at the end: give more, at best above {all_of_them:.2g}, which "
+            "is one rank in every layer."
+        )
 
 
 def steps_with_room(
@@ -246,7 +285,7 @@ def ended_by(error: BaseException, learned: bool) -> BaseException:
     if not isinstance(error, expected) and not out_of_memory(error):
         if not learned:
             raise error
-        log.error("LoRA² Train ended by an error:", exc_info=error)
+        log.error("LoRA2 Train ended by an error:", exc_info=error)
     return cleared(error)
 
 
@@ -256,11 +295,3 @@ def cleared(error: BaseException) -> BaseException:
     if out_of_memory(error):
         comfy.model_management.soft_empty_cache()
     return error.with_traceback(None)
-
-
-def out_of_memory(error: BaseException | None) -> bool:
-    """On whatever device."""
-    told = str(error).lower()
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and ("out of memory" in told or "allocate memory" in told)
-    )

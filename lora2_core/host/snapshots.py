@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 
 from ..files import finish
+from ..saying import log
 from ..settings import check_range, check_text
 from ..training import Run
 from .previews import at_its_best
 from .store import check_prefix, save_under_loras
 
 PREFIX = "lora2/steps/lora2"
-log = logging.getLogger("lora2")
 
 
 @dataclass(frozen=True)

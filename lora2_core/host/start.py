@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,11 +11,10 @@ from torch import nn
 from ..layer import is_adaptable
 from ..lora import RankedLora
 from ..places import quoted
+from ..saying import log
 from ..settings import check_range
 from ..starting import fingerprint
 from .apply import adopt
-
-log = logging.getLogger("lora2")
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class StartSettings:
             raise ValueError(f"adopt_layers is {quoted(self.adopt_layers)}: give True or False.")
         if self.start_from is not None and not isinstance(self.start_from, RankedLora):
             raise ValueError(
-                f"The adapter to start from is {quoted(self.start_from)}: connect LoRA² Start "
+                f"The adapter to start from is {quoted(self.start_from)}: connect LoRA2 Start "
                 "Options."
             )
 
@@ -71,7 +69,7 @@ class StartSettings:
         found = {n: m for n, m in modules.items() if n in wanted and is_adaptable(m)}
         if left := given - found.keys():
             log.warning(
-                "LoRA² Train leaves out %d of the %d layers of the adapter to start from, the "
+                "LoRA2 Train leaves out %d of the %d layers of the adapter to start from, the "
                 "first is %s: they are not trained here.",
                 len(left), len(given), min(left),
             )  # fmt: skip

@@ -15,6 +15,7 @@ from ..settings import MEGABYTE
 from .checkpoints import name_folders
 
 RESCUED = "lora2/interrupted"  # the prefix of what an ended run has learned
+KEPT = "lora2/trained"  # the prefix of adapters that no node takes
 
 
 def loras_folder() -> Path:

@@ -5,7 +5,6 @@ every step, with gradients.
 from __future__ import annotations
 
 import copy
-import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -28,7 +27,6 @@ CLIPS = {"clip_l", "clip_g", "clip_h"}  # parts of the text encoders that are tr
 SHARE = 0.5  # of the model's learning rate
 ATTENTION = "self_attn"
 OWN = -1.0  # the default share
-log = logging.getLogger("lora2")
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ class TextSettings:
         if learning_rate == 0:
             raise ValueError(
                 "learning_rate is 0, so that of the text encoder has no schedule to follow: set "
-                "learning_rate of LoRA² Train too."
+                "learning_rate of LoRA2 Train too."
             )
         return self.text_learning_rate / learning_rate
 
@@ -83,7 +81,7 @@ class TextSettings:
         if self.clip is None:
             if self.text_learning_rate is not None:
                 raise ValueError(
-                    "LoRA² Text Encoder Options have no text encoder: connect clip to LoRA² Train, "
+                    "LoRA2 Text Encoder Options have no text encoder: connect clip to LoRA2 Train, "
                     "or leave them out."
                 )
             return
@@ -129,7 +127,7 @@ def check_clip(clip, model) -> None:
     if others := [part for part in parts if part not in CLIPS]:
         raise ValueError(
             f"The text encoder {others[0]} is not trained here, only the CLIPs of SD1.5, SD2, SDXL "
-            "and their kin: leave clip of LoRA² Train unconnected."
+            "and their kin: leave clip of LoRA2 Train unconnected."
         )
     if clip.patcher.forced_hooks is not None:
         raise ValueError("clip has hooks, which training does not follow: connect it without them.")
@@ -137,7 +135,7 @@ def check_clip(clip, model) -> None:
         raise ValueError(
             f"The text encoder runs on {clip.patcher.load_device}, but the model on "
             f"{model.load_device}: start ComfyUI so that both run on one device (--gpu-only), or "
-            "leave clip of LoRA² Train unconnected."
+            "leave clip of LoRA2 Train unconnected."
         )
 
 
@@ -160,7 +158,7 @@ def texts_of(entries: list[list], given: list[str] | None, what: str, name: str)
     if None in found:
         raise ValueError(
             f"{what} does not say its captions as text, which training the text encoder needs: "
-            f"take it from LoRA² Dataset, or connect {name} of LoRA² Text Encoder Options."
+            f"take it from LoRA2 Dataset, or connect {name} of LoRA2 Text Encoder Options."
         )
     return found
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 from pathlib import Path
 
@@ -13,11 +12,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..atomic import write_atomic
+from ..saying import log
 from ..tensor_file import read
 
 MOST_BYTES = 8 * 2**30
 DIGEST = "sha256"
-log = logging.getLogger("lora2")
 
 
 def key_of(*facts: object) -> str:

@@ -58,7 +58,7 @@ def read_subjects(folder: Path, only: list[str] | None = None) -> list[Subject]:
         raise ValueError(f"There is no {LIST} in {folder}: give a folder in DreamBooth's layout.")
     classes, prompts, live = read_list((folder / LIST).read_text(encoding="utf-8"))
     if not prompts:
-        raise ValueError(f"{folder / LIST} has no prompts, that is lines '…'.format(…).")
+        raise ValueError(f"{folder / LIST} has no prompts, that is lines '...'.format(...).")
     there = {path.name for path in folder.iterdir() if path.is_dir() and has_pictures(path)}
     wanted = sorted(there & classes.keys()) if only is None else only
     for name in wanted:

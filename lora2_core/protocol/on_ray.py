@@ -19,7 +19,6 @@ from .headless import PACK
 from .plan import Trial
 from .work import Execute
 
-log = logging.getLogger("lora2")
 MISSING = "Ray is not installed: install it with `python -m pip install ray`."
 _held: dict[str, Execute] = {}  # of this worker: what it has loaded
 

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from ..saying import log
 from .on_ray import Cluster
 from .plan import Trial
 from .search import Search
@@ -25,8 +26,6 @@ except ImportError as error:
     raise ValueError(
         'Ray Tune is not installed: install it with `python -m pip install "ray[tune]"`.'
     ) from error
-
-log = logging.getLogger("lora2")
 
 
 class Setting(tune.Trainable):

@@ -66,8 +66,8 @@ def write_report(plan: Plan, table: Table, wanted: list[Trial], folder: Path) ->
 {uneven}
 {score_table(entries)}
 
-± is the standard deviation over subjects. Mean over the pictures of a prompt, then prompts, seeds
-and subjects. Mean time of a training: {spent or "none"}.
+\u00b1 is the standard deviation over subjects. Mean over the pictures of a prompt, then prompts,
+seeds and subjects. Mean time of a training: {spent or "none"}.
 
 ![Score against size](score_against_size.png)
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..saying import log
 from .headless import enter
 from .plan import Plan, Trial
 from .table import Table
 
-log = logging.getLogger("lora2")
 Execute = Callable[[Trial], dict]
 
 

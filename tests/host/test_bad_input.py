@@ -30,9 +30,73 @@ def with_nan(latent: dict) -> dict:
     return {"samples": samples}
 
 
+def told(positive: list, number: int, *, cross=None, more: tuple = (), **facts) -> list:
+    """The captions, one of them changed."""
+    (own, known), *_ = positive[number - 1]
+    entry = [own if cross is None else cross(own), known | facts]
+    return [*positive[: number - 1], [entry, *more], *positive[number:]]
+
+
+def nan_in(tensor: torch.Tensor) -> torch.Tensor:
+    changed = tensor.clone()
+    changed.view(-1)[-1] = float("nan")
+    return changed
+
+
+CAPTIONS = [
+    (lambda p: told(p, 2, cross=nan_in), "Caption 2 holds NaN or infinite"),
+    (lambda p: told(p, 3, pooled_output=torch.full((1, 64), torch.inf)), "Caption 3 holds NaN"),
+    (lambda p: told(p[:1], 1, cross=nan_in), "Caption 1 holds NaN"),
+    (lambda p: told(p, 4, cross=lambda c: c[..., :-1]), "suit this model.*caption 4 is"),
+    (lambda p: told(p, 2, cross=lambda c: c.repeat(1, 1, 2)), "suit this model.*caption 2 is"),
+    (lambda p: told(p, 3, pooled_output=torch.zeros(1, 7)), "suit this model.*aption 3.* 7"),
+    (lambda p: told(p, 1, pooled_output=None), "suit this model.*aption 1"),
+    (lambda p: told(p, 2, cross=lambda c: c[:, :0]), "Caption 2 is empty"),
+    (lambda p: told(p, 2, cross=lambda c: c.repeat(2, 1, 1)), "Caption 2 holds a batch of 2 texts"),
+    (lambda p: [[e for given in p for e in given]], "Caption 1 holds 4 texts, combined or sched"),
+    (lambda p: told(p, 3, more=tuple(p[0])), "Caption 3 holds 2 texts"),
+    (lambda p: [[], *p[1:]], "3 captions|Caption 1 is empty"),
+    (lambda p: told(p, 2, area=(1, 1, 0, 0)), "Caption 2 is limited to an area"),
+    (lambda p: told(p, 2, mask=torch.ones(1, 8, 8)), "Caption 2 is limited to a mask"),
+    (lambda p: told(p, 2, control=object()), "Caption 2 is limited to a ControlNet"),
+    (lambda p: told(p, 2, gligen=("position", None, [])), "Caption 2 is limited to GLIGEN"),
+    (lambda p: told(p, 2, hooks=object()), "Caption 2 is limited to hooks"),
+    (lambda p: told(p, 2, start_percent=0.2), "Caption 2 is limited to a range of steps"),
+    (lambda p: told(p, 2, start_percent=0.0, end_percent=0.9), "limited to a range of steps"),
+    (lambda p: told(p, 2, clip_start_percent=0.5, clip_end_percent=1.0), "a range of steps"),
+]
+
+
+@pytest.mark.parametrize(("change", "sentence"), CAPTIONS)
+def test_captions(nodes, playground, untouched, change, sentence):
+    """Of the pictures and of the prior alike."""
+    positive, model = change(playground.positive), [playground.model]
+    good = ARGUMENTS | {"model": model, "latents": playground.latents}
+    prior = {"prior_latents": playground.latents, "prior_positive": positive}
+    with pytest.raises(ValueError, match=sentence) as error:
+        nodes["LoRA2Train"].execute(**good, positive=positive)
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=f"prior.*({sentence}|wide)"):
+        nodes["LoRA2Train"].execute(**good, positive=playground.positive, options=[prior])
+
+
+def test_limits_that_limit_nothing_are_trained(nodes, playground):
+    facts = {"start_percent": 0.0, "end_percent": 1.0, "strength": 0.5, "mask": None}
+    positive = told(playground.positive, 1, **facts)
+    latents = [latent | {"noise_mask": torch.ones(1, 1, 8, 8)} for latent in playground.latents]
+    good = ARGUMENTS | {"model": [playground.model], "latents": latents, "positive": positive}
+    nodes["LoRA2Train"].execute(**good)
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
+        ({"latents": [{"samples": torch.zeros(0, 8, 8, 8)}]}, "LATENT 1 holds no picture"),
+        ({"latents": [{"samples": torch.zeros(2, 8, 0, 8)}]}, "LATENT 1 holds no picture"),
+        ({"latents": [{"samples": torch.zeros(())}]}, "no LATENT"),
+        ({"latents": "masked"}, "LATENT 2 has a noise mask.*Data Options"),
+        ({"learning_rate": [0.0]}, "learning_rate is 0, so nothing would be learned"),
+        ({"budget_mb": [0.0003]}, "budget_mb is 0.0003, but one rank of the smallest layer"),
         ({"latents": []}, "no latents to train on"),
         ({"positive": []}, "positive is empty"),
         ({"positive": "two"}, "4 latents but 2 captions"),
@@ -59,6 +123,9 @@ def test_train(nodes, playground, untouched, change, sentence):
     }
     if change.get("positive") == "two":
         change = {"positive": playground.positive[:2]}
+    if change.get("latents") == "masked":
+        one, two, *rest = playground.latents
+        change = {"latents": [one, two | {"noise_mask": torch.zeros(1, 1, 64, 64)}, *rest]}
     if change.get("latents") == "nan":
         change = {"latents": [with_nan(playground.latents[0])]}
     with pytest.raises(ValueError, match=sentence) as error:

@@ -105,6 +105,6 @@ def test_the_error_says_how_to_go_on(nodes, playground, monkeypatch, caplog):
     }  # fmt: skip
     with pytest.raises(RuntimeError) as caught:
         nodes["LoRA2Train"].execute(**fields, options=[keep("told", 4) | {"checkpointing": "off"}])
-    sentence = "To go on from there, choose resume told/step-000002.safetensors in LoRA² Checkpoint"
+    sentence = "To go on from there, choose resume told/step-000002.safetensors in LoRA2 Checkpoint"
     assert sentence in str(caught.value) and sentence in caplog.text
     assert "is saved as lora2/interrupted_" in str(caught.value)

@@ -242,7 +242,7 @@ def test_foreign_models_are_named(nodes, evaluate, clip_vision, dino, drawn, rea
         nodes["LoRA2Compare"].execute(["x"], "y")
     with pytest.raises(ValueError, match="prompts is empty"):
         evaluate(drawn, real, " \n", "x", clip_vision=clip_vision)
-    with pytest.raises(ValueError, match="lora2 is no LoRA² adapter"):
+    with pytest.raises(ValueError, match="lora2 is no LoRA2 adapter"):
         evaluate(*given, clip_vision=clip_vision, lora2="x")
 
 

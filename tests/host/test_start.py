@@ -176,7 +176,7 @@ def test_blocks_may_be_computed_again(playground, own):
         ({"start_strength": 0.0}, "strength is 0.0: give a number from 0.01 to 10"),
         ({"adopt_layers": "false"}, "adopt_layers is 'false': give True or False"),
         ({"adopt_layers": False, "targets": "label_emb"}, "None of the .* layers of the adapter to "
-         "start from is trained here .*: choose its layers in LoRA² Target Options"),
+         "start from is trained here .*: choose its layers in LoRA2 Target Options"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_before_any_step(playground, own, change, sentence):
@@ -214,5 +214,5 @@ def test_the_form_reads_a_file_or_takes_an_adapter(nodes, own, files, monkeypatc
     assert (inputs["strength"], inputs["adopt_layers"]) == (1.0, True), "as without the fields"
     with pytest.raises(ValueError, match="There is no file 'gone.safetensors' in the loras folder"):
         node.execute(lora_name="gone.safetensors")
-    with pytest.raises(ValueError, match="lora2 is no LoRA² adapter"):
+    with pytest.raises(ValueError, match="lora2 is no LoRA2 adapter"):
         node.execute(lora2={"not": "one"})

@@ -255,7 +255,7 @@ def test_priors_have_captions_too(playground):
 
 
 def test_it_starts_from_a_finished_adapter_of_both(playground, finished):
-    lora, first = finished[0], FIELDS | {"steps": 1, "learning_rate": 0.0, "mode": "fixed"}
+    lora, first = finished[0], FIELDS | {"steps": 1, "learning_rate": 1e-9, "mode": "fixed"}
     started = trained(playground, **first, start_from=lora)
     assert started.lora.layers.keys() == lora.layers.keys() | started.lora.layers.keys()
     model, clip = apply_lora(playground.model, playground.clip, lora, 1.0, 1.0)
@@ -290,7 +290,7 @@ def test_previews_are_drawn_with_what_it_has_learned(playground, monkeypatch, tm
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"captions": None}, "positive does not say its captions as text, .* LoRA² Dataset, or"),
+        ({"captions": None}, "positive does not say its captions as text, .* LoRA2 Dataset, or"),
         ({"captions": CAPTIONS[:3]}, "There are 4 pictures but 3 captions: give one for all"),
         ({"captions": [1]}, "captions holds something that is no text"),
         ({"clip": "clip"}, "clip is no CLIP: connect the one that belongs to the model"),

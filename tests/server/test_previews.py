@@ -52,7 +52,7 @@ def test_pictures_arrive_and_the_adapter_is_the_same(server: ComfyServer):
         with Image.open(server.base / "output" / "lora2/previews" / image["filename"]) as picture:
             assert picture.size == (32, 32)
     told = server.log.read_text(errors="replace")
-    assert "LoRA² Train: step 6 of 6 after" in told and "for previews), loss" in told
+    assert "LoRA2 Train: step 6 of 6 after" in told and "for previews), loss" in told
 
 
 @pytest.mark.parametrize(

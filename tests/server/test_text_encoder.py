@@ -56,5 +56,5 @@ def test_faults(server: ComfyServer, captions: bool, inputs: dict, sentence: str
 def test_without_clip_the_options_say_so(server: ComfyServer):
     graph = training()
     del graph[TRAIN]["inputs"]["clip"]
-    with pytest.raises(ExecutionError, match="connect clip to LoRA² Train, or leave them out"):
+    with pytest.raises(ExecutionError, match="connect clip to LoRA2 Train, or leave them out"):
         server.run(graph)
