@@ -7,7 +7,6 @@ from comfy_api.latest import io
 from ..lora2_core import RankedLora, load
 from ..lora2_core.host.apply import adopt, apply_lora
 from ..lora2_core.host.store import lora_path
-from ..lora2_core.settings import check_range
 from .common import (
     CATEGORY,
     SHOWN_AGAIN,
@@ -25,6 +24,7 @@ from .common import (
     size_shown,
     strength,
 )
+from .fields import checked
 
 
 def patched(
@@ -33,8 +33,6 @@ def patched(
     """(model, clip, the adapter at the size that was applied)."""
     check_model(model)
     check_clip(clip)
-    check_range("strength_model", strength_model, -100, 100)
-    check_range("strength_clip", strength_clip, -100, 100)
     check_adapter(lora)
     lora = lora.truncated(keep)
     return *apply_lora(model, clip, lora, strength_model, strength_clip), lora
@@ -62,6 +60,7 @@ class LoRA2Apply(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls, model, lora2, strength_model=1.0, strength_clip=1.0, keep=1.0, clip=None
     ) -> io.NodeOutput:
@@ -99,10 +98,11 @@ class LoRA2Load(io.ComfyNode):
         return missing_lora(lora_name)
 
     @classmethod
-    def fingerprint_inputs(cls, lora_name, **_) -> str:
+    def fingerprint_inputs(cls, lora_name=None, **_) -> str:
         return file_state(lora_name)
 
     @classmethod
+    @checked
     def execute(
         cls, model, lora_name, strength_model=1.0, strength_clip=1.0, keep=1.0, clip=None
     ) -> io.NodeOutput:

@@ -8,6 +8,7 @@ from ..lora2_core import load
 from ..lora2_core.compress import compress
 from ..lora2_core.host.export import from_lora_model
 from .common import CATEGORY, FileOrSocket, Lora2, LoraModel, budget, lora_file, lora_name
+from .fields import checked
 
 
 class LoRA2Compress(FileOrSocket, io.ComfyNode):
@@ -47,6 +48,7 @@ class LoRA2Compress(FileOrSocket, io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, lora_name=None, budget_mb=0.0, tolerance=0.1, lora=None) -> io.NodeOutput:
         source = load(lora_file(lora_name)) if lora is None else from_lora_model(lora)
         result = compress(source, budget_mb=budget_mb, tolerance=tolerance)

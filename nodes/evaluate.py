@@ -18,6 +18,7 @@ from ..lora2_core.host.local_encoders import (
 from ..lora2_core.score_chart import Scored, score_chart, score_csv, score_table
 from ..lora2_core.scores import Encoders, Judge, Score, by_prompt
 from .common import CATEGORY, Lora2, check_adapter, check_images, check_texts, first
+from .fields import checked
 
 Scores = io.Custom("LORA2_SCORES")
 
@@ -133,6 +134,7 @@ class LoRA2Evaluate(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, images, references, prompts, name, scores=None, lora2=None, **encoders):
         earlier = (scores or [()])[0]
         check_scores(earlier)
@@ -193,6 +195,7 @@ class LoRA2Compare(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, scores, title) -> io.NodeOutput:
         check_scores(scores)
         check_texts("title", [title])

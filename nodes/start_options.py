@@ -15,6 +15,7 @@ from .common import (
     lora_file,
     lora_name,
 )
+from .fields import checked
 
 
 class LoRA2StartOptions(FileOrSocket, io.ComfyNode):
@@ -61,6 +62,7 @@ class LoRA2StartOptions(FileOrSocket, io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @checked
     def execute(
         cls, strength=1.0, adopt_layers=True, lora_name=None, lora2=None, options=None
     ) -> io.NodeOutput:

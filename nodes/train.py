@@ -31,6 +31,7 @@ from .common import (
     check_options,
     first,
 )
+from .fields import checked
 
 EVENT = "lora2.train"
 ADVICE = (
@@ -137,6 +138,7 @@ class LoRA2Train(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         model,
