@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..lora2_core import RankedLora, load
-from ..lora2_core.host.apply import adopt, apply_lora
+from ..lora2_core import RankedLora
+from ..lora2_core.host.apply import adopt, apply_lora, cut_for, resolve
 from ..lora2_core.host.store import lora_path
 from .common import (
     CATEGORY,
@@ -17,10 +17,10 @@ from .common import (
     clip,
     file_state,
     keep,
-    lora_file,
     lora_name,
     missing_lora,
     model,
+    read_lora,
     size_shown,
     strength,
 )
@@ -30,12 +30,11 @@ from .fields import checked
 def patched(
     model, clip, lora: RankedLora, strength_model: float, strength_clip: float, keep: float
 ):
-    """(model, clip, the adapter at the size that was applied)."""
-    check_model(model)
-    check_clip(clip)
-    check_adapter(lora)
-    lora = lora.truncated(keep)
-    return *apply_lora(model, clip, lora, strength_model, strength_clip), lora
+    """(model, clip, the adapter at the size that was applied, ui output)."""
+    found = resolve(lora, model, clip)
+    cut = cut_for(lora, keep, found)
+    strengths = strength_model, strength_clip
+    return *apply_lora(model, clip, cut, *strengths, found), cut, size_shown(lora, clip, found)
 
 
 class LoRA2Apply(io.ComfyNode):
@@ -64,8 +63,11 @@ class LoRA2Apply(io.ComfyNode):
     def execute(
         cls, model, lora2, strength_model=1.0, strength_clip=1.0, keep=1.0, clip=None
     ) -> io.NodeOutput:
-        model, clip, _ = patched(model, clip, lora2, strength_model, strength_clip, keep)
-        return io.NodeOutput(model, clip, ui=size_shown(lora2, clip))
+        check_model(model)
+        check_clip(clip)
+        check_adapter(lora2)
+        model, clip, _, shown = patched(model, clip, lora2, strength_model, strength_clip, keep)
+        return io.NodeOutput(model, clip, ui=shown)
 
 
 class LoRA2Load(io.ComfyNode):
@@ -108,12 +110,11 @@ class LoRA2Load(io.ComfyNode):
     ) -> io.NodeOutput:
         check_model(model)
         check_clip(clip)
-        lora = adopt(load(lora_file(lora_name)), model, clip)
+        lora = adopt(read_lora(lora_name), model, clip)
         if lora.info.get("basis") != "singular":
             lora = lora.rotated()
-        outputs = patched(model, clip, lora, strength_model, strength_clip, keep)
-        shown = size_shown(lora, clip) | {"lora2_file": [lora_name]}
-        return io.NodeOutput(*outputs, ui=shown)
+        *outputs, shown = patched(model, clip, lora, strength_model, strength_clip, keep)
+        return io.NodeOutput(*outputs, ui=shown | {"lora2_file": [lora_name]})
 
 
 NODES = [LoRA2Apply, LoRA2Load]

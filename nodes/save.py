@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lora2_core.files import DTYPES, FORMATS
-from ..lora2_core.host.store import check_prefix, save_under_loras
+from ..lora2_core.host.store import check_prefix, offered, write_under_loras
 from .common import CATEGORY, Lora2, check_adapter
 from .fields import CheckedFirst, checked
 
@@ -72,10 +72,11 @@ class LoRA2Save(CheckedFirst, io.ComfyNode):
         cls, lora2, filename_prefix="lora2/lora2", format="kohya", dtype="fp16", max_mb=0.0
     ) -> io.NodeOutput:
         check_adapter(lora2)
-        name, megabytes = save_under_loras(
-            lora2, filename_prefix, form=format, dtype=dtype, max_mb=max_mb
-        )
-        return io.NodeOutput(name, ui={"text": (f"{name} ({megabytes:.2f} MB)",)})
+        saved = write_under_loras(lora2, filename_prefix, form=format, dtype=dtype, max_mb=max_mb)
+        facts = {"lora_name": saved.name, "megabytes": saved.megabytes}
+        facts |= {"mean_rank": saved.lora.mean_rank, "ranks": saved.lora.ranks}
+        shown = {"text": (f"{saved.name} ({saved.megabytes:.2f} MB)",)}
+        return io.NodeOutput(saved.name, ui=shown | {"lora2_saved": [facts | offered(saved)]})
 
 
 NODES = [LoRA2Save]

@@ -30,7 +30,7 @@ class Any(str):
 
 def wrong(node: str, field: io.Input) -> list[object]:
     """What the host refuses when it is typed in, and what can't be typed in at all."""
-    none = [] if field.optional else [None]
+    none = [] if field.optional or field.id == "lora_name" else [None]
     if isinstance(field, io.Int.Input):
         return [field.min - 1, field.max + 1, NAN, 2.5, "3", True, [4], *none]
     if isinstance(field, io.Float.Input):

@@ -1,6 +1,9 @@
-"""Names that come from another node: used where they are good, refused in one sentence before the
+"""Texts that come from another node: used where they are good, refused in one sentence before the
 training where they are not.
 """
+
+from urllib.parse import urlencode
+from urllib.request import urlopen
 
 import pytest
 
@@ -42,21 +45,11 @@ PREVIEW = {
 }  # fmt: skip
 REPORT = {"lora2": [TRAIN, 0], "save": True, "tensorboard": False}
 KEPT = {"every": 0, "keep_last": 1}
-LOADED = {"model": ["model", 0], "strength_model": 1.0, "strength_clip": 1.0, "keep": 1.0}
-SHOWN = {"class_type": "LoRA2RankHeatmap", "inputs": {"lora2": ["node", 2]}}
-FOLDER = {
-    "clip": ["model", 1], "vae": ["model", 2], "caption": "", "resolution": 32, "buckets": True,
-    "flip": False, "crops": 0, "shuffle_tags": 0, "caption_dropout": 0.0, "seed": 0,
-}  # fmt: skip
 PROMPT = {"class_type": "CLIPTextEncode", "inputs": {"text": "an owl", "clip": ["model", 1]}}
 GRAPHS = {
     "Save": linked(BAD, "LoRA2Save", "filename_prefix", **saving(None)),
     "Report": linked(BAD, "LoRA2Report", "filename_prefix", **REPORT),
-    "Load": linked(BAD, "LoRA2Load", "lora_name", **LOADED) | {"shown": SHOWN},
-    "Info": linked(BAD, "LoRA2Info", "lora_name"),
-    "Dataset": linked(BAD, "LoRA2Dataset", "folder", **FOLDER),
     "Preview": of_train("LoRA2PreviewOptions", "filename_prefix", **PREVIEW) | {"prompt": PROMPT},
-    "Start": of_train("LoRA2StartOptions", "lora_name", strength=1.0, adopt_layers=True),
     "Checkpoints": of_train("LoRA2CheckpointOptions", "name", **KEPT, resume="none"),
 }
 
@@ -78,10 +71,14 @@ def test_good_names_are_used(server: ComfyServer):
     }
     entry = server.run(graph)
     assert saved(server, "linked/owl") == ["owl_00001_.safetensors"]
+    (told,) = entry["outputs"]["node"]["lora2_saved"]
+    assert told["lora_name"] == "linked/owl_00001_.safetensors" and told["megabytes"] > 0
+    assert told["ranks"] and all(isinstance(rank, int) for rank in told["ranks"].values())
+    query = urlencode({key: told[key] for key in ("filename", "subfolder", "type")})
+    with urlopen(f"{server.address}/view?{query}") as answer:
+        data = answer.read()
+    assert data == (server.base / "models/loras" / told["lora_name"]).read_bytes()
     assert (server.base / "output/linked/owl_00001_.report.png").is_file()
-    load = linked("linked/owl_00001_.safetensors", "LoRA2Load", "lora_name", **LOADED)
-    entry = server.run({k: load[k] for k in ("model", "text", "node")} | {"shown": SHOWN})
-    assert entry["outputs"]["shown"]["lora2_rank_map"]
 
 
 def test_a_value_that_no_field_holds_is_refused_before_the_training(server: ComfyServer):
