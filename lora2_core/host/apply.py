@@ -59,9 +59,8 @@ def resolve(lora: RankedLora, model, clip=None) -> dict:
         found[name] = key
     if not found:
         raise ValueError(
-            f"{file_of(lora)}None of the adapter's {len(lora.layers)} layers is in this model (first: "
-            f"{next(iter(lora.layers))}): "
-            "the adapter belongs to another base model."
+            f"{file_of(lora)}None of the adapter's {len(lora.layers)} layers is in this model "
+            f"(first: {next(iter(lora.layers))}): the adapter belongs to another base model."
         )
     if len(found) < len(lora.layers):
         log.warning(

@@ -8,10 +8,10 @@ import math
 import execution
 import pytest
 from comfy_api.latest import io
-
-import nodes as hosts
 from comfyui_lora2.nodes import NODES
 from comfyui_lora2.nodes.fields import FOUND_ON_DISK
+
+import nodes as hosts
 from tests.reliability.fuzz import sockets
 from tests.reliability.prompts import Prompts, Started, stopped_at_the_start
 

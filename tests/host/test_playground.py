@@ -76,9 +76,9 @@ def test_the_hosts_own_trainer_takes_it(playground):
     }  # fmt: skip
     data = {"model": [playground.model], "latents": playground.latents[:1]}
     data |= {"positive": playground.positive[:1]}
-    lora, losses, steps = (
-        nodes_train.TrainLoraNode.execute(**data, **{k: [v] for k, v in given.items()}).result
-    )
+    lora, losses, steps = nodes_train.TrainLoraNode.execute(
+        **data, **{k: [v] for k, v in given.items()}
+    ).result
     assert steps == 1 and len(losses["loss"]) == 1 and losses["loss"][0] > 0
     assert any(key.endswith("lora_up.weight") for key in lora)
 
