@@ -129,5 +129,5 @@ def offered(saved: Saved) -> dict[str, str]:
     except OSError as error:
         log.info("%s is not offered for download: %s", saved.name, error)
         return {}
-    subfolder = place.parent.relative_to(root).as_posix().removeprefix(".")
+    subfolder = "/".join(place.parent.relative_to(root).parts)
     return {"filename": place.name, "subfolder": subfolder, "type": "temp"}

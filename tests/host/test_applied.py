@@ -78,7 +78,7 @@ def saved(nodes, prefix: str, **options) -> dict:
 
 
 def test_programs_are_told_what_was_saved(nodes, loras, tmp_path):
-    for prefix, subfolder in (("owl", ""), ("a/b/owl", "a/b")):
+    for prefix, subfolder in (("owl", ""), ("a/b/owl", "a/b"), (".a/owl", ".a")):
         entry = saved(nodes, prefix, dtype="fp32")
         assert entry["subfolder"] == subfolder and entry["type"] == "temp"
         offered = tmp_path / "temp" / subfolder / entry["filename"]
