@@ -76,10 +76,13 @@ class Component:
         `capacity` long and zero beyond `rank`, or None where it is 1.
         """
 
-        def after(_module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-            return self.add_path(args[0], output, weights()) if self.rank else output
+        def after(_module: nn.Module, args: tuple, named: dict, output: Tensor) -> Tensor:
+            if not self.rank:
+                return output
+            x = args[0] if args else next(iter(named.values()))  # a layer's only input
+            return self.add_path(x, output, weights())
 
-        self.handle = self.module.register_forward_hook(after)
+        self.handle = self.module.register_forward_hook(after, with_kwargs=True)
 
     def unhook(self) -> None:
         """Takes the path away; the module is as it was."""

@@ -15,6 +15,7 @@ BYTES_PER_PARAMETER = 2  # an exported adapter is fp16 or bf16 unless asked othe
 MEGABYTE = 1e6
 FIRST_SHARE = 3  # adaptive runs start at so many times the target and descend to it
 LARGEST_BETA = 0.99999
+DECAY = 0.5  # of the run: the learning rate falls to zero over its last half
 QUANTILES = {"adaptive": 0.3, "paper": 0.9, "fixed": 0.9}
 
 
@@ -186,6 +187,9 @@ class TrainSettings:
             )
 
     def rates(self) -> list[float]:
-        """The learning rate of every step, of completed settings."""
-        found = shares(self.schedule, self.steps, self.warmup_steps, self.decay)
+        """Returns the learning rate of every step. Where no schedule is given it is `late`, which
+        is every mode's own but the paper's.
+        """
+        decay = DECAY if self.decay is None else self.decay
+        found = shares(self.schedule or "late", self.steps, self.warmup_steps, decay)
         return [self.learning_rate * share for share in found]

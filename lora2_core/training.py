@@ -15,10 +15,9 @@ from .loss_scale import LossScale
 from .optimizers import TwoOptimizers, check_optimizer
 from .parallel import Processes
 from .pricing import PAPER_WEIGHT, PRICES
-from .settings import BYTES_PER_PARAMETER, MEGABYTE, TrainSettings
+from .settings import BYTES_PER_PARAMETER, DECAY, MEGABYTE, TrainSettings
 
 RATE_TRAVEL = 15.0  # in adaptive mode, how far a log-rate can go in a run
-DECAY = 0.5  # of the run: the learning rate falls to zero over its last half
 WEIGHT_DECAY = 1.5  # over a run
 ADAMS = ("adamw", "adam", "adamw8bit")
 BETAS = {"beta1": 0.9, "beta2": 0.999}

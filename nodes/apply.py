@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..lora2_core import RankedLora, load
-from ..lora2_core.host.apply import adopt, apply_lora
+from ..lora2_core import RankedLora
+from ..lora2_core.host.apply import adopt, apply_lora, cut_for, resolve
 from ..lora2_core.host.store import lora_path
-from ..lora2_core.settings import check_range
 from .common import (
     CATEGORY,
     SHOWN_AGAIN,
@@ -18,26 +17,24 @@ from .common import (
     clip,
     file_state,
     keep,
-    lora_file,
     lora_name,
     missing_lora,
     model,
+    read_lora,
     size_shown,
     strength,
 )
+from .fields import checked
 
 
 def patched(
     model, clip, lora: RankedLora, strength_model: float, strength_clip: float, keep: float
 ):
-    """(model, clip, the adapter at the size that was applied)."""
-    check_model(model)
-    check_clip(clip)
-    check_range("strength_model", strength_model, -100, 100)
-    check_range("strength_clip", strength_clip, -100, 100)
-    check_adapter(lora)
-    lora = lora.truncated(keep)
-    return *apply_lora(model, clip, lora, strength_model, strength_clip), lora
+    """(model, clip, the adapter at the size that was applied, ui output)."""
+    found = resolve(lora, model, clip)
+    cut = cut_for(lora, keep, found)
+    strengths = strength_model, strength_clip
+    return *apply_lora(model, clip, cut, *strengths, found), cut, size_shown(lora, clip, found)
 
 
 class LoRA2Apply(io.ComfyNode):
@@ -62,11 +59,15 @@ class LoRA2Apply(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls, model, lora2, strength_model=1.0, strength_clip=1.0, keep=1.0, clip=None
     ) -> io.NodeOutput:
-        model, clip, _ = patched(model, clip, lora2, strength_model, strength_clip, keep)
-        return io.NodeOutput(model, clip, ui=size_shown(lora2, clip))
+        check_model(model)
+        check_clip(clip)
+        check_adapter(lora2)
+        model, clip, _, shown = patched(model, clip, lora2, strength_model, strength_clip, keep)
+        return io.NodeOutput(model, clip, ui=shown)
 
 
 class LoRA2Load(io.ComfyNode):
@@ -99,21 +100,21 @@ class LoRA2Load(io.ComfyNode):
         return missing_lora(lora_name)
 
     @classmethod
-    def fingerprint_inputs(cls, lora_name, **_) -> str:
+    def fingerprint_inputs(cls, lora_name=None, **_) -> str:
         return file_state(lora_name)
 
     @classmethod
+    @checked
     def execute(
         cls, model, lora_name, strength_model=1.0, strength_clip=1.0, keep=1.0, clip=None
     ) -> io.NodeOutput:
         check_model(model)
         check_clip(clip)
-        lora = adopt(load(lora_file(lora_name)), model, clip)
+        lora = adopt(read_lora(lora_name), model, clip)
         if lora.info.get("basis") != "singular":
             lora = lora.rotated()
-        outputs = patched(model, clip, lora, strength_model, strength_clip, keep)
-        shown = size_shown(lora, clip) | {"lora2_file": [lora_name]}
-        return io.NodeOutput(*outputs, ui=shown)
+        *outputs, shown = patched(model, clip, lora, strength_model, strength_clip, keep)
+        return io.NodeOutput(*outputs, ui=shown | {"lora2_file": [lora_name]})
 
 
 NODES = [LoRA2Apply, LoRA2Load]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..lora2_core.host.checkpoints import checkpoint_list, file_of, folder_of
-from ..lora2_core.host.keeping import LATEST, NONE
+from ..lora2_core.host.checkpoints import checkpoint_list, folder_of
+from ..lora2_core.host.keeping import LATEST, NONE, check_resume
 from ..lora2_core.host.snapshots import PREFIX
 from .common import CATEGORY, Lora2Options
+from .fields import checked
 from .options import extend
 
 
@@ -80,13 +81,14 @@ class LoRA2CheckpointOptions(io.ComfyNode):
         try:
             if name is not None:
                 folder_of(name)
-            if resume not in (None, NONE, LATEST):
-                file_of(resume)
+            if resume is not None:
+                check_resume(resume)
         except ValueError as error:
             return str(error)
         return True
 
     @classmethod
+    @checked
     def execute(
         cls,
         every=0,
@@ -97,6 +99,7 @@ class LoRA2CheckpointOptions(io.ComfyNode):
         adapter_every=0,
         adapter_prefix=PREFIX,
     ) -> io.NodeOutput:
+        check_resume(resume)
         changes = {"checkpoint_every": every, "keep_last": keep_last}
         changes |= {"checkpoint_name": name, "resume": resume}
         changes |= {"adapter_every": adapter_every, "adapter_prefix": adapter_prefix}

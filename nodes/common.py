@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from collections.abc import Collection
+from dataclasses import fields, replace
 
 import folder_paths
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from ..lora2_core import RankedLora
+from ..lora2_core import RankedLora, load
 from ..lora2_core.host.store import lora_path, no_loras
 from ..lora2_core.model_order import of_text_encoder
 from ..lora2_core.places import quoted
@@ -75,6 +76,12 @@ def lora_file(name: str | None) -> str:
     if (path := lora_path(name)) is None:
         raise ValueError(missing_lora(name))
     return str(path)
+
+
+def read_lora(name: str | None) -> RankedLora:
+    """Returns the adapter of a file in the loras folder; what is said of it names the file."""
+    lora = load(lora_file(name))
+    return replace(lora, info=dict(lora.info) | {"file": name})
 
 
 def missing_lora(name: str | None) -> str:
@@ -156,9 +163,17 @@ def keep() -> io.Float.Input:
     )
 
 
-def size_shown(lora: RankedLora, clip: object) -> dict:
-    """ui output: what every setting of `keep` leaves of an adapter, and a word on unused layers."""
-    shown = {"lora2_size_curve": [vars(size_curve(lora))]}
+def size_shown(lora: RankedLora, clip: object, found: Collection[str]) -> dict:
+    """ui output: what every setting of `keep` leaves of an adapter, and a word on layers that are
+    not used. found: those that model and clip have.
+    """
+    notes: list[str | list] = []
+    left = [name for name in lora.layers if name not in found]
     if clip is None and any(map(of_text_encoder, lora.layers)):
-        shown["lora2_note"] = ["It has layers for the text encoder: connect clip to use them."]
-    return shown
+        notes.append("It has layers for the text encoder: connect clip to use them.")
+        left = [name for name in left if not of_text_encoder(name)]
+    if left:
+        said = "{0} of its {1} layers are not in this model, the first is {2}: they change nothing."
+        notes.append([said, len(left), len(lora.layers), left[0]])
+    shown = {"lora2_size_curve": [vars(size_curve(lora))]}
+    return shown | ({"lora2_note": notes} if notes else {})

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..lora2_core import load
 from ..lora2_core.compress import compress
 from ..lora2_core.host.export import from_lora_model
-from .common import CATEGORY, FileOrSocket, Lora2, LoraModel, budget, lora_file, lora_name
+from .common import CATEGORY, FileOrSocket, Lora2, LoraModel, budget, lora_name, read_lora
+from .fields import checked
 
 
 class LoRA2Compress(FileOrSocket, io.ComfyNode):
@@ -47,8 +47,9 @@ class LoRA2Compress(FileOrSocket, io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, lora_name=None, budget_mb=0.0, tolerance=0.1, lora=None) -> io.NodeOutput:
-        source = load(lora_file(lora_name)) if lora is None else from_lora_model(lora)
+        source = read_lora(lora_name) if lora is None else from_lora_model(lora)
         result = compress(source, budget_mb=budget_mb, tolerance=tolerance)
         error = result.info["settings"]["compressed"]["error"]
         sizes = f"{source.megabytes():.2f} MB \u2192 {result.megabytes():.2f} MB"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from .common import CATEGORY, Lora2Options, first
+from .fields import checked
 from .options import extend
 from .training_options import number
 
@@ -69,6 +70,7 @@ class LoRA2DataOptions(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @checked
     def execute(
         cls,
         prior_weight,

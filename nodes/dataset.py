@@ -12,6 +12,7 @@ from ..lora2_core.host.pictures import make_dataset
 from ..lora2_core.pictures.folder import check_folder, state, with_pictures
 from ..lora2_core.pictures.plan import DatasetSettings
 from .common import CATEGORY
+from .fields import checked
 
 
 class LoRA2Dataset(io.ComfyNode):
@@ -147,6 +148,7 @@ class LoRA2Dataset(io.ComfyNode):
             return repr(folder)
 
     @classmethod
+    @checked
     def execute(cls, folder, clip, vae, **settings) -> io.NodeOutput:
         say = OnlySaid()
         bar = comfy.utils.ProgressBar(1)

@@ -19,6 +19,7 @@ from ..lora2_core.host.only_said import OnlySaid
 from ..lora2_core.score_chart import Scored, score_chart, score_csv, score_table
 from ..lora2_core.scores import Encoders, Judge, Score, by_prompt
 from .common import CATEGORY, Lora2, check_adapter, check_images, check_texts, first
+from .fields import checked
 
 Scores = io.Custom("LORA2_SCORES")
 
@@ -135,6 +136,7 @@ class LoRA2Evaluate(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, images, references, prompts, name, scores=None, lora2=None, **encoders):
         earlier = (scores or [()])[0]
         check_scores(earlier)
@@ -195,6 +197,7 @@ class LoRA2Compare(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, scores, title) -> io.NodeOutput:
         check_scores(scores)
         check_texts("title", [title])

@@ -13,6 +13,7 @@ from ..lora2_core.info_picture import picture
 from ..lora2_core.model_order import in_model_order
 from ..lora2_core.places import quoted
 from .common import CATEGORY, FileOrSocket, Lora2, check_adapter, lora_file, lora_name
+from .fields import checked
 
 
 class LoRA2Info(FileOrSocket, io.ComfyNode):
@@ -47,6 +48,7 @@ class LoRA2Info(FileOrSocket, io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, lora_name=None, lora2=None) -> io.NodeOutput:
         if lora2 is not None:
             check_adapter(lora2)

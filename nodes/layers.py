@@ -9,6 +9,7 @@ from ..lora2_core.layer import is_adaptable
 from ..lora2_core.layer_ranks import MOST
 from ..lora2_core.target_table import rows, summary, table
 from .common import CATEGORY, Lora2Options, check_model, check_options
+from .fields import checked
 
 
 class LoRA2Layers(io.ComfyNode):
@@ -51,6 +52,7 @@ class LoRA2Layers(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, model, options=None, target_rank=64) -> io.NodeOutput:
         check_model(model)
         run = HostRun.of({"max_rank": MOST, "target_rank": target_rank, **check_options(options)})

@@ -8,16 +8,22 @@ from ..lora2_core.host.run import CHECKPOINTING
 from ..lora2_core.settings import INITS
 from ..lora2_core.targets import ATTENTION, LAYERS, REGEX
 from .common import CATEGORY, Lora2Options, check_options
+from .fields import checked
 
 AUTO = "auto"
 OWN = -1.0  # of a number field: the mode's own value
-OWNS = (AUTO, OWN)
 
 
 def extend(options: dict | None, **changes) -> dict:
-    """A chain's options with one node's own on top."""
-    own = {k: v for k, v in changes.items() if not isinstance(v, (str, float)) or v not in OWNS}
-    return check_options(options) | own
+    """Returns a chain's options with one node's own on top; None stands for the mode's own value,
+    so that a later node can set that back too.
+    """
+    return check_options(options) | changes
+
+
+def unless(own: object, value: object) -> object:
+    """Returns what a field holds, None where that is its sign for the mode's own value."""
+    return None if value == own else value
 
 
 def own_value(name: str, tooltip: str, most: float = 1000.0) -> io.Float.Input:
@@ -83,6 +89,7 @@ class LoRA2RankOptions(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         quantile,
@@ -97,13 +104,13 @@ class LoRA2RankOptions(io.ComfyNode):
         return io.NodeOutput(
             extend(
                 options,
-                quantile=quantile,
-                start_rank=AUTO if isinstance(start_rank, int) and start_rank == 0 else start_rank,
-                init=init,
-                tolerance=tolerance,
-                rank_weight=rank_weight,
-                attention_weight=attention_weight,
-                rate_learning_rate=rate_learning_rate,
+                quantile=unless(OWN, quantile),
+                start_rank=unless(0, start_rank),
+                init=unless(AUTO, init),
+                tolerance=unless(OWN, tolerance),
+                rank_weight=unless(OWN, rank_weight),
+                attention_weight=unless(OWN, attention_weight),
+                rate_learning_rate=unless(OWN, rate_learning_rate),
             )
         )
 
@@ -161,6 +168,7 @@ class LoRA2TargetOptions(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         targets,
@@ -206,6 +214,7 @@ class LoRA2MemoryOptions(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, checkpointing, options=None) -> io.NodeOutput:
         return io.NodeOutput(extend(options, checkpointing=checkpointing))
 

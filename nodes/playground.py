@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..lora2_core.playground import asset, subjects
 from .common import CATEGORY
+from .fields import checked
 
 
 class LoRA2Playground(io.ComfyNode):
@@ -65,6 +66,7 @@ class LoRA2ExamplePictures(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, subject: str, pictures: int) -> io.NodeOutput:
         images, captions = subjects.examples(subject, pictures)
         return io.NodeOutput([image[None] for image in images], captions)

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from ..lora2_core.host.output import place_of
 from ..lora2_core.host.previews import LARGEST, Preview
 from .common import CATEGORY, Lora2Options, check_options
+from .fields import checked
 from .training_options import number
 
 
@@ -102,8 +103,10 @@ class LoRA2PreviewOptions(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, filename_prefix) -> bool | str:
+    def validate_inputs(cls, filename_prefix=None) -> bool | str:
         """Before anything runs."""
+        if filename_prefix is None:  # linked, not known yet
+            return True
         try:
             place_of(filename_prefix)
         except ValueError as error:
@@ -111,6 +114,7 @@ class LoRA2PreviewOptions(io.ComfyNode):
         return True
 
     @classmethod
+    @checked
     def execute(cls, positive, vae, every, negative=None, options=None, **fields) -> io.NodeOutput:
         options = check_options(options)
         preview = Preview(positive, vae, negative, preview_every=every, **fields)

@@ -10,12 +10,12 @@ from comfy_api.latest import io, ui
 from ..lora2_core.history import History, check_tensorboard
 from ..lora2_core.host.output import place_of
 from ..lora2_core.host.reports import keep_report, keep_scalars, pictures
-from ..lora2_core.places import quoted
 from ..lora2_core.report import page
 from .common import CATEGORY, Lora2, check_adapter, lora_file
+from .fields import CheckedFirst, checked
 
 
-class LoRA2Report(io.ComfyNode):
+class LoRA2Report(CheckedFirst, io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -29,17 +29,26 @@ class LoRA2Report(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 Lora2.Input(
-                    "lora2", tooltip="From LoRA\u00b2 Train, or from LoRA\u00b2 Load of its file."
+                    "lora2",
+                    lazy=True,
+                    tooltip="From LoRA\u00b2 Train, or from LoRA\u00b2 Load of its file.",
                 ),
                 io.Image.Input(
-                    "before", optional=True, tooltip="Samples without the adapter: up to four."
+                    "before",
+                    optional=True,
+                    lazy=True,
+                    tooltip="Samples without the adapter: up to four.",
                 ),
                 io.Image.Input(
-                    "after", optional=True, tooltip="Samples with the adapter: up to four."
+                    "after",
+                    optional=True,
+                    lazy=True,
+                    tooltip="Samples with the adapter: up to four.",
                 ),
                 io.String.Input(
                     "lora_name",
                     optional=True,
+                    lazy=True,
                     force_input=True,
                     tooltip="From LoRA\u00b2 Save: what is saved then lies beside that file.",
                 ),
@@ -71,10 +80,13 @@ class LoRA2Report(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, filename_prefix, tensorboard) -> bool | str:
-        """Before anything runs: a report that can't be written must not cost a training."""
+    def validate_inputs(cls, filename_prefix=None, tensorboard=None) -> bool | str:
+        """Before anything runs: a report that can't be written must not cost a training. What is
+        linked is None, not known yet.
+        """
         try:
-            place_of(filename_prefix)
+            if filename_prefix is not None:
+                place_of(filename_prefix)
             if tensorboard is True:
                 check_tensorboard()
         except ValueError as error:
@@ -82,6 +94,7 @@ class LoRA2Report(io.ComfyNode):
         return True
 
     @classmethod
+    @checked
     def execute(
         cls,
         lora2,
@@ -93,9 +106,6 @@ class LoRA2Report(io.ComfyNode):
         filename_prefix="lora2/reports/report",
     ) -> io.NodeOutput:
         check_adapter(lora2)
-        for name, value in {"save": save, "tensorboard": tensorboard}.items():
-            if not isinstance(value, (bool, int)):
-                raise ValueError(f"{name} is {quoted(value)}: give true or false.")
         history = History.of(lora2)
         folder, start = place_of(filename_prefix)
         start, named = folder / start, filename_prefix

@@ -5,12 +5,12 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lora2_core.files import DTYPES, FORMATS
-from ..lora2_core.host.store import check_prefix, save_under_loras
-from ..lora2_core.settings import check_range
+from ..lora2_core.host.store import check_prefix, offered, write_under_loras
 from .common import CATEGORY, Lora2, check_adapter
+from .fields import CheckedFirst, checked
 
 
-class LoRA2Save(io.ComfyNode):
+class LoRA2Save(CheckedFirst, io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -22,7 +22,9 @@ class LoRA2Save(io.ComfyNode):
             search_aliases=["save lora", "export lora"],
             is_output_node=True,
             inputs=[
-                Lora2.Input("lora2", tooltip="From LoRA\u00b2 Train or LoRA\u00b2 Load."),
+                Lora2.Input(
+                    "lora2", lazy=True, tooltip="From LoRA\u00b2 Train or LoRA\u00b2 Load."
+                ),
                 io.String.Input(
                     "filename_prefix",
                     default="lora2/lora2",
@@ -56,8 +58,10 @@ class LoRA2Save(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, filename_prefix) -> bool | str:
+    def validate_inputs(cls, filename_prefix=None) -> bool | str:
         """Before anything runs: a place that can't be written must not cost a training."""
+        if filename_prefix is None:  # linked, not known yet
+            return True
         try:
             check_prefix(filename_prefix)
         except ValueError as error:
@@ -65,15 +69,16 @@ class LoRA2Save(io.ComfyNode):
         return True
 
     @classmethod
+    @checked
     def execute(
         cls, lora2, filename_prefix="lora2/lora2", format="kohya", dtype="fp16", max_mb=0.0
     ) -> io.NodeOutput:
         check_adapter(lora2)
-        check_range("max_mb", max_mb, 0, 100000)
-        name, megabytes = save_under_loras(
-            lora2, filename_prefix, form=format, dtype=dtype, max_mb=max_mb
-        )
-        return io.NodeOutput(name, ui={"text": (f"{name} ({megabytes:.2f} MB)",)})
+        saved = write_under_loras(lora2, filename_prefix, form=format, dtype=dtype, max_mb=max_mb)
+        facts = {"lora_name": saved.name, "megabytes": saved.megabytes}
+        facts |= {"mean_rank": saved.lora.mean_rank, "ranks": saved.lora.ranks}
+        shown = {"text": (f"{saved.name} ({saved.megabytes:.2f} MB)",)}
+        return io.NodeOutput(saved.name, ui=shown | {"lora2_saved": [facts | offered(saved)]})
 
 
 NODES = [LoRA2Save]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..lora2_core import load
 from .common import (
     CATEGORY,
     FileOrSocket,
@@ -12,9 +11,10 @@ from .common import (
     Lora2Options,
     check_adapter,
     check_options,
-    lora_file,
     lora_name,
+    read_lora,
 )
+from .fields import checked
 
 
 class LoRA2StartOptions(FileOrSocket, io.ComfyNode):
@@ -64,11 +64,12 @@ class LoRA2StartOptions(FileOrSocket, io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @checked
     def execute(
         cls, strength=1.0, adopt_layers=True, lora_name=None, lora2=None, options=None
     ) -> io.NodeOutput:
         if lora2 is None:
-            lora2 = load(lora_file(lora_name))
+            lora2 = read_lora(lora_name)
         check_adapter(lora2)
         changes = {"start_from": lora2, "start_strength": strength, "adopt_layers": adopt_layers}
         return io.NodeOutput({**check_options(options), **changes})

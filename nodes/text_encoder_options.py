@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..lora2_core.host.text_encoder import ATTENTION, OWN
 from .common import CATEGORY, Lora2Options, check_options, first
+from .fields import checked
 
 
 class LoRA2TextEncoderOptions(io.ComfyNode):
@@ -58,6 +59,7 @@ class LoRA2TextEncoderOptions(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls, learning_rate, targets, captions=None, prior_captions=None, options=None
     ) -> io.NodeOutput:

@@ -32,6 +32,7 @@ from .common import (
     check_options,
     first,
 )
+from .fields import checked
 
 EVENT = "lora2.train"
 ADAPTER_OUTPUTS = 3  # lora2, lora and model come first
@@ -140,6 +141,7 @@ class LoRA2Train(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         model,

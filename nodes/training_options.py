@@ -8,7 +8,8 @@ from ..lora2_core.loss import SAMPLINGS, WEIGHTINGS
 from ..lora2_core.schedule import SCHEDULES
 from ..lora2_core.settings import OPTIMIZERS
 from .common import CATEGORY, Lora2Options
-from .options import AUTO, OWN, extend
+from .fields import checked
+from .options import AUTO, OWN, extend, unless
 
 
 def number(
@@ -96,7 +97,10 @@ class LoRA2OptimizerOptions(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @checked
     def execute(cls, options=None, **fields) -> io.NodeOutput:
+        own = {"schedule": AUTO, "weight_decay": OWN, "beta1": OWN, "beta2": OWN}
+        fields |= {name: unless(own[name], fields[name]) for name in own if name in fields}
         return io.NodeOutput(extend(options, **fields))
 
 
@@ -153,6 +157,7 @@ class LoRA2LossOptions(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @checked
     def execute(cls, options=None, **fields) -> io.NodeOutput:
         return io.NodeOutput(extend(options, **fields))
 

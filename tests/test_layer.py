@@ -110,6 +110,24 @@ def test_gradients_are_those_of_the_dense_update(case):
         torch.testing.assert_close(found.grad, expected.grad, rtol=1e-4, atol=1e-6)
 
 
+def test_an_input_given_by_name_is_the_same_input(case):
+    model, x = case
+    fill(lora2.attach(model, "0", SETTINGS))
+    assert torch.equal(model[0](input=x), model[0](x))
+
+
+def test_a_hosts_own_layer_may_call_its_input_what_it_likes():
+    class Linear(nn.Linear):
+        def forward(self, hidden_states: Tensor) -> Tensor:
+            return super().forward(hidden_states)
+
+    model, x = nn.Sequential(Linear(6, 4)), torch.randn(2, 6)
+    before = model(x)
+    fill(lora2.attach(model, "0", SETTINGS))
+    assert torch.equal(model[0](hidden_states=x), model[0](x))
+    assert not torch.equal(model[0](x), before)
+
+
 @pytest.mark.parametrize("init", ["matched", "paper"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_the_update_is_exactly_zero_at_first(case, dtype: torch.dtype, init: str):

@@ -67,3 +67,10 @@ def test_a_warmup_longer_than_the_run():
     message = "warmup_steps 11 is more than the run's 10 steps: lower warmup_steps or raise steps."
     assert str(caught.value) == message
     assert len(completed(TrainSettings(10, warmup_steps=10), "fixed").rates()) == 10
+
+
+@pytest.mark.parametrize("given", [{}, {"schedule": "cosine"}, {"decay": 0.2}, {"warmup_steps": 9}])
+def test_settings_that_leave_something_to_the_mode_have_rates_too(given: dict):
+    settings = TrainSettings(steps=STEPS, **given)
+    assert settings.rates() == completed(settings, "adaptive").rates()
+    assert len(settings.rates()) == STEPS

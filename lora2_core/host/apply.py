@@ -5,6 +5,8 @@ ever.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -22,11 +24,17 @@ def as_patch(layer: LoraLayer) -> LoRAAdapter:
     return LoRAAdapter(set(), (up, down, float(layer.rank), None, None, None))
 
 
+def file_of(lora: RankedLora) -> str:
+    """Returns how a sentence about an adapter of a file begins; empty for one that was trained."""
+    return f"{' '.join(name.split())}: " if (name := lora.info.get("file")) else ""
+
+
 def resolve(lora: RankedLora, model, clip=None) -> dict:
     """Layer name -> the host's weight key, for the layers that model or clip have; checks every
     shape.
 
-    ValueError when no layer matches or a shape differs; a partial match is a warning with counts.
+    ValueError when no layer matches or a shape differs, with the file where the adapter is of one;
+    a partial match is a warning with counts.
     """
     weights = dict(model.model.state_dict())
     if clip is not None:
@@ -42,21 +50,21 @@ def resolve(lora: RankedLora, model, clip=None) -> dict:
             shape = tuple(weights[key].shape)
             if (shape[0], math.prod(shape[1:])) != (layer.up.shape[0], layer.down.shape[1]):
                 raise ValueError(
-                    f"Layer {name} is for a weight of {layer.up.shape[0]} x "
+                    f"{file_of(lora)}Layer {name} is for a weight of {layer.up.shape[0]} x "
                     f"{layer.down.shape[1]}, but this model's is "
                     f"{' x '.join(map(str, shape))}: the adapter belongs to another base model."
                 )
         found[name] = key
     if not found:
         raise ValueError(
-            f"None of the adapter's {len(lora.layers)} layers is in this model (first: "
-            f"{next(iter(lora.layers))}): "
-            "the adapter belongs to another base model."
+            f"{file_of(lora)}None of the adapter's {len(lora.layers)} layers is in this model "
+            f"(first: {next(iter(lora.layers))}): the adapter belongs to another base model."
         )
     if len(found) < len(lora.layers):
         log.warning(
-            "LoRA2: %d of the adapter's %d layers are in this model.", len(found), len(lora.layers)
-        )
+            "LoRA2: %s%d of the adapter's %d layers are in this model.",
+            file_of(lora), len(found), len(lora.layers),
+        )  # fmt: skip
     return found
 
 
@@ -82,9 +90,42 @@ def adopt(lora: RankedLora, model, clip=None) -> RankedLora:
     )
 
 
-def apply_lora(model, clip, lora: RankedLora, strength_model: float, strength_clip: float):
-    """(model, clip) clones with the adapter's updates added; the incoming ones stay as they are."""
-    found = resolve(lora, model, clip)
+def cut_for(lora: RankedLora, keep: float, found: Mapping) -> RankedLora:
+    """Returns the adapter at the size that `keep` asks for. ValueError where nothing of it is left
+    in the layers that were found.
+    """
+
+    def left(cut: RankedLora) -> bool:
+        return any(cut.layers[name].rank for name in found)
+
+    if left(cut := lora.truncated(keep)):
+        return cut
+    if not left(lora):
+        raise ValueError(
+            f"{file_of(lora)}The adapter has rank 0 in every layer of this model, so it would "
+            "change nothing: train it longer or with a higher learning_rate, or choose another one."
+        )
+    shares = range(1, 101)  # of a hundred, the steps of the slider
+    least = shares[bisect_left(shares, True, key=lambda s: left(lora.truncated(s / 100)))]
+    raise ValueError(
+        f"{file_of(lora)}keep is {keep:g}, which leaves no rank in any layer of this model: raise "
+        f"it to {least / 100:g} or more."
+    )
+
+
+def apply_lora(
+    model,
+    clip,
+    lora: RankedLora,
+    strength_model: float,
+    strength_clip: float,
+    found: Mapping | None = None,
+):
+    """(model, clip) clones with the adapter's updates added; the incoming ones stay as they are.
+
+    found: what `resolve` says of this adapter, where that is known.
+    """
+    found = resolve(lora, model, clip) if found is None else found
     with torch.inference_mode(False):
         patches = {
             key: as_patch(lora.layers[name])

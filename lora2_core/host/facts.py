@@ -8,6 +8,8 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
+import torch
+
 from ..training import Run, completed
 from .checkpointing import Recomputing
 from .encoding import weights_identity
@@ -15,6 +17,8 @@ from .naming import base_facts, diffusers_paths, peft_part
 
 if TYPE_CHECKING:
     from .run import HostRun
+
+PRECISIONS = {torch.float16: "fp16", torch.bfloat16: "bf16"}  # as sd-scripts write them; fp32: "no"
 
 
 def settings_of(run: HostRun) -> dict:
@@ -63,7 +67,8 @@ def run_facts(
     paths = diffusers_paths(model)
     height, width = items[0].latent.shape[-2:]
     ratio = getattr(model.get_model_object("latent_format"), "spacial_downscale_ratio", 8)
-    settings = settings_of(run) | {"checkpointing": recomputing.on, "dtype": "no"}
+    dtype = PRECISIONS.get(model.model.get_dtype_inference(), "no")
+    settings = settings_of(run) | {"checkpointing": recomputing.on, "dtype": dtype}
     return {
         "settings": settings,
         "history": {"loss": training.losses, "mean_rank": training.mean_ranks},

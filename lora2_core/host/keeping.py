@@ -21,6 +21,12 @@ PICTURES, VALUES = 64, 8  # that are compared, and values of each of their tenso
 NEAR = {"rtol": 0.05, "atol": 0.1}  # what encoding again on a GPU may change
 
 
+def check_resume(resume: str) -> None:
+    """Raises ValueError unless there is such a checkpoint, or none is asked for by name."""
+    if resume not in (NONE, LATEST):
+        file_of(resume)
+
+
 @dataclass(frozen=True)
 class KeepSettings:
     """When a run's state is written, and from which it starts.
@@ -50,8 +56,7 @@ class KeepSettings:
         """ValueError when there is no such checkpoint, or none could be written."""
         if self.checkpoint_every > 0:
             prepare(self.checkpoint_name)
-        if self.resume not in (NONE, LATEST):
-            file_of(self.resume)
+        check_resume(self.resume)
 
     def start(self) -> Path | None:
         """The checkpoint to go on from."""

@@ -131,9 +131,9 @@ def build_vae(weights: dict[str, torch.Tensor]) -> comfy.sd.VAE:
     return vae
 
 
-def load_playground(asset: Asset):
-    """(MODEL, CLIP, VAE) of the embedded tiny text-to-image model, as the host's checkpoint loader
-    gives them.
+def load_model(asset: Asset, disable_dynamic: bool = True) -> comfy.model_patcher.ModelPatcher:
+    """Returns the MODEL, with what the host needs to make a second copy of its weights, as its own
+    trainer does; the weights are never dynamic.
     """
     model = build_model(latent_format(asset.latent_scale, asset.latent_rgb))
     model.diffusion_model.load_state_dict(asset.unet)
@@ -141,6 +141,14 @@ def load_playground(asset: Asset):
     patcher = comfy.model_patcher.ModelPatcher(
         model, load_device=device, offload_device=comfy.model_management.unet_offload_device()
     )
+    patcher.cached_patcher_init = load_model, (asset,)
+    return patcher
+
+
+def load_playground(asset: Asset):
+    """(MODEL, CLIP, VAE) of the embedded tiny text-to-image model, as the host's checkpoint loader
+    gives them.
+    """
     clip = build_clip(asset.vocabulary)
     clip.cond_stage_model.clip_l.transformer.load_state_dict(asset.text)
-    return patcher, clip, build_vae(asset.vae)
+    return load_model(asset), clip, build_vae(asset.vae)

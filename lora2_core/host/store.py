@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import folder_paths
@@ -11,11 +13,13 @@ from ..atomic import sweep
 from ..files import save
 from ..lora import RankedLora
 from ..places import below, quoted, unportable
+from ..saying import log
 from ..settings import MEGABYTE
 from .checkpoints import name_folders
 
 RESCUED = "lora2/interrupted"  # the prefix of what an ended run has learned
 KEPT = "lora2/trained"  # the prefix of adapters that no node takes
+COPIED = 64  # MB: a larger file is linked, never written a second time
 
 
 def loras_folder() -> Path:
@@ -75,13 +79,55 @@ def sweep_orphans() -> None:
         sweep(folder)
 
 
-def save_under_loras(lora: RankedLora, prefix: str, **options) -> tuple[str, float]:
-    """Writes the next numbered file of a prefix; returns its name as loaders list it and its size
-    in MB.
-    """
+@dataclass(frozen=True)
+class Saved:
+    """A file that was written: its name as loaders list it, where it lies, and what is in it."""
+
+    name: str
+    path: Path
+    lora: RankedLora
+
+    @property
+    def megabytes(self) -> float:
+        return self.path.stat().st_size / MEGABYTE
+
+
+def write_under_loras(lora: RankedLora, prefix: str, **options) -> Saved:
+    """Writes the next numbered file of a prefix."""
     check_prefix(prefix)
     root = str(loras_folder())
     folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix.replace("\\", "/"), root)
     path = Path(folder) / f"{name}_{counter:05}_.safetensors"
-    save(path, lora, diffusers=lora.info.get("diffusers"), **options)
-    return path.relative_to(root).as_posix(), path.stat().st_size / MEGABYTE
+    written = save(path, lora, diffusers=lora.info.get("diffusers"), **options)
+    return Saved(path.relative_to(root).as_posix(), path, written)
+
+
+def save_under_loras(lora: RankedLora, prefix: str, **options) -> tuple[str, float]:
+    """Writes the next numbered file of a prefix; returns its name as loaders list it and its size
+    in MB.
+    """
+    saved = write_under_loras(lora, prefix, **options)
+    return saved.name, saved.megabytes
+
+
+def offered(saved: Saved) -> dict[str, str]:
+    """Returns where the host's /view finds the file until the server ends: a hard link in the temp
+    folder. Where the disk has none, small files are copied; {} for larger ones.
+    """
+    root = Path(folder_paths.get_temp_directory()).resolve()
+    if (place := below(root, saved.name)) is None:
+        return {}
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.unlink(missing_ok=True)
+        try:
+            os.link(saved.path, place)
+        except OSError:
+            if saved.megabytes > COPIED:
+                return {}
+            shutil.copyfile(saved.path, place)
+    except OSError as error:
+        log.info("%s is not offered for download: %s", saved.name, error)
+        return {}
+    subfolder = "/".join(place.parent.relative_to(root).parts)
+    return {"filename": place.name, "subfolder": subfolder, "type": "temp"}

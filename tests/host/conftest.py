@@ -63,11 +63,11 @@ def playground() -> Playground:
 
 @pytest.fixture(scope="session")
 def nodes() -> dict:
-    """Every node of the pack by its id, as the host loads them."""
+    """Every node of the pack by its id, with its schema made, as the host loads them."""
     import comfyui_lora2
 
     extension = asyncio.run(comfyui_lora2.comfy_entrypoint())
-    return {node.define_schema().node_id: node for node in asyncio.run(extension.get_node_list())}
+    return {node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.get_node_list())}
 
 
 @pytest.fixture(autouse=True)

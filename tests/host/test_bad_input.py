@@ -141,10 +141,51 @@ def test_options_chain(nodes):
     assert first["targets"] == "attn2"
     assert both == first | {
         "quantile": 0.8,
+        "start_rank": None,
         "init": "paper",
         "tolerance": 0.02,
+        "rank_weight": None,
         "attention_weight": 0.0,
+        "rate_learning_rate": None,
     }
+
+
+def defaults(node, **changes: object) -> dict:
+    """The fields of an option node as it is put into a workflow, but for the changes."""
+    fields = [f for f in node.GET_SCHEMA().inputs if getattr(f, "default", None) is not None]
+    return {f.id: f.default for f in fields} | changes
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("LoRA2RankOptions", {"quantile": 0.7, "start_rank": 8, "init": "paper",
+                              "tolerance": 0.5, "rank_weight": 1.0, "attention_weight": 2.0,
+                              "rate_learning_rate": 0.1}),
+        ("LoRA2OptimizerOptions", {"optimizer": "sgd", "schedule": "cosine", "weight_decay": 0.0,
+                                   "beta1": 0.5, "beta2": 0.6, "max_norm": 1.0, "ema": 0.9,
+                                   "warmup_steps": 1}),
+        ("LoRA2LossOptions", {"weighting": "min_snr", "gamma": 1.0, "sampling": "high_noise"}),
+        ("LoRA2MemoryOptions", {"checkpointing": "on"}),
+        ("LoRA2TargetOptions", {"targets": "to_q", "layers": "all linear", "only_blocks": "up"}),
+    ],
+)  # fmt: skip
+def test_a_later_node_also_sets_defaults_back(nodes, name, changes):
+    """A run is then as without any options."""
+    node = nodes[name]
+    (first,) = node.execute(**defaults(node, **changes)).result
+    plain, changed = run.HostRun.of({}), run.HostRun.of(first)
+    assert changed != plain
+    (last,) = node.execute(**defaults(node), options=first).result
+    assert run.HostRun.of(last) == plain
+    (again,) = node.execute(**defaults(node, **changes), options=last).result
+    assert run.HostRun.of(again) == changed
+
+
+def test_a_text_that_says_auto_is_a_text(nodes):
+    (options,) = nodes["LoRA2TargetOptions"].execute("auto", only_blocks="auto").result
+    chosen = run.HostRun.of(options).target
+    assert (chosen.targets, chosen.only_blocks) == ("auto", "auto")
 
 
 def test_a_missing_file(nodes, playground):

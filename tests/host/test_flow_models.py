@@ -18,6 +18,7 @@ from lora2_core.host.dataset import batch_of, by_shape, make_items
 from lora2_core.host.objective import denoising_loss, sigma_at
 from lora2_core.host.run import HostRun, train_on
 from lora2_core.host.session import on_loan
+from lora2_core.metadata import run_entries
 from lora2_core.targets import ATTENTION
 
 from .flow_models import FAMILIES, build, pictures
@@ -55,6 +56,8 @@ def test_learns_and_every_key_loads_in_the_stock_loader(name, tmp_path):
 def test_half_precision_trains_as_well(name, dtype):
     out = train_on(build(name, dtype), *pictures(name), run_of(steps=4), lambda step: None)
     assert out.stopped is None and all(map(torch.isfinite, map(torch.tensor, out.losses)))
+    said = {torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
+    assert run_entries(out.lora, "")["ss_mixed_precision"] == said
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

@@ -5,6 +5,7 @@ import comfy.sd
 import pytest
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy_extras import nodes_train
 
 import nodes
 from lora2_core.playground import asset
@@ -52,6 +53,34 @@ def test_empty_latents_of_the_host_fit(playground):
         playground.model, 0, 1, 1.0, "euler", "normal", positive, positive, latent
     )
     assert out[0]["samples"].shape == (1, 8, 8, 8)
+
+
+def test_the_host_makes_a_second_copy_of_the_weights(playground):
+    """As its own trainer does, and again from a copy of a copy."""
+    copy = playground.model.clone(force_deepcopy=True).clone(force_deepcopy=True)
+    ours, theirs = playground.model.model_state_dict(), copy.model_state_dict()
+    assert copy.model is not playground.model.model and ours.keys() == theirs.keys()
+    for key, value in ours.items():
+        assert torch.equal(value, theirs[key])
+        assert value.data_ptr() != theirs[key].data_ptr(), key
+    assert torch.equal(playground.forward(copy), playground.forward())
+
+
+def test_the_hosts_own_trainer_takes_it(playground):
+    given = {
+        "batch_size": 1, "steps": 1, "grad_accumulation_steps": 1, "learning_rate": 1e-3, "rank": 2,
+        "optimizer": "AdamW", "loss_function": "MSE", "seed": 0, "training_dtype": "none",
+        "lora_dtype": "fp32", "quantized_backward": False, "algorithm": "LoRA",
+        "gradient_checkpointing": False, "checkpoint_depth": 1, "offloading": False,
+        "existing_lora": "[None]", "bucket_mode": False, "bypass_mode": True,
+    }  # fmt: skip
+    data = {"model": [playground.model], "latents": playground.latents[:1]}
+    data |= {"positive": playground.positive[:1]}
+    lora, losses, steps = nodes_train.TrainLoraNode.execute(
+        **data, **{k: [v] for k, v in given.items()}
+    ).result
+    assert steps == 1 and len(losses["loss"]) == 1 and losses["loss"][0] > 0
+    assert any(key.endswith("lora_up.weight") for key in lora)
 
 
 def test_unknown_words_become_stable_rare_tokens():

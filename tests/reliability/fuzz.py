@@ -39,7 +39,7 @@ def all_nodes() -> dict:
     import comfyui_lora2
 
     extension = asyncio.run(comfyui_lora2.comfy_entrypoint())
-    return {n.define_schema().node_id: n for n in asyncio.run(extension.get_node_list())}
+    return {n.GET_SCHEMA().node_id: n for n in asyncio.run(extension.get_node_list())}
 
 
 @torch.inference_mode()
