@@ -113,6 +113,8 @@ class LoRA2Load(io.ComfyNode):
             lora = lora.rotated()
         outputs = patched(model, clip, lora, strength_model, strength_clip, keep)
         shown = size_shown(lora, clip) | {"lora2_file": [lora_name]}
+        if notes := lora.info.get("notes"):
+            shown["lora2_note"] = [*notes, *shown.get("lora2_note", [])]
         return io.NodeOutput(*outputs, ui=shown)
 
 

@@ -43,8 +43,8 @@ class SizeView {
       keep: (i + 1) / every, mb, rank: curve.mean_rank[i], energy: 100 * curve.energy[i],
     }));
     this.file = output[FILE]?.[0] ?? null;
-    this.told = output[NOTE]?.[0] ?? "";
-    this.note.textContent = say(this.told);
+    this.told = (output[NOTE] ?? []).map((text) => say(text)).join(" ");
+    this.note.textContent = this.told;
     this.draw();
   }
 

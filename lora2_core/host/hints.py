@@ -23,4 +23,7 @@ def hints(model, run: HostRun) -> list[str]:
         told.append(
             "No GPU is used, so this takes long: LoRA² Playground is the model to try things with."
         )
+    start = run.start.start_from
+    if start is not None and (notes := start.info.get("notes")):
+        told += ["Of the LoRA to start from:", *notes]
     return told
