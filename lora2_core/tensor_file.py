@@ -178,7 +178,7 @@ def parse(raw: bytes, size: int, name: str) -> Header:
 
 def table_of(text: bytes) -> dict:
     """The header's JSON, refused before it is parsed where it would take too much memory."""
-    if not (text.startswith(b"{") and text.rstrip(b" \t\r\n").endswith(b"}")):
+    if not (text.startswith(b"{") and text.rstrip(b" ").endswith(b"}")):
         raise ValueError("it is no object in braces")
     unescaped = text.replace(rb"\\", b"").replace(rb"\"", b"")
     if unescaped.count(b'"') <= MOST_QUOTES:

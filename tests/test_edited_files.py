@@ -2,6 +2,7 @@
 as a plain LoRA, and damage is an error.
 """
 
+import hashlib
 import json
 import struct
 from collections.abc import Callable, Mapping
@@ -92,7 +93,7 @@ def without_checksums(path: Path) -> None:
 
 def pretty(path: Path) -> None:
     header, payload = parts(path)
-    packed(path, json.dumps(header, indent=2, sort_keys=True).encode() + b"\n", payload)
+    packed(path, json.dumps(header, indent=2, sort_keys=True).encode(), payload)
 
 
 def padded(path: Path) -> None:
@@ -167,7 +168,6 @@ def test_the_edited_rows_are_named(kohya: Path, caplog):
     assert all(change in caplog.text for change in changes)
 
 
-ROW = json.dumps  # of lora2.layers
 OWN_EDITS = {  # edit of our own rows -> words of the reason
     "history no JSON": (lambda m: m.update({"lora2.history": "{"}), "lora2.history"),
     "history of texts": (lambda m: m.update({"lora2.history": '{"loss": "x"}'}), "lora2.history"),
@@ -353,8 +353,6 @@ def test_a_new_hash_tells_that_one_tensor_was_changed_on_purpose(kohya: Path):
     resaved(kohya, lambda t: t | {min(t): t[min(t)] / 2})
     with pytest.raises(ValueError, match="own.safetensors is damaged, or another program changed"):
         lora2.load(kohya)
-    import hashlib
-
     digest = hashlib.sha256(parts(kohya)[1]).hexdigest()
     with_metadata(kohya, lambda m: m.update({"sshs_model_hash": digest}))
     assert lora2.load(kohya).info["notes"] == [REWRITTEN_NOTE]
