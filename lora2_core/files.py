@@ -16,11 +16,14 @@ from torch import Tensor
 
 from .adapters import Adapters
 from .atomic import write_atomic
+from .checksums import KEY as CHECKS
+from .checksums import written
 from .lora import LoraLayer, RankedLora
 from .metadata import lora2_entries, run_entries
 from .names import complete_map, kohya_name, peft_name
 from .seal import EMPTY, KEY, payload_of, sealed
 from .settings import MEGABYTE, check_choice, check_range
+from .tensor_file import parse
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 FORMATS = ("kohya", "peft", "uniform")
@@ -108,18 +111,22 @@ def peft_metadata(lora: RankedLora, bases: Mapping[str, str]) -> str:
 
 
 def serialise(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
-    """The file's bytes, with the SHA-256 of everything after the header in sshs_model_hash, and a
-    seal over the header.
+    """The file's bytes, with the SHA-256 of everything after the header in sshs_model_hash,
+    checksums of its parts, and a seal over the header.
     """
     plain = safetensors.torch.save(tensors)
-    digest = hashlib.sha256(payload_of(plain)).hexdigest()
+    payload = payload_of(plain)
+    digest = hashlib.sha256(payload).hexdigest()
     legacy = hashlib.sha256(plain[0x100000:0x110000]).hexdigest()[:8]
     hashes = {
         "sshs_model_hash": digest,
         "sshs_legacy_hash": legacy,
         "modelspec.hash_sha256": f"0x{digest}",
     }
-    return sealed(safetensors.torch.save(tensors, metadata | hashes | {KEY: EMPTY}))
+    metadata = metadata | hashes
+    entries = parse(plain[: len(plain) - len(payload)], len(plain), "The file").entries
+    own = {CHECKS: written(entries, payload, digest, metadata), KEY: EMPTY}
+    return sealed(safetensors.torch.save(tensors, metadata | own))
 
 
 def encode(

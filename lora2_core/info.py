@@ -10,14 +10,16 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from .lora import RankedLora
-from .metadata import read_lora2, run_entries
+from .metadata import run_entries
 from .names import split_key
+from .own_rows import valid_rows
 from .rank_map import Cell, rank_map
 from .settings import BYTES_PER_PARAMETER, MEGABYTE
-from .tensor_file import Header, read_some
+from .tensor_file import Header, read_some, shown
 
 LONGEST = 2000  # characters of one metadata value
 LONGEST_JSON = 1_000_000  # characters that are still parsed
+MOST_NOTES = 12  # changes of one kind in the summary
 TAGS = 12  # most frequent ones in the summary
 FIRST = (  # of the metadata, in this order; the rest follows by name
     "modelspec.title", "ss_output_name", "modelspec.author", "modelspec.description",
@@ -39,13 +41,18 @@ def cells_of(lora: RankedLora) -> list[tuple[Cell, float]]:
     return [(cell, cell.norm**2 / whole) for cell in cells]
 
 
-def file_scales(path: str | Path) -> dict[str, tuple[float, int]]:
+def file_scales(
+    path: str | Path, bases: Mapping[str, str] | None = None
+) -> dict[str, tuple[float, int]]:
     """Layer -> (alpha, rank) as a file that `load` has accepted has them; alpha is the rank where
-    it has none.
+    it has none. bases: info["bases"] of what `load` gave, else as the file itself names its layers.
     """
     ranks, alphas = {}, {}
     header, read = read_some(Path(path), alpha_keys)
-    named = {row[0]: row[1] for row in read_lora2(header.metadata).get("layers", [])}
+    if bases is None:
+        named = {row[0]: row[1] for row in valid_rows(header.metadata)}
+    else:
+        named = {base: name for name, base in bases.items()}
     for key, entry in header.entries.items():
         base, role = split_key(key) or (key, "")
         name = named.get(base, base)
@@ -171,4 +178,15 @@ def summary(
         lines.append(f"frequent tags: {', '.join(found)}"[:400])
     cell, share = max(cells_of(lora), key=lambda pair: pair[1])
     lines.append(f"most energy: {cell.name} ({share:.1%})")
-    return "\n".join(lines)
+    return "\n".join(lines + notes_of(lora))
+
+
+def notes_of(lora: RankedLora) -> list[str]:
+    """Lines on what another program changed in the file, and what of it is therefore not used."""
+    lines = list(lora.info.get("notes", []))
+    for what, key in (("In its metadata", "changes"), ("Left out", "left_out")):
+        told = lora.info.get(key, [])
+        lines += [f"{what}: {shown(one)}." for one in told[:MOST_NOTES]]
+        if len(told) > MOST_NOTES:
+            lines.append(f"{what}: {len(told) - MOST_NOTES} more.")
+    return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +12,21 @@ import torch
 from torch import Tensor
 
 from .lora import LoraLayer, RankedLora
-from .metadata import read_lora2
 from .names import UNSUPPORTED, split_key
-from .seal import check_seal
+from .own_rows import read_own
+from .provenance import (
+    EDITED_NOTE,
+    LEFT_OUT_NOTE,
+    REWRITTEN_NOTE,
+    STALE_NOTE,
+    Provenance,
+    State,
+    provenance,
+)
+from .saying import log
 from .tensor_file import Entry, Header, read, shown
+
+MOST_TOLD = 4  # changes that a line of the log names
 
 LARGEST = 1e38  # of a product of lora_up and lora_down: fp32 ends a little above
 LARGEST_MID = 7  # kernel of a lora_mid, whose product with lora_down is as many times as large
@@ -25,27 +37,56 @@ def load(path: str | Path) -> RankedLora:
     is folded in.
 
     Layers are named by module path in LoRA² files and by their name in the file otherwise.
-    ValueError in one sentence that names file, key and fault.
+    info["notes"] says what another program changed since LoRA² wrote it, info["left_out"] in
+    detail. ValueError in one sentence that names file, key and fault.
     """
     header, payload = read(Path(path), accept)
+    layers, fault = None, None
     with ThreadPoolExecutor(1) as other:  # hashing leaves Python's lock to others
-        sealed = other.submit(check_seal, header, payload)
+        digest = other.submit(lambda: hashlib.sha256(payload).hexdigest())
         try:
-            ours = read_lora2(header.metadata)
             layers = collect_layers(header.tensors(payload))
-            if ours:
-                layers = restore_layers(layers, ours["layers"])
         except ValueError as error:
-            sealed.result()  # of a damaged file that is told, whatever else is wrong with it
-            raise ValueError(f"{header.name}: {error}.") from error
-        sealed.result()
-    info = {"metadata": header.metadata}
-    if ours:
-        info |= {key: ours[key] for key in ("history", "settings", "basis")}
-        info["learned_ranks"] = {row[1]: row[5] for row in ours["layers"]}
-        info["rates"] = {row[1]: row[6] for row in ours["layers"]}
-        info["sensitivity"] = {row[1]: row[7] for row in ours["layers"] if len(row) > 7}
+            fault = error
+    found = provenance(header, payload, digest.result(), layers)
+    if layers is None:  # of a damaged file that is told, whatever else is wrong with it
+        raise ValueError(f"{header.name}: {fault}.") from fault
+    return described(header, layers, found)
+
+
+def described(header: Header, layers: dict[str, LoraLayer], found: Provenance) -> RankedLora:
+    """The layers with what the file says of them and may still be believed; what may not is a
+    warning.
+    """
+    info: dict = {"metadata": header.metadata}
+    notes, left_out, changes = [], [], []
+    if found.state in (State.INTACT, State.EDITED):
+        own = read_own(header.metadata, layers, found.checks, sure=found.state is State.INTACT)
+        layers, left_out = own.layers, own.left_out
+        info |= own.info | {"bases": own.bases}
+    if found.state is State.EDITED:
+        notes.append(EDITED_NOTE)
+        changes = found.checks.changed_entries(header.metadata) if found.checks else []
+    elif found.state is State.REWRITTEN:
+        notes.append(REWRITTEN_NOTE)
+    elif found.stale:
+        notes.append(STALE_NOTE)
+    if left_out:
+        notes.append(LEFT_OUT_NOTE)
+    if notes:
+        info |= {"notes": notes, "changes": changes, "left_out": left_out}
+        log.warning("%s: %s", header.name, in_a_line(notes[0], changes, left_out))
     return RankedLora(layers, info)
+
+
+def in_a_line(note: str, changes: list[str], left_out: list[str]) -> str:
+    """A note with some of what it is about, in ASCII, as terminals need it."""
+    parts = [note[0].lower() + note[1:]]
+    for what, found in (("In its metadata", changes), ("Left out", left_out)):
+        if found:
+            more = f"; and {len(found) - MOST_TOLD} more" if len(found) > MOST_TOLD else ""
+            parts.append(f"{what}: {'; '.join(map(shown, found[:MOST_TOLD]))}{more}.")
+    return " ".join(parts).replace("²", "2").encode("ascii", "backslashreplace").decode()
 
 
 def accept(header: Header) -> None:
@@ -148,21 +189,3 @@ def largest(tensor: Tensor) -> float:
     low, high = (float(value) for value in kind.aminmax())
     size = max(-low, high) if low == low else low
     return size if size <= torch.finfo(torch.float32).max else math.inf
-
-
-def restore_layers(layers: dict[str, LoraLayer], rows: list) -> dict[str, LoraLayer]:
-    """LoRA²'s own file: layers by module path in the order of training, rank 0 where the file has
-    none.
-    """
-    out = {}
-    for base, name, rows_out, fan_in, kernel, *_ in rows:
-        layer = layers.get(base)
-        if layer is None:
-            empty = torch.zeros(rows_out, 0), torch.zeros(0, fan_in)
-            layer = LoraLayer(*empty, tuple(kernel) if kernel else None)
-        elif (layer.up.shape[0], layer.down.shape[1]) != (rows_out, fan_in):
-            raise ValueError(f"{shown(base)} has another shape than the metadata lists")
-        out[name] = layer
-    if stray := set(layers) - {row[0] for row in rows}:
-        raise ValueError(f"{shown(min(stray))} is not among the layers that the metadata lists")
-    return out

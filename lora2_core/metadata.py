@@ -145,39 +145,3 @@ def carried(metadata: Mapping[str, str]) -> dict[str, str]:
         and len(value) <= LONGEST_CARRIED
         and not _PATH.search(value)
     }
-
-
-def read_lora2(metadata: Mapping[str, str]) -> dict:
-    """The lora2.* entries as values, {} for a foreign file; ValueError when they are damaged."""
-    if "lora2.version" not in metadata:
-        return {}
-    try:
-        entries = {
-            key: json.loads(metadata[f"lora2.{key}"]) for key in ("layers", "history", "settings")
-        }
-        entries |= {key: metadata[f"lora2.{key}"] for key in ("basis", "version")}
-    except (KeyError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"the lora2.* metadata is damaged ({error!r})") from error
-    if not (isinstance(entries["history"], dict) and isinstance(entries["settings"], dict)):
-        raise ValueError("the lora2.* metadata is damaged (history or settings is no object)")
-    if not (isinstance(entries["layers"], list) and all(map(_is_row, entries["layers"]))):
-        raise ValueError("the lora2.* metadata is damaged (layers is no list of rows)")
-    if any(len({row[i] for row in entries["layers"]}) < len(entries["layers"]) for i in (0, 1)):
-        raise ValueError("the lora2.* metadata is damaged (layers names one twice)")
-    return entries
-
-
-def _is_row(row: object) -> bool:
-    """A row as lora2_entries writes it, types checked."""
-    if not isinstance(row, list) or len(row) not in (7, 8):
-        return False
-    base, name, rows, fan_in, kernel, learned, rate, sensitivity = [*row, 1.0][:8]
-    sides = kernel if isinstance(kernel, list) and len(kernel) == 2 else [kernel]
-    whole = [rows, fan_in, learned, *sides]
-    return (
-        isinstance(base, str) and isinstance(name, str)
-        and isinstance(rate, (int, float)) and -1e9 <= rate <= 1e9
-        and isinstance(sensitivity, (int, float)) and 0 <= sensitivity <= 1e9
-        and all(isinstance(n, int) and 0 <= n < 2**31 for n in whole)
-        and (kernel == 0 or (len(sides) == 2 and 0 not in sides))
-    )  # fmt: skip

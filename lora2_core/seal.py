@@ -10,9 +10,6 @@ import hashlib
 import re
 from collections.abc import Mapping
 
-from .saying import log
-from .tensor_file import Header
-
 KEY = "lora2.seal"
 EMPTY = "0" * 64
 _SEAL = re.compile(rb'"lora2\.seal":"([0-9a-f]{64})"')
@@ -41,30 +38,6 @@ def sealed(data: bytes) -> bytes:
     raw = data[: len(data) - len(payload_of(data))]
     place = place_of(raw)
     return data[: place.start] + seal_of(raw, place).encode() + data[place.stop :]
-
-
-def check_seal(header: Header, payload: bytearray) -> None:
-    """ValueError when a file of LoRA² is not as it was written: by its seal, or by the payload's
-    hash alone where it is older than seals. For files of other programs, which may change a file
-    and keep its hash, a hash that doesn't fit is a warning.
-    """
-    metadata = header.metadata
-    ours = any(key.startswith("lora2.") for key in metadata)
-    told = metadata.get("sshs_model_hash")
-    fits = told is None or hashlib.sha256(payload).hexdigest() == told
-    if not ours:
-        if not fits:
-            log.warning(
-                "%s: its bytes don't match the hash that its metadata tells: it was changed or is "
-                "damaged.",
-                header.name,
-            )
-        return
-    if not (fits and header_is_whole(header.raw, metadata)):
-        raise ValueError(
-            f"{header.name} is damaged, or another program changed it: its bytes don't match its "
-            "own hash. Get the file again, or use the host's Load LoRA for it."
-        )
 
 
 def header_is_whole(raw: bytes, metadata: Mapping[str, str]) -> bool:

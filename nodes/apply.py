@@ -114,7 +114,10 @@ class LoRA2Load(io.ComfyNode):
         if lora.info.get("basis") != "singular":
             lora = lora.rotated()
         *outputs, shown = patched(model, clip, lora, strength_model, strength_clip, keep)
-        return io.NodeOutput(*outputs, ui=shown | {"lora2_file": [lora_name]})
+        shown = shown | {"lora2_file": [lora_name]}
+        if notes := lora.info.get("notes"):
+            shown["lora2_note"] = [*notes, *shown.get("lora2_note", [])]
+        return io.NodeOutput(*outputs, ui=shown)
 
 
 NODES = [LoRA2Apply, LoRA2Load]

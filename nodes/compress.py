@@ -53,7 +53,8 @@ class LoRA2Compress(FileOrSocket, io.ComfyNode):
         result = compress(source, budget_mb=budget_mb, tolerance=tolerance)
         error = result.info["settings"]["compressed"]["error"]
         sizes = f"{source.megabytes():.2f} MB \u2192 {result.megabytes():.2f} MB"
-        return io.NodeOutput(result, ui={"text": (f"{sizes}, relative error {error:.3f}",)})
+        lines = [f"{sizes}, relative error {error:.3f}", *source.info.get("notes", [])]
+        return io.NodeOutput(result, ui={"text": ("\n".join(lines),)})
 
 
 NODES = [LoRA2Compress]

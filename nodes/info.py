@@ -56,7 +56,8 @@ class LoRA2Info(FileOrSocket, io.ComfyNode):
             scales = file_bytes = None
         elif isinstance(lora_name, str) and lora_name:
             path, name = lora_file(lora_name), lora_name
-            lora, scales = in_model_order(load(path)), file_scales(path)
+            lora = in_model_order(load(path))
+            scales = file_scales(path, lora.info.get("bases", {}))
             metadata, file_bytes = lora.info["metadata"], os.stat(path).st_size
         else:
             raise ValueError(

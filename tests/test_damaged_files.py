@@ -125,44 +125,6 @@ def test_a_faulty_file_gives_one_sentence_with_file_and_key(fault: str, tmp_path
     refused(foreign(tmp_path / "bad.safetensors", tensors), *words)
 
 
-ROW = ["a", "a", 5, 6, 0, 2, 0.1]
-DAMAGED = {
-    "no json": {"layers": "[["},
-    "no list": {"layers": "{}"},
-    "no rows": {"layers": "[1]"},
-    "short row": {"layers": json.dumps([ROW[:5]])},
-    "wrong types": {"layers": json.dumps([["a", 7, 5, 6, 0, 2, 0.1]])},
-    "negative": {"layers": json.dumps([ROW, ["b", "b", -5, 6, 0, 2, 0.1]])},
-    "huge": {"layers": json.dumps([ROW, ["b", "b", 10**30, 6, 0, 2, 0.1]])},
-    "kernel": {"layers": json.dumps([ROW, ["b", "b", 5, 6, [3, "x"], 2, 0.1]])},
-    "long row": {"layers": json.dumps([[*ROW, 1.0, 1.0]])},
-    "sensitivity below 0": {"layers": json.dumps([[*ROW, -1e-9]])},
-    "sensitivity nan": {"layers": json.dumps([[*ROW, NAN]])},
-    "sensitivity inf": {"layers": json.dumps([[*ROW, INF]])},
-    "sensitivity text": {"layers": json.dumps([[*ROW, "1"]])},
-    "sensitivity null": {"layers": json.dumps([[*ROW, None]])},
-    "sensitivity list": {"layers": json.dumps([[*ROW, [1.0]]])},
-    "sensitivity huge": {"layers": json.dumps([[*ROW, 10**400]])},
-    "deep": {"layers": "[" * 100_000},
-    "history": {"history": "[]"},
-    "settings": {"settings": "3"},
-    "missing": {"history": None},
-    "stray layer": {"layers": "[]"},
-    "twice": {"layers": json.dumps([ROW, ["b", "a", 5, 6, 0, 2, 0.1]])},
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGED)
-def test_damaged_metadata_is_refused(damage: str, tmp_path: Path):
-    entries = {"version": "1", "basis": "singular", "layers": json.dumps([ROW])}
-    entries |= {"history": "{}", "settings": "{}"}
-    path = tmp_path / "bad.safetensors"
-    plain = {f"lora2.{k}": v for k, v in entries.items()}
-    assert lora2.load(foreign(path, PAIR, plain)).ranks == {"a": 2}
-    entries = {f"lora2.{k}": v for k, v in (entries | DAMAGED[damage]).items() if v is not None}
-    refused(foreign(path, PAIR, entries), "metadata")
-
-
 def test_a_missing_file_stays_an_os_error(tmp_path: Path):
     with pytest.raises(FileNotFoundError):
         lora2.load(tmp_path / "none.safetensors")

@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from lora2_core import provenance
+
 ROOT = Path(__file__).resolve().parents[1]
 LANGUAGES = sorted(path.name for path in (ROOT / "locales").iterdir())
 SCRIPTS = "\n".join(p.read_text(encoding="utf-8") for p in sorted((ROOT / "web").glob("*.js")))
-HINTS = (ROOT / "lora2_core/host/hints.py", ROOT / "nodes/common.py")
+HINTS = [ROOT / p for p in ("lora2_core/host/hints.py", "nodes/common.py")]
+HINTS.append(ROOT / "lora2_core/provenance.py")
+NOTES = {text for name, text in vars(provenance).items() if name.endswith("_NOTE")}
 PYTHON = " ".join(p.read_text(encoding="utf-8") for p in HINTS)
 SAID = set(re.findall(r'\bsay\(\s*"([^"]+)"', SCRIPTS))
 SENTENCES = set(re.findall(r'"([A-Z][^"]+\.)"', SCRIPTS))  # of tables, said elsewhere
@@ -45,7 +49,7 @@ def test_chinese_and_japanese_are_there():
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_everything_that_is_said_is_translated(language: str):
-    assert words(language).keys() >= SAID | SENTENCES
+    assert words(language).keys() >= SAID | SENTENCES | NOTES
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

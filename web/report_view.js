@@ -27,7 +27,8 @@ app.registerExtension({
     const text = html("div", { class: "text" });
     let told = null;
     const show = () => {
-      text.textContent = told ?? say(missing(node) ?? EMPTY[node.comfyClass]);
+      const lines = told?.split("\n").map((line) => say(line)); // notes on files are translated
+      text.textContent = lines?.join("\n") ?? say(missing(node) ?? EMPTY[node.comfyClass]);
     };
     root.append(text);
     atLeast(node, 340, 0);

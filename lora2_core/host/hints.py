@@ -36,6 +36,9 @@ def hints(model, run: HostRun, positive: list | None = None) -> list[str]:
         told.append("budget_mb is below one rank of every layer: many layers will have none.")
     if strengths(positive):
         told.append("The strength of a caption is not used in training.")
+    start = run.start.start_from
+    if start is not None and (notes := start.info.get("notes")):
+        told += ["Of the LoRA to start from:", *notes]
     return told
 
 

@@ -2,10 +2,14 @@
 
 import folder_paths
 import pytest
+import safetensors.torch
 import torch
 
 from lora2_core import RankSettings, TrainSettings, save
+from lora2_core.host.hints import hints
 from lora2_core.host.run import HostRun, train_on
+from lora2_core.provenance import EDITED_NOTE, REWRITTEN_NOTE
+from tests.toys import foreign, metadata_of
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +63,31 @@ def test_a_file_of_any_form_has_the_norms_of_its_adapter(node, trained, loras, f
     for one, other in zip(found, wanted, strict=True):
         assert float(one[3]) == pytest.approx(float(other[3]), rel=2e-3)
     assert "ss_output_name: a" in metadata and "lora2.settings" in metadata
+
+
+def test_what_another_program_changed_is_shown_where_a_file_is_read(
+    nodes, playground, node, trained, loras
+):
+    path = loras / "a.safetensors"
+    save(path, trained, diffusers=trained.info["diffusers"])
+    tensors = safetensors.torch.load_file(path)
+    table, layers = node.execute("a.safetensors").result[1], list(trained.layers)
+    load, compress = nodes["LoRA2Load"], nodes["LoRA2Compress"]
+    for change, note in ((1.0, EDITED_NOTE), (0.5, REWRITTEN_NOTE)):
+        told = metadata_of(path) | {"modelspec.trigger_phrase": "an owl"}
+        scaled = {k: t * change if k.endswith("lora_up.weight") else t for k, t in tensors.items()}
+        foreign(path, scaled, told)
+        out = node.execute("a.safetensors")
+        assert note in out.ui["text"][0].splitlines()
+        assert ("new modelspec.trigger_phrase" in out.ui["text"][0]) == (change == 1)
+        assert (out.result[1] == table) == (change == 1)
+        loaded = load.execute(playground.model, "a.safetensors")
+        assert loaded.ui["lora2_note"] == [note]
+        assert sorted(loaded.result[2].layers) == sorted(layers)
+        assert note in compress.execute("a.safetensors").ui["text"][0].splitlines()
+        (options,) = nodes["LoRA2StartOptions"].execute(lora_name="a.safetensors").result
+        run = HostRun.of({**options, "targets": r"attn1.to_q$"})
+        assert hints(playground.model, run)[-1] == note
 
 
 def test_an_adapter_goes_before_the_file(node, trained):

@@ -85,11 +85,11 @@ def pack(header: object, payload: bytes) -> bytes:
     return struct.pack("<Q", len(text)) + text + payload
 
 
-def own(random: Random) -> bytes:
-    """A small file that LoRA² itself would write."""
+def own(random: Random, dtype: str = "") -> bytes:
+    """A small file that LoRA² itself would write; its dtype is drawn unless given."""
     shapes = {f"l{i}": (random.randint(3, 9), random.randint(3, 9), 2, None) for i in range(3)}
     lora = random_lora(shapes, random.randrange(2**31)).rotated()
-    return encode(lora, "own", "kohya", random.choice(["fp16", "fp32"]), {})
+    return encode(lora, "own", "kohya", dtype or random.choice(["fp16", "fp32"]), {})
 
 
 def header_of(data: bytes) -> tuple[dict, bytes]:
@@ -160,9 +160,13 @@ def broken_json(random: Random) -> Made:
 
 @of_class
 def flipped_bit_of_our_own(random: Random) -> Made:
-    data = bytearray(own(random))
-    data[random.randrange(len(data))] ^= 1 << random.randrange(8)
-    return bytes(data), []
+    """In the payload, also of a file whose metadata was edited before."""
+    header, payload = header_of(own(random))
+    if random.random() < 0.5:
+        header["__metadata__"]["modelspec.trigger_phrase"] = "an owl"
+    damaged = bytearray(payload)
+    damaged[random.randrange(len(damaged))] ^= 1 << random.randrange(8)
+    return pack(header, bytes(damaged)), []
 
 
 @of_class
@@ -510,28 +514,13 @@ def mid_that_does_not_fit(random: Random) -> Made:
 
 
 @of_class
-def own_metadata(random: Random) -> Made:
-    """lora2.* that no LoRA² wrote, in a file of the first version, which has no seal."""
-    row = ["lora_unet_a", "a", 5, 6, 0, 2, 0.1, 1.0]
-    wrong = [[1], [row[:5]], [[*row, 1]], [["lora_unet_a", 7, *row[2:]]], [row, row], [], {}, None,
-             [["lora_unet_a", "a", 6, 5, *row[4:]]], [["lora_unet_a", "a", -5, 6, *row[4:]]],
-             [[*row[:4], [0, 0], *row[5:]]], [[*row[:6], NAN, 1]], [[*row[:7], INF]],
-             [[*row[:5], 10**30, 0.1, 1]]]  # fmt: skip
-    entries = {"version": "1", "basis": "singular", "layers": json.dumps([row])}
-    entries |= {"history": "{}", "settings": "{}"}
-    damage = random.choice(["layers", "layers", "history", "settings", "missing"])
-    if damage == "layers":
-        entries["layers"] = random.choice([json.dumps(random.choice(wrong)), "[" * 5000, "[["])
-    elif damage == "missing":
-        del entries[random.choice(list(entries))]
-    else:
-        entries[damage] = random.choice(["[]", "3", "null", "{", ""])
-    draft = Draft(random)
-    draft.tensors.clear()
-    draft.add("lora_unet_a.lora_up.weight", [5, 2])
-    draft.add("lora_unet_a.lora_down.weight", [2, 6])
-    draft.metadata = {f"lora2.{key}": value for key, value in entries.items()}
-    return draft.packed(), []
+def misread_payload_of_our_own(random: Random) -> Made:
+    """The bytes are ours and whole, but the header says that some are other numbers."""
+    header, payload = header_of(own(random, "fp16"))
+    keys = [key for key in header if key.endswith(".weight")]
+    for key in random.sample(keys, random.randint(1, len(keys))):
+        header[key]["dtype"] = "BF16"
+    return pack(header, payload), ["is damaged"]
 
 
 @of_class
