@@ -34,17 +34,21 @@ const LOOKS = {
 // of links and sockets in the classic renderer; lora2.css has them for the other
 const SOCKETS = { LORA2: "#d9a520", LORA2_OPTIONS: "#5f9e6e", LORA_MODEL: "#a9781c", LORA2_SCORES: "#7a6bb0" };
 
+/** A palette empties what it does not know, at every change of theme: a property stays ours. */
 function colourLinks() {
   const tables = [window.LGraphCanvas?.link_type_colors, app.canvas?.default_connection_color_byType];
   for (const table of tables.filter(Boolean)) {
-    for (const [type, colour] of Object.entries(SOCKETS)) table[type] ||= colour;
+    for (const [type, colour] of Object.entries(SOCKETS)) {
+      let own = table[type]; // a palette's own choice
+      const known = { get: () => own || colour, set: (value) => (own = value) };
+      Object.defineProperty(table, type, { ...known, enumerable: true, configurable: true });
+    }
   }
 }
 
 app.registerExtension({
   name: "LoRA2.Looks",
   setup: colourLinks,
-  afterConfigureGraph: colourLinks, // a change of theme has emptied them
   nodeCreated(node) {
     const look = LOOKS[node.comfyClass];
     if (!look || app.configuringGraph) return;
