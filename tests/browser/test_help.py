@@ -14,12 +14,10 @@ LOADED = """() => [...document.querySelectorAll('img[src*="LoRA2Train.png"]')]
     .some(i => i.complete && i.naturalWidth > 0)"""
 
 
-@pytest.mark.parametrize("renderer", ["classic", "vue"])
 def test_the_panel_shows_a_nodes_help_with_its_picture_and_not_its_view(
-    front_end: FrontEnd, renderer: str
+    page_of_look: FrontEnd,
 ) -> None:
-    page = front_end.page
-    front_end.set("Comfy.VueNodes.Enabled", renderer == "vue")
+    front_end, page = page_of_look, page_of_look.page
     page.evaluate("app.graph.clear()")
     train = front_end.add("LoRA2Train", (0, 0), [])
     front_end.show(train, 0.8)

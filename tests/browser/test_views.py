@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.browser.front_end import QUICK_START, RUN, FrontEnd, workflow
-from tests.hosting.server import ComfyServer
+from tests.browser.looks import Look
 
 STEPS = 120
 NUMBERS = """e => [...e.querySelectorAll('rect.cell')].map(
@@ -65,7 +65,7 @@ class Played:
 
 
 @pytest.fixture(scope="module")
-def played(page_of_look: FrontEnd, look: tuple[str, str]) -> Played:
+def played(page_of_look: FrontEnd, look: Look) -> Played:
     played = Played(page_of_look, STEPS + sum(map(len, look)))  # other steps: nothing is cached
     played.wait_for_step(5)
     played.before = played.front_end.data(played.train)
@@ -248,15 +248,15 @@ def test_the_wheel_zooms_the_graph_over_a_view_too(played: Played, node: str) ->
     assert played.page.evaluate("app.canvas.ds.scale") > scale
 
 
-def test_a_change_of_theme_is_followed(played: Played, look: tuple[str, str]) -> None:
+def test_a_change_of_theme_is_followed(played: Played, look: Look) -> None:
     seen = "e => [getComputedStyle(e).color, getComputedStyle(e).backgroundColor]"
     view = played.front_end.view(played.train)
     before = view.evaluate(seen)
-    played.front_end.wear(look[0], "light" if look[1] == "dark" else "dark")
+    played.front_end.wear(look.renderer, "light" if look.theme == "dark" else "dark")
     played.page.wait_for_timeout(500)
     after = played.front_end.view(played.train).evaluate(seen)
     assert before[0] != after[0] and before[1] != after[1]
-    played.front_end.wear(*look)
+    played.front_end.wear(look.renderer, look.theme)
     played.page.wait_for_timeout(500)
     assert played.front_end.view(played.train).evaluate(seen) == before
 
@@ -300,6 +300,6 @@ def test_a_cancelled_run_is_still_there_after_a_reload(played: Played) -> None:
     assert int(after["step"]) < steps
 
 
-def test_our_scripts_did_not_complain(played: Played, server: ComfyServer) -> None:
+def test_our_scripts_did_not_complain(played: Played) -> None:
     assert played.front_end.complaints == []
-    assert server.running()
+    assert played.front_end.server.running()
