@@ -62,9 +62,9 @@ TEXTS = """view => {
     const found = [];
     const walker = document.createTreeWalker(view, NodeFilter.SHOW_TEXT);
     while (walker.nextNode()) {
-        const text = walker.currentNode.textContent.trim(), element = walker.currentNode.parentElement;
+        const { textContent, parentElement: element } = walker.currentNode;
+        const text = textContent.trim();
         if (!text || !element.getClientRects().length || !element.checkVisibility()) continue;
-        if (element.tagName === 'style') continue;
         const chain = [];
         for (let e = element; e; e = e.parentElement) chain.unshift(e);
         const [ink, ground] = [true, false].map(i => luminance(painted(chain, [255, 255, 255], i)));

@@ -16,6 +16,7 @@ from tests.browser.front_end import FrontEnd
 from tests.browser.looks import Look
 from tests.browser.made_up import OUTPUTS, training
 
+EVERY_THEME = True
 PICTURES = Path(__file__).parent / "pictures"
 SIZES = {"LoRA2Train": (560, 820), "LoRA2RankHeatmap": (760, 360), "LoRA2Load": (400, 360)}
 COARSE = 6  # pixels: fonts and edges may differ within, blocks of so many are compared
@@ -47,7 +48,7 @@ def test_a_view_looks_as_it_did(
     page.mouse.move(5, 5)
     page.wait_for_timeout(600)
     seen = Image.open(io.BytesIO(page_of_look.view(node).screenshot()))
-    stored = PICTURES / f"{kind}-{'-'.join(look)}.png"
+    stored = PICTURES / f"{kind}-{look.renderer}-{look.theme}.png"  # the same in all front ends
     if request.config.getoption("update_pictures"):
         seen.convert("RGB").quantize(64).save(stored, optimize=True)
     wanted = Image.open(stored)

@@ -15,9 +15,7 @@ EVERY_THEME = True
 LEAST = 4.5
 PALETTES = ("dark", "light", "solarized", "arc", "nord", "github", "sand")
 NOTE = "It has layers for the text encoder: connect clip to use them."
-REPORTS = [
-    f"LoRA2{kind}" for kind in ("Dataset", "Layers", "Info", "Evaluate", "Compress", "Save")
-]
+REPORTS = [f"LoRA2{kind}" for kind in ("Dataset", "Layers", "Info", "Evaluate", "Compress", "Save")]
 RUNS = {
     "LoRA2Train": {
         "lora2.train": [
