@@ -1,8 +1,11 @@
 /** Colour of the title and width of nodes that a user adds; a saved workflow's own stay. */
 
 import { app } from "../../scripts/app.js";
+import { contrast } from "./colours.js";
+import { colourOf } from "./theme.js";
 import { atLeast } from "./view.js";
 
+const TITLE = 4.5; // least contrast of a title on its colour
 const TRAINING = "green", FILES = "purple", SOURCES = "blue", FINDINGS = "yellow"; // of the palette
 const LOOKS = {
   LoRA2Playground: [SOURCES, 260],
@@ -46,6 +49,12 @@ function colourLinks() {
   }
 }
 
+/** Whether a title can be read on a colour; palettes that say that they are light lighten it. */
+function suits(colour) {
+  const lightened = getComputedStyle(document.documentElement).colorScheme === "light";
+  return lightened || contrast(colourOf(window.LiteGraph.NODE_TITLE_COLOR), colourOf(colour)) >= TITLE;
+}
+
 app.registerExtension({
   name: "LoRA2.Looks",
   setup: colourLinks,
@@ -53,7 +62,8 @@ app.registerExtension({
     const look = LOOKS[node.comfyClass];
     if (!look || app.configuringGraph) return;
     const [name, width] = look;
-    const colour = window.LGraphCanvas?.node_colors?.[name]?.bgcolor;
+    const { bgcolor, color } = window.LGraphCanvas?.node_colors?.[name] ?? {};
+    const colour = [bgcolor, color].find((c) => c && suits(c)); // the second one is darker
     if (colour) node.color = colour;
     atLeast(node, width, 0);
   },

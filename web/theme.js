@@ -34,6 +34,16 @@ function parts(computed) {
   return { colour: [red, green, blue].map((c) => 255 * Math.min(1, Math.max(0, c))), alpha };
 }
 
+/** Any CSS colour as [red, green, blue]. */
+export function colourOf(text) {
+  const sample = html("i", { style: "display:none" });
+  sample.style.color = `color-mix(in srgb, ${text}, ${text})`;
+  document.body.append(sample);
+  const { colour } = parts(getComputedStyle(sample).color);
+  sample.remove();
+  return colour;
+}
+
 function read() {
   const style = getComputedStyle(probe);
   const found = Object.keys(TOKENS).map((property) => style.getPropertyValue(property));

@@ -145,6 +145,27 @@ def test_a_change_of_theme_reaches_open_views(page_of_look: FrontEnd, look: Look
     assert len(seen) >= len(PALETTES) - 1
 
 
+def test_titles_can_be_read_on_the_colours_of_our_nodes(page_of_look: FrontEnd, look: Look) -> None:
+    """A palette that says that it is light has its nodes' colours lightened by the front end."""
+    ratios = """async types => {
+        const { contrast } = await import('/extensions/comfyui-lora2/colours.js');
+        const { colourOf } = await import('/extensions/comfyui-lora2/theme.js');
+        const title = colourOf(LiteGraph.NODE_TITLE_COLOR);
+        return types.map(t => LiteGraph.createNode(t).color).filter(Boolean)
+            .map(colour => contrast(title, colourOf(colour)));
+    }"""
+    kinds = sorted(k for k in page_of_look.known() if k.startswith("LoRA2"))
+    try:
+        for palette in PALETTES:
+            page_of_look.wear(look.renderer, palette)
+            page_of_look.page.wait_for_timeout(300)
+            found = page_of_look.page.evaluate(ratios, kinds)
+            assert palette == "light" or min(found, default=LEAST) >= LEAST, palette
+            assert found or palette == "sand"
+    finally:
+        page_of_look.wear(look.renderer, look.theme)
+
+
 def test_links_keep_their_colours_in_every_theme(page_of_look: FrontEnd, look: Look) -> None:
     colours = """() => [app.canvas.default_connection_color_byType, LGraphCanvas.link_type_colors]
         .map(table => [table.LORA2, table.LORA_MODEL])"""
