@@ -239,13 +239,25 @@ def test_the_slider_shows_what_a_size_keeps(played: Played) -> None:
 
 
 @pytest.mark.parametrize("node", ["train", "heatmap"])
-def test_the_wheel_zooms_the_graph_over_a_view_too(played: Played, node: str) -> None:
+def test_the_graph_is_zoomed_and_panned_over_a_view_too(played: Played, node: str) -> None:
     played.front_end.show(getattr(played, node))
-    scale = played.page.evaluate("app.canvas.ds.scale")
-    played.front_end.view(getattr(played, node)).hover(position={"x": 60, "y": 60})
-    played.page.mouse.wheel(0, -200)
+    seen, mouse = "[app.canvas.ds.scale, ...app.canvas.ds.offset]", played.page.mouse
+    before = played.page.evaluate(seen)
+    box = played.front_end.view(getattr(played, node)).bounding_box()
+    mouse.move(box["x"] + 60, box["y"] + 60)
+    mouse.wheel(0, -200)
     played.page.wait_for_timeout(500)
-    assert played.page.evaluate("app.canvas.ds.scale") > scale
+    zoomed = played.page.evaluate(seen)
+    assert zoomed[0] > before[0]
+    mouse.down(button="middle")
+    mouse.move(box["x"] + 140, box["y"] + 110, steps=4)
+    mouse.up(button="middle")
+    played.page.wait_for_timeout(300)
+    panned = played.page.evaluate(seen)
+    assert panned[0] == zoomed[0]
+    assert [a - b for a, b in zip(panned[1:], zoomed[1:], strict=True)] == pytest.approx(
+        [80 / zoomed[0], 50 / zoomed[0]], abs=15
+    )
 
 
 def test_a_change_of_theme_is_followed(played: Played, look: Look) -> None:
