@@ -67,7 +67,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def browser(session: nox.Session) -> None:
-    """The browser tests in both renderers and every theme."""
+    """The browser tests in the oldest, the host's own and the newest front end, in every look."""
     in_host(session, "-m", "pytest", "tests/browser", "--full", *session.posargs)
 
 

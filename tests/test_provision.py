@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hosting import provision
+from tests.hosting import front_ends, provision
 from tests.hosting.inprocess import REPOSITORY
 
 
@@ -46,6 +46,18 @@ def test_no_index_is_one_sentence(monkeypatch):
     with pytest.raises(provision.ProvisionError) as error:
         provision.provision()
     assert "COMFYUI_PATH" in one_sentence(error)
+
+
+def test_a_front_end_that_cannot_be_had_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch):
+    def offline(command, **_):
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(provision.subprocess, "run", offline)
+    with pytest.raises(provision.ProvisionError) as error:
+        front_ends.arguments(front_ends.NEWEST)
+    assert front_ends.VERSIONS[front_ends.NEWEST][0] in one_sentence(error)
+    assert [p.name for p in (tmp_path / "cache").iterdir()] == [".front-end.lock"]
+    assert front_ends.arguments(front_ends.PINNED) == []
 
 
 @pytest.mark.parametrize("name", ["COMFYUI_PATH", "LORA2_PYTHON"])

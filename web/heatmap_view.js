@@ -1,7 +1,7 @@
 /** Rank Heatmap: every layer where it stands in its model; measures, comparison, export. */
 
 import { app } from "../../scripts/app.js";
-import { amount, difference } from "./colours.js";
+import { PAPER, amount, difference } from "./colours.js";
 import { copy, download, html } from "./dom.js";
 import { csvBlob, pngBlob, standalone, svgBlob } from "./export.js";
 import { missing, onChange } from "./guide.js";
@@ -10,6 +10,7 @@ import { change, figures, measuresOf, patternOf } from "./measures.js";
 import { megabytes, short, total } from "./numbers.js";
 import { onOutput } from "./outputs.js";
 import { united } from "./structure.js";
+import { theme } from "./theme.js";
 import { addView, atLeast, choice } from "./view.js";
 import { say } from "./words.js";
 
@@ -79,8 +80,8 @@ class HeatmapView {
     download(`lora2 ${this.measure}.${kind}`, blob);
   }
 
-  /** What stands below each other: [{title, look}]. */
-  panels() {
+  /** What stands below each other, in the colours of a palette: [{title, look}]. */
+  panels(palette = theme) {
     const of = this.maps.map((map) => measuresOf(map.cells)[this.measure]);
     const at = (map) => new Map(map.cells.map((c) => [c.name, c]));
     const cells = this.maps.map(at);
@@ -90,8 +91,8 @@ class HeatmapView {
     if (this.maps.length > 1 && this.layout === "difference") {
       const apart = (name) => (value(1, name) ?? 0) - (value(0, name) ?? 0);
       const most = Math.max(...names.map((name) => Math.abs(apart(name)))) || 1;
-      const look = (name) => ({ ...difference(apart(name) / most), text: change(of[0], apart(name)) });
-      const scale = [-1, -0.5, 0, 0.5, 1].map((share) => difference(share));
+      const look = (name) => ({ ...difference(apart(name) / most, palette), text: change(of[0], apart(name)) });
+      const scale = [-1, -0.5, 0, 0.5, 1].map((share) => difference(share, palette));
       const ends = [change(of[0], -most), change(of[0], most)];
       return [{ title: say("compare − lora2, {0}", this.unit(of[0])), look, scale, ends }];
     }
@@ -169,7 +170,7 @@ class HeatmapView {
 
   /** The map as a picture of its own. */
   picture() {
-    const drawings = this.panels().map(({ title, look }) => {
+    const drawings = this.panels(PAPER).map(({ title, look }) => {
       const drawing = this.drawing(EXPORTED, 10_000, 24);
       drawing.paint(look);
       return { title, drawing };

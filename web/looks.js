@@ -1,8 +1,11 @@
 /** Colour of the title and width of nodes that a user adds; a saved workflow's own stay. */
 
 import { app } from "../../scripts/app.js";
+import { contrast } from "./colours.js";
+import { colourOf } from "./theme.js";
 import { atLeast } from "./view.js";
 
+const TITLE = 4.5; // least contrast of a title on its colour
 const TRAINING = "green", FILES = "purple", SOURCES = "blue", FINDINGS = "yellow"; // of the palette
 const LOOKS = {
   LoRA2Playground: [SOURCES, 260],
@@ -34,22 +37,33 @@ const LOOKS = {
 // of links and sockets in the classic renderer; lora2.css has them for the other
 const SOCKETS = { LORA2: "#d9a520", LORA2_OPTIONS: "#5f9e6e", LORA_MODEL: "#a9781c", LORA2_SCORES: "#7a6bb0" };
 
+/** A palette empties what it does not know, at every change of theme: a property stays ours. */
 function colourLinks() {
   const tables = [window.LGraphCanvas?.link_type_colors, app.canvas?.default_connection_color_byType];
   for (const table of tables.filter(Boolean)) {
-    for (const [type, colour] of Object.entries(SOCKETS)) table[type] ||= colour;
+    for (const [type, colour] of Object.entries(SOCKETS)) {
+      let own = table[type]; // a palette's own choice
+      const known = { get: () => own || colour, set: (value) => (own = value) };
+      Object.defineProperty(table, type, { ...known, enumerable: true, configurable: true });
+    }
   }
+}
+
+/** Whether a title can be read on a colour; palettes that say that they are light lighten it. */
+function suits(colour) {
+  const lightened = getComputedStyle(document.documentElement).colorScheme === "light";
+  return lightened || contrast(colourOf(window.LiteGraph.NODE_TITLE_COLOR), colourOf(colour)) >= TITLE;
 }
 
 app.registerExtension({
   name: "LoRA2.Looks",
   setup: colourLinks,
-  afterConfigureGraph: colourLinks, // a change of theme has emptied them
   nodeCreated(node) {
     const look = LOOKS[node.comfyClass];
     if (!look || app.configuringGraph) return;
     const [name, width] = look;
-    const colour = window.LGraphCanvas?.node_colors?.[name]?.bgcolor;
+    const { bgcolor, color } = window.LGraphCanvas?.node_colors?.[name] ?? {};
+    const colour = [bgcolor, color].find((c) => c && suits(c)); // the second one is darker
     if (colour) node.color = colour;
     atLeast(node, width, 0);
   },

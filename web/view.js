@@ -3,6 +3,7 @@
 import { html } from "./dom.js";
 import { saysFaults } from "./faults.js";
 import { passGestures } from "./graph_gestures.js";
+import { onTheme } from "./theme.js";
 
 const STYLE = new URL("./lora2.css", import.meta.url).href;
 document.head.append(html("link", { rel: "stylesheet", href: STYLE }));
@@ -13,10 +14,10 @@ document.head.append(html("link", { rel: "stylesheet", href: STYLE }));
  * @param node the LiteGraph node
  * @param kind what it shows; data-lora2-view of its element
  * @param minHeight its least height in graph units, or a function that gives it
- * @param resized called with (width, height) when it has another size, and at first
+ * @param redraw called with (width, height) when it has another size or colours, and at first
  * @returns its element
  */
-export function addView(node, kind, minHeight, resized = () => {}) {
+export function addView(node, kind, minHeight, redraw = () => {}) {
   const root = html("div", { class: "lora2-view", "data-lora2-view": kind });
   passGestures(root);
   saysFaults(node, root);
@@ -26,13 +27,16 @@ export function addView(node, kind, minHeight, resized = () => {}) {
   });
   widget.serialize = false;
   root.style.minHeight = `${getMinHeight()}px`; // the Vue renderer asks the element
-  const observer = new ResizeObserver(() => {
-    if (root.clientWidth && root.clientHeight) resized(root.clientWidth, root.clientHeight);
-  });
+  const draw = () => {
+    if (root.clientWidth && root.clientHeight) redraw(root.clientWidth, root.clientHeight);
+  };
+  const observer = new ResizeObserver(draw);
   observer.observe(root);
+  const ended = onTheme(draw);
   const removed = node.onRemoved;
   node.onRemoved = function (...args) {
     observer.disconnect();
+    ended();
     return removed?.apply(this, args);
   };
   return root;

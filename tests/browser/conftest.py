@@ -1,32 +1,35 @@
-"""Pages for the browser tests; `--full` runs them in every renderer and theme."""
+"""Pages for the browser tests; `--full` runs them in every front end, renderer and theme."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from tests.browser.front_end import LOOKS, FrontEnd
+from tests.browser.front_end import FrontEnd
+from tests.browser.looks import Look, looks
 from tests.hosting.browser import launch_args
+from tests.hosting.front_ends import PINNED, arguments
 from tests.hosting.server import ComfyServer
 
-QUICK = 2  # of LOOKS, which cover both renderers and both themes
 WINDOW = {"width": 1900, "height": 960}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Fills in `look`, (renderer, theme)."""
+    """Fills in `look`; in every theme where the module is about colours: EVERY_THEME."""
     if "look" in metafunc.fixturenames:
-        looks = LOOKS if metafunc.config.getoption("full") else LOOKS[:QUICK]
-        names = ["-".join(look) for look in looks]
-        metafunc.parametrize("look", looks, ids=names, indirect=True, scope="module")
+        themes = getattr(metafunc.module, "EVERY_THEME", False)
+        wanted = looks(metafunc.config.getoption("full"), themes)
+        names = ["-".join(look) for look in wanted]
+        metafunc.parametrize("look", wanted, ids=names, indirect=True, scope="module")
 
 
 @pytest.fixture(scope="module")
-def look(request: pytest.FixtureRequest) -> tuple[str, str]:
-    """(renderer, theme)."""
+def look(request: pytest.FixtureRequest) -> Look:
+    """What the page of a module's tests looks like."""
     return request.param
 
 
@@ -40,6 +43,23 @@ def browser(chromium: Path) -> Iterator[Browser]:
         browser.close()
 
 
+@pytest.fixture(scope="package")
+def serving(request: pytest.FixtureRequest, host: Path) -> Iterator[Callable[[str], ComfyServer]]:
+    """Gives the server of a front end; each is started once, when it is asked for."""
+    running: dict[str, ComfyServer] = {}
+    with ExitStack() as stack:
+
+        def of(front_end: str) -> ComfyServer:
+            if front_end == PINNED:
+                return request.getfixturevalue("server")
+            if front_end not in running:
+                server = ComfyServer(host=host, arguments=arguments(front_end))
+                running[front_end] = stack.enter_context(server)
+            return running[front_end]
+
+        yield of
+
+
 @pytest.fixture
 def front_end(server: ComfyServer, browser: Browser) -> Iterator[FrontEnd]:
     """A fresh page."""
@@ -49,11 +69,12 @@ def front_end(server: ComfyServer, browser: Browser) -> Iterator[FrontEnd]:
 
 
 @pytest.fixture(scope="module")
-def page_of_look(server: ComfyServer, browser: Browser, look) -> Iterator[FrontEnd]:
+def page_of_look(serving, browser: Browser, look: Look) -> Iterator[FrontEnd]:
     """One page for a module's tests, in one look; downloads and the clipboard work."""
+    server = serving(look.front_end)
     context = browser.new_context(viewport=WINDOW, accept_downloads=True)
     context.grant_permissions(["clipboard-read", "clipboard-write"], origin=server.address)
     front_end = FrontEnd(context.new_page(), server)
-    front_end.wear(*look)
+    front_end.wear(look.renderer, look.theme)
     yield front_end
     context.close()

@@ -13,7 +13,26 @@ from tests.hosting.server import NAME, REPOSITORY, ComfyServer
 WORKFLOWS = REPOSITORY / "example_workflows"
 QUICK_START = "LoRA2 playground quick start"
 READY, RUN = 60_000, 300_000  # milliseconds: a slow machine with nothing else to do
-LOOKS = [("classic", "dark"), ("vue", "light"), ("classic", "light"), ("vue", "dark")]
+# A palette as users make them: light without saying so, a translucent field in a new notation,
+# text that is too faint, links of our kinds.
+SAND = {
+    "id": "sand",
+    "name": "Sand",
+    "colors": {
+        "node_slot": {"LORA2": "#7b2d8b"},
+        "litegraph_base": {
+            "NODE_DEFAULT_BGCOLOR": "#efe3cb", "NODE_DEFAULT_COLOR": "#d8c49a",
+            "NODE_TITLE_COLOR": "#3b2f22", "NODE_TEXT_COLOR": "#3b2f22",
+            "WIDGET_BGCOLOR": "#f7f0e0", "WIDGET_TEXT_COLOR": "#3b2f22",
+            "WIDGET_SECONDARY_TEXT_COLOR": "#6b5a45", "CLEAR_BACKGROUND_COLOR": "#e3d5b5",
+        },
+        "comfy_base": {
+            "fg-color": "#3b2f22", "bg-color": "#e3d5b5", "comfy-menu-bg": "#f2e8d5",
+            "comfy-input-bg": "oklch(0.82 0.05 85 / 60%)", "input-text": "#9c8356",
+            "descrip-text": "#6b5a45", "border-color": "#b59f74",
+        },
+    },
+}  # fmt: skip
 
 OPEN = """async workflow => {
     await app.loadGraphData(workflow, true, true);
@@ -51,14 +70,17 @@ SHOW = """([id, scale]) => {
 
 
 class FrontEnd:
-    """Attributes: page; complaints, what our scripts logged as errors."""
+    """Attributes: page; server; complaints, what our scripts logged as errors."""
 
     def __init__(self, page: Page, server: ComfyServer):
-        self.page, self.complaints = page, []
+        self.page, self.server, self.complaints = page, server, []
         page.on("console", self._note)
         page.on("pageerror", lambda error: self._blame(error.stack or str(error)))
         page.on("dialog", lambda dialog: dialog.accept())  # on leaving with unsaved changes
-        known = {"Comfy.TutorialCompleted": True}  # else templates are shown, late on slow machines
+        known = {
+            "Comfy.TutorialCompleted": True,  # else templates are shown, late on slow machines
+            "Comfy.CustomColorPalettes": {SAND["id"]: SAND},
+        }
         page.request.post(f"{server.address}/settings", data=known)
         page.goto(server.address)
         self.wait_until_ready()
@@ -82,7 +104,7 @@ class FrontEnd:
         self.page.evaluate(change, [setting, value])
 
     def wear(self, renderer: str, theme: str) -> None:
-        """Chooses one of LOOKS."""
+        """Chooses "classic" or "vue", and a palette."""
         self.set("Comfy.VueNodes.Enabled", renderer == "vue")
         self.set("Comfy.ColorPalette", theme)
 

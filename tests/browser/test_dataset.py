@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-import pytest
 from PIL import Image
 
 from tests.browser.front_end import RUN, FrontEnd
-from tests.hosting.server import ComfyServer
+from tests.browser.looks import FULL, Look
 
 HOSTILE = "<img src=x onerror=window.hurt=1>.png"
 BUILD = """async seed => {
@@ -28,16 +27,14 @@ BUILD = """async seed => {
 }"""
 
 
-@pytest.mark.parametrize("renderer", ["classic", "vue"])
-def test_the_report_is_shown_in_the_node(
-    server: ComfyServer, front_end: FrontEnd, renderer: str
-) -> None:
-    folder: Path = server.base / "input" / "seen"
+def test_the_report_is_shown_in_the_node(page_of_look: FrontEnd, look: Look) -> None:
+    front_end = page_of_look
+    folder: Path = front_end.server.base / "input" / "seen"
     folder.mkdir(exist_ok=True)
     Image.new("RGB", (32, 32), "red").save(folder / "a.png")
     (folder / HOSTILE).write_bytes(b"")
-    front_end.set("Comfy.VueNodes.Enabled", renderer == "vue")
-    front_end.page.evaluate(BUILD, int(renderer == "vue"))  # another seed: nothing is cached
+    seed = FULL.index(look)  # another one: nothing is cached
+    front_end.page.evaluate(BUILD, seed)
     view = front_end.page.locator("[data-lora2-view=report]")
     view.get_by_text("seen: pictures 1, entries 1").wait_for(state="visible", timeout=RUN)
     assert f"skipped: 1\n  {HOSTILE}: empty\n" in view.text_content()

@@ -24,26 +24,26 @@ def test_there_are_examples() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_example_opens_whole(front_end: FrontEnd, name: str) -> None:
-    nodes = front_end.open(graph := workflow(name))
+def test_an_example_opens_whole(page_of_look: FrontEnd, name: str) -> None:
+    nodes = page_of_look.open(graph := workflow(name))
     assert len(nodes) == len(graph["nodes"])
-    assert {kind for kind, _, _ in nodes} <= front_end.known()
+    assert {kind for kind, _, _ in nodes} <= page_of_look.known()
     assert not [kind for kind, _, faulty in nodes if faulty and kind not in LOADERS]
-    assert front_end.page.get_by_text(re.compile("missing node", re.IGNORECASE)).count() == 0
-    assert front_end.complaints == []
+    assert page_of_look.page.get_by_text(re.compile("missing node", re.IGNORECASE)).count() == 0
+    assert page_of_look.complaints == []
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_example_can_be_read_as_it_opens(front_end: FrontEnd, name: str) -> None:
+def test_an_example_can_be_read_as_it_opens(page_of_look: FrontEnd, name: str) -> None:
     """Templates open as a whole; so small that the classic renderer leaves out all text, a graph
     says nothing.
     """
-    front_end.open(workflow(name))
-    front_end.page.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
-    front_end.page.wait_for_timeout(1500)
-    scale = front_end.page.evaluate("app.canvas.ds.scale")
+    page_of_look.open(workflow(name))
+    page_of_look.page.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+    page_of_look.page.wait_for_timeout(1500)
+    scale = page_of_look.page.evaluate("app.canvas.ds.scale")
     assert 0.5 < scale < 1, "it fits"
-    assert not front_end.page.evaluate("app.canvas.low_quality"), f"no text at {scale:.3f}"
+    assert not page_of_look.page.evaluate("app.canvas.low_quality"), f"no text at {scale:.3f}"
 
 
 @pytest.mark.parametrize("name", ["LoRA2 SDXL style", "LoRA2 Flux subject"])

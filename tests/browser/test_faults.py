@@ -1,7 +1,5 @@
 """A node that fails says why in itself: the front end's own message has it only after a click."""
 
-import pytest
-
 from tests.browser.front_end import QUICK_START, RUN, FrontEnd, workflow
 
 CONNECT = """() => {
@@ -15,11 +13,8 @@ DISCONNECT = """() => {
 }"""
 
 
-@pytest.mark.parametrize("renderer", ["classic", "vue"])
-def test_the_node_says_why_it_failed_until_it_runs_again(
-    front_end: FrontEnd, renderer: str
-) -> None:
-    front_end.set("Comfy.VueNodes.Enabled", renderer == "vue")
+def test_the_node_says_why_it_failed_until_it_runs_again(page_of_look: FrontEnd) -> None:
+    front_end = page_of_look
     front_end.open(workflow(QUICK_START))
     front_end.fill("LoRA2Train", steps=1, target_rank=1)
     front_end.fill("KSampler", steps=1)

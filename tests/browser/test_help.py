@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -40,24 +41,35 @@ WIDER = """width => {
 }"""
 
 
-@pytest.fixture
-def panel(front_end: FrontEnd) -> Iterator[FrontEnd]:
-    """The panel is open for this test only: the server remembers settings for all pages."""
+@contextmanager
+def closed_afterwards(front_end: FrontEnd) -> Iterator[FrontEnd]:
+    """The panel is open inside only: the server remembers settings for all pages."""
     try:
         yield front_end
     finally:
         front_end.set("Comfy.RightSidePanel.IsOpen", False)
-        front_end.set("Comfy.VueNodes.Enabled", False)
         front_end.set("Comfy.Locale", "en")
         front_end.page.wait_for_timeout(300)  # until they are stored
 
 
-@pytest.mark.parametrize("renderer", ["classic", "vue"])
+@pytest.fixture
+def panel(front_end: FrontEnd) -> Iterator[FrontEnd]:
+    """A fresh page for tests that open the panel."""
+    with closed_afterwards(front_end):
+        yield front_end
+
+
+@pytest.fixture
+def panel_of_look(page_of_look: FrontEnd) -> Iterator[FrontEnd]:
+    """The module's page for tests that open the panel."""
+    with closed_afterwards(page_of_look):
+        yield page_of_look
+
+
 def test_the_panel_shows_a_nodes_help_with_its_picture_and_not_its_view(
-    panel: FrontEnd, renderer: str
+    panel_of_look: FrontEnd,
 ) -> None:
-    front_end, page = panel, panel.page
-    front_end.set("Comfy.VueNodes.Enabled", renderer == "vue")
+    front_end, page = panel_of_look, panel_of_look.page
     page.evaluate("app.graph.clear()")
     train = front_end.add("LoRA2Train", (0, 0), [])
     front_end.show(train, 0.8)

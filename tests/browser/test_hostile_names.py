@@ -9,7 +9,6 @@ from safetensors import safe_open
 
 from lora2_core.seal import EMPTY, KEY, sealed
 from tests.browser.front_end import QUICK_START, RUN, FrontEnd, workflow
-from tests.hosting.server import ComfyServer
 
 HOSTILE = "<img src=x onerror=window.hurt=1>"
 SCRIPT = "</textarea><script>window.hurt=2</script>{{window.hurt=3}}<svg onload=window.hurt=4>"
@@ -41,10 +40,10 @@ def disguise(path: Path) -> str:
 
 
 def test_names_and_metadata_are_text(
-    page_of_look: FrontEnd, server: ComfyServer, look: tuple[str, str]
+    page_of_look: FrontEnd,
 ) -> None:
     page = page_of_look.page
-    name = disguise(train(page_of_look, server.base / "models" / "loras"))
+    name = disguise(train(page_of_look, page_of_look.server.base / "models" / "loras"))
     page.evaluate("app.refreshComboInNodes()")
     model = [("model", page_of_look.id_of("LoRA2Playground"), 0)]
     load = page_of_look.add("LoRA2Load", (0, 1200), model, lora_name=name)

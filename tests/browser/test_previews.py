@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.browser.front_end import RUN, FrontEnd, workflow
+from tests.browser.looks import Look
 
 STEPS = 4
 SHOWN = """() => {
@@ -21,7 +22,7 @@ def until(condition: str) -> str:
     return f"() => {{ const s = ({SHOWN})(); return {condition}; }}"
 
 
-def test_previews_are_shown_in_the_node(page_of_look: FrontEnd, look: tuple[str, str]) -> None:
+def test_previews_are_shown_in_the_node(page_of_look: FrontEnd, look: Look) -> None:
     front_end = page_of_look
     front_end.open(workflow("LoRA2 resume a run"))
     front_end.fill("LoRA2Train", steps=STEPS)

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.browser.front_end import QUICK_START, RUN, FrontEnd, workflow
-from tests.hosting.server import ComfyServer
+from tests.browser.looks import Look
 
 STEPS = 120
 NUMBERS = """e => [...e.querySelectorAll('rect.cell')].map(
@@ -65,7 +65,7 @@ class Played:
 
 
 @pytest.fixture(scope="module")
-def played(page_of_look: FrontEnd, look: tuple[str, str]) -> Played:
+def played(page_of_look: FrontEnd, look: Look) -> Played:
     played = Played(page_of_look, STEPS + sum(map(len, look)))  # other steps: nothing is cached
     played.wait_for_step(5)
     played.before = played.front_end.data(played.train)
@@ -239,24 +239,36 @@ def test_the_slider_shows_what_a_size_keeps(played: Played) -> None:
 
 
 @pytest.mark.parametrize("node", ["train", "heatmap"])
-def test_the_wheel_zooms_the_graph_over_a_view_too(played: Played, node: str) -> None:
+def test_the_graph_is_zoomed_and_panned_over_a_view_too(played: Played, node: str) -> None:
     played.front_end.show(getattr(played, node))
-    scale = played.page.evaluate("app.canvas.ds.scale")
-    played.front_end.view(getattr(played, node)).hover(position={"x": 60, "y": 60})
-    played.page.mouse.wheel(0, -200)
+    seen, mouse = "[app.canvas.ds.scale, ...app.canvas.ds.offset]", played.page.mouse
+    before = played.page.evaluate(seen)
+    box = played.front_end.view(getattr(played, node)).bounding_box()
+    mouse.move(box["x"] + 60, box["y"] + 60)
+    mouse.wheel(0, -200)
     played.page.wait_for_timeout(500)
-    assert played.page.evaluate("app.canvas.ds.scale") > scale
+    zoomed = played.page.evaluate(seen)
+    assert zoomed[0] > before[0]
+    mouse.down(button="middle")
+    mouse.move(box["x"] + 140, box["y"] + 110, steps=4)
+    mouse.up(button="middle")
+    played.page.wait_for_timeout(300)
+    panned = played.page.evaluate(seen)
+    assert panned[0] == zoomed[0]
+    assert [a - b for a, b in zip(panned[1:], zoomed[1:], strict=True)] == pytest.approx(
+        [80 / zoomed[0], 50 / zoomed[0]], abs=15
+    )
 
 
-def test_a_change_of_theme_is_followed(played: Played, look: tuple[str, str]) -> None:
+def test_a_change_of_theme_is_followed(played: Played, look: Look) -> None:
     seen = "e => [getComputedStyle(e).color, getComputedStyle(e).backgroundColor]"
     view = played.front_end.view(played.train)
     before = view.evaluate(seen)
-    played.front_end.wear(look[0], "light" if look[1] == "dark" else "dark")
+    played.front_end.wear(look.renderer, "light" if look.theme == "dark" else "dark")
     played.page.wait_for_timeout(500)
     after = played.front_end.view(played.train).evaluate(seen)
     assert before[0] != after[0] and before[1] != after[1]
-    played.front_end.wear(*look)
+    played.front_end.wear(look.renderer, look.theme)
     played.page.wait_for_timeout(500)
     assert played.front_end.view(played.train).evaluate(seen) == before
 
@@ -300,6 +312,6 @@ def test_a_cancelled_run_is_still_there_after_a_reload(played: Played) -> None:
     assert int(after["step"]) < steps
 
 
-def test_our_scripts_did_not_complain(played: Played, server: ComfyServer) -> None:
+def test_our_scripts_did_not_complain(played: Played) -> None:
     assert played.front_end.complaints == []
-    assert server.running()
+    assert played.front_end.server.running()

@@ -1,0 +1,32 @@
+"""The looks that a view is tested in: whose front end, its renderer, its palette."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import NamedTuple
+
+from tests.browser.front_end import SAND
+from tests.hosting.front_ends import NEWEST, OLDEST, PINNED
+
+RENDERERS, THEMES = ("classic", "vue"), ("dark", "light", SAND["id"])
+
+
+class Look(NamedTuple):
+    """A front end of tests/hosting/front_ends.py, "classic" or "vue", a palette."""
+
+    front_end: str
+    renderer: str
+    theme: str
+
+
+# both front ends that users have now, both renderers, dark and light
+QUICK = [Look(PINNED, "classic", "dark"), Look(NEWEST, "vue", "light")]
+ONE_THEME = [(look.renderer, look.theme) for look in QUICK]
+FULL = [Look(*look) for look in product((PINNED, NEWEST, OLDEST), RENDERERS, THEMES)]
+
+
+def looks(full: bool, themes: bool) -> list[Look]:
+    """Returns those to test; without `themes`, each renderer of each front end in one theme."""
+    if not full:
+        return QUICK
+    return [x for x in FULL if themes or (x.renderer, x.theme) in ONE_THEME]
