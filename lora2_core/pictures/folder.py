@@ -92,7 +92,7 @@ def scan(folder: Path) -> Listing:
     for file in walk(folder, found.skipped):
         ending, called = file.path.suffix.lower(), mask_of(file.path)
         if len(file.folders) > NEAR:
-            deep[file.folders] += ending in endings and called is None
+            deep[file.folders] += ending in (*endings, *OTHERS) and called is None
         elif ending in CAPTIONS:
             captions.append((file.path.stem, file))
         elif ending in endings and called is not None:
@@ -105,20 +105,11 @@ def scan(folder: Path) -> Listing:
             found.others[readable(ending) or "no ending"] += 1
     for folders, count in (+deep).items():
         above = readable("/".join(folders[:-1]))
-        reason = f"{count} pictures deeper than a sub-folder: choose the folder {above} in it"
+        reason = f"deeper than a sub-folder, pictures {count}: choose the folder {above} in it"
         found.skipped[readable("/".join(folders)) + "/"] = reason
     captions_of, no_captions = paired(pictures, captions)
     masks_of, no_masks = paired(pictures, masks)
-    found.unused |= {file.name: "a caption without its picture" for file in no_captions}
-    found.unused |= {file.name: "a mask without its picture" for file in no_masks}
-    used = {files[0].path for chosen in (captions_of, masks_of) for files in chosen.values()}
-    for what, chosen in (("caption", captions_of), ("mask", masks_of)):
-        for path, files in chosen.items():
-            spare = [file for file in files[1:] if file.path not in used]
-            reason = (
-                f"a second {what} of {readable(path.name)}: {readable(files[0].path.name)} is taken"
-            )
-            found.unused |= {file.name: reason for file in spare}
+    found.unused = left("caption", captions_of, no_captions) | left("mask", masks_of, no_masks)
     for file in pictures:
         try:
             found.pictures.append(
@@ -127,6 +118,18 @@ def scan(folder: Path) -> Listing:
         except Unusable as reason:
             found.skipped[file.name] = str(reason)
     return found
+
+
+def left(what: str, chosen: dict[Path, list[File]], lost: list[File]) -> dict[str, str]:
+    """The captions or masks that no picture takes, with the reason: it has a better one, or it is
+    not there.
+    """
+    reasons = {file.name: f"a {what} without its picture" for file in lost}
+    used = {files[0].path for files in chosen.values()}
+    for path, (first, *others) in chosen.items():
+        why = f"a second {what} of {readable(path.name)}: {readable(first.path.name)} is taken"
+        reasons |= {file.name: why for file in others if file.path not in used}
+    return reasons
 
 
 def picture_of(file: File, captions: list[File] | None, masks: list[File] | None) -> Picture:
