@@ -59,7 +59,7 @@ def test_the_report_is_shown_in_the_node(
     told = view.locator("[role=status]")
     for names, said in (
         (
-            ["b.png", "b.TXT", "run.exe"],
+            ["b.png", "b.TXT", "a.exe"],
             "2 added to seen; not added: run.exe (no picture or caption)",
         ),
         (["b.TXT", "c.jpg"], "2 added to seen"),  # the same file again, and one that is no picture
@@ -71,7 +71,7 @@ def test_the_report_is_shown_in_the_node(
     chooser.value.set_files([{"name": "b.txt", "mimeType": "text/plain", "buffer": b"another"}])
     told.get_by_text("1 added to seen").wait_for(state="visible", timeout=RUN)
     assert (folder / "b.TXT").read_text() == "an owl" and (folder / "b.png").stat().st_size > 60
-    assert not (folder / "run.exe").exists() and (folder / "b.txt").read_text() == "another"
+    assert not (folder / "a.exe").exists() and (folder / "b.txt").read_text() == "another"
     value = "() => app.graph.nodes.find(n => n.type === 'LoRA2Dataset').widgets[0].value"
     assert front_end.page.evaluate(value) == "seen"
     for name in ("b.TXT", "b.png", "b.txt", "c.jpg"):
