@@ -1,5 +1,8 @@
 """Names of files and folders that a workflow gives, which may come from anyone: they lie below a
-folder, links followed, and what is written has a name that every platform allows.
+folder, by the name alone, and what is written has a name that every platform allows.
+
+Links that stand in that folder are followed, as the host does: only somebody with access to the
+disk can have put them there, and who has that needs no workflow.
 """
 
 from __future__ import annotations
@@ -39,20 +42,42 @@ def parts_of(name: object) -> list[str] | None:
     if not isinstance(name, str) or "\0" in name or name.startswith(("/", "\\")):
         return None
     parts = name.replace("\\", "/").split("/")
-    return None if ntpath.splitdrive(name)[0] or ".." in parts else parts
+    return None if ".." in parts or any(ntpath.splitdrive(p)[0] for p in parts) else parts
 
 
 def below(root: str | Path, name: object) -> Path | None:
-    """The real path of something below a folder; None for a name that leads out of it."""
+    """The path of something below a folder; None for a name that leads out of it. Nothing on the
+    disk is asked, so links are neither resolved nor refused.
+    """
     if (parts := parts_of(name)) is None:
         return None
+    if any(part != "." and part and not part.strip(" .") for part in parts):
+        return None  # Windows drops spaces and dots at the end: ".. " would be ".."
     try:
-        root = os.path.realpath(root)
-        target = os.path.realpath(os.path.join(root, *parts))
+        root = os.path.abspath(root)
+        target = os.path.abspath(os.path.join(root, *parts))
+        os.fsencode(target)
         inside = target != root and os.path.commonpath([root, target]) == root
-    except (OSError, ValueError):  # characters that no path can have, or a path too long
+    except ValueError:  # characters that no path can have, or another drive
         return None
     return Path(target) if inside else None
+
+
+def standing(root: str | Path, name: str) -> tuple[Path, str]:
+    """The last folder on the way to a name below root that is there, and the rest of the name: a
+    link on that way is passed here, and what comes after it is ordinary.
+    """
+    folder, parts = Path(root), parts_of(name)
+    while len(parts) > 1 and os.path.isdir(folder / parts[0]):
+        folder /= parts.pop(0)
+    return folder, "/".join(parts)
+
+
+def readable(name: str) -> str:
+    """A name of the disk as text that can be shown, sent and stored: bytes that are no UTF-8, for
+    which Python puts half characters, become \\x and two digits.
+    """
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def unportable(name: object) -> str | None:

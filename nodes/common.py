@@ -93,8 +93,7 @@ def missing_lora(name: str | None) -> str:
         )
     return (
         f"There is no file {quoted(name)} in the loras folder: choose one from the list (R renews "
-        "it). A link that leads out of the folder is not followed: list its folder in "
-        "extra_model_paths.yaml."
+        "it)."
     )
 
 

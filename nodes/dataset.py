@@ -9,8 +9,9 @@ from comfy_api.latest import io
 
 from ..lora2_core.host.only_said import OnlySaid
 from ..lora2_core.host.pictures import make_dataset
-from ..lora2_core.pictures.folder import check_folder, state, with_pictures
+from ..lora2_core.pictures.folder import check_folder
 from ..lora2_core.pictures.plan import DatasetSettings
+from ..lora2_core.pictures.walking import state, with_pictures
 from .common import CATEGORY
 from .fields import checked
 
@@ -18,7 +19,6 @@ from .fields import checked
 class LoRA2Dataset(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        root, folders = folder_paths.get_input_directory(), folder_paths.get_input_subfolders()
         return io.Schema(
             node_id="LoRA2Dataset",
             display_name="LoRA\u00b2 Dataset",
@@ -38,7 +38,7 @@ class LoRA2Dataset(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "folder",
-                    options=with_pictures(root, folders),
+                    options=with_pictures(folder_paths.get_input_directory()),
                     tooltip="A folder in ComfyUI's input folder. A .txt or .caption beside a "
                     "picture is its caption, owl-masklabel.png the mask of owl.png; pictures in a "
                     "sub-folder called 3_owl count three times.",

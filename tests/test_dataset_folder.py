@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lora2_core.pictures.folder import check_folder, repeats_of, scan, state, with_pictures
+import lora2_core.pictures.reading as reading
+from lora2_core.pictures.folder import check_folder, repeats_of, scan
 from lora2_core.pictures.plan import DatasetSettings, check_count, plan
 from lora2_core.pictures.reading import Unusable, decode, look
+from lora2_core.pictures.walking import state, with_pictures
 
 
 def picture(path, size=(8, 6), mode="RGB", colour=0, **options):
@@ -27,14 +29,15 @@ def test_pictures_and_captions_are_found(tmp_path):
     (tmp_path / "set" / "a.txt").write_bytes(b"\xef\xbb\xbf an owl \r\n")
     (tmp_path / "set" / "b.txt").write_text("")
     (tmp_path / "set" / "notes.md").write_text("")
-    found = scan(tmp_path / "set", str(tmp_path))
+    found = scan(tmp_path / "set")
     assert [(p.name, p.repeats, p.caption) for p in found.pictures] == [
         ("3_owl/c.webp", 3, None),
         ("a.jpg", 1, "an owl"),
         ("b.PNG", 1, ""),
         ("plain/d.bmp", 1, None),
     ]
-    assert found.skipped == {} and found.others == 1
+    deep = "deeper than a sub-folder, pictures 1: choose the folder plain in it"
+    assert found.skipped == {"plain/deeper/": deep} and found.others == {".md": 1}
 
 
 def test_only_folders_with_pictures_are_offered(tmp_path):
@@ -44,35 +47,41 @@ def test_only_folders_with_pictures_are_offered(tmp_path):
     (tmp_path / "3d").mkdir()
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("an owl")
-    names = ["3d", "far", "far/too", "gone", "owl", "repeats", "repeats/3_fox", "texts"]
-    assert with_pictures(str(tmp_path), names) == ["far/too", "owl", "repeats", "repeats/3_fox"]
+    (tmp_path / "texts" / "up").symlink_to(tmp_path)
+    (tmp_path / "linked").symlink_to(picture(tmp_path / "far" / ".else" / "a.avif").parent)
+    names = ["far/too", "far/too/deep", "linked", "owl", "repeats", "repeats/3_fox"]
+    assert with_pictures(tmp_path) == names
 
 
-def test_what_is_no_file_inside_is_left_out(tmp_path):
+def test_links_are_followed_and_what_is_no_file_is_left_out(tmp_path):
     root = tmp_path / "input"
-    outside = picture(tmp_path / "outside.png")
+    outside = picture(tmp_path / "outside" / "a.png").parent
     picture(root / "set" / "good.png")
-    (root / "set" / "link.png").symlink_to(outside)
+    (root / "set" / "link.png").symlink_to(outside / "a.png")
+    (root / "set" / "link.txt").symlink_to(outside / "words.txt")
+    (outside / "words.txt").write_text("an owl")
+    (root / "set" / "elsewhere").symlink_to(outside)
+    (root / "set" / "loop").symlink_to(root)
     (root / "set" / "lost.png").symlink_to(tmp_path / "nowhere.png")
+    picture(root / "set" / "silent.png")
+    (root / "set" / "silent.txt").symlink_to(tmp_path / "nowhere.txt")
     os.mkfifo(root / "set" / "pipe.png")
     picture(root / "set" / "latin.png")
-    (root / "set" / "latin.txt").write_bytes(b"\xff\xfe\x00")
+    (root / "set" / "latin.txt").write_bytes(b"caf\xe9")
     picture(root / "set" / "long.png")
     (root / "set" / "long.txt").write_bytes(b"a" * 70_000)
-    picture(root / "set" / "spy.png")
-    (root / "set" / "spy.txt").symlink_to("/etc/hostname")
-    (root / "set" / "elsewhere").symlink_to(tmp_path)
-    found = scan(root / "set", str(root))
-    assert [p.name for p in found.pictures] == ["good.png"]
+    found = scan(root / "set")
+    used = [("elsewhere/a.png", None), ("good.png", None), ("link.png", "an owl")]
+    assert [(p.name, p.caption) for p in found.pictures] == used
     assert found.skipped == {
-        "elsewhere/outside.png": "leads out of the input folder",
-        "latin.png": "its caption is no UTF-8 text",
-        "link.png": "leads out of the input folder",
+        "latin.png": "its caption is no UTF-8 text: save it as UTF-8",
         "long.png": "its caption has more than 65536 bytes",
-        "lost.png": "leads out of the input folder",
+        "loop/set/": "a link to a folder that it lies in",
+        "lost.png": "a link to nothing",
         "pipe.png": "no regular file",
-        "spy.png": "leads out of the input folder",
+        "silent.png": "its caption is a link to nothing",
     }
+    assert found.unused == {"elsewhere/words.txt": "a caption without its picture"}
 
 
 def test_masks_go_with_their_pictures(tmp_path):
@@ -81,18 +90,16 @@ def test_masks_go_with_their_pictures(tmp_path):
         picture(root / "set" / name)
     for name in ("a.png", "lost-masklabel.png"):
         picture(root / "set" / "2_sub" / name)
-    picture(root / "set" / "spy.png")
-    (root / "set" / "spy-masklabel.png").symlink_to(picture(tmp_path / "outside.png"))
-    found = scan(root / "set", str(root))
+    (root / "set" / "2_sub" / "b.png").symlink_to(root / "set" / "a.jpg")
+    os.mkfifo(root / "set" / "2_sub" / "b-masklabel.png")
+    found = scan(root / "set")
     masks = {p.name: p.mask and p.mask.name for p in found.pictures}
     assert masks == {
         "-masklabel.png": None, "2_sub/a.png": None, "a.jpg": "a-masklabel.png",
         "b.c.png": "b.c-masklabel.webp",
     }  # fmt: skip
-    assert found.skipped == {
-        "2_sub/lost-masklabel.png": "a mask without its picture",
-        "spy.png": "its mask leads out of the input folder",
-    }
+    assert found.skipped == {"2_sub/b.png": "its mask is no regular file"}
+    assert found.unused == {"2_sub/lost-masklabel.png": "a mask without its picture"}
 
 
 def test_a_folder_is_inside_the_root(tmp_path):
@@ -101,7 +108,8 @@ def test_a_folder_is_inside_the_root(tmp_path):
     (tmp_path / "input2").mkdir()
     (root / "link").symlink_to(tmp_path)
     assert check_folder(str(root), "a\\b") == root / "a" / "b"
-    for name in ("..", "../input2", "a/../../input2", "/", str(tmp_path), "link"):
+    assert check_folder(str(root), "link/input2") == root / "link" / "input2"
+    for name in ("..", "../input2", "a/../../input2", "/", str(tmp_path), "link/.."):
         with pytest.raises(ValueError, match="leads out of the input folder: choose one inside"):
             check_folder(str(root), name)
     for name in ("", "  ", None, 3, "a\0"):
@@ -176,23 +184,21 @@ def test_unusable_files_say_why(tmp_path, monkeypatch):
     empty.write_bytes(b"")
     script = tmp_path / "script.png"
     script.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    large = picture(tmp_path / "large.png", size=(40, 30))
-    bomb = picture(tmp_path / "bomb.png", size=(400, 300))
+    monkeypatch.setattr(reading, "MOST_PIXELS", 2_000_000)
+    large = picture(tmp_path / "large.png", size=(2000, 1001))
     for path, reason in (
         (empty, "empty"), (script, "unreadable"), (tmp_path / "gone.png", "unreadable"),
-        (large, "more than 1000 pixels"), (bomb, "more than 1000 pixels"),
+        (large, "more than 2 megapixels"),
     ):  # fmt: skip
         with pytest.raises(Unusable, match=reason):
             look(path)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
     with pytest.raises(Unusable, match="unreadable"):
         decode(good[: len(good) // 2])
 
 
 def test_damage_anywhere_never_escapes(tmp_path):
     """Whatever bytes are flipped, a file is read or Unusable."""
-    for suffix in (".png", ".jpg", ".webp", ".tiff", ".gif", ".bmp"):
+    for suffix in (".png", ".jpg", ".webp", ".tiff", ".gif", ".bmp", ".avif"):
         path = picture(tmp_path / f"a{suffix}", size=(16, 16), colour=(9, 99, 200))
         data = path.read_bytes()
         for place in range(0, len(data), max(1, len(data) // 60)):
@@ -207,7 +213,7 @@ def test_damage_anywhere_never_escapes(tmp_path):
 
 
 def planned(tmp_path, **settings):
-    listing = scan(tmp_path / "set", str(tmp_path))
+    listing = scan(tmp_path / "set")
     settings = DatasetSettings(resolution=64, **settings)
     return plan(listing, settings, 16), listing, settings
 
@@ -217,6 +223,10 @@ def test_a_picture_without_a_caption_is_named_unless_it_is_skipped(tmp_path):
     picture(tmp_path / "set" / "tiny.png", size=(20, 64))
     with pytest.raises(ValueError, match=r"no caption for a.png: put a.txt beside it \(an empty"):
         planned(tmp_path, caption=" ")
+    picture(tmp_path / "set" / "2_" / "b.png", size=(64, 64))
+    with pytest.raises(ValueError, match=r"no caption for 2_/b.png and 1 more: put b.txt beside"):
+        planned(tmp_path)
+    (tmp_path / "set" / "2_" / "b.png").unlink()
     (tmp_path / "set" / "a.txt").write_text("")
     pictures, listing, _ = planned(tmp_path)
     assert [p.picture.caption for p in pictures] == [""]

@@ -4,6 +4,7 @@ import { app } from "../../scripts/app.js";
 import { html } from "./dom.js";
 import { missing, onChange } from "./guide.js";
 import { onOutput } from "./outputs.js";
+import { uploadBar } from "./upload.js";
 import { addView, atLeast } from "./view.js";
 import { say } from "./words.js";
 
@@ -17,7 +18,7 @@ const EMPTY = {
   LoRA2Save: "Name and size of the file appear here after a run.",
 };
 const OUTPUT = "text"; // in the node's ui output
-const HEIGHT = { LoRA2Dataset: 110, LoRA2Evaluate: 44, LoRA2Layers: 170, LoRA2Info: 170, LoRA2Compress: 44, LoRA2Save: 44 };
+const HEIGHT = { LoRA2Dataset: 140, LoRA2Evaluate: 44, LoRA2Layers: 170, LoRA2Info: 170, LoRA2Compress: 44, LoRA2Save: 44 };
 
 app.registerExtension({
   name: "LoRA2.ReportView",
@@ -30,6 +31,7 @@ app.registerExtension({
       const lines = told?.split("\n").map((line) => say(line)); // notes on files are translated
       text.textContent = lines?.join("\n") ?? say(missing(node) ?? EMPTY[node.comfyClass]);
     };
+    if (node.comfyClass === "LoRA2Dataset") root.append(uploadBar(node, root));
     root.append(text);
     atLeast(node, 340, 0);
     onChange(node, show);

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import folder_paths
 
-from ..places import below, quoted, unportable
+from ..places import below, quoted, standing, unportable
 
 
 def place_of(prefix: str) -> tuple[Path, str]:
@@ -17,12 +17,11 @@ def place_of(prefix: str) -> tuple[Path, str]:
     if (fault := unportable(prefix)) or below(output, prefix) is None:
         raise ValueError(
             f"filename_prefix {quoted(prefix)} is no place in the output folder "
-            f"({fault or 'a link leads out'}): give a name such as lora2/name."
+            f"({fault or 'it leads out'}): give a name such as lora2/name."
         )
+    root, rest = standing(output, prefix)
     try:
-        folder, name, counter, _, _ = folder_paths.get_save_image_path(
-            prefix.replace("\\", "/"), output
-        )
+        folder, name, counter, _, _ = folder_paths.get_save_image_path(rest, str(root))
     except OSError as error:
         raise ValueError(
             f"The folder of {quoted(prefix)} can't be made ({error.strerror}): choose another one."

@@ -18,7 +18,7 @@ from ..pictures.crops import Crop
 from ..pictures.plan import Planned
 from ..pictures.reading import Unusable, decode_mask
 
-RECIPE = 1  # of crop and resize: raised when a change of them makes old masks stale
+RECIPE = 2  # of decode, crop and resize: raised when a change of them makes old masks stale
 
 
 def fitted_mask(mask: Tensor, crop: Crop, shape: tuple[int, int]) -> Tensor:

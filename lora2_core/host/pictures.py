@@ -16,6 +16,7 @@ from ..pictures.buckets import step_for
 from ..pictures.cache import Cache
 from ..pictures.captions import paired, variants, without_captions
 from ..pictures.crops import crops_of
+from ..pictures.cut import completed
 from ..pictures.folder import check_folder, scan
 from ..pictures.plan import DatasetSettings, Planned, check_count, nothing, plan
 from ..pictures.reading import Unusable, decode
@@ -44,9 +45,10 @@ def cache_folder() -> Path:
 
 def encode_picture(
     planned: Planned, settings: DatasetSettings, encoder: Encoder, reader: MaskReader
-) -> list[tuple[Tensor, Tensor]]:
-    """The latents of all crops of a picture, decoded only if one of them is new, and their masks.
-    Crops of which nothing counts are left out; Unusable when none is left.
+) -> tuple[list[tuple[Tensor, Tensor]], bool]:
+    """The latents of all crops of a picture, decoded only if one of them is new, with their masks,
+    and whether its file lacks its end. Crops of which nothing counts are left out; Unusable when
+    none is left.
     """
     path, seen = planned.picture.path, planned.seen
     try:
@@ -81,7 +83,7 @@ def encode_picture(
         raise Unusable(
             "masked out: its mask is black, or it is transparent, wherever it is cropped"
         )
-    return kept
+    return kept, completed(data)[1]
 
 
 def make_dataset(
@@ -101,7 +103,7 @@ def make_dataset(
     root = folder_paths.get_input_directory()
     step = step_for(settings.resolution, vae.spacial_compression_encode())
     folder = check_folder(root, name)
-    listing = scan(folder, root)
+    listing = scan(folder)
     planned = plan(listing, settings, step)
     common = check_count(planned, settings, listing)
     cache = Cache(cache_folder())
@@ -110,11 +112,13 @@ def make_dataset(
     for done, item in enumerate(planned):
         on_picture(done, len(planned))
         try:
-            crops = encode_picture(item, settings, encoder, reader)
+            crops, cut = encode_picture(item, settings, encoder, reader)
         except Unusable as reason:
             listing.skipped[item.picture.name] = str(reason)
             continue
         used.append(item)
+        if cut:
+            listing.cut.append(item.picture.name)
         captions = variants(
             settings.caption_of(item.picture),
             settings.shuffle_tags,

@@ -12,7 +12,7 @@ import folder_paths
 from ..atomic import sweep
 from ..files import save
 from ..lora import RankedLora
-from ..places import below, quoted, unportable
+from ..places import below, quoted, standing, unportable
 from ..saying import log
 from ..settings import MEGABYTE
 from .checkpoints import name_folders
@@ -64,8 +64,9 @@ def no_loras() -> bool:
 
 
 def lora_path(name: object) -> Path | None:
-    """The real path of a file in a loras folder; None where there is none, or where a link leads
-    out of the folder: a stranger's workflow must not name any file of the machine.
+    """The path of a file in a loras folder, through links as the host's own list has them; None
+    where there is none, or the name leads out: a stranger's workflow must not name any file of the
+    machine.
     """
     paths = (below(root, name) for root in folder_paths.get_folder_paths("loras"))
     return next((path for path in paths if path is not None and os.path.isfile(path)), None)
@@ -95,11 +96,11 @@ class Saved:
 def write_under_loras(lora: RankedLora, prefix: str, **options) -> Saved:
     """Writes the next numbered file of a prefix."""
     check_prefix(prefix)
-    root = str(loras_folder())
-    folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix.replace("\\", "/"), root)
+    root, rest = standing(loras_folder(), prefix)
+    folder, name, counter, _, _ = folder_paths.get_save_image_path(rest, str(root))
     path = Path(folder) / f"{name}_{counter:05}_.safetensors"
     written = save(path, lora, diffusers=lora.info.get("diffusers"), **options)
-    return Saved(path.relative_to(root).as_posix(), path, written)
+    return Saved(path.relative_to(loras_folder()).as_posix(), path, written)
 
 
 def save_under_loras(lora: RankedLora, prefix: str, **options) -> tuple[str, float]:

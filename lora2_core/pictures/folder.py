@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-import stat
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..places import below, parts_of, quoted
-from .reading import SUFFIXES, Unusable
+from ..places import below, parts_of, quoted, readable
+from .beside import CAPTIONS, check_file, mask_of, paired, read_caption
+from .formats import OTHERS, suffixes
+from .reading import Unusable
+from .walking import NEAR, File, walk
 
-MOST_CAPTION_BYTES = 65536
 MOST_REPEATS = 1000
-PREFIX = re.compile(r"(\d+)_(.*)")
-CAPTIONS = (".txt", ".caption")  # the first that is there counts
-MASK = "-masklabel"  # what follows the picture's name in that of its mask
+PREFIX = re.compile(r"(\d+)_(.*)", re.S)
 
 
 @dataclass(frozen=True)
@@ -39,13 +36,16 @@ class Picture:
 
 @dataclass
 class Listing:
-    """The usable pictures in order of name; the reasons of those left out, by name; the number of
-    other files.
+    """The usable pictures in order of name; the reasons of those left out, by name, and of captions
+    and masks that belong to none; the number of other files by their endings; the pictures whose
+    files are cut off.
     """
 
     pictures: list[Picture] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
-    others: int = 0
+    unused: dict[str, str] = field(default_factory=dict)
+    others: Counter[str] = field(default_factory=Counter)
+    cut: list[str] = field(default_factory=list)
 
 
 def check_folder(root: str, name: str) -> Path:
@@ -74,120 +74,75 @@ def repeats_of(folder: str) -> int:
     repeats = int(match[1]) if len(match[1]) < 10 else MOST_REPEATS + 1
     if not 1 <= repeats <= MOST_REPEATS:
         raise ValueError(
-            f"Folder {folder!r} asks for {match[1][:12]} repeats: give it a number from 1 to "
-            f"{MOST_REPEATS}."
+            f"Folder {readable(folder)!r} asks for {match[1][:12]} repeats: give it a number from "
+            f"1 to {MOST_REPEATS}."
         )
     return repeats
 
 
-def walk(folder: Path) -> Iterator[tuple[os.DirEntry, str]]:
-    """The files of a folder and of its sub-folders, with their names from the folder; hidden ones
-    not.
+def scan(folder: Path) -> Listing:
+    """Every picture of a folder and of its direct sub-folders; N_name ones are repeated N times.
+    Those in deeper ones are counted.
     """
-    for entry in visible(folder):
-        if not entry.is_dir():
-            yield entry, entry.name
+    found, endings = Listing(), suffixes()
+    pictures: list[File] = []
+    captions: list[tuple[str, File]] = []
+    masks: list[tuple[str, File]] = []
+    deep: Counter[tuple[str, ...]] = Counter()
+    for file in walk(folder, found.skipped):
+        ending, called = file.path.suffix.lower(), mask_of(file.path)
+        if len(file.folders) > NEAR:
+            deep[file.folders] += ending in (*endings, *OTHERS) and called is None
+        elif ending in CAPTIONS:
+            captions.append((file.path.stem, file))
+        elif ending in endings and called is not None:
+            masks.append((called, file))
+        elif ending in endings:
+            pictures.append(file)
+        elif ending in OTHERS:
+            found.skipped[file.name] = f"{ending} can't be read here: convert it to png or jpg"
         else:
-            inside = (e for e in visible(entry.path) if not e.is_dir())
-            yield from ((e, f"{entry.name}/{e.name}") for e in inside)
-
-
-def with_pictures(root: str, folders: Iterable[str]) -> list[str]:
-    """Those of the folders, named from root, in which a dataset would look at a picture: ComfyUI
-    makes others in its input folder.
-    """
-
-    def has_one(folder: Path) -> bool:
-        with suppress(ValueError):  # it can't be read
-            return any(name.lower().endswith(SUFFIXES) for _, name in walk(folder))
-        return False
-
-    return [name for name in folders if has_one(Path(root, name))]
-
-
-def visible(folder: str | Path) -> list[os.DirEntry]:
-    """What is in a folder, in order of name; ValueError when it can't be read."""
-    try:
-        with os.scandir(folder) as entries:
-            return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
-    except OSError as error:
-        raise ValueError(
-            f"The folder {Path(folder).name!r} can't be read ({error.strerror}): change its rights."
-        ) from error
-
-
-def scan(folder: Path, root: str) -> Listing:
-    """Every picture of a folder and of its direct sub-folders; N_name ones are repeated N times."""
-    found, root = Listing(), os.path.realpath(root)
-    masks, names = {}, {}
-    for entry, name in walk(folder):
-        path = Path(entry.path)
-        if path.suffix.lower() not in SUFFIXES:
-            found.others += path.suffix.lower() not in CAPTIONS
-        elif path.stem.endswith(MASK) and path.stem != MASK:
-            masks.setdefault(path.with_name(path.stem.removesuffix(MASK)), (path, name))
-        else:
-            names[path] = name
-    for path, name in names.items():
-        mask, _ = masks.get(path.with_suffix(""), (None, ""))
+            found.others[readable(ending) or "no ending"] += 1
+    for folders, count in (+deep).items():
+        above = readable("/".join(folders[:-1]))
+        reason = f"deeper than a sub-folder, pictures {count}: choose the folder {above} in it"
+        found.skipped[readable("/".join(folders)) + "/"] = reason
+    captions_of, no_captions = paired(pictures, captions)
+    masks_of, no_masks = paired(pictures, masks)
+    found.unused = left("caption", captions_of, no_captions) | left("mask", masks_of, no_masks)
+    for file in pictures:
         try:
-            check_file(path, root)
-            caption, kind = own_caption(path, root)
-            if mask is not None:
-                check_file(mask, root, "its mask ")
+            found.pictures.append(
+                picture_of(file, captions_of.get(file.path), masks_of.get(file.path))
+            )
         except Unusable as reason:
-            found.skipped[name] = str(reason)
-            continue
-        outer = path.parent.name if path.parent != folder else ""
-        words = match[2].strip() if (match := PREFIX.match(outer)) else ""
-        picture = Picture(path, name, repeats_of(outer), caption, kind, words, mask)
-        found.pictures.append(picture)
-    described = {path.with_suffix("") for path in names}
-    for place, (_, name) in masks.items():
-        if place not in described:
-            found.skipped[name] = "a mask without its picture"
+            found.skipped[file.name] = str(reason)
     return found
 
 
-def check_file(path: Path, root: str, what: str = "") -> None:
-    """Unusable unless it is a regular file inside root; `what` begins the reason."""
-    try:
-        if os.path.commonpath([root, os.path.realpath(path)]) != root:
-            raise Unusable(f"{what}leads out of the input folder")
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise Unusable(f"{what}is no regular file" if what else "no regular file")
-    except OSError as error:
-        raise Unusable(f"{what}is unreadable" if what else "unreadable") from error
+def left(what: str, chosen: dict[Path, list[File]], lost: list[File]) -> dict[str, str]:
+    """The captions or masks that no picture takes, with the reason: it has a better one, or it is
+    not there.
+    """
+    reasons = {file.name: f"a {what} without its picture" for file in lost}
+    used = {files[0].path for files in chosen.values()}
+    for path, (first, *others) in chosen.items():
+        why = f"a second {what} of {readable(path.name)}: {readable(first.path.name)} is taken"
+        reasons |= {file.name: why for file in others if file.path not in used}
+    return reasons
 
 
-def own_caption(path: Path, root: str) -> tuple[str | None, str]:
-    """A picture's own caption and the kind of its file: the first of CAPTIONS that is there."""
-    for kind in CAPTIONS:
-        if (caption := read_caption(path.with_suffix(kind), root)) is not None:
-            return caption, kind
-    return None, CAPTIONS[0]
-
-
-def read_caption(path: Path, root: str) -> str | None:
-    """The text of a caption file, None where there is none; Unusable when it is no text."""
-    if not path.exists():
-        return None
-    try:
-        check_file(path, root)
-        if path.stat().st_size > MOST_CAPTION_BYTES:
-            raise Unusable(f"its caption has more than {MOST_CAPTION_BYTES} bytes")
-        return path.read_text(encoding="utf-8-sig").strip()
-    except UnicodeDecodeError as error:
-        raise Unusable("its caption is no UTF-8 text") from error
-    except OSError as error:
-        raise Unusable("its caption is unreadable") from error
-
-
-def state(folder: Path) -> str:
-    """Changes when a file comes, goes or changes: names, sizes and times."""
-    digest = hashlib.sha256()
-    for entry, name in walk(folder):
-        with suppress(OSError):  # gone since, or a link to nothing
-            facts = entry.stat()
-            digest.update(f"{name!r} {facts.st_size} {facts.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
+def picture_of(file: File, captions: list[File] | None, masks: list[File] | None) -> Picture:
+    """A picture with the first of its captions and masks; Unusable when one can't be used."""
+    check_file(file.path)
+    caption, kind, mask = None, CAPTIONS[0], None
+    if captions:
+        caption, kind = read_caption(captions[0].path), captions[0].path.suffix.lower()
+    if masks:
+        mask = masks[0].path
+        check_file(mask, "its mask ")
+    outer = file.folders[-1] if file.folders else ""
+    words = match[2].strip() if (match := PREFIX.match(outer)) else ""
+    if readable(words) != words:  # what stands for bytes is no word
+        words = ""
+    return Picture(file.path, file.name, repeats_of(outer), caption, kind, words, mask)

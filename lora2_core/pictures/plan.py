@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import reduce
 from math import gcd
 
+from ..places import readable
 from ..settings import check_range, check_text
 from .buckets import Size, bucket_for, enlargement
 from .folder import Listing, Picture
@@ -73,7 +74,7 @@ def plan(listing: Listing, settings: DatasetSettings, step: int) -> list[Planned
     """Reads the headers; pictures that can't be used move to listing.skipped. ValueError when a
     picture has no caption, or a mask of another shape.
     """
-    planned = []
+    planned, wordless = [], []
     for picture in listing.pictures:
         try:
             seen = look(picture.path)
@@ -83,17 +84,30 @@ def plan(listing: Listing, settings: DatasetSettings, step: int) -> list[Planned
                 wide, high = bucket
                 raise Unusable(f"{size[0]}x{size[1]} is less than half of {wide}x{high}")
             if picture.mask is not None:
-                check_mask(picture, size, look_at_mask(picture.mask))
+                check_mask(picture, seen.full, look_at_mask(picture.mask))
         except Unusable as reason:
             listing.skipped[picture.name] = str(reason)
             continue
         if picture.caption is None and not settings.caption_of(picture):
-            raise ValueError(
-                f"There is no caption for {picture.name}: put {picture.path.stem}.txt beside it "
-                "(an empty one for no words), or fill in caption."
-            )
+            wordless.append(picture)
         planned.append(Planned(picture, seen, bucket))
+    if wordless:
+        raise ValueError(no_caption(wordless))
     return planned
+
+
+def no_caption(pictures: list[Picture]) -> str:
+    """What to do about pictures without a caption."""
+    name, file = pictures[0].name, f"{readable(pictures[0].path.stem)}.txt"
+    if len(pictures) == 1:
+        return (
+            f"There is no caption for {name}: put {file} beside it (an empty one for no words), or "
+            "fill in caption."
+        )
+    return (
+        f"There is no caption for {name} and {len(pictures) - 1} more: put {file} beside it and so "
+        "on (empty ones for no words), or fill in caption."
+    )
 
 
 def check_mask(picture: Picture, size: Size, mask: Size) -> None:
@@ -101,8 +115,8 @@ def check_mask(picture: Picture, size: Size, mask: Size) -> None:
     (width, height), (wide, high) = size, mask
     if abs(wide * height / high - width) > 1 and abs(high * width / wide - height) > 1:
         raise ValueError(
-            f"{picture.mask.name} is {wide} x {high}, another shape than {picture.name} of "
-            f"{width} x {height}: crop it as its picture was cropped."
+            f"{readable(picture.mask.name)} is {wide} x {high}, another shape than {picture.name} "
+            f"of {width} x {height}: crop it as its picture was cropped."
         )
 
 
@@ -128,4 +142,4 @@ def nothing(listing: Listing) -> str:
         others = len(listing.skipped) - 1
         more = f", and {others} more" if others else ""
         return f"No picture can be used: {name} ({reason}){more}; replace them."
-    return "The folder holds no pictures: put png, jpg, webp, bmp, tiff or gif files into it."
+    return "The folder holds no pictures: put png, jpg, webp, avif, bmp, tiff or gif files into it."

@@ -6,15 +6,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from math import sqrt
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # the only decoders that files reach
+from .buckets import Size
+from .cut import MOST_LOST, completed, lost
+from .formats import recognised
+
 MOST_BYTES = 256 * 2**20
+MOST_PIXELS = 2**28  # as the header says: 1 GB decoded, more than any camera takes
+LARGE = 2**26  # pixels, above which a picture is scaled down to so many as it is decoded
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+TURNS = {  # what makes each of them upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 ORIENTATION = 0x0112
 
 
@@ -24,11 +34,15 @@ class Unusable(ValueError):
 
 @dataclass(frozen=True)
 class Seen:
-    """What a picture's header says: its upright size, and whether it may be transparent."""
+    """What a picture's header says: the upright size that it is decoded to, whether it may be
+    transparent, whether it has more frames or pages than the first, and its size in the file.
+    """
 
     width: int
     height: int
     transparent: bool
+    animated: bool = False
+    full: Size = (0, 0)
 
 
 @contextmanager
@@ -38,32 +52,35 @@ def opened(data: bytes | Path) -> Iterator[Image.Image]:
     Pillow's decoders raise errors of any kind on damaged files, hence the broad except.
     """
     try:
-        source = BytesIO(data) if isinstance(data, bytes) else data
-        with Image.open(source, formats=FORMATS) as image:
-            check_header(image)
-            yield image
+        with BytesIO(data) if isinstance(data, bytes) else open(data, "rb") as source:
+            image = recognised(source)
+            if image is None:
+                raise Unusable("unreadable")
+            with image:
+                check_header(image)
+                yield image
     except Unusable:
         raise
     except Image.DecompressionBombError as error:
-        raise Unusable(f"more than {Image.MAX_IMAGE_PIXELS} pixels") from error
+        raise Unusable(f"more than {MOST_PIXELS // 10**6} megapixels") from error
     except Exception as error:
         raise Unusable("unreadable") from error
 
 
 def check_header(image: Image.Image) -> None:
-    """Unusable for what is no still picture of a sane size; Pillow itself only warns of the
-    latter.
-    """
-    if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-        raise Unusable(f"more than {Image.MAX_IMAGE_PIXELS} pixels")
+    """Unusable for what is no picture of a sane size, before any of it is decoded."""
+    if image.width * image.height > MOST_PIXELS:
+        raise Unusable(f"more than {MOST_PIXELS // 10**6} megapixels")
     if image.width < 1 or image.height < 1:
         raise Unusable("without pixels")
-    if (
-        getattr(image, "n_frames", 1) > 1 and image.format != "MPO"
-    ):  # a phone's JPEG and its preview
-        raise Unusable("animated or of several pages")
     if image.mode == "F":
         raise Unusable("floating-point pixels")
+
+
+def working_size(size: Size) -> Size:
+    """The size that a picture is decoded to: its own, or less if it is large."""
+    scale = sqrt(LARGE / (size[0] * size[1]))
+    return size if scale >= 1 else (max(1, int(size[0] * scale)), max(1, int(size[1] * scale)))
 
 
 def look(path: Path) -> Seen:
@@ -77,25 +94,27 @@ def look(path: Path) -> Seen:
     if size > MOST_BYTES:
         raise Unusable(f"larger than {MOST_BYTES // 2**20} MB")
     with opened(path) as image:
-        width, height = image.size
+        animated = getattr(image, "is_animated", False) and image.format != "MPO"  # a preview
+        full, size = image.size, working_size(image.size)
+        transparent = image.has_transparency_data
         if image.getexif().get(ORIENTATION) in SIDEWAYS:
-            width, height = height, width
-        return Seen(width, height, image.has_transparency_data)
+            full, size = full[::-1], size[::-1]
+        return Seen(*size, transparent, animated, full)
 
 
-def look_at_mask(path: Path) -> tuple[int, int]:
+def look_at_mask(path: Path) -> Size:
     """The upright size of a mask's file; Unusable when it can't be used."""
     try:
-        seen = look(path)
+        return look(path).full
     except Unusable as reason:
         raise Unusable(f"its mask is {reason}") from reason
-    return seen.width, seen.height
 
 
 def decode(data: bytes) -> np.ndarray:
-    """float32 [height, width, 3] in [0, 1], upright, on white; Unusable when it can't be read."""
-    with opened(data) as image:
-        image = ImageOps.exif_transpose(image)
+    """float32 [height, width, 3] in [0, 1], upright, on white, of what its working_size is;
+    Unusable when it can't be read.
+    """
+    with decoded(data) as image:
         if is_deep(image):
             return np.repeat(deep_grey(image)[..., None], 3, axis=2)
         if image.has_transparency_data:
@@ -105,23 +124,56 @@ def decode(data: bytes) -> np.ndarray:
 
 
 def decode_mask(data: bytes, *, alpha: bool) -> np.ndarray:
-    """float32 [height, width] in [0, 1], upright: how opaque a picture is, or how bright a mask;
-    Unusable when it can't be read.
+    """float32 [height, width] in [0, 1], upright, of what its working_size is: how opaque a picture
+    is, or how bright a mask, of which what is transparent does not count. Unusable when it can't be
+    read.
     """
-    with opened(data) as image:
-        image = ImageOps.exif_transpose(image)
+    with decoded(data) as image:
+        opaque = opacity(image)
         if alpha:
-            grey = image.convert("RGBA").getchannel("A")
-        elif is_deep(image):
-            return deep_grey(image)
-        else:
-            grey = image.convert("RGB").convert("L")
-        return np.asarray(grey).astype(np.float32) / 255
+            return opaque
+        if is_deep(image):
+            return deep_grey(image) * opaque
+        # premultiplied colours would lose what lies under the transparency, which is 0 anyhow
+        return np.asarray(image.convert("RGB").convert("L")).astype(np.float32) / 255 * opaque
+
+
+def opacity(image: Image.Image) -> np.ndarray:
+    """float32 [height, width] in [0, 1]: 0 where a picture is transparent."""
+    if not image.has_transparency_data:
+        return np.ones(image.size[::-1], np.float32)
+    if is_deep(image):  # one value of grey is the transparent one
+        return (np.asarray(image) != image.info["transparency"]).astype(np.float32)
+    return np.asarray(image.convert("RGBA").getchannel("A")).astype(np.float32) / 255
+
+
+@contextmanager
+def decoded(data: bytes) -> Iterator[Image.Image]:
+    """The first frame of a picture, upright and scaled to its working_size."""
+    data, was_cut = completed(data)
+    with opened(data) as image:
+        if was_cut and (share := lost(image, data)) > MOST_LOST:
+            raise Unusable(f"cut off: {share:.0%} of it is missing")
+        turn = TURNS.get(image.getexif().get(ORIENTATION))
+        wanted = working_size(image.size)
+        if wanted != image.size:
+            image.draft(None, wanted)  # a JPEG is decoded at a half or a quarter
+            image = scalable(image).resize(wanted, Image.Resampling.BOX)
+        yield image if turn is None else image.transpose(turn)
+
+
+def scalable(image: Image.Image) -> Image.Image:
+    """A picture in a mode whose pixels can be averaged."""
+    if is_deep(image):
+        return image.convert("I").convert("F")
+    if image.has_transparency_data:
+        return image.convert("RGBA")
+    return image if image.mode in ("L", "RGB", "CMYK") else image.convert("RGB")
 
 
 def is_deep(image: Image.Image) -> bool:
     """Whether it is grey in 16 bits."""
-    return image.mode == "I" or image.mode.startswith("I;16")
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
 
 
 def deep_grey(image: Image.Image) -> np.ndarray:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from ..places import readable
+from .beside import CAPTIONS, MASK
 from .buckets import enlargement
-from .folder import CAPTIONS, MASK, Listing
+from .folder import Listing
 from .plan import DatasetSettings, Planned
+from .reading import LARGE
 
 MOST_NAMES = 20
+MOST_TOLD = 3  # names in one line
 
 
 def report(
@@ -21,7 +25,7 @@ def report(
     wordless: int,
 ) -> str:
     """Counts, sizes, captions, and the skipped files with their reasons."""
-    lines = [f"{name}: pictures {len(used)}, entries {entries + wordless}"]
+    lines = [f"{readable(name)}: pictures {len(used)}, entries {entries + wordless}"]
     sizes = Counter(p.bucket for p in used)
     lines.append("sizes: " + ", ".join(f"{w}x{h} ({n})" for (w, h), n in sorted(sizes.items())))
     lines.append("captions: " + captions(settings, used))
@@ -37,14 +41,29 @@ def report(
     enlarged = sum(enlargement((p.seen.width, p.seen.height), p.bucket) > 1 for p in used)
     if enlarged:
         lines.append(f"enlarged: {enlarged}")
-    if listing.skipped:
-        lines.append(f"skipped: {len(listing.skipped)}")
-        lines += [f"  {file}: {why}" for file, why in list(listing.skipped.items())[:MOST_NAMES]]
-        if (more := len(listing.skipped) - MOST_NAMES) > 0:
+    for names, what in (
+        ([p.picture.name for p in used if p.seen.animated], "several frames or pages, first used"),
+        ([p.picture.name for p in used if scaled(p)], f"above {LARGE // 10**6} megapixels, scaled"),
+        (listing.cut, "cut off at the end, used"),
+    ):
+        if names:
+            more = ", ..." if len(names) > MOST_TOLD else ""
+            lines.append(f"{what}: {len(names)} ({', '.join(names[:MOST_TOLD])}{more})")
+    for what, left in (("skipped", listing.skipped), ("not used", listing.unused)):
+        if left:
+            lines.append(f"{what}: {len(left)}")
+            lines += [f"  {file}: {why}" for file, why in list(left.items())[:MOST_NAMES]]
+        if (more := len(left) - MOST_NAMES) > 0:
             lines.append(f"  and {more} more")
     if listing.others:
-        lines.append(f"other files: {listing.others}")
+        kinds = ", ".join(sorted(listing.others))
+        lines.append(f"other files: {listing.others.total()} ({kinds})")
     return "\n".join(lines)
+
+
+def scaled(planned: Planned) -> bool:
+    """Whether a picture is made smaller as it is decoded."""
+    return planned.seen.full != (planned.seen.width, planned.seen.height)
 
 
 def captions(settings: DatasetSettings, used: Sequence[Planned]) -> str:

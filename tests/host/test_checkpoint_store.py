@@ -84,18 +84,20 @@ def test_only_checkpoints_of_the_list_are_read(bad):
         file_of(bad)
 
 
-def test_links_that_lead_out_are_refused(tmp_path):
+def test_linked_folders_are_followed_and_linked_files_are_replaced(train, name, tmp_path):
+    """By what a run writes: the folder of a name may lie on another disk."""
     root = checkpoints_folder()
     root.mkdir(parents=True, exist_ok=True)
-    (root / "link").symlink_to(tmp_path)
-    (tmp_path / "a.safetensors").write_bytes(b"x")
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "other").write_bytes(b"mine")
+    (root / name).symlink_to(tmp_path / "kept")
+    (tmp_path / "kept" / "step-000003.safetensors").symlink_to(tmp_path / "other")
     try:
-        with pytest.raises(ValueError, match="There is no checkpoint"):
-            file_of("link/a.safetensors")
-        with pytest.raises(ValueError, match="name is 'link'"):
-            folder_of("link")
+        part = train(stop_at(3), **keep(name, 3))
+        assert file_of(part.checkpoint).parent.resolve() == tmp_path / "kept"
+        assert (tmp_path / "other").read_bytes() == b"mine"
     finally:
-        (root / "link").unlink()
+        (root / name).unlink()
 
 
 def test_a_folder_that_cannot_be_read_does_not_break_the_list(monkeypatch, caplog):

@@ -1,6 +1,7 @@
 """A folder of pictures through the playground's encoders: the cache, the lists, and bad input."""
 
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -179,14 +180,23 @@ def test_bad_files_are_skipped_with_the_reason(playground, folder):
     Image.new("RGB", (9, 9)).save(folder / "small.png")
     frames = [Image.new("RGB", (32, 32), c) for c in ("red", "blue")]
     frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
-    made = dataset(playground)
-    assert len(made.latents) == 4
-    for line in (
-        "skipped: 4", "broken.png: unreadable", "empty.jpg: empty", "other files: 1",
-        "moving.gif: animated", "small.png: 9x9 is less than half of 32x32",
-    ):  # fmt: skip
-        assert line in made.report
-    assert "captions: 4 from .txt files\n" in made.report
+    Image.open(folder / "1.png").save(folder / "cut.jpg", quality=100)
+    data = (folder / "cut.jpg").read_bytes()
+    (folder / "cut.jpg").write_bytes(data[:-2])
+    (folder / "half.jpg").write_bytes(data[: len(data) // 2])
+    os.rename(folder / "0.png", os.path.join(os.fsencode(folder), b"caf\xe9.png"))
+    for _ in range(2):  # also of what is remembered
+        made = dataset(playground, replace(SMALL, shuffle_tags=1))
+        assert len(made.latents) == 12
+        for line in (
+            "skipped: 4\n", "broken.png: unreadable", "empty.jpg: empty", "other files: 1 (.json)",
+            "\nseveral frames or pages, first used: 1 (moving.gif)\n", "half.jpg: cut off: ",
+            "small.png: 9x9 is less than half of 32x32",
+            "\ncut off at the end, used: 1 (cut.jpg)\n",
+            "captions: 3 from .txt files, 3 without one", "0.txt: a caption without its picture",
+        ):  # fmt: skip
+            assert line in made.report, made.report
+        assert made.report.encode()
 
 
 @pytest.fixture

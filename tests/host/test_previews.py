@@ -248,12 +248,6 @@ def test_bad_values_are_one_sentence(preview, tmp_path, changes: dict, sentence:
     assert not list(tmp_path.parent.glob("outside*"))
 
 
-def test_a_link_does_not_lead_out(preview, tmp_path):
-    (tmp_path / "link").symlink_to(tmp_path.parent)
-    with pytest.raises(ValueError, match="no place in the output folder"):
-        preview(filename_prefix="link/picture")
-
-
 def test_another_models_conditioning_is_refused_before_training(run, preview, playground):
     cross, facts = playground.positive[0][0]
     with pytest.raises(ValueError, match="negative of the preview is 3 wide, but the captions"):

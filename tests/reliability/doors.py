@@ -13,10 +13,11 @@ from lora2_core import RankedLora
 from lora2_core.host.checkpoints import checkpoints_folder, file_of, prepare
 from lora2_core.host.output import place_of
 from lora2_core.host.store import loras_folder, save_under_loras
-from lora2_core.pictures.folder import check_folder, scan, state
+from lora2_core.pictures.folder import check_folder, scan
+from lora2_core.pictures.walking import state
 from tests.hosting.inprocess import REPOSITORY
 from tests.reliability.figures import Figure
-from tests.reliability.hostile import Watch, traps, try_names
+from tests.reliability.hostile import Watch, traps, try_names, written_through
 from tests.toys import random_lora
 
 SMALL = {"diffusion_model.out.2": (4, 72, 2, (3, 3))}
@@ -37,7 +38,7 @@ def doors(nodes: dict) -> dict[str, Callable[[object], object]]:
     def pictures(name: object) -> object:
         folder = check_folder(folder_paths.get_input_directory(), name)
         state(folder)
-        return scan(folder, folder_paths.get_input_directory())
+        return scan(folder)
 
     def previews(name: object) -> object:
         folder, start = place_of(name)
@@ -65,17 +66,26 @@ def doors(nodes: dict) -> dict[str, Callable[[object], object]]:
 
 def figure_14(nodes: dict, count: int, seed: int, cheap: bool = True) -> Figure:
     """cheap: without the doors that draw a page for every name they take."""
+    linked = Path(tempfile.mkdtemp(prefix="lora2-linked-"))
     secret = Path(tempfile.mkdtemp(prefix="lora2-secret-"))
     roots = [loras_folder(), checkpoints_folder(), Path(folder_paths.get_input_directory()),
              Path(folder_paths.get_output_directory())]  # fmt: skip
     for root in roots:
-        traps(root, secret)
+        traps(root, linked, secret)
     found = doors(nodes)
     if cheap:
         found = {name: door for name, door in found.items() if "report" not in name}
-    allowed = [*roots, *map(Path, sys.path), Path(sys.prefix), REPOSITORY, Path("/proc/self")]
+    allowed = [
+        *roots,
+        linked,
+        *map(Path, sys.path),
+        Path(sys.prefix),
+        REPOSITORY,
+        Path("/proc/self"),
+    ]
     allowed += [Path("/usr/share/fonts"), Path(folder_paths.get_temp_directory())]
     wrong, taken = try_names(found, Watch([p for p in allowed if str(p) != "."]), count, seed)
+    wrong += [f"{name} is written through a link" for name in written_through(linked)]
     for fault in wrong[:20]:
         print(f"  {fault}")
     measured = f"{count} hostile names and paths through {len(found)} doors, {taken} of them "

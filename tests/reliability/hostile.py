@@ -1,4 +1,5 @@
-"""Figure 14: names and paths that try to lead out of the folders that nodes may read and write.
+"""Figure 14: names and paths that try to lead out of the folders that nodes may read and write, and
+of what the person has linked into them.
 
 Every file that Python opens, lists, makes, moves or removes meanwhile is seen by an audit hook.
 """
@@ -17,7 +18,8 @@ TOUCHES = {
     "os.link", "os.symlink", "os.truncate", "os.utime", "os.chmod", "shutil.rmtree",
 }  # fmt: skip
 PARTS = [
-    "..", ".", "...", "a", "lora2", "link", "file_link", "CON", "nul.txt", "aux", "COM1", "lpt¹",
+    "..", ".", "...", "a", "lora2", "link", "file_link", "up", "lost", ".. ",
+    "CON", "nul.txt", "aux", "COM1", "lpt¹",
     "C:", "c:x", "~", "~root", "$HOME", "%APPDATA%", "etc", "passwd", "a\0b", "\0", "\n", "\r\n",
     "\u202e", "\u200b", "\ufeff", "a.", "a ", " a", "a:b", "a*", "a?", "<a>", '"', "|", "`id`",
     "$(id)", "; rm -rf .", "%2e%2e", "..%2f", "．．", "‥", "\ud800", "x" * 300, "é", "e\u0301",
@@ -25,7 +27,8 @@ PARTS = [
 ]  # fmt: skip
 STARTS = [
     "", "/", "\\", "//", "\\\\", "\\\\server\\share\\", "\\\\?\\C:\\", "\\\\.\\pipe\\", "C:\\",
-    "C:/", "file:///", "/etc/", "/proc/self/", "../", "..\\", "link/", "~/", "//server/share/",
+    "C:/", "file:///", "/etc/", "/proc/self/", "../", "..\\", "link/", "link/../",
+    "up/../", "~/", "//server/share/",
 ]  # fmt: skip
 OTHERS = [None, 3, -1, 1.5, float("nan"), True, [], ["a"], {}, b"a", ("a",), "", " ", "\t"]
 
@@ -42,18 +45,31 @@ def hostile_name(random: Random) -> object:
     return random.choice(STARTS) + slash.join(parts) + ending
 
 
-def traps(root: Path, secret: Path) -> None:
-    """Links inside a folder that lead to a secret one."""
-    root.mkdir(parents=True, exist_ok=True)
-    secret.mkdir(parents=True, exist_ok=True)
+LINKED = b"of somebody else"
+
+
+def traps(root: Path, linked: Path, secret: Path) -> None:
+    """Links inside a folder as its owner makes them: to another folder, to files, back to itself;
+    and a secret folder beside it, to which none leads.
+    """
+    for folder in (root, linked, secret):
+        folder.mkdir(parents=True, exist_ok=True)
     for name in ("a.safetensors", "secret.safetensors", "0.png"):
         (secret / name).write_bytes(b"secret")
+        (linked / name).write_bytes(LINKED)
     for name, target in (
-        ("link", secret), ("file_link", secret / "secret.safetensors"),
-        ("file_link.safetensors", secret / "secret.safetensors"), ("up", root.parent),
+        ("link", linked), ("file_link", linked / "secret.safetensors"),
+        ("file_link.safetensors", linked / "secret.safetensors"), ("up", root),
+        ("a_00001_.safetensors", linked / "secret.safetensors"), ("lost", linked / "gone" / "far"),
     ):  # fmt: skip
         if not (root / name).is_symlink():
             (root / name).symlink_to(target)
+
+
+def written_through(linked: Path) -> list[str]:
+    """Files that links lead to and whose contents have changed."""
+    names = ("a.safetensors", "secret.safetensors", "0.png")
+    return [name for name in names if (linked / name).read_bytes() != LINKED]
 
 
 class Watch:
