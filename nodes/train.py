@@ -15,11 +15,12 @@ from ..lora2_core.host.apply import apply_lora
 from ..lora2_core.host.console import Console
 from ..lora2_core.host.export import as_lora_model
 from ..lora2_core.host.hints import hints
-from ..lora2_core.host.live import Progress, last_step
+from ..lora2_core.host.live import Progress, count_pictures, last_step
 from ..lora2_core.host.previews import Shown
 from ..lora2_core.host.run import HostRun, Outcome, out_of_memory, train_on
 from ..lora2_core.host.store import RESCUED, check_prefix, save_under_loras
 from ..lora2_core.settings import MODES
+from . import told
 from .common import (
     CATEGORY,
     SHOWN_AGAIN,
@@ -170,6 +171,8 @@ class LoRA2Train(io.ComfyNode):
         run = HostRun.of({**chosen, **fields})
         check_prefix(RESCUED)
         progress = Progress(*cls.origin(), steps[0], hints(model[0], run))
+        progress.batch_size, progress.pictures = run.batch_size, count_pictures(latents)
+        cls.tell(progress.beginning())
         data = model[0], latents, positive
         with Console(steps[0]) as console:
             outcome = train_on(*data, run, *cls.reporters(progress, console))
@@ -217,9 +220,8 @@ class LoRA2Train(io.ComfyNode):
 
     @classmethod
     def tell(cls, event: dict) -> None:
-        """One live event to the client that queued the prompt."""
-        server = PromptServer.instance
-        server.send_sync(EVENT, event, server.client_id)
+        """One live event, to every open page."""
+        told.tell(EVENT, event)
 
     @classmethod
     def rescue(cls, outcome: Outcome, progress: Progress) -> BaseException:

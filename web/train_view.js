@@ -12,7 +12,7 @@ import { duration, megabytes, pace, short } from "./numbers.js";
 import { isLive, onOutput } from "./outputs.js";
 import { nodeOf, rootGraph } from "./places.js";
 import { Previews } from "./previews.js";
-import { TrainState } from "./train_state.js";
+import { runsOf, stateOf, TrainState } from "./train_state.js";
 import { addView, atLeast } from "./view.js";
 import { say } from "./words.js";
 
@@ -57,12 +57,19 @@ class TrainView {
   /** Takes an event of the server, or the last one of a finished run. */
   add(event) {
     this.events += 1;
-    if (!this.state.add(event)) return;
-    this.note = event.ended ? endOf(event.ended) : "";
-    this.previews.show(this.state.previews);
-    if (this.empty.isConnected) this.root.replaceChildren(...this.body);
+    const state = event.workflow || !this.state.last ? stateOf(event) : this.state;
+    if (state.add(event)) this.show(state);
+  }
+
+  /** Shows a run; the view may be in no document then, as of a collapsed node. */
+  show(state) {
+    this.state = state;
     const { dataset } = this.root;
-    const { last, point } = this.state;
+    const { last, point } = state;
+    this.prompt = last.prompt_id;
+    this.note = last.ended ? endOf(last.ended) : "";
+    this.previews.show(state.previews);
+    if (this.empty.parentNode) this.empty.replaceWith(...this.body);
     Object.assign(dataset, {
       events: this.events, step: last.step, steps: last.steps, layers: this.state.map.cells.length,
       points: this.state.points.length, mb: point.mb, rank: point.mean_rank, loss: point.loss,
@@ -84,8 +91,10 @@ class TrainView {
     this.layout(); // the curves have another height
   }
 
-  /** The node has begun, and has nothing to show yet. */
-  begun() {
+  /** A run has begun, and has nothing to show yet. */
+  begun({ prompt_id, run }) {
+    if (run === this.state.last?.run) return; // overtaken
+    this.prompt = prompt_id;
     this.empty.textContent = say("Running. The first step comes when the model is ready.");
     this.note = ""; // of the run before
     if (this.state.last) this.describe();
@@ -177,41 +186,46 @@ function endOf({ why, kept }) {
   return `${what} ${kept ? say("Kept so far: {0}", kept) : say("What it had learned could not be saved.")}`;
 }
 
-/** Shows runs of the open workflow that ended early before the page was loaded. */
-function restoreEnded() {
-  for (const event of endedRuns(rootGraph()?.id)) {
-    const view = viewOf(event.node, event.workflow);
+/** Shows the open workflow's runs that this page has followed, or that ended early before. */
+function restoreRuns() {
+  const workflow = rootGraph()?.id;
+  for (const [node, state] of runsOf(workflow)) {
+    isLive(nodeOf(node));
+    viewOf({ node, workflow })?.show(state);
+  }
+  for (const event of endedRuns(workflow)) {
+    const view = viewOf(event);
     if (!view || view.state.last) continue;
     isLive(nodeOf(event.node));
     view.add(event);
   }
 }
 
-/** The view of a node that the open workflow ran; node ids repeat in other workflows. */
-function viewOf(id, workflow = null) {
-  if (workflow && rootGraph()?.id && workflow !== rootGraph().id) return null;
-  return views.get(nodeOf(id));
+/** The view that an event is for: node ids repeat in other workflows. */
+function viewOf({ node, workflow }) {
+  return (workflow ?? null) === (rootGraph()?.id ?? null) ? views.get(nodeOf(node)) : null;
 }
 
 app.registerExtension({
   name: "LoRA2.TrainView",
   setup() {
     api.addEventListener(EVENT, ({ detail }) => {
-      const view = viewOf(detail.node, detail.workflow);
-      if (!view) return;
-      isLive(nodeOf(detail.node));
+      const view = viewOf(detail);
+      if (view) isLive(nodeOf(detail.node));
+      if (detail.begun) return view?.begun(detail);
+      if (!view) return void (detail.workflow && stateOf(detail).add(detail)); // its tab isn't open
       const begun = detail.run !== view.state.last?.run;
       view.add(detail);
       if (begun || detail.ended) remember(detail);
     });
-    api.addEventListener("executing", ({ detail }) => {
-      if (detail !== null) viewOf(detail)?.begun();
-    });
-    const stopped = (why) => ({ detail }) => viewOf(detail.node_id)?.stopped(say(why));
+    const stopped = (why) => ({ detail }) => {
+      const view = views.get(nodeOf(detail.node_id));
+      if (view?.prompt === detail.prompt_id) view?.stopped(say(why));
+    };
     api.addEventListener("execution_interrupted", stopped("Cancelled."));
     api.addEventListener("execution_error", stopped("It failed: see the error."));
   },
-  afterConfigureGraph: restoreEnded,
+  afterConfigureGraph: restoreRuns,
   nodeCreated(node) {
     if (node.comfyClass !== NODE) return;
     const view = new TrainView(node);
@@ -219,6 +233,6 @@ app.registerExtension({
     atLeast(node, 440, 0);
     onOutput(node, (output) => {
       if (output[EVENT]?.[0]) view.add(output[EVENT][0]);
-    });
+    }, true);
   },
 });
