@@ -39,7 +39,7 @@ def load(path: str | Path) -> RankedLora:
             sealed.result()  # of a damaged file that is told, whatever else is wrong with it
             raise ValueError(f"{header.name}: {error}.") from error
         sealed.result()
-    info = {"metadata": header.metadata}
+    info = {"metadata": header.metadata, "file": Path(path).name}
     if ours:
         info |= {key: ours[key] for key in ("history", "settings", "basis")}
         info["learned_ranks"] = {row[1]: row[5] for row in ours["layers"]}

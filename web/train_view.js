@@ -13,12 +13,14 @@ import { isLive, onOutput } from "./outputs.js";
 import { nodeOf, rootGraph } from "./places.js";
 import { Previews } from "./previews.js";
 import { runsOf, stateOf, TrainState } from "./train_state.js";
-import { addView, atLeast } from "./view.js";
+import { addView, atLeast, makeRoom } from "./view.js";
 import { say } from "./words.js";
 
 const NODE = "LoRA2Train";
 const EVENT = "lora2.train"; // of the server, and the key in the node's ui output
 const HEIGHT = 420;
+const CURVES = 120; // pixels of them, at least
+const CELL = 14; // pixels, height of a layer's
 const WIDE = 520; // pixels: the numbers in one row
 const LOSS = [
   { key: "loss", colour: "var(--lora2-loss)", width: 1, opacity: 0.4 },
@@ -36,16 +38,16 @@ class TrainView {
   built = null; // the map that is laid out
   hovered = null;
   events = 0;
+  curves = html("div", { class: "fill" }, this.loss.element, this.rank.element);
 
   constructor(node) {
-    this.root = addView(node, "train", HEIGHT, () => this.layout());
+    this.root = addView(node, "train", HEIGHT, () => this.layout(), this.curves);
     this.node = node;
     this.empty = html("div", { class: "empty" });
     this.hints = html("div", { class: "note", hidden: "" });
     onChange(node, () => this.advise());
     this.tiles = html("div", { class: "tiles" });
     this.done = html("i");
-    this.curves = html("div", { class: "fill" }, this.loss.element, this.rank.element);
     this.about = html("div", { class: "line" });
     this.body = [
       this.tiles, html("div", { class: "track" }, this.done), this.hints, this.curves,
@@ -122,10 +124,10 @@ class TrainView {
     this.showNumbers(last, point);
     this.done.style.width = `${(100 * last.step) / last.steps}%`;
 
-    const lines = this.state.map.columns.length;
     const key = `${this.state.last.run} ${width}`;
     if (this.built !== key) {
-      this.map.build(this.state.map, width, 28 + 14 * lines, 14);
+      this.map.build(this.state.map, width, Infinity, CELL);
+      this.map.element.setAttribute("aria-label", say("rank of every layer"));
       this.built = key;
     }
     const ranks = this.state.ranks;
@@ -134,6 +136,7 @@ class TrainView {
     this.map.outline(this.hovered);
     this.describe();
 
+    makeRoom(this.node, this.root, this.curves, CURVES);
     const high = this.curves.clientHeight;
     if (high < 40) return;
     const span = [Math.min(points[0].step, last.steps - 1), last.steps];
@@ -155,7 +158,7 @@ class TrainView {
       ? [say("took"), duration(last.passed)]
       : [say("time left"), this.note ? "–" : duration(last.left)];
     const numbers = [
-      [say("step"), `${last.step} / ${last.steps}`],
+      [epochOf(last), `${last.step} / ${last.steps}`],
       [say("loss"), point.loss === null ? say("not a number") : short(point.smooth)],
       [say("mean rank"), point.mean_rank.toFixed(1)],
       [say(limit ? "size / limit" : "size"), `${size}${limit}`],
@@ -178,6 +181,13 @@ class TrainView {
     this.root.dataset.hovered = cell?.name ?? "";
     this.root.dataset.note = this.note ?? "";
   }
+}
+
+/** "step", and in which epoch it is where the number of pictures is known. */
+function epochOf({ epoch, epochs }) {
+  if (!Number.isFinite(epoch) || !Number.isFinite(epochs)) return say("step");
+  const [at, of] = epochs < 10 ? [epoch.toFixed(1), epochs.toFixed(1)] : [epoch, epochs].map(Math.floor);
+  return `${say("step")} · ${say("epoch {0} / {1}", at, of)}`;
 }
 
 /** How a run ended before its last step, and where what it had learned is. */

@@ -7,20 +7,24 @@ import { passGestures } from "./graph_gestures.js";
 const STYLE = new URL("./lora2.css", import.meta.url).href;
 document.head.append(html("link", { rel: "stylesheet", href: STYLE }));
 
+const rooms = new WeakMap(); // element of a view -> {height} that its content needs, in pixels
+
 /**
  * Adds an empty view to the end of a node; nothing of it is saved.
  *
  * @param node the LiteGraph node
  * @param kind what it shows; data-lora2-view of its element
  * @param minHeight its least height in graph units, or a function that gives it
- * @param resized called with (width, height) when it has another size, and at first
+ * @param resized called when it, or the `measured` part of it, has another size, and at first: the
+ *   part that fills what the rest leaves changes with every text beside it
  * @returns its element
  */
-export function addView(node, kind, minHeight, resized = () => {}) {
+export function addView(node, kind, minHeight, resized = () => {}, measured = null) {
   const root = html("div", { class: "lora2-view", "data-lora2-view": kind });
   passGestures(root);
   saysFaults(node, root);
-  const getMinHeight = typeof minHeight === "function" ? minHeight : () => minHeight;
+  const own = typeof minHeight === "function" ? minHeight : () => minHeight;
+  const getMinHeight = () => Math.max(own(), rooms.get(root)?.height ?? 0);
   const widget = node.addDOMWidget(`lora2_${kind}_view`, "lora2_view", root, {
     serialize: false, hideOnZoom: false, hideInPanel: true, getMinHeight,
   });
@@ -30,6 +34,7 @@ export function addView(node, kind, minHeight, resized = () => {}) {
     if (root.clientWidth && root.clientHeight) resized(root.clientWidth, root.clientHeight);
   });
   observer.observe(root);
+  if (measured) observer.observe(measured);
   const removed = node.onRemoved;
   node.onRemoved = function (...args) {
     observer.disconnect();
@@ -38,10 +43,22 @@ export function addView(node, kind, minHeight, resized = () => {}) {
   return root;
 }
 
+/** The node of a view grows until `part` of it has `least` pixels beside all else that it shows. */
+export function makeRoom(node, root, part, least) {
+  if (!root.clientHeight) return; // not laid out
+  const height = Math.ceil(root.scrollHeight - part.clientHeight + least);
+  if (rooms.get(root)?.height === height) return;
+  rooms.set(root, { height });
+  const widget = node.widgets?.find((w) => w.element === root);
+  root.style.minHeight = `${widget?.options.getMinHeight() ?? height}px`;
+  if (!node.flags?.collapsed) atLeast(node, 0, 0);
+}
+
 /** Makes a node at least so large, now that its widgets are there. */
 export function atLeast(node, width, height) {
   const [w, h] = node.computeSize();
-  node.setSize([Math.max(node.size[0], w, width), Math.max(node.size[1], h, height)]);
+  const size = [Math.max(node.size[0], w, width), Math.max(node.size[1], h, height)];
+  if (size[0] > node.size[0] || size[1] > node.size[1]) node.setSize(size);
 }
 
 /** Buttons of which one is pressed: {value: text}. `chosen(value)` is called when it changes. */
