@@ -13,7 +13,7 @@ const shows = new WeakMap(); // node -> how it shows an output
 const fresh = new WeakSet(); // nodes that have shown one
 const live = new WeakSet(); // nodes that show a run while it goes
 const own = new Set(); // prompts that this page has queued
-let seen = null; // the last prompt of another page whose outputs are shown
+const seen = new Map(); // workflow -> its newest prompt whose outputs are shown
 
 /**
  * Calls show(output) with the node's ui output after each run, and once with that of an old one.
@@ -52,7 +52,7 @@ const jobsOf = async (workflow, status, limit) =>
 async function restore(all = false) {
   const workflow = rootGraph()?.id;
   const wanted = (node) => shows.has(node) && (all || !fresh.has(node));
-  if (!workflow || !allNodes().some(wanted)) return;
+  if (!workflow || !allNodes().some((node) => shows.has(node))) return;
   if ((await jobsOf(workflow, "in_progress", 1)).length) {
     await fetchOutputs(workflow, (node) => wanted(node) && !live.has(node));
     await new Promise((passed) => setTimeout(passed, WAIT)); // what goes on tells of itself
@@ -63,9 +63,11 @@ async function restore(all = false) {
 
 /** Shows the newest output of every wanted node, from the list of jobs. */
 async function fetchOutputs(workflow, wanted) {
+  const jobs = await jobsOf(workflow, "completed", JOBS);
+  seen.set(workflow, jobs[0]?.id);
   const waiting = new Set(allNodes().filter(wanted));
   if (!waiting.size) return;
-  for (const { id } of await jobsOf(workflow, "completed", JOBS)) {
+  for (const { id } of jobs) {
     const job = await ask(`/jobs/${encodeURIComponent(id)}`);
     if (rootGraph()?.id !== workflow) return;
     for (const [key, output] of Object.entries(job?.outputs ?? {})) {
@@ -80,9 +82,7 @@ async function fetchOutputs(workflow, wanted) {
 async function restoreOthers() {
   const workflow = rootGraph()?.id;
   const [job] = workflow ? await jobsOf(workflow, "completed", 1) : [];
-  if (!job || own.has(job.id) || job.id === seen) return;
-  seen = job.id;
-  restore(true);
+  if (job && !own.has(job.id) && job.id !== seen.get(workflow)) restore(true);
 }
 
 app.registerExtension({

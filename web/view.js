@@ -7,7 +7,7 @@ import { passGestures } from "./graph_gestures.js";
 const STYLE = new URL("./lora2.css", import.meta.url).href;
 document.head.append(html("link", { rel: "stylesheet", href: STYLE }));
 
-const rooms = new WeakMap(); // element of a view -> {height} that its content needs, in pixels
+const rooms = new WeakMap(); // element of a view -> pixels that its content needs
 
 /**
  * Adds an empty view to the end of a node; nothing of it is saved.
@@ -24,7 +24,7 @@ export function addView(node, kind, minHeight, resized = () => {}, measured = nu
   passGestures(root);
   saysFaults(node, root);
   const own = typeof minHeight === "function" ? minHeight : () => minHeight;
-  const getMinHeight = () => Math.max(own(), rooms.get(root)?.height ?? 0);
+  const getMinHeight = () => Math.max(own(), rooms.get(root) ?? 0);
   const widget = node.addDOMWidget(`lora2_${kind}_view`, "lora2_view", root, {
     serialize: false, hideOnZoom: false, hideInPanel: true, getMinHeight,
   });
@@ -43,22 +43,21 @@ export function addView(node, kind, minHeight, resized = () => {}, measured = nu
   return root;
 }
 
-/** The node of a view grows until `part` of it has `least` pixels beside all else that it shows. */
-export function makeRoom(node, root, part, least) {
+/** The node of a view grows until `part` of it has `wanted` pixels beside all else that it shows. */
+export function makeRoom(node, root, part, wanted) {
   if (!root.clientHeight) return; // not laid out
-  const height = Math.ceil(root.scrollHeight - part.clientHeight + least);
-  if (rooms.get(root)?.height === height) return;
-  rooms.set(root, { height });
+  const height = Math.ceil(root.scrollHeight - part.clientHeight + wanted);
+  rooms.set(root, height);
   const widget = node.widgets?.find((w) => w.element === root);
   root.style.minHeight = `${widget?.options.getMinHeight() ?? height}px`;
-  if (!node.flags?.collapsed) atLeast(node, 0, 0);
+  const [, least] = node.computeSize();
+  if (node.size[1] < least && !node.flags?.collapsed) node.setSize([node.size[0], least]);
 }
 
 /** Makes a node at least so large, now that its widgets are there. */
 export function atLeast(node, width, height) {
   const [w, h] = node.computeSize();
-  const size = [Math.max(node.size[0], w, width), Math.max(node.size[1], h, height)];
-  if (size[0] > node.size[0] || size[1] > node.size[1]) node.setSize(size);
+  node.setSize([Math.max(node.size[0], w, width), Math.max(node.size[1], h, height)]);
 }
 
 /** Buttons of which one is pressed: {value: text}. `chosen(value)` is called when it changes. */
