@@ -9,34 +9,40 @@ const EVENT = "lora2.train";
 let waiting = null;
 let ended = null; // the last run that kept a file though it ended early
 
-/** Whether a list of the node may hold LoRAs, or runs to go on with. */
-const lists = (node, widget) =>
-  widget.type === "combo" && (/lora/i.test(widget.name) || /^LoRA2/.test(node.comfyClass ?? ""));
+/** Whether an input may be a list of LoRAs, or of runs to go on with. */
+const lists = (name) => /lora/i.test(name) || name === "resume";
 
-/** What a widget can be, of a node's definition: [[value]] or ["COMBO", {options: [value]}]. */
-function optionsOf(definition, name) {
-  const { required, optional } = definition?.input ?? {};
-  const [kind, more] = required?.[name] ?? optional?.[name] ?? [];
-  const options = Array.isArray(kind) ? kind : more?.options;
+const inputsOf = (definition) => ({ ...definition?.input?.required, ...definition?.input?.optional });
+
+/** What an input can be: of [[value]] or ["COMBO", {options: [value]}]; null for other kinds. */
+function optionsOf([kind, more] = []) {
+  const options = Array.isArray(kind) ? kind : kind === "COMBO" ? more?.options : null;
   return Array.isArray(options) ? options : null;
+}
+
+/** Types of nodes with such a list, also of those that no graph holds yet. */
+function kinds() {
+  return Object.entries(window.LiteGraph.registered_node_types)
+    .filter(([, { nodeData }]) =>
+      Object.entries(inputsOf(nodeData)).some(([name, input]) => lists(name) && optionsOf(input)),
+    )
+    .map(([kind]) => kind);
 }
 
 async function renew() {
   waiting = null;
-  const nodes = allNodes().filter((n) => n.comfyClass && n.widgets?.some((w) => lists(n, w)));
-  const changed = new Map(); // a list as it was, and its name -> as it is
-  for (const kind of new Set(nodes.map((n) => n.comfyClass))) {
+  const changed = new Map(); // name and values of a list, as text -> as they are now
+  for (const kind of kinds()) {
     const answer = await api.fetchApi(`/object_info/${encodeURIComponent(kind)}`);
     const definition = answer.ok ? (await answer.json())[kind] : null;
     if (!definition) continue;
     await app.registerNodeDef?.(kind, definition); // for nodes that are added later
-    for (const node of nodes.filter((n) => n.comfyClass === kind)) {
-      for (const widget of node.widgets.filter((w) => lists(node, w))) {
-        const options = optionsOf(definition, widget.name);
-        if (!options) continue;
-        changed.set(JSON.stringify([widget.name, widget.options.values]), options);
-        widget.options.values = options;
-      }
+    const inputs = inputsOf(definition);
+    for (const widget of allNodes().filter((n) => n.comfyClass === kind).flatMap((n) => n.widgets ?? [])) {
+      const options = lists(widget.name) && widget.type === "combo" && optionsOf(inputs[widget.name]);
+      if (!options) continue;
+      changed.set(JSON.stringify([widget.name, widget.options.values]), options);
+      widget.options.values = options;
     }
   }
   for (const widget of allNodes().filter((n) => n.subgraph).flatMap((n) => n.widgets ?? [])) {

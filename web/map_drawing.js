@@ -196,7 +196,7 @@ function heights(parts) {
 /** Every how many blocks there is room for a number; 0 for none. */
 function strideOf(blocks, wide) {
   const widest = Math.max(...blocks.map((b) => widthOf(b.label)));
-  return STRIDES.find((stride) => stride * wide >= widest + 5) ?? 0;
+  return STRIDES.find((stride) => stride * wide >= widest + 4) ?? 0;
 }
 
 function headLines({ blocks }) {

@@ -16,11 +16,9 @@ STEPS = 150
 SOON = 6000  # milliseconds; two seconds, and what a busy machine adds
 OURS, OTHER = (f"{n}{n}d5c1a0-1d7c-4b55-9d0c-52a1f0c1a5e{n}" for n in (1, 2))
 STEP = "document.querySelector('[data-lora2-view=train]')?.dataset.step"
-LISTED = """([id, kind]) => {
-    const made = LiteGraph.createNode(kind);
-    return [app.graph.getNodeById(id), made].map(
-        n => n.widgets.find(w => w.name === 'lora_name').options.values);
-}"""
+LISTED = """([ids, kinds]) => [
+    ...ids.map(id => app.graph.getNodeById(id)), ...kinds.map(kind => LiteGraph.createNode(kind)),
+].map(n => [n.type, n.widgets.find(w => w.name === 'lora_name').options.values])"""
 
 
 class Pages:
@@ -48,7 +46,7 @@ def pages(browser: Browser, server: ComfyServer, look: tuple[str, str]):
     first.fill("LoRA2Train", steps=STEPS, seed=sum(map(len, look)))  # nothing is cached
     first.fill("LoRA2Save", filename_prefix=f"pages/{'-'.join(look)}")
     first.fill("KSampler", steps=1)
-    kinds = ("LoRA2Load", "LoRA2Compress", "LoraLoader")
+    kinds = ("LoRA2Load", "LoraLoader")
     pages.lists = [(first.add(kind, (3000, 600 * i), []), kind) for i, kind in enumerate(kinds)]
     pages.saved = page.evaluate("app.graph.serialize()")
     first.queue()
@@ -102,9 +100,9 @@ def test_the_heatmap_is_whole_on_both_and_after_a_reload(pages: Pages) -> None:
 
 def test_the_saved_adapter_is_in_every_list(pages: Pages) -> None:
     saved = f"pages/{'-'.join(pages.look)}_00001_.safetensors"
-    for node, kind in pages.lists:
-        for values in pages.first.page.evaluate(LISTED, [node, kind]):
-            assert saved in values, (kind, values)
+    kinds = "LoRA2Load", "LoraLoader", "LoraLoaderModelOnly", "LoRA2Compress", "LoRA2Info"
+    for name, values in pages.first.page.evaluate(LISTED, [[n for n, _ in pages.lists], kinds]):
+        assert saved in values, name
 
 
 def test_a_run_of_no_workflow_is_in_nobodys_node(pages: Pages, server: ComfyServer) -> None:
