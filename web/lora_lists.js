@@ -24,7 +24,9 @@ function optionsOf([kind, more] = []) {
 function kinds() {
   return Object.entries(window.LiteGraph.registered_node_types)
     .filter(([, { nodeData }]) =>
-      Object.entries(inputsOf(nodeData)).some(([name, input]) => lists(name) && optionsOf(input)),
+      Object.entries(inputsOf(nodeData)).some(
+        ([name, input]) => Array.isArray(input) && lists(name) && optionsOf(input),
+      ),
     )
     .map(([kind]) => kind);
 }
