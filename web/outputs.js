@@ -81,7 +81,8 @@ async function fetchOutputs(workflow, wanted) {
 /** Shows what another page has run: the server sends its outputs to that page alone. */
 async function restoreOthers() {
   const workflow = rootGraph()?.id;
-  const [job] = workflow ? await jobsOf(workflow, "completed", 1) : [];
+  if (!seen.has(workflow)) return; // nothing to show, or it is about to be
+  const [job] = await jobsOf(workflow, "completed", 1);
   if (job && !own.has(job.id) && job.id !== seen.get(workflow)) restore(true);
 }
 
@@ -93,7 +94,7 @@ app.registerExtension({
       if (queue && !queue.queue_running.length) restore(true); // else its events go on
     });
     api.addEventListener("execution_start", ({ detail }) => own.add(detail.prompt_id));
-    let waiting = 0;
+    let waiting = Infinity; // not known: the first status may have come before
     api.addEventListener("status", ({ detail }) => {
       const now = detail?.exec_info?.queue_remaining ?? 0;
       if (now < waiting) setTimeout(restoreOthers, 500); // once it is in the list of jobs

@@ -16,6 +16,7 @@ STEPS = 150
 SOON = 6000  # milliseconds; two seconds, and what a busy machine adds
 OURS, OTHER = (f"{n}{n}d5c1a0-1d7c-4b55-9d0c-52a1f0c1a5e{n}" for n in (1, 2))
 STEP = "document.querySelector('[data-lora2-view=train]')?.dataset.step"
+MAPPED = "document.querySelector('[data-lora2-view=heatmap] rect.cell')"
 LISTED = """([ids, kinds]) => [
     ...ids.map(id => app.graph.getNodeById(id)), ...kinds.map(kind => LiteGraph.createNode(kind)),
 ].map(n => [n.type, n.widgets.find(w => w.name === 'lora_name').options.values])"""
@@ -61,7 +62,7 @@ def pages(browser: Browser, server: ComfyServer, look: tuple[str, str]):
     page.wait_for_timeout(100)
     pages.back = first.data(pages.train)
     first.wait_until_idle()
-    pages.second.page.wait_for_timeout(2500)
+    pages.second.page.wait_for_function(MAPPED, timeout=SOON)
     yield pages
     for front_end in (pages.first, pages.second, pages.third):
         front_end.page.context.close()
@@ -93,7 +94,7 @@ def test_the_heatmap_is_whole_on_both_and_after_a_reload(pages: Pages) -> None:
     page.reload()
     pages.second.wait_until_ready()
     pages.second.open(pages.saved)
-    page.wait_for_function("document.querySelector('[data-lora2-view=heatmap] rect.cell')")
+    page.wait_for_function(MAPPED)
     pages.second.show(pages.heatmap)
     check_room(pages.second, pages.heatmap)
 

@@ -75,7 +75,7 @@ def shown(front_end: FrontEnd, kind: str, output: dict) -> int:
 
 def check_room(front_end: FrontEnd, node: int) -> None:
     edges = front_end.view(node).evaluate(EDGES)
-    assert edges["last"] <= edges["view"] + 0.5 <= edges["node"] + 1, edges
+    assert 0 < edges["last"] <= edges["view"] + 0.5 <= edges["node"] + 1, edges
     assert not edges["covered"], edges
     assert edges["curve"] is None or edges["curve"] > 15, edges
 
