@@ -14,13 +14,14 @@ from ..lora2_core.host.behind import is_taken, running
 from ..lora2_core.host.console import Console
 from ..lora2_core.host.export import as_lora_model
 from ..lora2_core.host.hints import FINISHED, UNSAVED, UNTAKEN, hints
-from ..lora2_core.host.live import Progress, last_step
+from ..lora2_core.host.live import Progress, count_pictures, last_step
 from ..lora2_core.host.only_said import OnlySaid
 from ..lora2_core.host.previews import Shown
 from ..lora2_core.host.run import HostRun, Outcome, out_of_memory, train_on
 from ..lora2_core.host.store import KEPT, RESCUED, check_prefix, save_under_loras
 from ..lora2_core.saying import log
 from ..lora2_core.settings import MODES
+from . import told
 from .common import (
     CATEGORY,
     SHOWN_AGAIN,
@@ -180,6 +181,8 @@ class LoRA2Train(io.ComfyNode):
         if not taken:
             notes.append(UNTAKEN)
         progress = Progress(*cls.origin(), steps[0], notes)
+        progress.batch_size, progress.pictures = run.batch_size, count_pictures(latents)
+        say(lambda: cls.tell(progress.beginning()))
         data = model[0], latents, positive
         with Console(steps[0]) as console:
             outcome = train_on(*data, run, *cls.reporters(progress, console, say))
@@ -257,9 +260,8 @@ class LoRA2Train(io.ComfyNode):
 
     @classmethod
     def tell(cls, event: dict) -> None:
-        """One live event to the client that queued the prompt."""
-        server = PromptServer.instance
-        server.send_sync(EVENT, event, server.client_id)
+        """One live event, to every open page."""
+        told.tell(EVENT, event)
 
     @classmethod
     def rescue(cls, outcome: Outcome, progress: Progress) -> BaseException:

@@ -1,10 +1,11 @@
 /** A heatmap as a file: SVG, PNG, CSV. */
 
-import { svg } from "./dom.js";
+import { svg, widthOf } from "./dom.js";
 import { measuresOf } from "./measures.js";
 
 const INK = "#1a1a1a", PAPER = "#ffffff";
 const FONT = "Inter, 'Helvetica Neue', Arial, sans-serif";
+const BAR = 96; // pixels, of a scale
 const DENSITY = 2; // pixels of the PNG for one of the SVG
 const STYLE = `
   text { font-family: ${FONT}; font-size: 10px; fill: ${INK}; dominant-baseline: central; }
@@ -13,22 +14,27 @@ const STYLE = `
 `;
 
 /**
- * A picture of its own of drawings that stand below each other, on white.
+ * A picture of its own of drawings that stand below each other, on white, as wide as they are.
  *
- * @param drawings [{title, drawing}], drawing a MapDrawing that is built and painted
+ * @param drawings [{title, drawing, scale, ends}], drawing a MapDrawing that is built and painted,
+ *   scale the looks of its colours from one end to the other
  */
-export function standalone(heading, drawings, width) {
+export function standalone(heading, drawings) {
   const pad = 24;
+  const width = Math.ceil(Math.max(
+    widthOf(heading, 16), ...drawings.map((d) => Math.max(d.drawing.used, headWidth(d))),
+  ));
   const body = svg("g");
   let y = pad + 30;
-  for (const { title, drawing } of drawings) {
-    if (title) body.append(svg("text", { class: "note", x: pad, y: y + 6 }, title));
-    y += title ? 22 : 0;
+  drawings.forEach(({ title, drawing, scale, ends }, i) => {
+    body.append(svg("text", { class: "note", x: pad, y: y + 6 }, title));
+    body.append(...legend(`lora2-scale-${i}`, scale, ends, pad + width, y + 6));
+    y += 22;
     const part = drawing.element.cloneNode(true);
     part.querySelectorAll(".mark").forEach((mark) => mark.remove());
     body.append(svg("g", { transform: `translate(${pad} ${y})` }, ...part.childNodes));
     y += drawing.height + 14;
-  }
+  });
   const height = y + pad - 14, wide = width + 2 * pad;
   const size = { width: wide, height, viewBox: `0 0 ${wide} ${height}`, style: `color:${INK}` };
   return svg(
@@ -38,6 +44,24 @@ export function standalone(heading, drawings, width) {
     svg("text", { class: "title", x: pad, y: pad + 6 }, heading),
     body,
   );
+}
+
+/** The scale of the colours between its two ends, as far to the right as `right`. */
+function legend(id, scale, [low, high], right, y) {
+  const x = right - widthOf(high, 11) - 6 - BAR;
+  const stops = scale.map(({ fill, opacity }, i) =>
+    svg("stop", { offset: i / (scale.length - 1), "stop-color": fill, "stop-opacity": opacity }),
+  );
+  return [
+    svg("linearGradient", { id }, ...stops),
+    svg("text", { class: "note scale", x: x - 6, y, "text-anchor": "end" }, low),
+    svg("rect", { class: "scale", x, y: y - 5, width: BAR, height: 10, rx: 2, fill: `url(#${id})` }),
+    svg("text", { class: "note scale", x: right, y, "text-anchor": "end" }, high),
+  ];
+}
+
+function headWidth({ title, ends }) {
+  return widthOf(title, 12) + widthOf(ends.join(""), 11) + BAR + 48;
 }
 
 /** The bytes of a picture as SVG. */

@@ -2,24 +2,26 @@
 
 import { app } from "../../scripts/app.js";
 import { PAPER, amount, difference } from "./colours.js";
-import { copy, download, html } from "./dom.js";
+import { copy, cut, download, html } from "./dom.js";
 import { csvBlob, pngBlob, standalone, svgBlob } from "./export.js";
 import { missing, onChange } from "./guide.js";
-import { MapDrawing } from "./map_drawing.js";
+import { leastHeight, MapDrawing } from "./map_drawing.js";
 import { change, figures, measuresOf, patternOf } from "./measures.js";
 import { megabytes, short, total } from "./numbers.js";
 import { onOutput } from "./outputs.js";
 import { united } from "./structure.js";
 import { theme } from "./theme.js";
-import { addView, atLeast, choice } from "./view.js";
+import { addView, atLeast, choice, makeRoom } from "./view.js";
 import { say } from "./words.js";
 
 const NODE = "LoRA2RankHeatmap";
 const OUTPUT = "lora2_rank_map"; // in the node's ui output: one map, or two to compare
+const FILES = "lora2_files"; // and of which files they are, null where of none
 const HEIGHT = 260;
 const HEAD = 24; // pixels above a map
 const EXPORTED = 1152; // pixels, width of a map in a file
-const NAMES = ["lora2", "compare"]; // as the inputs are called
+const INPUTS = ["lora2", "compare"];
+const NAME = 130; // pixels, of a name before numbers
 
 class HeatmapView {
   maps = null;
@@ -27,31 +29,35 @@ class HeatmapView {
   layout = "beside"; // of two maps: beside, or as a difference
   picked = []; // names of the layers whose pattern was copied last
   hovered = null;
+  copied = null; // what was said when it was
+  area = html("div", { class: "fill" });
 
   constructor(node) {
-    this.root = addView(node, "heatmap", HEIGHT, () => this.draw());
+    this.node = node;
+    this.root = addView(node, "heatmap", HEIGHT, () => this.draw(), this.area);
     this.empty = html("div", { class: "empty" });
     onChange(node, () => {
       this.empty.textContent = say(missing(node) ?? "Every layer's rank appears here after a run.");
     });
     this.bar = html("div", { class: "bar" });
-    this.area = html("div", { class: "fill" });
-    this.first = html("div", { class: "line" });
+    this.first = html("div", { class: "line", role: "status" });
     this.second = html("div", { class: "line faint" });
     this.root.append(this.empty);
   }
 
-  show(maps) {
+  show(maps, files = []) {
     this.maps = maps;
+    this.names = namesOf(this.node, maps, files);
     this.all = maps.length > 1 ? united(maps) : maps[0];
     this.picked = [];
-    this.hovered = null;
+    this.hovered = this.copied = null;
     this.root.replaceChildren(this.bar, this.area, this.first, this.second);
     const { dataset } = this.root;
     dataset.layers = String(maps[0].cells.length);
     dataset.rows = JSON.stringify(this.all.rows);
     dataset.maps = String(maps.length);
     this.buttons();
+    this.hover(null); // the texts, which leave the rest to the maps
     this.draw();
   }
 
@@ -77,7 +83,8 @@ class HeatmapView {
   }
 
   save(kind, blob) {
-    download(`lora2 ${this.measure}.${kind}`, blob);
+    const name = this.names.filter(Boolean).join(" and ") || "lora2";
+    download(`${name} ${this.measure}.${kind}`, blob);
   }
 
   /** What stands below each other, in the colours of a palette: [{title, look}]. */
@@ -94,18 +101,24 @@ class HeatmapView {
       const look = (name) => ({ ...difference(apart(name) / most, palette), text: change(of[0], apart(name)) });
       const scale = [-1, -0.5, 0, 0.5, 1].map((share) => difference(share, palette));
       const ends = [change(of[0], -most), change(of[0], most)];
-      return [{ title: say("compare − lora2, {0}", this.unit(of[0])), look, scale, ends }];
+      const title = `${this.called(1)} − ${this.called(0)}, ${this.unit(of[0])}`;
+      return [{ title, look, scale, ends }];
     }
     const greatest = Math.max(...names.flatMap((n) => this.maps.map((_, i) => value(i, n) ?? 0))) || 1;
     const scale = [0, 0.25, 0.5, 0.75, 1].map((share) => amount(share));
     return this.maps.map((map, i) => ({
       scale, ends: ["0", [of[i].text(greatest), of[i].unit].filter(Boolean).join(" ")],
-      title: `${this.maps.length > 1 ? `${NAMES[i]}: ` : ""}${summary(map)}`,
+      title: `${this.names[i] || this.maps.length > 1 ? `${this.called(i)}: ` : ""}${summary(map)}`,
       look: (name) => {
         const v = value(i, name);
         return v === null ? nothing : { ...amount(v / greatest), text: of[i].text(v) };
       },
     }));
+  }
+
+  /** What a map is called, in a text of many. */
+  called(i) {
+    return cut(this.names[i] ?? INPUTS[i], NAME, 11);
   }
 
   unit({ unit }) {
@@ -116,17 +129,22 @@ class HeatmapView {
     if (!this.maps || !this.root.clientWidth) return;
     const panels = this.panels();
     const width = this.root.clientWidth - 20;
-    const height = this.area.clientHeight / panels.length - HEAD;
+    const height = Math.floor(this.area.clientHeight / panels.length) - HEAD;
+    const held = this.area.contains(document.activeElement);
     const drawn = panels.map(({ title, look, scale, ends }) => {
       const drawing = this.drawing(width, height);
       drawing.paint(look);
+      drawing.choose(this.picked);
+      drawing.element.setAttribute("aria-label", `${title}. ${say("Arrow keys walk over the layers, Enter copies.")}`);
       const head = html("div", { class: "head" }, html("span", { class: "line" }, title), legend(scale, ends));
       return { drawing, element: html("div", {}, head, drawing.element) };
     });
     this.drawings = drawn.map((d) => d.drawing);
     this.area.replaceChildren(...drawn.map((d) => d.element));
     Object.assign(this.root.dataset, { measure: this.measure, layout: this.layout });
+    if (held) this.drawings[0].element.focus({ preventScroll: true });
     this.hover(this.hovered);
+    makeRoom(this.node, this.root, this.area, panels.length * (leastHeight(this.all) + HEAD));
   }
 
   drawing(width, height, tallest) {
@@ -151,8 +169,9 @@ class HeatmapView {
     const pair = cell.pair ?? [cell];
     const told = pair.map((c, i) => figures(c, this.maps[i].cells, say));
     const where = `${cell.row}, ${cell.column}`.replace(/^, /, "");
-    this.first.textContent = pair.length > 1 ? `${NAMES[0]}: ${told[0]}` : `${where}: ${told[0]}`;
-    this.second.textContent = pair.length > 1 ? `${NAMES[1]}: ${told[1]} · ${cell.name}` : cell.name;
+    const two = pair.length > 1;
+    this.first.textContent = `${where}${two ? ` · ${this.called(0)}` : ""}: ${told[0]}`;
+    this.second.textContent = two ? `${this.called(1)}: ${told[1]} · ${cell.name}` : cell.name;
     this.first.title = this.second.title = cell.name;
   }
 
@@ -162,7 +181,10 @@ class HeatmapView {
     this.picked = [...before, name];
     const pattern = patternOf(this.picked);
     await copy(pattern);
-    this.copied = say("Copied for LoRA² Target Options ({0}):", say("{0} layers", this.picked.length));
+    const { length } = this.picked;
+    const many = length === 1 ? say("1 layer") : say("{0} layers", length);
+    this.copied = say("Copied for LoRA² Target Options ({0}):", many);
+    this.drawings.forEach((drawing) => drawing.choose(this.picked));
     this.root.dataset.copied = pattern;
     this.first.textContent = this.copied;
     this.second.textContent = pattern;
@@ -170,13 +192,14 @@ class HeatmapView {
 
   /** The map as a picture of its own. */
   picture() {
-    const drawings = this.panels(PAPER).map(({ title, look }) => {
+    const drawings = this.panels(PAPER).map(({ look, ...panel }) => {
       const drawing = this.drawing(EXPORTED, 10_000, 24);
       drawing.paint(look);
-      return { title, drawing };
+      return { ...panel, drawing };
     });
     const { [this.measure]: measure } = measuresOf(this.maps[0].cells);
-    return standalone(`LoRA²: ${this.unit(measure)}`, drawings, EXPORTED);
+    const names = this.names.filter(Boolean).join(", ");
+    return standalone(`${names || "LoRA²"}: ${this.unit(measure)}`, drawings);
   }
 }
 
@@ -188,6 +211,22 @@ function legend(scale, [low, high]) {
   const bar = html("i");
   bar.style.background = `linear-gradient(to right, ${colours.join(", ")})`;
   return html("span", { class: "scale" }, low, bar, high);
+}
+
+/** What the maps are of: their files, else the nodes that gave them; null where neither tells. */
+function namesOf(node, maps, files) {
+  const titles = INPUTS.map((name) => sourceOf(node, name)?.title ?? null);
+  const names = maps.map((_, i) => files[i]?.split(/[\\/]/).at(-1).replace(/\.\w+$/, "") ?? titles[i]);
+  if (maps.length < 2) return files[0] ? names : [null];
+  if (names[0] !== names[1]) return names;
+  return titles[0] !== titles[1] ? titles : [null, null];
+}
+
+/** The node that gives an input. */
+function sourceOf(node, name) {
+  const id = node.inputs?.find((i) => i.name === name)?.link;
+  const link = node.graph?.getLink?.(id) ?? node.graph?.links?.[id];
+  return node.graph?.getNodeById(link?.origin_id);
 }
 
 function summary({ cells }) {
@@ -213,7 +252,7 @@ app.registerExtension({
     const view = new HeatmapView(node);
     atLeast(node, 480, 420);
     onOutput(node, (output) => {
-      if (output[OUTPUT]?.[0]) view.show(output[OUTPUT]);
+      if (output[OUTPUT]?.[0]) view.show(output[OUTPUT], output[FILES]);
     });
   },
 });

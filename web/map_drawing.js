@@ -1,14 +1,17 @@
 /** A rank map as SVG: blocks across in the order of the model, the modules of a block down. */
 
 import { cut, svg, widthOf } from "./dom.js";
+import { total } from "./numbers.js";
 import { strips } from "./structure.js";
 
 const LINE = 14; // height of a line of labels
 const GAP = { side: 8, group: 3, modules: 4 }; // between down, mid and up; blocks; self and cross
-const NUMBERS = 11; // least height of a cell with a number
+const LEAST = 11; // height of a cell: labels beside it do not overlap, and a number fits
+const STRIDES = [1, 2, 5, 10, 20, 50]; // of the blocks that have their number above them
+const WALK = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 export class MapDrawing {
-  element = svg("svg", { class: "lora2-map", role: "img" });
+  element = svg("svg", { class: "lora2-map", role: "application", tabindex: "0" });
   cells = new Map(); // name -> {cell, rect, text, x, y}
   mark = svg("rect", { class: "mark", visibility: "hidden" });
 
@@ -18,6 +21,9 @@ export class MapDrawing {
    */
   constructor(hover = () => {}, pick = () => {}) {
     const nameAt = (event) => event.target?.dataset?.layer ?? null;
+    const walk = (event) => this.walk(event, hover, pick);
+    this.element.addEventListener("keydown", walk);
+    this.element.addEventListener("blur", () => hover(null));
     this.element.addEventListener("pointermove", (event) => hover(nameAt(event)));
     this.element.addEventListener("pointerleave", () => hover(null));
     this.element.addEventListener("click", (event) => {
@@ -25,17 +31,15 @@ export class MapDrawing {
     });
   }
 
-  /** Lays the map out in `width` and, as far as cells stay between 9 and `tallest`, `height`. */
+  /** Lays the map out in `width` and, as far as cells may be lower than `tallest`, `height`. */
   build(map, width, height, tallest = 48) {
     this.element.replaceChildren();
     this.cells.clear();
+    this.used = 0; // of the width
     const parts = strips(map);
     const titled = parts.length > 1;
-    const lines = parts.reduce((sum, p) => sum + p.modules.length, 0);
-    const labelled = parts.map((p) => headLines(p) + (titled ? 1 : 0));
-    const heads = labelled.reduce((sum, n) => sum + n * LINE + 4, 0);
-    const gaps = parts.reduce((sum, p) => sum + breaks(p.modules) * GAP.modules, 0);
-    const tall = Math.min(tallest, Math.max(9, Math.floor((height - heads - gaps) / lines)));
+    const { lines, rest } = heights(parts);
+    const tall = Math.min(tallest, Math.max(LEAST, Math.floor((height - rest) / lines)));
     const margin = Math.min(
       width * 0.35,
       8 + Math.max(...parts.flatMap((p) => p.modules.map((m) => widthOf(m.label)))),
@@ -64,6 +68,7 @@ export class MapDrawing {
     let x = margin;
     let start = x;
     const top = y + headLines({ blocks }) * LINE;
+    const stride = strideOf(blocks, wide);
     blocks.forEach((block, i) => {
       const before = blocks[i - 1];
       if (before && before.side !== block.side) x += GAP.side;
@@ -71,7 +76,7 @@ export class MapDrawing {
       if (!before || before.group !== block.group) start = x;
       xs.set(block.key, x);
       const middle = x + wide / 2;
-      if (block.label && wide >= widthOf(block.label) + 2) {
+      if (block.label && stride && (/^\d+$/.test(block.label) ? block.label : i) % stride === 0) {
         this.element.append(label(block.label, middle, top - LINE / 2));
       }
       x += wide;
@@ -80,6 +85,7 @@ export class MapDrawing {
         this.element.append(label(text, (start + x) / 2, y + LINE / 2));
       }
     });
+    this.used = Math.max(this.used, x);
     let below = top;
     modules.forEach((module, i) => {
       if (i && modules[i - 1].group !== module.group) below += GAP.modules;
@@ -113,7 +119,7 @@ export class MapDrawing {
   paint(look) {
     const looks = new Map([...this.cells.keys()].map((name) => [name, look(name)]));
     const widest = Math.max(0, ...new Set([...looks.values()].map((l) => l.text.length)));
-    const fits = this.tall >= NUMBERS && widthOf("0".repeat(widest)) <= this.wide - 2; // all or none
+    const fits = widthOf("0".repeat(widest)) <= this.wide - 2; // all or none
     for (const [name, { fill, opacity, ink, text: number }] of looks) {
       const { rect, text } = this.cells.get(name);
       const shown = fits ? number : "";
@@ -124,9 +130,39 @@ export class MapDrawing {
     }
   }
 
+  /** Marks the layers that were picked. */
+  choose(names) {
+    for (const [name, { rect }] of this.cells) rect.classList.toggle("picked", names.includes(name));
+  }
+
+  /** Arrow keys go from layer to layer, Enter and the space bar pick one. */
+  walk(event, hover, pick) {
+    const way = WALK[event.key];
+    if (way) hover(this.beside(this.here, way));
+    else if (this.here && ["Enter", " "].includes(event.key)) pick(this.here, event);
+    else return;
+    event.preventDefault();
+    event.stopPropagation(); // the graph has other uses for these keys
+  }
+
+  /** The layer nearest to another in a direction; the same one at an edge, the first without one. */
+  beside(name, [right, down]) {
+    const from = this.cells.get(name);
+    if (!from) return this.cells.keys().next().value ?? null;
+    let best = name, least = Infinity;
+    for (const [other, { x, y }] of this.cells) {
+      const along = (x - from.x) * right + (y - from.y) * down;
+      const aside = Math.abs((x - from.x) * down) + Math.abs((y - from.y) * right);
+      const far = along + 4 * aside;
+      if (along > 0.5 && far < least) [best, least] = [other, far];
+    }
+    return best;
+  }
+
   /** Outlines one cell, or none. */
   outline(name) {
     const at = this.cells.get(name);
+    this.here = at ? name : null;
     this.mark.setAttribute("visibility", at ? "visible" : "hidden");
     if (!at) return;
     const edges = { x: at.x - 1, y: at.y - 1, width: this.wide + 0.5, height: this.tall + 0.5, rx: 2 };
@@ -142,6 +178,25 @@ function label(text, x, y, anchor = "middle") {
 function fitting(group, most) {
   const short = group.replace(/^down /, "↓").replace(/^up /, "↑");
   return [group, short].find((text) => 0.85 * widthOf(text) <= most) ?? "";
+}
+
+/** The height that a map needs at least. */
+export function leastHeight(map) {
+  const { lines, rest } = heights(strips(map));
+  return lines * LEAST + rest;
+}
+
+/** Lines of cells in all strips, and the pixels of everything else. */
+function heights(parts) {
+  const titled = parts.length > 1 ? 1 : 0;
+  const rest = (p) => (headLines(p) + titled) * LINE + breaks(p.modules) * GAP.modules + 4;
+  return { lines: total(parts, (p) => p.modules.length), rest: total(parts, rest) };
+}
+
+/** Every how many blocks there is room for a number; 0 for none. */
+function strideOf(blocks, wide) {
+  const widest = Math.max(...blocks.map((b) => widthOf(b.label)));
+  return STRIDES.find((stride) => stride * wide >= widest + 4) ?? 0;
 }
 
 function headLines({ blocks }) {

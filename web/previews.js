@@ -22,11 +22,23 @@ export class Previews {
   figure({ step, ...place }) {
     const said = step ? `${say("step")} ${step}` : say("before");
     const picture = html("img", { src: api.apiURL(`/view?${new URLSearchParams(place)}`), alt: said });
-    picture.title = `${place.subfolder}/${place.filename}`;
     picture.addEventListener("load", () => {
       picture.classList.toggle("pixels", picture.naturalWidth <= SMALL);
       this.element.scrollLeft = this.element.scrollWidth; // the newest
     });
-    return html("figure", {}, picture, html("figcaption", {}, said));
+    const enlarge = () => enlarged(picture.src, said, picture.classList.contains("pixels"));
+    const button = html("button", { type: "button", title: `${say("Enlarge")} ${place.subfolder}/${place.filename}`, click: enlarge }, picture);
+    return html("figure", {}, button, html("figcaption", {}, said));
   }
+}
+
+/** The picture over the whole page, until a click or Escape. */
+function enlarged(src, said, pixels) {
+  const picture = html("img", { src, alt: said, class: pixels ? "pixels" : "" });
+  const shown = html("dialog", { class: "lora2-enlarged", "aria-label": said }, picture, html("p", {}, said));
+  shown.addEventListener("click", () => shown.close());
+  shown.addEventListener("close", () => shown.remove());
+  shown.addEventListener("keydown", (event) => event.stopPropagation()); // Escape is not the graph's
+  document.body.append(shown);
+  shown.showModal();
 }

@@ -6,7 +6,7 @@ import { html } from "./dom.js";
 import { missing, onChange } from "./guide.js";
 import { megabytes } from "./numbers.js";
 import { onOutput } from "./outputs.js";
-import { addView, atLeast } from "./view.js";
+import { addView, atLeast, makeRoom } from "./view.js";
 import { say } from "./words.js";
 
 const NODES = ["LoRA2Load", "LoRA2Apply"];
@@ -14,20 +14,21 @@ const OUTPUT = "lora2_size_curve";
 const NOTE = "lora2_note";
 const FILE = "lora2_file"; // whose curve it is
 const HEIGHT = 148;
+const CURVE = 80; // pixels of it, at least
 const ENERGY = [{ key: "energy", colour: "var(--lora2-rank)" }];
 
 class SizeView {
   curve = new Curve((keep) => this.choose(keep));
   points = null; // [{keep, mb, rank, energy}]
   file = null;
+  place = html("div", { class: "fill" }, this.curve.element);
 
   constructor(node) {
     this.node = node;
     this.keep = node.widgets.find((w) => w.name === "keep");
     this.name = node.widgets.find((w) => w.name === "lora_name");
-    this.root = addView(node, "size", HEIGHT, () => this.draw());
+    this.root = addView(node, "size", HEIGHT, () => this.draw(), this.place);
     this.now = html("div", { class: "line" });
-    this.place = html("div", { class: "fill" }, this.curve.element);
     this.empty = html("div", { class: "empty" });
     this.root.append(this.now, this.place, this.empty);
     this.note = html("div", { class: "note", hidden: "" });
@@ -86,6 +87,7 @@ class SizeView {
       html("b", {}, rank.toFixed(1)),
       ` · ${say("energy")} `, html("b", {}, `${energy.toFixed(1)} %`),
     );
+    makeRoom(this.node, this.root, this.place, CURVE);
     const width = this.root.clientWidth - 20, height = this.place.clientHeight;
     if (width < 60 || height < 40) return;
     const span = [0, 1];

@@ -9,8 +9,12 @@ export class TrainState {
   notes = []; // sentences of advice
   previews = []; // [{step, filename, subfolder, type}]
 
-  /** Takes an event; false for one of a run whose beginning was missed: a whole one comes soon. */
+  /**
+   * Takes an event; false for one of a run whose beginning was missed, as a whole one comes soon, and
+   * for one that was overtaken.
+   */
   add(event) {
+    if (event.run === this.last?.run && event.step < this.last.step) return false;
     if (event.points) {
       this.points = event.points.map(pointOf);
       this.map = event.map;
@@ -39,6 +43,29 @@ export class TrainState {
   get ranks() {
     return Object.fromEntries(this.map.cells.map((c, i) => [c.name, this.last.ranks[i]]));
   }
+}
+
+const MOST = 16; // runs
+const runs = new Map(); // workflow and node -> TrainState; also of workflows in other tabs
+const keyOf = (workflow, node) => JSON.stringify([workflow, String(node)]);
+
+/** The state of the run that an event is of; a new one for runs that belong to no workflow. */
+export function stateOf({ workflow, node }) {
+  if (!workflow) return new TrainState();
+  const key = keyOf(workflow, node);
+  const state = runs.get(key) ?? new TrainState();
+  runs.delete(key);
+  runs.set(key, state); // as the newest
+  if (runs.size > MOST) runs.delete(runs.keys().next().value);
+  return state;
+}
+
+/** [[node, state]] of a workflow's runs that this page has heard of. */
+export function runsOf(workflow) {
+  return [...runs]
+    .map(([key, state]) => [...JSON.parse(key), state])
+    .filter(([owner, , state]) => owner === workflow && state.last)
+    .map(([, node, state]) => [node, state]);
 }
 
 function pointOf(values) {

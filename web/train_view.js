@@ -12,13 +12,15 @@ import { duration, megabytes, pace, short } from "./numbers.js";
 import { isLive, onOutput } from "./outputs.js";
 import { nodeOf, rootGraph } from "./places.js";
 import { Previews } from "./previews.js";
-import { TrainState } from "./train_state.js";
-import { addView, atLeast } from "./view.js";
+import { runsOf, stateOf, TrainState } from "./train_state.js";
+import { addView, atLeast, makeRoom } from "./view.js";
 import { say } from "./words.js";
 
 const NODE = "LoRA2Train";
 const EVENT = "lora2.train"; // of the server, and the key in the node's ui output
 const HEIGHT = 420;
+const CURVES = 120; // pixels of them, at least
+const CELL = 14; // pixels, height of a layer's
 const WIDE = 520; // pixels: the numbers in one row
 const LOSS = [
   { key: "loss", colour: "var(--lora2-loss)", width: 1, opacity: 0.4 },
@@ -36,16 +38,16 @@ class TrainView {
   built = null; // the map that is laid out
   hovered = null;
   events = 0;
+  curves = html("div", { class: "fill" }, this.loss.element, this.rank.element);
 
   constructor(node) {
-    this.root = addView(node, "train", HEIGHT, () => this.layout());
+    this.root = addView(node, "train", HEIGHT, () => this.layout(), this.curves);
     this.node = node;
     this.empty = html("div", { class: "empty" });
     this.hints = html("div", { class: "note", hidden: "" });
     onChange(node, () => this.advise());
     this.tiles = html("div", { class: "tiles" });
     this.done = html("i");
-    this.curves = html("div", { class: "fill" }, this.loss.element, this.rank.element);
     this.about = html("div", { class: "line" });
     this.body = [
       this.tiles, html("div", { class: "track" }, this.done), this.hints, this.curves,
@@ -57,13 +59,19 @@ class TrainView {
   /** Takes an event of the server, or the last one of a finished run. */
   add(event) {
     this.events += 1;
-    if (!this.state.add(event)) return;
-    this.note = event.ended ? endOf(event.ended) : "";
-    if (event.kept) this.note = say("Kept as {0}", event.kept);
-    this.previews.show(this.state.previews);
-    if (this.empty.isConnected) this.root.replaceChildren(...this.body);
+    const state = event.workflow || !this.state.last ? stateOf(event) : this.state;
+    if (state.add(event)) this.show(state);
+  }
+
+  /** Shows a run; the view may be in no document then, as of a collapsed node. */
+  show(state) {
+    this.state = state;
     const { dataset } = this.root;
-    const { last, point } = this.state;
+    const { last, point } = state;
+    this.prompt = last.prompt_id;
+    this.note = last.ended ? endOf(last.ended) : last.kept ? say("Kept as {0}", last.kept) : "";
+    this.previews.show(state.previews);
+    if (this.empty.parentNode) this.empty.replaceWith(...this.body);
     Object.assign(dataset, {
       events: this.events, step: last.step, steps: last.steps, layers: this.state.map.cells.length,
       points: this.state.points.length, mb: point.mb, rank: point.mean_rank, loss: point.loss,
@@ -85,8 +93,10 @@ class TrainView {
     this.layout(); // the curves have another height
   }
 
-  /** The node has begun, and has nothing to show yet. */
-  begun() {
+  /** A run has begun, and has nothing to show yet. */
+  begun({ prompt_id, run }) {
+    if (run === this.state.last?.run) return; // overtaken
+    this.prompt = prompt_id;
     this.empty.textContent = say("Running. The first step comes when the model is ready.");
     this.note = ""; // of the run before
     if (this.state.last) this.describe();
@@ -114,10 +124,10 @@ class TrainView {
     this.showNumbers(last, point);
     this.done.style.width = `${(100 * last.step) / last.steps}%`;
 
-    const lines = this.state.map.columns.length;
     const key = `${this.state.last.run} ${width}`;
     if (this.built !== key) {
-      this.map.build(this.state.map, width, 28 + 14 * lines, 14);
+      this.map.build(this.state.map, width, Infinity, CELL);
+      this.map.element.setAttribute("aria-label", say("rank of every layer"));
       this.built = key;
     }
     const ranks = this.state.ranks;
@@ -126,6 +136,7 @@ class TrainView {
     this.map.outline(this.hovered);
     this.describe();
 
+    makeRoom(this.node, this.root, this.curves, CURVES);
     const high = this.curves.clientHeight;
     if (high < 40) return;
     const span = [Math.min(points[0].step, last.steps - 1), last.steps];
@@ -147,7 +158,7 @@ class TrainView {
       ? [say("took"), duration(last.passed)]
       : [say("time left"), this.note ? "–" : duration(last.left)];
     const numbers = [
-      [say("step"), `${last.step} / ${last.steps}`],
+      [epochOf(last), `${last.step} / ${last.steps}`],
       [say("loss"), point.loss === null ? say("not a number") : short(point.smooth)],
       [say("mean rank"), point.mean_rank.toFixed(1)],
       [say(limit ? "size / limit" : "size"), `${size}${limit}`],
@@ -172,47 +183,59 @@ class TrainView {
   }
 }
 
+/** "step", and in which epoch it is where the number of pictures is known. */
+function epochOf({ epoch, epochs }) {
+  if (!Number.isFinite(epoch) || !Number.isFinite(epochs)) return say("step");
+  const [at, of] = epochs < 10 ? [epoch.toFixed(1), epochs.toFixed(1)] : [epoch, epochs].map(Math.floor);
+  return `${say("step")} · ${say("epoch {0} / {1}", at, of)}`;
+}
+
 /** How a run ended before its last step, and where what it had learned is. */
 function endOf({ why, kept }) {
   const what = say(why === "cancelled" ? "Cancelled." : "It failed: see the error.");
   return `${what} ${kept ? say("Kept so far: {0}", kept) : say("What it had learned could not be saved.")}`;
 }
 
-/** Shows runs of the open workflow that ended early before the page was loaded. */
-function restoreEnded() {
-  for (const event of endedRuns(rootGraph()?.id)) {
-    const view = viewOf(event.node, event.workflow);
+/** Shows the open workflow's runs that this page has followed, or that ended early before. */
+function restoreRuns() {
+  const workflow = rootGraph()?.id;
+  for (const [node, state] of runsOf(workflow)) {
+    isLive(nodeOf(node));
+    viewOf({ node, workflow })?.show(state);
+  }
+  for (const event of endedRuns(workflow)) {
+    const view = viewOf(event);
     if (!view || view.state.last) continue;
     isLive(nodeOf(event.node));
     view.add(event);
   }
 }
 
-/** The view of a node that the open workflow ran; node ids repeat in other workflows. */
-function viewOf(id, workflow = null) {
-  if (workflow && rootGraph()?.id && workflow !== rootGraph().id) return null;
-  return views.get(nodeOf(id));
+/** The view that an event is for: node ids repeat in other workflows. */
+function viewOf({ node, workflow }) {
+  return (workflow ?? null) === (rootGraph()?.id ?? null) ? views.get(nodeOf(node)) : null;
 }
 
 app.registerExtension({
   name: "LoRA2.TrainView",
   setup() {
     api.addEventListener(EVENT, ({ detail }) => {
-      const view = viewOf(detail.node, detail.workflow);
-      if (!view) return;
-      isLive(nodeOf(detail.node));
+      const view = viewOf(detail);
+      if (view) isLive(nodeOf(detail.node));
+      if (detail.begun) return view?.begun(detail);
+      if (!view) return void (detail.workflow && stateOf(detail).add(detail)); // its tab isn't open
       const begun = detail.run !== view.state.last?.run;
       view.add(detail);
       if (begun || detail.ended) remember(detail);
     });
-    api.addEventListener("executing", ({ detail }) => {
-      if (detail !== null) viewOf(detail)?.begun();
-    });
-    const stopped = (why) => ({ detail }) => viewOf(detail.node_id)?.stopped(say(why));
+    const stopped = (why) => ({ detail }) => {
+      const view = views.get(nodeOf(detail.node_id));
+      if (view?.prompt === detail.prompt_id) view?.stopped(say(why));
+    };
     api.addEventListener("execution_interrupted", stopped("Cancelled."));
     api.addEventListener("execution_error", stopped("It failed: see the error."));
   },
-  afterConfigureGraph: restoreEnded,
+  afterConfigureGraph: restoreRuns,
   nodeCreated(node) {
     if (node.comfyClass !== NODE) return;
     const view = new TrainView(node);
@@ -220,6 +243,6 @@ app.registerExtension({
     atLeast(node, 440, 0);
     onOutput(node, (output) => {
       if (output[EVENT]?.[0]) view.add(output[EVENT][0]);
-    });
+    }, true);
   },
 });

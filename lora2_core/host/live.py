@@ -1,7 +1,8 @@
 """What the graph sees of a running training: small events, now and then one that tells all.
 
-A page that was opened or loaded again in the middle of a run has missed events; the next whole one
-brings everything back, so nothing has to be asked of the server.
+A page that was opened or loaded again in the middle of a run has missed events: the next whole one
+brings everything back, so nothing has to be asked of the server. nodes/told.py repeats the last
+one where steps are slow.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class Progress:
         self.last: Step | None = None
         self.ended: dict | None = None
         self.kept: str | None = None  # name among the loras of an adapter that no node takes
+        self.batch_size, self.pictures = 1, 0  # 0: not known
 
     def add(self, step: Step) -> None:
         """Takes what a step did; the same step again replaces it."""
@@ -90,6 +92,23 @@ class Progress:
         self.next = now + INTERVAL
         return True
 
+    def epochs(self, steps: int) -> float | None:
+        """How often so many steps have seen every picture; None where their number isn't known."""
+        return round(steps * self.batch_size / self.pictures, 3) if self.pictures else None
+
+    def beginning(self) -> dict:
+        """The event's JSON before the first step: the model is not ready yet."""
+        return self.origin() | {"begun": True}
+
+    def origin(self) -> dict:
+        """Whose event it is."""
+        return {
+            "node": self.node,
+            "prompt_id": self.prompt,
+            "workflow": self.workflow,
+            "run": self.run,
+        }
+
     def event(self, *, whole: bool = False) -> dict:
         """The event's JSON: NaN and infinity, which JSON does not have, become None."""
         step, now = self.last, time.monotonic()
@@ -97,13 +116,11 @@ class Progress:
         shown = "not a number" if loss is None else f"{step.loss:.4f}"
         passed = self.ends[-1] - self.ends[0]
         pace = (len(self.ends) - 1) / passed if passed > 0 else None
-        told = {
-            "node": self.node,
-            "prompt_id": self.prompt,
-            "workflow": self.workflow,
-            "run": self.run,
+        told = self.origin() | {
             "step": step.index,
             "steps": self.steps,
+            "epoch": self.epochs(step.index),
+            "epochs": self.epochs(self.steps),
             "loss": loss,
             "smooth": smooth,  # running mean of the loss
             "mean_rank": mean_rank,
@@ -130,6 +147,12 @@ class Progress:
 def number(value: float | None) -> float | None:
     """Five digits; None for what JSON does not have."""
     return float(f"{value:.5g}") if value is not None and math.isfinite(value) else None
+
+
+def count_pictures(latents: Sequence[object]) -> int:
+    """Returns how many pictures a list of LATENTs holds; 0 where that can't be told."""
+    samples = [batch.get("samples") if isinstance(batch, dict) else None for batch in latents]
+    return sum(len(s) for s in samples) if all(getattr(s, "ndim", 0) for s in samples) else 0
 
 
 def last_step(lora: RankedLora, losses: list[float], ceiling: float | None) -> Step:

@@ -61,7 +61,7 @@ def test_the_report_is_shown_in_the_node(page_of_look: FrontEnd, look: Look) -> 
         ),
         (["b.TXT", "c.jpg"], "2 added to seen"),  # the same file again, and one that is no picture
     ):
-        assert front_end.page.evaluate(DROP, [renderer == "vue", names])
+        assert front_end.page.evaluate(DROP, [look.renderer == "vue", names])
         told.get_by_text(said, exact=True).wait_for(state="visible", timeout=RUN)
     with front_end.page.expect_file_chooser() as chooser:
         view.get_by_role("button", name="Add pictures").evaluate("e => e.click()")

@@ -2,8 +2,10 @@
 
 import json
 import time
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from lora2_core.host import live
 from lora2_core.host.live import POINTS, Progress
@@ -117,3 +119,61 @@ def test_a_run_that_ended_early_says_how_and_what_is_kept():
     event = json.loads(json.dumps(progress.event(whole=True), allow_nan=False))
     assert event["ended"] == {"why": "cancelled", "kept": "lora2/interrupted_00001_.safetensors"}
     assert "points" in event and "map" in event, "a page that missed all of it can show it"
+
+
+def test_the_epoch_is_told_where_the_number_of_pictures_is_known():
+    progress = Progress("7", "p", "w", 40)
+    progress.add(step(1))
+    assert progress.event()["epoch"] is progress.event()["epochs"] is None
+    latents = [{"samples": torch.zeros(3, 4, 8, 8)}, {"samples": torch.zeros(5, 4, 8, 8)}]
+    progress.batch_size, progress.pictures = 2, live.count_pictures(latents)
+    progress.add(step(10))
+    event = progress.event()
+    assert (event["epoch"], event["epochs"]) == (2.5, 10.0)
+    assert live.count_pictures([None]) == live.count_pictures([{"samples": 3}]) == 0
+
+
+def test_a_run_that_has_begun_is_told_as_the_same_run():
+    progress = Progress("7", "p", "w", 40)
+    progress.add(step(1))
+    begun = progress.beginning()
+    assert begun.pop("begun") is True and begun.items() <= progress.event().items()
+
+
+class Server:
+    """Time goes on when `wait` says so."""
+
+    def __init__(self):
+        self.sent, self.later, self.loop, self.prompt_queue = [], [], self, self
+        self.currently_running = {0: (0, "p", {}, {}, [])}
+
+    def send_sync(self, kind, event, sid=None):
+        self.sent.append((event["step"], sid))
+
+    def call_soon_threadsafe(self, call, *arguments):
+        call(*arguments)
+
+    def call_later(self, seconds, call, *arguments):
+        self.later.append((call, arguments))
+
+    def wait(self):
+        due, self.later = self.later, []
+        for call, arguments in due:
+            call(*arguments)
+
+
+def test_the_newest_state_goes_to_every_page_until_the_prompt_ends(monkeypatch):
+    from comfyui_lora2.nodes import told
+
+    server = Server()
+    monkeypatch.setattr(told, "PromptServer", SimpleNamespace(instance=server))
+    progress, events = follow(3)
+    for event in events:
+        told.tell("lora2.train", event)
+    assert server.sent == [(1, None), (2, None), (3, None)], "to all: no page in particular"
+    server.wait()
+    server.wait()
+    assert server.sent[3:] == [(3, None), (3, None)], "the newest, once a pause"
+    server.currently_running = {}
+    server.wait()
+    assert len(server.sent) == 5 and not server.later

@@ -1,0 +1,38 @@
+"""Tells open pages of a run, and goes on telling it to those that are opened later."""
+
+from __future__ import annotations
+
+from server import PromptServer
+
+PAUSE = 2.0  # seconds of silence after which the newest state of a run is sent again
+_newest: dict[tuple[str | None, str], dict] = {}  # (prompt, node) -> what a new page needs
+
+
+def tell(kind: str, event: dict) -> None:
+    """Sends an event to every open page: the one that queued the prompt may be closed. Workflow
+    and node in it tell a page whether it is meant. What a new page needs is sent again until the
+    prompt ends, however long a step or the nodes behind take.
+    """
+    server = PromptServer.instance
+    if "points" in event or "begun" in event:
+        server.loop.call_soon_threadsafe(_keep, kind, event)
+    server.send_sync(kind, event)
+
+
+def _keep(kind: str, event: dict) -> None:
+    key = event["prompt_id"], event["node"]
+    _newest[key] = event
+    PromptServer.instance.loop.call_later(PAUSE, _repeat, kind, key, event)
+
+
+def _repeat(kind: str, key: tuple[str | None, str], event: dict) -> None:
+    """Sends an event again unless a newer one came, which has a repetition of its own."""
+    if _newest.get(key) is not event:
+        return
+    server = PromptServer.instance
+    running = list(server.prompt_queue.currently_running.values())
+    if all(prompt != key[0] for _, prompt, *_ in running):
+        del _newest[key]
+        return
+    server.send_sync(kind, event)
+    server.loop.call_later(PAUSE, _repeat, kind, key, event)

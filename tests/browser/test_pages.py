@@ -1,0 +1,126 @@
+"""One run seen by several pages: that which queued it, one that was opened in its middle, one with
+another workflow; a workflow tab that is left and opened again; runs of no workflow.
+"""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import Browser
+
+from tests.browser.conftest import WINDOW
+from tests.browser.front_end import OPEN, QUICK_START, RUN, FrontEnd, workflow
+from tests.browser.test_room import check_room
+from tests.hosting.server import ComfyServer
+
+STEPS = 150
+SOON = 6000  # milliseconds; two seconds, and what a busy machine adds
+OURS, OTHER = (f"{n}{n}d5c1a0-1d7c-4b55-9d0c-52a1f0c1a5e{n}" for n in (1, 2))
+STEP = "document.querySelector('[data-lora2-view=train]')?.dataset.step"
+MAPPED = "document.querySelector('[data-lora2-view=heatmap] rect.cell')"
+LISTED = """([ids, kinds]) => [
+    ...ids.map(id => app.graph.getNodeById(id)), ...kinds.map(kind => LiteGraph.createNode(kind)),
+].map(n => [n.type, n.widgets.find(w => w.name === 'lora_name').options.values])"""
+
+
+class Pages:
+    """Page `first` queues a run, `second` is opened in its middle, `third` has another workflow."""
+
+    def __init__(self, browser: Browser, server: ComfyServer, look: tuple[str, str]):
+        self.browser, self.server, self.look = browser, server, look
+        self.graph = workflow(QUICK_START) | {"id": OURS}
+        self.first = self.open(self.graph)
+        self.train = self.first.id_of("LoRA2Train")
+        self.heatmap = self.first.id_of("LoRA2RankHeatmap")
+
+    def open(self, graph: dict) -> FrontEnd:
+        front_end = FrontEnd(self.browser.new_context(viewport=WINDOW).new_page(), self.server)
+        front_end.wear(*self.look)
+        front_end.open(graph)
+        return front_end
+
+
+@pytest.fixture(scope="module")
+def pages(browser: Browser, server: ComfyServer, look: tuple[str, str]):
+    pages = Pages(browser, server, look)
+    first, page = pages.first, pages.first.page
+    pages.third = pages.open(workflow(QUICK_START) | {"id": OTHER})
+    first.fill("LoRA2Train", steps=STEPS, seed=sum(map(len, look)))  # nothing is cached
+    first.fill("LoRA2Save", filename_prefix=f"pages/{'-'.join(look)}")
+    first.fill("KSampler", steps=1)
+    kinds = ("LoRA2Load", "LoraLoader")
+    pages.lists = [(first.add(kind, (3000, 600 * i), []), kind) for i, kind in enumerate(kinds)]
+    pages.saved = page.evaluate("app.graph.serialize()")
+    first.queue()
+    page.wait_for_function(f"{STEP} >= 5", timeout=RUN)
+    pages.second = pages.open(pages.saved)
+    pages.second.page.wait_for_function(f"{STEP} >= 5", timeout=SOON)
+    pages.middle = pages.second.data(pages.train)
+    page.evaluate(OPEN, workflow(QUICK_START) | {"id": OTHER})
+    page.wait_for_timeout(700)
+    pages.elsewhere = first.data(pages.train)
+    page.evaluate(OPEN, pages.saved)
+    page.wait_for_timeout(100)
+    pages.back = first.data(pages.train)
+    first.wait_until_idle()
+    pages.second.page.wait_for_function(MAPPED, timeout=SOON)
+    yield pages
+    for front_end in (pages.first, pages.second, pages.third):
+        front_end.page.context.close()
+
+
+def test_a_page_opened_in_the_middle_shows_the_run(pages: Pages) -> None:
+    assert 5 <= int(pages.middle["step"]) < STEPS == int(pages.middle["steps"])
+    assert int(pages.middle["points"]) > 0.7 * int(pages.middle["step"])
+
+
+def test_a_workflow_tab_that_is_opened_again_shows_the_run_at_once(pages: Pages) -> None:
+    assert "step" not in pages.elsewhere, "the other workflow's node has the same id"
+    assert int(pages.back["step"]) >= 5 and int(pages.back["steps"]) == STEPS
+
+
+def test_every_page_has_the_end_of_the_run(pages: Pages) -> None:
+    told = [{k: v for k, v in p.data(pages.train).items() if k in ("step", "points", "rank")}
+            for p in (pages.first, pages.second)]  # fmt: skip
+    assert told[0] == told[1] and int(told[0]["step"]) == STEPS
+    assert pages.second.data(pages.heatmap)["layers"] == "56"
+    assert "step" not in pages.third.data(pages.train)
+
+
+def test_the_heatmap_is_whole_on_both_and_after_a_reload(pages: Pages) -> None:
+    for front_end in (pages.first, pages.second):
+        front_end.show(pages.heatmap)
+        check_room(front_end, pages.heatmap)
+    page = pages.second.page
+    page.reload()
+    pages.second.wait_until_ready()
+    pages.second.open(pages.saved)
+    page.wait_for_function(MAPPED)
+    pages.second.show(pages.heatmap)
+    check_room(pages.second, pages.heatmap)
+
+
+def test_the_saved_adapter_is_in_every_list(pages: Pages) -> None:
+    saved = f"pages/{'-'.join(pages.look)}_00001_.safetensors"
+    kinds = "LoRA2Load", "LoraLoader", "LoraLoaderModelOnly", "LoRA2Compress", "LoRA2Info"
+    for name, values in pages.first.page.evaluate(LISTED, [[n for n, _ in pages.lists], kinds]):
+        assert saved in values, name
+
+
+def test_a_run_of_no_workflow_is_in_nobodys_node(pages: Pages, server: ComfyServer) -> None:
+    prompt = pages.first.page.evaluate("app.graphToPrompt().then(p => p.output)")
+    train = prompt[str(pages.train)]["inputs"]
+    train |= {"steps": 2, "seed": 77}
+    keys = (str(pages.train), str(pages.heatmap))
+    before = [pages.first.data(pages.train), pages.third.data(pages.train)]
+    needed, wanted = {}, list(keys)
+    while wanted:
+        key = wanted.pop()
+        needed[key] = prompt[key]
+        wanted += [v[0] for v in prompt[key]["inputs"].values() if isinstance(v, list)]
+    server.run(needed)
+    pages.first.page.wait_for_timeout(2500)
+    assert [pages.first.data(pages.train), pages.third.data(pages.train)] == before
+
+
+def test_our_scripts_did_not_complain(pages: Pages) -> None:
+    assert [p.complaints for p in (pages.first, pages.second, pages.third)] == [[]] * 3
