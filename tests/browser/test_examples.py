@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from tests.browser.boxes import disorder
 from tests.browser.front_end import WORKFLOWS, FrontEnd, workflow
 
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
@@ -44,6 +45,19 @@ def test_an_example_can_be_read_as_it_opens(front_end: FrontEnd, name: str) -> N
     scale = front_end.page.evaluate("app.canvas.ds.scale")
     assert 0.5 < scale < 1, "it fits"
     assert not front_end.page.evaluate("app.canvas.low_quality"), f"no text at {scale:.3f}"
+
+
+@pytest.mark.parametrize("renderer", ["classic", "vue"])
+def test_no_node_of_an_example_hides_another(front_end: FrontEnd, renderer: str) -> None:
+    """Nodes are higher in Vue, and higher again where a file is missing."""
+    front_end.wear(renderer, "dark")
+    found = {}
+    for name in NAMES:
+        front_end.open(workflow(name))
+        front_end.page.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+        front_end.page.wait_for_timeout(800)  # it glides there
+        found |= {name: lines} if (lines := list(disorder(front_end))) else {}
+    assert not found
 
 
 @pytest.mark.parametrize("name", ["LoRA2 SDXL style", "LoRA2 Flux subject"])
