@@ -48,7 +48,7 @@ class LoRA2Apply(io.ComfyNode):
             display_name="LoRA² Apply",
             category=CATEGORY,
             description="Applies a trained or loaded LoRA² adapter to a model.",
-            search_aliases=["apply lora", "lora strength"],
+            search_aliases=["apply lora", "lora strength", "lora size"],
             inputs=[
                 model(),
                 Lora2.Input("lora2", tooltip="From LoRA² Train or LoRA² Load."),

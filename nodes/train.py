@@ -16,6 +16,7 @@ from ..lora2_core.host.console import Console
 from ..lora2_core.host.export import as_lora_model
 from ..lora2_core.host.hints import hints
 from ..lora2_core.host.live import Progress, last_step
+from ..lora2_core.host.odd_values import odd_values
 from ..lora2_core.host.previews import Shown
 from ..lora2_core.host.run import HostRun, Outcome, out_of_memory, train_on
 from ..lora2_core.host.store import RESCUED, check_prefix, save_under_loras
@@ -50,7 +51,11 @@ class LoRA2Train(io.ComfyNode):
             description="Trains a LoRA beside the frozen model and learns the rank of every layer "
             "while it does. "
             "Cancelling keeps what was learned so far as a file.",
-            search_aliases=["train lora", "lora trainer", "adaptive rank", "dreambooth"],
+            search_aliases=[
+                "train lora", "lora trainer", "adaptive rank", "dreambooth", "finetune",
+                "fine-tune", "sdxl train", "train sdxl", "flux train", "train flux",
+                "learning rate", "epochs", "batch size", "network dim", "network rank",
+            ],
             is_input_list=True,
             inputs=[
                 io.Model.Input("model", tooltip="The base model; it leaves unchanged."),
@@ -134,7 +139,7 @@ class LoRA2Train(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
             **SHOWN_AGAIN,
-        )
+        )  # fmt: skip
 
     @classmethod
     def execute(
@@ -169,7 +174,8 @@ class LoRA2Train(io.ComfyNode):
         chosen = check_options((options or [None])[0])
         run = HostRun.of({**chosen, **fields})
         check_prefix(RESCUED)
-        progress = Progress(*cls.origin(), steps[0], hints(model[0], run))
+        notes = [*hints(model[0], run), *odd_values(run, latents)]
+        progress = Progress(*cls.origin(), steps[0], notes)
         data = model[0], latents, positive
         with Console(steps[0]) as console:
             outcome = train_on(*data, run, *cls.reporters(progress, console))

@@ -31,6 +31,7 @@ class LoRA2OptimizerOptions(io.ComfyNode):
             "The defaults are what LoRA² Train does by itself.",
             search_aliases=[
                 "adamw", "prodigy", "adafactor", "8bit", "scheduler", "warmup", "ema", "clipping",
+                "learning rate schedule", "weight decay",
             ],
             inputs=[
                 io.Combo.Input(

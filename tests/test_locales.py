@@ -9,8 +9,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LANGUAGES = sorted(path.name for path in (ROOT / "locales").iterdir())
 SCRIPTS = "\n".join(p.read_text(encoding="utf-8") for p in sorted((ROOT / "web").glob("*.js")))
-HINTS = (ROOT / "lora2_core/host/hints.py", ROOT / "nodes/common.py")
-PYTHON = " ".join(p.read_text(encoding="utf-8") for p in HINTS)
+HINTS = [ROOT / "lora2_core/host" / f"{name}.py" for name in ("hints", "odd_values")]
+PYTHON = " ".join(p.read_text(encoding="utf-8") for p in (*HINTS, ROOT / "nodes/common.py"))
 SAID = set(re.findall(r'\bsay\(\s*"([^"]+)"', SCRIPTS))
 SENTENCES = set(re.findall(r'"([A-Z][^"]+\.)"', SCRIPTS))  # of tables, said elsewhere
 SPECIAL = re.compile(r"[{}@|]")  # these mean something to the front end's translations
