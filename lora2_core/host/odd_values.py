@@ -41,7 +41,7 @@ def of_learning_rate(optimizer: str, rate: float) -> Iterator[str]:
 
 
 def pictures(latents: object) -> int:
-    """Counts the pictures of a list of LATENTs; 0 where it holds something else: the run says so."""
+    """Counts the pictures of a list of LATENTs; 0 where the run will refuse it."""
     batches = latents if isinstance(latents, list) else [latents]
     try:
         return sum(len(batch["samples"]) for batch in batches)
