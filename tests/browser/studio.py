@@ -98,14 +98,6 @@ class Studio(FrontEnd):
         }  # fmt: skip
         store(self.page.screenshot(clip=clip), path)
 
-    def thumbnail(self, path: Path) -> None:
-        """A small picture of the whole graph."""
-        nodes = self.page.evaluate("app.graph.nodes.map(n => n.id)")
-        self.place(*nodes)
-        box = self.page.evaluate(BOX, nodes)
-        room = {side: WINDOW[side] - 200 for side in WINDOW}
-        self.shoot(path, *nodes, scale=min(room[s] / box[s] for s in room), links=True)
-
 
 def store(data: bytes, path: Path) -> None:
     """A PNG of few colours, or a small JPEG."""
