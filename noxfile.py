@@ -29,6 +29,9 @@ RAY = (  # and what of its requirements the host does not bring
     "jsonschema-specifications==2025.9.1", "referencing==0.37.0", "rpds-py==2026.9.1",
     "pandas==3.1.1", "pyarrow==26.0.1",  # for Ray Tune
 )  # fmt: skip
+COMFY_CLI = (  # the registry's tool, and what `node validate` and `node pack` import
+    "comfy-cli==1.23.0", "pathspec==1.1.1", "semver==3.1.2", "tomlkit==0.15.0",
+)  # fmt: skip
 
 
 def in_host(session: nox.Session, *arguments: str, **environment: str) -> None:
@@ -62,6 +65,7 @@ def tests(session: nox.Session) -> None:
     """Every test, or those named after `--`."""
     optional = beside(session, "optimizers", "prodigyopt==1.1.2", "bitsandbytes==0.50.2")
     beside(session, "ray", *RAY)  # for the test of it alone, which finds it there
+    beside(session, "comfy-cli", *COMFY_CLI)  # the same
     in_host(session, "-m", "pytest", *session.posargs, **optional)
 
 

@@ -45,7 +45,7 @@ class LoRA2Apply(io.ComfyNode):
             display_name="LoRA\u00b2 Apply",
             category=CATEGORY,
             description="Applies a trained or loaded LoRA\u00b2 adapter to a model.",
-            search_aliases=["apply lora", "lora strength"],
+            search_aliases=["apply lora", "lora strength", "lora size"],
             inputs=[
                 model(),
                 Lora2.Input("lora2", tooltip="From LoRA\u00b2 Train or LoRA\u00b2 Load."),

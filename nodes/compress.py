@@ -19,7 +19,7 @@ class LoRA2Compress(FileOrSocket, io.ComfyNode):
             category=CATEGORY,
             description="Makes any LoRA smaller without training: every layer keeps the ranks that "
             "matter most, chosen over all layers at once.",
-            search_aliases=["resize lora", "lora size", "svd", "shrink lora", "lora rank"],
+            search_aliases=["resize lora", "lora size", "svd", "shrink lora", "lora rank", "prune"],
             inputs=[
                 lora_name(
                     "Any LoRA in the loras folder; not used when lora is connected.", optional=True

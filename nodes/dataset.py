@@ -28,6 +28,8 @@ class LoRA2Dataset(io.ComfyNode):
             "sorted into aspect ratios, encoded once and remembered on disk.",
             search_aliases=[
                 "load dataset",
+                "dataset folder",
+                "load images",
                 "image folder",
                 "training dataset",
                 "aspect ratio buckets",

@@ -15,6 +15,7 @@ from ..lora2_core.host.console import Console
 from ..lora2_core.host.export import as_lora_model
 from ..lora2_core.host.hints import FINISHED, UNSAVED, UNTAKEN, hints
 from ..lora2_core.host.live import Progress, count_pictures, last_step
+from ..lora2_core.host.odd_values import odd_values
 from ..lora2_core.host.only_said import OnlySaid
 from ..lora2_core.host.previews import Shown
 from ..lora2_core.host.run import HostRun, Outcome, out_of_memory, train_on
@@ -54,7 +55,11 @@ class LoRA2Train(io.ComfyNode):
             "while it does. "
             "Cancelling keeps what was learned so far as a file; so does a run whose adapter goes "
             "to no other node.",
-            search_aliases=["train lora", "lora trainer", "adaptive rank", "dreambooth"],
+            search_aliases=[
+                "train lora", "lora trainer", "adaptive rank", "dreambooth", "finetune",
+                "fine-tune", "sdxl train", "train sdxl", "flux train", "train flux",
+                "learning rate", "epochs", "batch size", "network dim", "network rank",
+            ],
             is_input_list=True,
             is_output_node=True,  # else the host leaves it out where nothing is connected to it
             inputs=[
@@ -139,7 +144,7 @@ class LoRA2Train(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
             **SHOWN_AGAIN,
-        )
+        )  # fmt: skip
 
     @classmethod
     @checked
@@ -177,6 +182,7 @@ class LoRA2Train(io.ComfyNode):
         check_prefix(RESCUED)
         say = OnlySaid()
         notes = say(hints, model[0], run, positive) or []
+        notes += say(odd_values, run, latents) or []
         taken = say(cls.is_taken) is not False
         if not taken:
             notes.append(UNTAKEN)

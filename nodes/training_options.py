@@ -32,6 +32,7 @@ class LoRA2OptimizerOptions(io.ComfyNode):
             "The defaults are what LoRA\u00b2 Train does by itself.",
             search_aliases=[
                 "adamw", "prodigy", "adafactor", "8bit", "scheduler", "warmup", "ema", "clipping",
+                "learning rate schedule", "weight decay",
             ],
             inputs=[
                 io.Combo.Input(

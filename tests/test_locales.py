@@ -11,7 +11,8 @@ from lora2_core import provenance
 ROOT = Path(__file__).resolve().parents[1]
 LANGUAGES = sorted(path.name for path in (ROOT / "locales").iterdir())
 SCRIPTS = "\n".join(p.read_text(encoding="utf-8") for p in sorted((ROOT / "web").glob("*.js")))
-HINTS = [ROOT / p for p in ("lora2_core/host/hints.py", "nodes/common.py")]
+HOST = ("hints", "odd_values")
+HINTS = [*(ROOT / "lora2_core/host" / f"{name}.py" for name in HOST), ROOT / "nodes/common.py"]
 HINTS.append(ROOT / "lora2_core/provenance.py")
 NOTES = {text for name, text in vars(provenance).items() if name.endswith("_NOTE")}
 PYTHON = " ".join(p.read_text(encoding="utf-8") for p in HINTS)

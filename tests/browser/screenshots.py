@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
+from tests.browser import cards
 from tests.browser.front_end import QUICK_START, RUN, WORKFLOWS, FrontEnd, workflow
 from tests.browser.studio import Studio, open_studio
 from tests.demo_report import side_by_side
@@ -20,13 +21,6 @@ from tests.hosting.server import REPOSITORY, ComfyServer
 from tests.protocol.encoders import toy_encoders
 
 DOCS, HELP = REPOSITORY / "docs", REPOSITORY / "web" / "docs" / "pictures"
-COMPOSED = (QUICK_START, "LoRA2 subject with prior preservation")  # show samples, not the graph
-RUN_FIRST = ("LoRA2 subject with text encoder", "LoRA2 resume a run")  # need no download
-NAMED = (  # by the examples, whose loaders would be marked as faulty without them
-    "checkpoints/sd_xl_base_1.0.safetensors", "diffusion_models/flux1-dev.safetensors",
-    "text_encoders/clip_l.safetensors", "text_encoders/t5xxl_fp16.safetensors",
-    "vae/ae.safetensors",
-)  # fmt: skip
 JUDGES = ("LoRA2Evaluate", "LoRA2Compare")
 CUTS = (0.08, 0.04, 0.02)  # MB, of an adapter of 0.17 MB
 PROMPT = "owl, noto style, blue background"  # of the quick start
@@ -191,20 +185,23 @@ def help_pages(page: Studio, server: ComfyServer) -> None:
 
 
 def examples(page: Studio, server: ComfyServer) -> None:
-    """The pictures by which the front end offers the examples."""
-    for name in NAMED:
-        file = server.base / "models" / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
-    page.page.evaluate("app.refreshComboInNodes()")
-    for path in sorted(WORKFLOWS.glob("*.json")):
-        if path.stem in COMPOSED:
-            continue
-        page.open(workflow(path.stem))
-        if path.stem in RUN_FIRST:
-            page.queue()
-            page.wait_until_idle()
-        page.thumbnail(path.with_suffix(".jpg"))
+    """The pictures by which the front end offers the examples. Those of the quick start and of
+    prior preservation were put together by hand.
+    """
+    cards.photographs(WORKFLOWS / "LoRA2 SDXL subject.jpg", "SDXL")
+    cards.photographs(WORKFLOWS / "LoRA2 Flux subject.jpg", "Flux")
+    cards.style(WORKFLOWS / "LoRA2 SDXL style.jpg")
+    for name in ("LoRA2 resume a run", "LoRA2 subject with text encoder"):
+        page.open(workflow(name))
+        page.queue()
+        page.wait_until_idle()
+        if name.endswith("run"):
+            drawn = (server.base / "output/lora2/previews").glob("owl*.png")
+            cards.resumed(WORKFLOWS / f"{name}.jpg", list(drawn))
+        else:
+            lora = max((server.base / "models/loras/lora2").glob("owl_text*.safetensors"))
+            title = "The text encoder learns too"
+            cards.before_and_after(WORKFLOWS / f"{name}.jpg", title, *samples(page, server), lora)
 
 
 def main() -> None:

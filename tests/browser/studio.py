@@ -15,7 +15,7 @@ WINDOW = {"width": 2000, "height": 1300}
 SMALL = {"width": 320, "height": 240}  # while a run needs the processors
 DENSITY = 2  # pixels of a picture for one of the page
 TITLE, PAD = 30, 14  # of a node, in graph units
-WIDEST, THUMBNAIL = 2400, 1024  # pixels
+WIDEST = 2400  # pixels
 COLOURS = 256  # of a picture's palette: half the size, and no difference to be seen
 PLAIN = {
     "Comfy.Minimap.Visible": False,
@@ -98,28 +98,16 @@ class Studio(FrontEnd):
         }  # fmt: skip
         store(self.page.screenshot(clip=clip), path)
 
-    def thumbnail(self, path: Path) -> None:
-        """A small picture of the whole graph."""
-        nodes = self.page.evaluate("app.graph.nodes.map(n => n.id)")
-        self.place(*nodes)
-        box = self.page.evaluate(BOX, nodes)
-        room = {side: WINDOW[side] - 200 for side in WINDOW}
-        self.shoot(path, *nodes, scale=min(room[s] / box[s] for s in room), links=True)
-
 
 def store(data: bytes, path: Path) -> None:
-    """A PNG of few colours, or a small JPEG."""
+    """Writes a PNG of few colours."""
     path.parent.mkdir(exist_ok=True)
-    picture, jpeg = Image.open(io.BytesIO(data)).convert("RGB"), path.suffix == ".jpg"
-    widest = THUMBNAIL if jpeg else WIDEST
-    if picture.width > widest:
-        size = (widest, round(picture.height * widest / picture.width))
+    picture = Image.open(io.BytesIO(data)).convert("RGB")
+    if picture.width > WIDEST:
+        size = (WIDEST, round(picture.height * WIDEST / picture.width))
         picture = picture.resize(size, Image.Resampling.LANCZOS)
-    if jpeg:
-        picture.save(path, quality=88, optimize=True)
-    else:
-        small = picture.quantize(COLOURS, kmeans=3, dither=Image.Dither.NONE)
-        small.save(path, optimize=True)
+    small = picture.quantize(COLOURS, kmeans=3, dither=Image.Dither.NONE)
+    small.save(path, optimize=True)
     print(f"{path.relative_to(REPOSITORY)}: {picture.width} x {picture.height}", flush=True)
 
 

@@ -4,7 +4,9 @@ import re
 
 import pytest
 
-from tests.browser.front_end import WORKFLOWS, FrontEnd, workflow
+from tests.browser.boxes import disorder
+from tests.browser.front_end import QUICK_START, WORKFLOWS, FrontEnd, workflow
+from tests.hosting.server import NAME as PACK
 
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 # marked: their files are not there
@@ -44,6 +46,44 @@ def test_an_example_can_be_read_as_it_opens(page_of_look: FrontEnd, name: str) -
     scale = page_of_look.page.evaluate("app.canvas.ds.scale")
     assert 0.5 < scale < 1, "it fits"
     assert not page_of_look.page.evaluate("app.canvas.low_quality"), f"no text at {scale:.3f}"
+
+
+def test_no_node_of_an_example_hides_another(page_of_look: FrontEnd) -> None:
+    """Nodes are higher in Vue, and higher again where a file is missing."""
+    found = {}
+    for name in NAMES:
+        page_of_look.open(workflow(name))
+        page_of_look.page.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+        page_of_look.page.wait_for_timeout(800)  # it glides there
+        found |= {name: lines} if (lines := list(disorder(page_of_look))) else {}
+    assert not found
+
+
+def test_the_quick_start_is_the_first_template(page_of_look: FrontEnd) -> None:
+    page = page_of_look.page
+    page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    page.get_by_text(PACK, exact=True).first.click()
+    cards = page.locator("[data-testid^='template-workflow-LoRA2']")
+    cards.first.wait_for()
+    listed = [card.get_attribute("data-testid") for card in cards.all()]
+    page.keyboard.press("Escape")
+    assert [name.removeprefix("template-workflow-") for name in listed] == [
+        QUICK_START, *sorted(set(NAMES) - {QUICK_START}, key=str.lower)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_loaders_of_an_example_say_where_their_files_are(name: str) -> None:
+    """What the front end's Download button needs, as in the host's own templates."""
+    for node in workflow(name)["nodes"]:
+        files = [v for v in node.get("widgets_values") or [] if str(v).endswith(".safetensors")]
+        if node["type"] not in LOADERS:
+            continue
+        models = node["properties"]["models"]
+        assert [model["name"] for model in models] == files
+        for model in models:
+            assert model["url"].startswith("https://huggingface.co/")
+            assert model["url"].endswith(f"/{model['name']}") and model["directory"]
 
 
 @pytest.mark.parametrize("name", ["LoRA2 SDXL style", "LoRA2 Flux subject"])

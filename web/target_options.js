@@ -1,0 +1,36 @@
+/** LoRA² Target Options shows its menu before the regular expression, which only one of the menu's
+ *  choices needs. Saved workflows keep the order of the inputs: their values have no names.
+ */
+
+import { app } from "../../scripts/app.js";
+
+const LATER = "targets", FIRST = "layers";
+
+function chain(node, name, then) {
+  const before = node[name];
+  node[name] = function (...args) {
+    const result = before?.apply(this, args);
+    then(...args);
+    return result;
+  };
+}
+
+app.registerExtension({
+  name: "LoRA2.TargetOptions",
+  nodeCreated(node) {
+    if (node.comfyClass !== "LoRA2TargetOptions" || !node.widgets) return;
+    const saved = node.widgets.filter((w) => w.serialize !== false);
+    const defaults = saved.map((w) => w.value); // older workflows hold fewer values
+    const from = node.widgets.findIndex((w) => w.name === FIRST);
+    const to = node.widgets.findIndex((w) => w.name === LATER);
+    if (to < 0 || from < to) return;
+    node.widgets.splice(to, 0, ...node.widgets.splice(from, 1));
+    chain(node, "onSerialize", (stored) => {
+      if (Array.isArray(stored.widgets_values)) stored.widgets_values = saved.map((w) => w.value);
+    });
+    chain(node, "onConfigure", (stored) => {
+      if (!Array.isArray(stored.widgets_values)) return;
+      saved.forEach((widget, i) => { widget.value = stored.widgets_values[i] ?? defaults[i]; });
+    });
+  },
+});
