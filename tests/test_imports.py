@@ -75,7 +75,7 @@ def test_the_reader_of_imports_reads():
     assert "lora2_core.rank" in set(imports(CORE["adapters"]))
     assert "matplotlib.figure" in set(imports(CORE["drawing"])), "inside a function"
     assert "nodes.LoRA2Extension" in set(imports(ROOT / "__init__.py"))
-    assert "lora2_core.settings" in set(imports(ROOT / "nodes" / "apply.py"))
+    assert "lora2_core.settings" in set(imports(ROOT / "nodes" / "fields.py"))
     assert "lora2_core.lora" in set(imports(ROOT / "lora2_core" / "host" / "apply.py"))
 
 
