@@ -86,7 +86,7 @@ def in_a_line(note: str, changes: list[str], left_out: list[str]) -> str:
         if found:
             more = f"; and {len(found) - MOST_TOLD} more" if len(found) > MOST_TOLD else ""
             parts.append(f"{what}: {'; '.join(map(shown, found[:MOST_TOLD]))}{more}.")
-    return " ".join(parts).replace("²", "2").encode("ascii", "backslashreplace").decode()
+    return " ".join(parts).replace("\u00b2", "2").encode("ascii", "backslashreplace").decode()
 
 
 def accept(header: Header) -> None:

@@ -49,7 +49,7 @@ def read_own(
     for key, sound in (("history", is_history), ("settings", is_object), ("basis", is_basis)):
         reason, value = entry_of(metadata, f"lora2.{key}", checks)
         if reason is None and not sound(value):
-            reason = "is not what LoRA² writes"
+            reason = "is not what LoRA\u00b2 writes"
         if reason is None:
             info[key] = value
         else:
@@ -107,7 +107,7 @@ def sound_rows(
     names = set()
     for number, row in enumerate(rows):
         if not is_row(row):
-            fault = "is not what LoRA² writes"
+            fault = "is not what LoRA\u00b2 writes"
         elif checks and row_crc(row) not in checks.rows:
             fault = "was changed"
         elif row[0] in found or row[1] in names:

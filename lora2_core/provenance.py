@@ -43,7 +43,7 @@ class State(Enum):
 
     INTACT = "as it was written"
     EDITED = "the tensors as they were written under another header"
-    REWRITTEN = "other tensors under metadata of LoRA²"
+    REWRITTEN = "other tensors under metadata of LoRA\u00b2"
     FOREIGN = "of another program"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..places import readable
+from ..saying import log
 from .formats import suffixes
 
 IGNORED = {  # what systems leave in folders, in small letters, besides hidden files
@@ -21,7 +21,6 @@ NEAR = 1  # folders down, whose pictures are used, as kohya's trainer does with 
 DEEPEST = 32  # folders down, that are looked into at all
 MOST_FILES = 1_000_000  # of a data set: more means that the wrong folder was chosen
 MOST_FOLDERS = 20_000  # looked into for the list of folders, each time it is asked for
-log = logging.getLogger("lora2")
 
 
 @dataclass(frozen=True)
