@@ -8,13 +8,15 @@ ComfyUI.
     adapters.detach()
 """
 
-from .adapters import Adapters, attach
-from .attention import EntropyRecord, attention_entropy
-from .files import finish, save
-from .loading import load
-from .lora import LoraLayer, RankedLora
-from .settings import RankSettings, TrainSettings
-from .training import Step, TrainingDiverged, train
+from .adapter.lora import LoraLayer, RankedLora
+from .files.loading import load
+from .files.saving import save
+from .layers.adapters import Adapters, attach
+from .layers.finish import finish
+from .ranks.settings import RankSettings
+from .training.attention import EntropyRecord, attention_entropy
+from .training.run import Step, TrainingDiverged, train
+from .training.settings import TrainSettings
 
 __all__ = [
     "Adapters",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..lora2_core.host.checkpoints import checkpoint_list, folder_of
-from ..lora2_core.host.keeping import LATEST, NONE, check_resume
-from ..lora2_core.host.snapshots import PREFIX
+from ..lora2_core.host.training.checkpointing import LATEST, NONE, check_resume
+from ..lora2_core.host.training.checkpoints import checkpoint_list, folder_of
+from ..lora2_core.host.training.snapshots import PREFIX
 from .common import CATEGORY, Lora2Options
 from .fields import checked
 from .options import extend

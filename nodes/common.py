@@ -11,10 +11,10 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from ..lora2_core import RankedLora, load
+from ..lora2_core.adapter.model_order import of_text_encoder
+from ..lora2_core.adapter.size_curve import size_curve
 from ..lora2_core.host.store import lora_path, no_loras
-from ..lora2_core.model_order import of_text_encoder
-from ..lora2_core.places import quoted
-from ..lora2_core.size_curve import size_curve
+from ..lora2_core.paths import quoted
 
 CATEGORY = "LoRA\u00b2"
 Lora2 = io.Custom("LORA2")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..lora2_core.compress import compress
+from ..lora2_core.adapter.compress import compress
 from ..lora2_core.host.export import from_lora_model
 from .common import CATEGORY, FileOrSocket, Lora2, LoraModel, budget, lora_name, read_lora
 from .fields import checked

@@ -7,11 +7,11 @@ import comfy.utils
 import folder_paths
 from comfy_api.latest import io
 
+from ..lora2_core.dataset.folder import check_folder
+from ..lora2_core.dataset.plan import DatasetSettings
+from ..lora2_core.dataset.walking import state, with_pictures
+from ..lora2_core.host.data.folder_dataset import make_dataset
 from ..lora2_core.host.only_said import OnlySaid
-from ..lora2_core.host.pictures import make_dataset
-from ..lora2_core.pictures.folder import check_folder
-from ..lora2_core.pictures.plan import DatasetSettings
-from ..lora2_core.pictures.walking import state, with_pictures
 from .common import CATEGORY
 from .fields import checked
 

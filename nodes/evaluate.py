@@ -7,17 +7,11 @@ import comfy.utils
 import torch
 from comfy_api.latest import io, ui
 
+from ..lora2_core.charts.score_chart import Scored, score_chart, score_csv, score_table
+from ..lora2_core.charts.scores import Encoders, Judge, Score, by_prompt
 from ..lora2_core.host.encoders import check_clip_vision, check_dino, image_features, text_features
-from ..lora2_core.host.local_encoders import (
-    NONE,
-    clip_features,
-    dino_features,
-    folder_of,
-    folders,
-)
+from ..lora2_core.host.local_encoders import NONE, clip_features, dino_features, folder_of, folders
 from ..lora2_core.host.only_said import OnlySaid
-from ..lora2_core.score_chart import Scored, score_chart, score_csv, score_table
-from ..lora2_core.scores import Encoders, Judge, Score, by_prompt
 from .common import CATEGORY, Lora2, check_adapter, check_images, check_texts, first
 from .fields import checked
 

@@ -10,8 +10,8 @@ from inspect import Parameter, signature
 
 from comfy_api.latest import io
 
-from ..lora2_core.places import quoted
-from ..lora2_core.settings import check_choice, check_range, check_text
+from ..lora2_core.checks import check_choice, check_range, check_text
+from ..lora2_core.paths import quoted
 
 # lists of what lies on the disk, which changes: their nodes look there
 FOUND_ON_DISK = ("lora_name", "folder", "resume", "clip_folder", "dino_folder")

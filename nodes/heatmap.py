@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io, ui
 
-from ..lora2_core.aligned import aligned
-from ..lora2_core.heatmap import draw
-from ..lora2_core.rank_map import rank_map
+from ..lora2_core.adapter.aligned import aligned
+from ..lora2_core.adapter.rank_map import rank_map
+from ..lora2_core.charts.heatmap import draw
 from .common import CATEGORY, Lora2, check_adapter
 
 

@@ -8,10 +8,10 @@ import torch
 from comfy_api.latest import io
 
 from ..lora2_core import load
-from ..lora2_core.info import as_saved, file_scales, layer_table, metadata_text, summary
-from ..lora2_core.info_picture import picture
-from ..lora2_core.model_order import in_model_order
-from ..lora2_core.places import quoted
+from ..lora2_core.adapter.model_order import in_model_order
+from ..lora2_core.charts.info import as_saved, file_scales, layer_table, metadata_text, summary
+from ..lora2_core.charts.info_picture import picture
+from ..lora2_core.paths import quoted
 from .common import CATEGORY, FileOrSocket, Lora2, check_adapter, lora_file, lora_name
 from .fields import checked
 

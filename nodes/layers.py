@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..lora2_core.host.run import HostRun
-from ..lora2_core.layer import is_adaptable
-from ..lora2_core.layer_ranks import MOST
-from ..lora2_core.target_table import rows, summary, table
+from ..lora2_core.host.training.run import HostRun
+from ..lora2_core.layers.layer import is_adaptable
+from ..lora2_core.layers.target_table import rows, summary, table
+from ..lora2_core.ranks.layer_ranks import MOST
 from .common import CATEGORY, Lora2Options, check_model, check_options
 from .fields import checked
 

@@ -6,7 +6,7 @@ import comfy.samplers
 from comfy_api.latest import io
 
 from ..lora2_core.host.output import place_of
-from ..lora2_core.host.previews import LARGEST, Preview
+from ..lora2_core.host.training.previews import LARGEST, Preview
 from .common import CATEGORY, Lora2Options, check_options
 from .fields import checked
 from .training_options import number

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from comfy_api.latest import io, ui
 
-from ..lora2_core.history import History, check_tensorboard
+from ..lora2_core.adapter.history import History, check_tensorboard
+from ..lora2_core.charts.report import page
 from ..lora2_core.host.output import place_of
 from ..lora2_core.host.reports import keep_report, keep_scalars, pictures
-from ..lora2_core.report import page
 from .common import CATEGORY, Lora2, check_adapter, lora_file
 from .fields import CheckedFirst, checked
 

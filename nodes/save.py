@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..lora2_core.files import DTYPES, FORMATS
+from ..lora2_core.files.saving import DTYPES, FORMATS
 from ..lora2_core.host.store import check_prefix, offered, write_under_loras
 from .common import CATEGORY, Lora2, check_adapter
 from .fields import CheckedFirst, checked

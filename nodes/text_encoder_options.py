@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..lora2_core.host.text_encoder import ATTENTION, OWN
+from ..lora2_core.host.training.text_encoder import ATTENTION, OWN
 from .common import CATEGORY, Lora2Options, check_options, first
 from .fields import checked
 

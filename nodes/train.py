@@ -11,17 +11,17 @@ from server import PromptServer
 from ..lora2_core import Step
 from ..lora2_core.host.apply import apply_lora
 from ..lora2_core.host.behind import is_taken, running
-from ..lora2_core.host.console import Console
 from ..lora2_core.host.export import as_lora_model
-from ..lora2_core.host.hints import FINISHED, UNSAVED, UNTAKEN, hints
-from ..lora2_core.host.live import Progress, count_pictures, last_step
-from ..lora2_core.host.odd_values import odd_values
 from ..lora2_core.host.only_said import OnlySaid
-from ..lora2_core.host.previews import Shown
-from ..lora2_core.host.run import HostRun, Outcome, out_of_memory, train_on
 from ..lora2_core.host.store import KEPT, RESCUED, check_prefix, save_under_loras
+from ..lora2_core.host.training.console import Console
+from ..lora2_core.host.training.hints import FINISHED, UNSAVED, UNTAKEN, hints
+from ..lora2_core.host.training.live import Progress, count_pictures, last_step
+from ..lora2_core.host.training.odd_values import odd_values
+from ..lora2_core.host.training.previews import Shown
+from ..lora2_core.host.training.run import HostRun, Outcome, out_of_memory, train_on
+from ..lora2_core.ranks.settings import MODES
 from ..lora2_core.saying import log
-from ..lora2_core.settings import MODES
 from . import told
 from .common import (
     CATEGORY,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..lora2_core.loss import SAMPLINGS, WEIGHTINGS
-from ..lora2_core.schedule import SCHEDULES
-from ..lora2_core.settings import OPTIMIZERS
+from ..lora2_core.training.loss import SAMPLINGS, WEIGHTINGS
+from ..lora2_core.training.schedule import SCHEDULES
+from ..lora2_core.training.settings import OPTIMIZERS
 from .common import CATEGORY, Lora2Options
 from .fields import checked
 from .options import AUTO, OWN, extend, unless

@@ -109,7 +109,7 @@ def bring(options: argparse.Namespace, base: Path) -> None:
 def report(server: ComfyServer, entry: dict, seconds: float) -> None:
     """Copies the results out of the server's temporary folder, and prints ranks and paths."""
     from lora2_core import load
-    from lora2_core.rank_map import rank_map
+    from lora2_core.adapter.rank_map import rank_map
 
     OUTPUT.mkdir(exist_ok=True)
     saved = (server.base / "models/loras").rglob("*.safetensors")

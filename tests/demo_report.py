@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 if TYPE_CHECKING:  # imports torch: not before the demo needs it
-    from lora2_core.rank_map import RankMap
+    from lora2_core.adapter.rank_map import RankMap
 
 # What the terminal says while a node works; nodes that take no time are not listed.
 DOING = {

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 import lora2_core as lora2
-from lora2_core import training
-from lora2_core.rank import rate_for
-from lora2_core.settings import BYTES_PER_PARAMETER, MEGABYTE
+from lora2_core.ranks.rank import rate_for
+from lora2_core.training import run as training
+from lora2_core.units import BYTES_PER_PARAMETER, MEGABYTE
 from tests.toys import Planted, trained
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from lora2_core.aligned import aligned
+from lora2_core.adapter.aligned import aligned
 from tests.toys import random_lora
 
 SHAPE = (8, 8, 2, None)

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lora2_core as lora2
-from lora2_core import checkpoint
-from lora2_core.checkpoint import Card, decode, encode, read_card, resume
-from lora2_core.settings import TrainSettings
-from lora2_core.training import PATIENCE, Run, TrainingDiverged
+from lora2_core.training import checkpoint
+from lora2_core.training.checkpoint import Card, decode, encode, read_card, resume
+from lora2_core.training.run import PATIENCE, Run, TrainingDiverged
+from lora2_core.training.settings import TrainSettings
 from tests.test_optimizers import RATES
 from tests.toys import Planted, global_randomness_untouched
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import lora2_core as lora2
 from lora2_core import LoraLayer, RankedLora
-from lora2_core.compress import compress, error_curve, parameters_for, relative_error
+from lora2_core.adapter.compress import compress, error_curve, parameters_for, relative_error
 from tests.toys import SHAPES, foreign, metadata_of, random_lora
 
 LORA = random_lora()

@@ -9,12 +9,12 @@ from unicodedata import normalize
 import pytest
 from PIL import Image
 
-from lora2_core.pictures.beside import text_of
-from lora2_core.pictures.folder import scan
-from lora2_core.pictures.plan import DatasetSettings, check_count, plan
-from lora2_core.pictures.reading import Unusable
-from lora2_core.pictures.report import report
-from lora2_core.pictures.walking import state, with_pictures
+from lora2_core.dataset.beside import text_of
+from lora2_core.dataset.folder import scan
+from lora2_core.dataset.plan import DatasetSettings, check_count, plan
+from lora2_core.dataset.reading import Unusable
+from lora2_core.dataset.report import report
+from lora2_core.dataset.walking import state, with_pictures
 
 NFC, NFD = normalize("NFC", "né"), normalize("NFD", "né")
 

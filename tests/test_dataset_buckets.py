@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora2_core.pictures.buckets import WIDEST, bucket_for, buckets, enlargement, step_for
-from lora2_core.pictures.crops import LEAST_SIDE, crop_to, crops_of
+from lora2_core.dataset.buckets import WIDEST, bucket_for, buckets, enlargement, step_for
+from lora2_core.dataset.crops import LEAST_SIDE, crop_to, crops_of
 
 sides = st.integers(1, 20_000)
 sizes = st.tuples(sides, sides)

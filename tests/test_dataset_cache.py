@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from lora2_core.pictures.cache import Cache, key_of
+from lora2_core.dataset.cache import Cache, key_of
 
 TENSORS = {
     "half": torch.randn(2, 3).half(),

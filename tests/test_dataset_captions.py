@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora2_core.pictures.captions import paired, shuffled_tags, variants, without_captions
-from lora2_core.pictures.plan import DatasetSettings
+from lora2_core.dataset.captions import paired, shuffled_tags, variants, without_captions
+from lora2_core.dataset.plan import DatasetSettings
 
 tags = st.lists(st.text("abc ", min_size=1).map(str.strip).filter(bool), min_size=1, max_size=8)
 

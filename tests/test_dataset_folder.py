@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import lora2_core.pictures.reading as reading
-from lora2_core.pictures.folder import check_folder, repeats_of, scan
-from lora2_core.pictures.plan import DatasetSettings, check_count, plan
-from lora2_core.pictures.reading import Unusable, decode, look
-from lora2_core.pictures.walking import state, with_pictures
+import lora2_core.dataset.reading as reading
+from lora2_core.dataset.folder import check_folder, repeats_of, scan
+from lora2_core.dataset.plan import DatasetSettings, check_count, plan
+from lora2_core.dataset.reading import Unusable, decode, look
+from lora2_core.dataset.walking import state, with_pictures
 
 
 def picture(path, size=(8, 6), mode="RGB", colour=0, **options):

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-import lora2_core.pictures.reading as reading
-from lora2_core.pictures.cut import completed
-from lora2_core.pictures.formats import suffixes
-from lora2_core.pictures.reading import Unusable, decode, decode_mask, look, working_size
+import lora2_core.dataset.reading as reading
+from lora2_core.dataset.cut import completed
+from lora2_core.dataset.formats import suffixes
+from lora2_core.dataset.reading import Unusable, decode, decode_mask, look, working_size
 
 
 def noise(size=(64, 48)) -> Image.Image:

@@ -1,6 +1,6 @@
 """The table of learned ranks, for a small model and for one of many blocks."""
 
-from lora2_core.rank_map import Cell, RankMap
+from lora2_core.adapter.rank_map import Cell, RankMap
 from tests.demo_report import MANY_BLOCKS, Progress, rank_table
 
 

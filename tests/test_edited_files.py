@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 import lora2_core as lora2
-from lora2_core.checksums import KEY as CHECKS
-from lora2_core.info import file_scales, summary
-from lora2_core.provenance import EDITED_NOTE, LEFT_OUT_NOTE, REWRITTEN_NOTE
-from lora2_core.seal import EMPTY, KEY, sealed
+from lora2_core.charts.info import file_scales, summary
+from lora2_core.files.checksums import KEY as CHECKS
+from lora2_core.files.provenance import EDITED_NOTE, LEFT_OUT_NOTE, REWRITTEN_NOTE
+from lora2_core.files.seal import EMPTY, KEY, sealed
 from tests.reliability.adapters import flipped, same_updates, seen_flip
 from tests.toys import SHAPES, foreign, metadata_of, random_lora
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import lora2_core as lora2
-from lora2_core.files import DTYPES, FORMATS
+from lora2_core.files.saving import DTYPES, FORMATS
 from tests.toys import SHAPES, foreign, metadata_of, random_lora
 
 Q, *_, CONV = SHAPES

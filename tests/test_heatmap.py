@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lora2_core.heatmap import draw
+from lora2_core.charts.heatmap import draw
 from tests.toys import random_lora
 
 SHAPES = {

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import lora2_core as lora2
-from lora2_core import history as module
-from lora2_core.history import History, check_tensorboard
-from lora2_core.lora import LoraLayer, RankedLora
-from lora2_core.report import page
+from lora2_core.adapter import history as module
+from lora2_core.adapter.history import History, check_tensorboard
+from lora2_core.adapter.lora import LoraLayer, RankedLora
+from lora2_core.charts.report import page
 
 
 def adapter(steps: int = 500, **info) -> RankedLora:

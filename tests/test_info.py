@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora2_core import LoraLayer, RankedLora
-from lora2_core.info import LONGEST, layer_table, metadata_text, summary, tags
+from lora2_core.charts.info import LONGEST, layer_table, metadata_text, summary, tags
 
 NAME = "diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_{}"
 

@@ -17,8 +17,8 @@ import pytest
 
 import lora2_core as lora2
 from lora2_core.atomic import write_atomic
-from lora2_core.checkpoint import Card, encode, read_card, resume
-from lora2_core.training import Run
+from lora2_core.training.checkpoint import Card, encode, read_card, resume
+from lora2_core.training.run import Run
 from tests.toys import Planted
 
 STEPS, SETTINGS = 150, {"steps": 150}

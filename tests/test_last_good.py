@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from lora2_core.last_good import LastGood
-from lora2_core.run_state import captured
-from lora2_core.training import Run
+from lora2_core.training.last_good import LastGood
+from lora2_core.training.run import Run
+from lora2_core.training.run_state import captured
 from tests.test_checkpoint import fresh, go
 
 

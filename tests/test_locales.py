@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lora2_core import provenance
+from lora2_core.files import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 LANGUAGES = sorted(path.name for path in (ROOT / "locales").iterdir())

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from lora2_core import LoraLayer, RankedLora, load
-from lora2_core.info import (
+from lora2_core.adapter.model_order import in_model_order, order_key
+from lora2_core.charts.info import (
     LONGEST,
     as_saved,
     file_scales,
@@ -18,8 +19,7 @@ from lora2_core.info import (
     readable,
     summary,
 )
-from lora2_core.info_picture import number, picture, sections
-from lora2_core.model_order import in_model_order, order_key
+from lora2_core.charts.info_picture import number, picture, sections
 from tests.toys import foreign, random_lora, trained
 
 ORDERED = [

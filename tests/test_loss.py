@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lora2_core.loss import SAMPLINGS, WEIGHTINGS, LossSettings
+from lora2_core.training.loss import SAMPLINGS, WEIGHTINGS, LossSettings
 
 DRAWN = torch.rand(20000, generator=torch.Generator().manual_seed(0))
 

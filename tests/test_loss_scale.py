@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 import lora2_core as lora2
-from lora2_core.loss_scale import FIRST, LossScale
+from lora2_core.training.loss_scale import FIRST, LossScale
 
 
 class Tiny(nn.Module):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora2_core import LoraLayer, RankedLora, load, save
-from lora2_core.info import file_scales
+from lora2_core.charts.info import file_scales
 from tests.toys import foreign
 
 SIZES = st.integers(1, 9)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lora2_core.places import below, quoted, readable, standing, unportable
+from lora2_core.paths import below, quoted, readable, standing, unportable
 
 
 @pytest.mark.parametrize("name", ["a", "a/b", "a\\b", "ü ber/x (1)", "a//b", "./a", "a..b", "con1"])

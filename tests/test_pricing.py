@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 import lora2_core as lora2
-from lora2_core import pricing
-from lora2_core.pricing import (
+from lora2_core.ranks.rank import rate_for
+from lora2_core.ranks.worth import position_worth
+from lora2_core.training import auction as pricing
+from lora2_core.training.auction import (
     AUCTION_WEIGHT,
     FIRST,
     LAST,
@@ -22,8 +24,6 @@ from lora2_core.pricing import (
     singular_worth,
     squared_gradients,
 )
-from lora2_core.rank import rate_for
-from lora2_core.worth import position_worth
 from tests.toys import Planted
 
 RANKS = [4, 12, 1, 8, 2]

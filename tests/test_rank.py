@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora2_core.rank import (
+from lora2_core.ranks.rank import (
     continuous_rank,
     importance,
     matched_std,

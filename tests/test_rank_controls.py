@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lora2_core import LoraLayer, RankedLora
-from lora2_core.compress import compress, relative_error
+from lora2_core.adapter.compress import compress, relative_error
 from tests.benchmarks.ranks import controls
 from tests.benchmarks.ranks.controls import sv_fro, sv_ratio, uniform
 from tests.toys import random_lora

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lora2_core import LoraLayer, RankedLora
-from lora2_core.rank_map import arrange, place, rank_map
+from lora2_core.adapter.rank_map import arrange, place, rank_map
 from tests.toys import random_lora
 
 PLACES = {

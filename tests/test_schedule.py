@@ -5,8 +5,8 @@ import torch
 from torch.optim import lr_scheduler
 
 from lora2_core import TrainSettings
-from lora2_core.schedule import SCHEDULES, shares
-from lora2_core.training import completed
+from lora2_core.training.run import completed
+from lora2_core.training.schedule import SCHEDULES, shares
 
 STEPS = 40
 

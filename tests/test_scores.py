@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from lora2_core.score_chart import Scored, score_chart, score_csv, score_table
-from lora2_core.scores import Encoders, Judge, Score, by_prompt, cosines
+from lora2_core.charts.score_chart import Scored, score_chart, score_csv, score_table
+from lora2_core.charts.scores import Encoders, Judge, Score, by_prompt, cosines
 
 
 def flat(images: torch.Tensor) -> torch.Tensor:

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import lora2_core as lora2
-from lora2_core.checkpoint import decode, resume
-from lora2_core.provenance import EDITED_NOTE
-from lora2_core.seal import EMPTY, KEY
-from lora2_core.training import Run
+from lora2_core.files.provenance import EDITED_NOTE
+from lora2_core.files.seal import EMPTY, KEY
+from lora2_core.training.checkpoint import decode, resume
+from lora2_core.training.run import Run
 from tests.reliability.adapters import flipped, seen_flip
 from tests.toys import Planted, foreign, metadata_of, random_lora
 

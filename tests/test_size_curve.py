@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from lora2_core.size_curve import STEPS, size_curve
+from lora2_core.adapter.size_curve import STEPS, size_curve
 from tests.toys import random_lora
 
 SHAPES = {

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import lora2_core as lora2
-from lora2_core.checkpoint import Card, encode, resume
-from lora2_core.training import Run
+from lora2_core.training.checkpoint import Card, encode, resume
+from lora2_core.training.run import Run
 from tests.toys import Planted
 
 SPEEDS = {"l1": 0.25}

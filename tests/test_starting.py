@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 import lora2_core as lora2
-from lora2_core.layer import Component
-from lora2_core.names import kohya_name
-from lora2_core.starting import fill, fingerprint, starting_layers
-from lora2_core.training import Run
+from lora2_core.adapter.names import kohya_name
+from lora2_core.layers.layer import Component
+from lora2_core.layers.starting import fill, fingerprint, starting_layers
+from lora2_core.training.run import Run
 from tests.toys import Planted, random_lora, trained
 
 MODES = ["adaptive", "paper", "fixed"]

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 import lora2_core as lora2
-from lora2_core.layer_ranks import Line, lines_of, parse
-from lora2_core.pricing import PaperPrice
-from lora2_core.rank import rate_for
-from lora2_core.targets import TargetSettings, block_of, blocks, find_layers
+from lora2_core.layers.targets import TargetSettings, block_of, blocks, find_layers
+from lora2_core.ranks.layer_ranks import Line, lines_of, parse
+from lora2_core.ranks.rank import rate_for
+from lora2_core.training.auction import PaperPrice
 
 
 def tree(names: dict[str, nn.Module]) -> nn.Module:

@@ -11,8 +11,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from lora2_core import tensor_file
-from lora2_core.tensor_file import (
+from lora2_core.files import tensor_file
+from lora2_core.files.tensor_file import (
     DTYPES,
     LONGEST_HEADER,
     opened,

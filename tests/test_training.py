@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 import lora2_core as lora2
-from lora2_core.pricing import PAPER_WEIGHT, PRICES
-from lora2_core.rank import rate_for
-from lora2_core.training import RATE_TRAVEL, WEIGHT_DECAY, Run
+from lora2_core.ranks.rank import rate_for
+from lora2_core.training.auction import PAPER_WEIGHT, PRICES
+from lora2_core.training.run import RATE_TRAVEL, WEIGHT_DECAY, Run
 from tests.benchmarks.ranks.statistics import spearman
 from tests.toys import Planted, global_randomness_untouched, trained
 

@@ -10,15 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lora2_core.worth import (
+from lora2_core.adapter.allocation import descending, share_out
+from lora2_core.ranks.worth import (
     CLIFF,
     NOISE,
     TAIL,
     above_noise,
-    descending,
     mean_worth,
     position_worth,
-    share_out,
     tempered,
 )
 

@@ -12,8 +12,8 @@ from dataclasses import replace
 import torch
 from comfy.weight_adapter import LoRAAdapter
 
-from ..lora import LoraLayer, RankedLora
-from ..names import HOST_PREFIX
+from ..adapter.lora import LoraLayer, RankedLora
+from ..adapter.names import HOST_PREFIX
 from ..saying import log
 from .naming import diffusers_paths, text_layer_names, weight_keys
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..files import to_tensors
-from ..loading import collect_layers
-from ..lora import RankedLora
-from ..names import complete_map, kohya_name
+from ..adapter.lora import RankedLora
+from ..adapter.names import complete_map, kohya_name
+from ..files.loading import collect_layers
+from ..files.saving import to_tensors
 
 
 def as_lora_model(lora: RankedLora) -> dict[str, Tensor]:

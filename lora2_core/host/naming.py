@@ -7,7 +7,7 @@ import comfy.model_base
 import comfy.supported_models
 import comfy.utils
 
-from ..names import HOST_PREFIX
+from ..adapter.names import HOST_PREFIX
 
 # host model class -> (ss_base_model_version, modelspec.architecture)
 BASES = {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import folder_paths
 
-from ..places import below, quoted, standing, unportable
+from ..paths import below, quoted, standing, unportable
 
 
 def place_of(prefix: str) -> tuple[Path, str]:

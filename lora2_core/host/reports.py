@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from ..adapter.history import History, write_tensorboard
 from ..atomic import write_atomic
-from ..drawing import png
-from ..history import History, write_tensorboard
+from ..charts.drawing import png
 from .output import place_of
 
 LOGS = "lora2/tensorboard"  # in the output folder

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import folder_paths
 
+from ..adapter.lora import RankedLora
 from ..atomic import sweep
-from ..files import save
-from ..lora import RankedLora
-from ..places import below, quoted, standing, unportable
+from ..files.saving import save
+from ..paths import below, quoted, standing, unportable
 from ..saying import log
-from ..settings import MEGABYTE
-from .checkpoints import name_folders
+from ..units import MEGABYTE
+from .training.checkpoints import name_folders
 
 RESCUED = "lora2/interrupted"  # the prefix of what an ended run has learned
 KEPT = "lora2/trained"  # the prefix of adapters that no node takes

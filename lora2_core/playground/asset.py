@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..tensor_file import read
+from ..files.tensor_file import read
 
 PATH = Path(__file__).with_name("playground.safetensors")
 TEXT_WIDTH = 128

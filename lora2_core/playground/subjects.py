@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..settings import check_choice, check_range
+from ..checks import check_choice, check_range
 
 SIZE = 32
 STYLES = ("noto", "fluent-flat", "twemoji", "fluent-3d")

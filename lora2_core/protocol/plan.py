@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from ..settings import check_range
+from ..checks import check_range
 from .dreambooth import Subject
 from .json_file import read_fields
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from ..atomic import write_atomic
-from ..drawing import blank, legend_below, pixels, plain_panel, png
-from ..score_chart import METRICS, Scored, look_of, score_chart, score_table
-from ..scores import Score
+from ..charts.drawing import blank, legend_below, pixels, plain_panel, png
+from ..charts.score_chart import METRICS, Scored, look_of, score_chart, score_table
+from ..charts.scores import Score
 from .plan import Plan, Trial
 from .table import Rows, Table, rows_of
 

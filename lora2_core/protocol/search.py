@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..settings import check_range
+from ..checks import check_range
 from .json_file import read_fields
 from .plan import Plan, Trial
 from .table import rows_of

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..atomic import write_atomic
-from ..drawing import blank, legend_below, pixels, plain_panel, png
+from ..charts.drawing import blank, legend_below, pixels, plain_panel, png
 from .plan import Plan, Trial
 from .search import Search
 from .table import Rows, Table, rows_of

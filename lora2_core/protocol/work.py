@@ -30,7 +30,7 @@ class Setup:
     def workshop(self) -> Execute:
         """Enters ComfyUI and loads the models, once a process."""
         enter(self.comfyui, self.base)
-        from ..host.trial import Workshop
+        from .trial import Workshop
 
         return Workshop(self.plan, self.data, self.out).execute
 

@@ -15,11 +15,11 @@ import torch
 from lora2_core import RankSettings, TrainSettings, attach, load, save
 from lora2_core.host.apply import adopt, apply_lora
 from lora2_core.host.playground import load_playground
-from lora2_core.host.run import HostRun, train_on
-from lora2_core.host.session import on_loan
+from lora2_core.host.training.loan import on_loan
+from lora2_core.host.training.run import HostRun, train_on
+from lora2_core.layers.targets import ATTENTION
 from lora2_core.playground import asset
 from lora2_core.playground.subjects import examples
-from lora2_core.targets import ATTENTION
 from tests.benchmarks.held_out import encode
 
 

@@ -8,15 +8,10 @@ from pathlib import Path
 
 import torch
 
-from lora2_core.host.dataset import batch_of, make_items
-from lora2_core.host.objective import denoising_loss, sigma_at
-from lora2_core.host.session import on_loan
-from lora2_core.playground.subjects import (
-    BACKGROUNDS,
-    SUBJECTS,
-    caption,
-    compose,
-)
+from lora2_core.host.training.items import batch_of, make_items
+from lora2_core.host.training.loan import on_loan
+from lora2_core.host.training.objective import denoising_loss, sigma_at
+from lora2_core.playground.subjects import BACKGROUNDS, SUBJECTS, caption, compose
 from tests.playground.pictures import load
 
 TRAINED, LEVELS = 8, 10

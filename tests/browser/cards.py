@@ -101,7 +101,7 @@ def before_and_after(
 ) -> None:
     """The card of an example that shows samples and the ranks behind them."""
     import lora2_core
-    from lora2_core.heatmap import draw
+    from lora2_core.charts.heatmap import draw
 
     rows = [
         Row(name, [Image.open(file) for file in files[:2]])

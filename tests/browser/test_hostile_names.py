@@ -7,7 +7,7 @@ import pytest
 import safetensors.torch
 from safetensors import safe_open
 
-from lora2_core.seal import EMPTY, KEY, sealed
+from lora2_core.files.seal import EMPTY, KEY, sealed
 from tests.browser.front_end import QUICK_START, RUN, FrontEnd, workflow
 
 HOSTILE = "<img src=x onerror=window.hurt=1>"

@@ -80,7 +80,7 @@ def inference_mode():
 @pytest.fixture
 def train(playground):
     """A short training with some options."""
-    from lora2_core.host.run import HostRun, train_on
+    from lora2_core.host.training.run import HostRun, train_on
     from tests.host.killed import FIELDS
 
     def go(on_step=lambda step: None, **options):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import comfy.model_management
 import torch
 
-from lora2_core.host import run as host_run
-from lora2_core.host.run import Outcome
+from lora2_core.host.training import run as host_run
+from lora2_core.host.training.run import Outcome
 
 
 def quiet(step) -> None:

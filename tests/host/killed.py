@@ -25,7 +25,7 @@ def main(output: str) -> None:
     import torch
 
     from lora2_core.host.playground import load_playground
-    from lora2_core.host.run import HostRun, train_on
+    from lora2_core.host.training.run import HostRun, train_on
     from lora2_core.playground import asset, subjects
 
     folder_paths.set_output_directory(output)

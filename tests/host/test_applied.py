@@ -8,8 +8,8 @@ from pathlib import Path
 import folder_paths
 import pytest
 
+from lora2_core.adapter.lora import RankedLora
 from lora2_core.host import store
-from lora2_core.lora import RankedLora
 from tests.reliability.doors import told
 from tests.toys import random_lora
 

@@ -6,7 +6,7 @@ import folder_paths
 import pytest
 import torch
 
-import lora2_core.host.run as run
+import lora2_core.host.training.run as run
 
 ARGUMENTS = {
     "steps": [2], "batch_size": [1], "learning_rate": [1e-3], "mode": ["adaptive"],

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from lora2_core.host.keeping import LATEST, KeepSettings
-from lora2_core.host.run import HostRun, train_on
+from lora2_core.host.training.checkpointing import LATEST, KeepSettings
+from lora2_core.host.training.run import HostRun, train_on
 from tests.host.kept import keep, out_of_memory, quiet, stop_at
 from tests.host.killed import FIELDS
 

@@ -4,9 +4,14 @@ import logging
 
 import pytest
 
-from lora2_core.host import checkpoints
-from lora2_core.host.checkpoints import checkpoint_list, checkpoints_folder, file_of, folder_of
-from lora2_core.host.keeping import LATEST, KeepSettings
+from lora2_core.host.training import checkpoints
+from lora2_core.host.training.checkpointing import LATEST, KeepSettings
+from lora2_core.host.training.checkpoints import (
+    checkpoint_list,
+    checkpoints_folder,
+    file_of,
+    folder_of,
+)
 from tests.host.kept import keep, stop_at
 
 

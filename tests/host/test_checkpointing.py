@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from lora2_core import RankSettings, TrainSettings
-from lora2_core.host.checkpointing import checkpointed, repeated_blocks
-from lora2_core.host.run import HostRun, train_on
+from lora2_core.host.training.recomputing import checkpointed, repeated_blocks
+from lora2_core.host.training.run import HostRun, train_on
 from tests.reliability.trainings import losses_through
 
 

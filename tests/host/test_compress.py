@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from lora2_core import RankSettings, TrainSettings, load, save
 from lora2_core.host.apply import apply_lora
 from lora2_core.host.export import as_lora_model
-from lora2_core.host.run import HostRun, train_on
-from lora2_core.targets import TargetSettings
+from lora2_core.host.training.run import HostRun, train_on
+from lora2_core.layers.targets import TargetSettings
 
 LAYERS = r"attn[12]\.to_(q|k|v|out\.0)$|in_layers\.2$|ff\.net\.2$"
 

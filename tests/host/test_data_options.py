@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from lora2_core.host.masks import MaskSettings
-from lora2_core.host.prior import PriorSettings
-from lora2_core.host.run import HostRun
+from lora2_core.host.training.masks import MaskSettings
+from lora2_core.host.training.prior import PriorSettings
+from lora2_core.host.training.run import HostRun
 
 TRAINING = {"steps": 2, "mode": "fixed", "target_rank": 2}
 FIELDS = {"prior_weight": [1.0], "mask_blur": [0.0], "mask_floor": [0.1]}

@@ -7,12 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-import lora2_core.host.pictures as pictures
+import lora2_core.host.data.folder_dataset as pictures
 from lora2_core import RankSettings, TrainSettings
-from lora2_core.host.encoding import clip_identity, from_tensors, to_tensors, vae_identity
-from lora2_core.host.pictures import make_dataset
-from lora2_core.host.run import HostRun, train_on
-from lora2_core.pictures.plan import DatasetSettings
+from lora2_core.dataset.plan import DatasetSettings
+from lora2_core.host.data.encoding import clip_identity, from_tensors, to_tensors, vae_identity
+from lora2_core.host.data.folder_dataset import make_dataset
+from lora2_core.host.training.run import HostRun, train_on
 
 SMALL = DatasetSettings(caption="owl, noto style", resolution=32)
 

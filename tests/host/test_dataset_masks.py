@@ -7,13 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-import lora2_core.host.picture_masks as picture_masks
-from lora2_core.host.dataset import Item
-from lora2_core.host.masks import MaskSettings, weighed
-from lora2_core.host.picture_masks import fitted_mask
-from lora2_core.host.run import HostRun, train_on
-from lora2_core.pictures.crops import crops_of
-from lora2_core.pictures.plan import DatasetSettings
+import lora2_core.host.data.picture_masks as picture_masks
+from lora2_core.dataset.crops import crops_of
+from lora2_core.dataset.plan import DatasetSettings
+from lora2_core.host.data.picture_masks import fitted_mask
+from lora2_core.host.training.items import Item
+from lora2_core.host.training.masks import MaskSettings, weighed
+from lora2_core.host.training.run import HostRun, train_on
 
 from .test_dataset import SMALL, dataset
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from lora2_core import RankSettings, TrainSettings
-from lora2_core.host import run as host_run
-from lora2_core.host.run import HostRun, train_on
+from lora2_core.host.training import run as host_run
+from lora2_core.host.training.run import HostRun, train_on
 
 from .flow_models import FAMILIES, build, pictures
 from .test_real_shapes import UNETS, patcher

@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from lora2_core import RankSettings, TrainSettings, save
-from lora2_core.adapters import attach
-from lora2_core.host.checkpointing import checkpointed, repeated_blocks
-from lora2_core.host.dataset import batch_of, by_shape, make_items
-from lora2_core.host.objective import denoising_loss, sigma_at
-from lora2_core.host.run import HostRun, train_on
-from lora2_core.host.session import on_loan
-from lora2_core.metadata import run_entries
-from lora2_core.targets import ATTENTION
+from lora2_core.files.metadata import run_entries
+from lora2_core.host.training.items import batch_of, by_shape, make_items
+from lora2_core.host.training.loan import on_loan
+from lora2_core.host.training.objective import denoising_loss, sigma_at
+from lora2_core.host.training.recomputing import checkpointed, repeated_blocks
+from lora2_core.host.training.run import HostRun, train_on
+from lora2_core.layers.adapters import attach
+from lora2_core.layers.targets import ATTENTION
 
 from .flow_models import FAMILIES, build, pictures
 

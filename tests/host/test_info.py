@@ -6,9 +6,9 @@ import safetensors.torch
 import torch
 
 from lora2_core import RankSettings, TrainSettings, save
-from lora2_core.host.hints import hints
-from lora2_core.host.run import HostRun, train_on
-from lora2_core.provenance import EDITED_NOTE, REWRITTEN_NOTE
+from lora2_core.files.provenance import EDITED_NOTE, REWRITTEN_NOTE
+from lora2_core.host.training.hints import hints
+from lora2_core.host.training.run import HostRun, train_on
 from tests.toys import foreign, metadata_of
 
 

@@ -2,8 +2,8 @@
 
 import torch
 
-from lora2_core.host.dataset import make_items
-from lora2_core.host.session import on_loan
+from lora2_core.host.training.items import make_items
+from lora2_core.host.training.loan import on_loan
 
 
 def storages(items: list, name: str) -> set[int]:

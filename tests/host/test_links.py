@@ -8,9 +8,9 @@ import folder_paths
 import pytest
 from PIL import Image
 
+from lora2_core.adapter.lora import RankedLora
 from lora2_core.host.output import place_of
 from lora2_core.host.store import lora_path, save_under_loras
-from lora2_core.lora import RankedLora
 from tests.toys import random_lora
 
 SMALL = {"diffusion_model.out.2": (4, 72, 2, (3, 3))}

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lora2_core.host import live
-from lora2_core.host.live import POINTS, Progress
-from lora2_core.training import Step
+from lora2_core.host.training import live
+from lora2_core.host.training.live import POINTS, Progress
+from lora2_core.training.run import Step
 
 SDXL = {
     f"diffusion_model.input_blocks.{b}.1.transformer_blocks.{t}.attn{a}.to_{leaf}": 64

@@ -7,12 +7,18 @@ import pytest
 import torch
 
 from lora2_core import load, save
-from lora2_core.host import objective
-from lora2_core.host import run as host_run
-from lora2_core.host.dataset import Item
-from lora2_core.host.masks import MaskSettings, flatten_masks, mask_weights, place_weights, weighed
-from lora2_core.host.objective import denoising_loss, weights_of
-from lora2_core.host.run import HostRun, train_on
+from lora2_core.host.training import objective
+from lora2_core.host.training import run as host_run
+from lora2_core.host.training.items import Item
+from lora2_core.host.training.masks import (
+    MaskSettings,
+    flatten_masks,
+    mask_weights,
+    place_weights,
+    weighed,
+)
+from lora2_core.host.training.objective import denoising_loss, weights_of
+from lora2_core.host.training.run import HostRun, train_on
 
 FIELDS = {"steps": 3, "learning_rate": 1e-2, "mode": "fixed", "target_rank": 2, "batch_size": 2}
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from comfy.model_base import ModelType
 
-from lora2_core.attention import EntropyRecord, attention_entropy
-from lora2_core.host.objective import cross_attention, denoising_loss, sigma_at
 from lora2_core.host.playground import build_model, latent_format
-from lora2_core.host.session import on_loan
+from lora2_core.host.training.loan import on_loan
+from lora2_core.host.training.objective import cross_attention, denoising_loss, sigma_at
+from lora2_core.training.attention import EntropyRecord, attention_entropy
 
 
 @pytest.fixture(scope="module")

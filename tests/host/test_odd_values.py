@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from lora2_core.host.odd_values import odd_values, of_learning_rate
-from lora2_core.host.previews import Preview
-from lora2_core.host.run import HostRun
+from lora2_core.host.training.odd_values import odd_values, of_learning_rate
+from lora2_core.host.training.previews import Preview
+from lora2_core.host.training.run import HostRun
 
 FOUR = [{"samples": torch.zeros(3, 4, 8, 8)}, {"samples": torch.zeros(1, 4, 8, 8)}]
 USUAL = {"steps": 100, "learning_rate": 1e-4, "mode": "fixed", "target_rank": 4, "max_rank": 8}

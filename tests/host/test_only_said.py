@@ -10,8 +10,8 @@ import pytest
 import server
 import tqdm.std
 
-from lora2_core.host import hints, live
-from lora2_core.host.console import Console
+from lora2_core.host.training import hints, live
+from lora2_core.host.training.console import Console
 from tests.host.test_bad_input import ARGUMENTS
 
 

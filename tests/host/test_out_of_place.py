@@ -9,11 +9,11 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from lora2_core import RankSettings, TrainSettings
-from lora2_core.host.dataset import batch_of, make_items
-from lora2_core.host.objective import forward_mode
-from lora2_core.host.out_of_place import OutOfPlace, is_augmented
-from lora2_core.host.run import HostRun, train_on
-from lora2_core.host.session import on_loan
+from lora2_core.host.training.items import batch_of, make_items
+from lora2_core.host.training.loan import on_loan
+from lora2_core.host.training.objective import forward_mode
+from lora2_core.host.training.out_of_place import OutOfPlace, is_augmented
+from lora2_core.host.training.run import HostRun, train_on
 
 from .flow_models import FAMILIES, LTXV, build, pictures
 

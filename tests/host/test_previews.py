@@ -13,8 +13,8 @@ from comfy.model_patcher import ModelPatcher
 from PIL import Image
 
 from lora2_core.host.apply import apply_lora
-from lora2_core.host.previews import Preview, decode, sample
-from lora2_core.host.run import HostRun, train_on
+from lora2_core.host.training.previews import Preview, decode, sample
+from lora2_core.host.training.run import HostRun, train_on
 from tests.host.flow_models import FAMILIES, build, pictures
 from tests.host.kept import bytes_of, keep, quiet
 from tests.host.test_training import fingerprint, hooks_of, state_of
@@ -108,7 +108,7 @@ def test_every_run_has_a_number_and_every_prompt(run, preview, shown, tmp_path):
 @pytest.mark.parametrize("patched", [False, True], ids=["plain", "with a LoRA on it"])
 def test_the_host_may_unload_the_model_meanwhile(playground, run, preview, monkeypatch, patched):
     """As it does where memory is short: patched weights are then other tensors than before."""
-    from lora2_core.host import previews
+    from lora2_core.host.training import previews
 
     model = playground.model
     if patched:
@@ -166,7 +166,7 @@ def test_flow_models_draw_as_the_host_does(family, monkeypatch, tmp_path):
 
 
 def test_an_interrupt_inside_ends_the_run_and_keeps_all(run, preview, monkeypatch, tmp_path):
-    from lora2_core.host import previews
+    from lora2_core.host.training import previews
 
     whole, calls, draw = run(ema=0.9), [], previews.sample
 
@@ -196,7 +196,7 @@ def test_an_interrupt_inside_ends_the_run_and_keeps_all(run, preview, monkeypatc
     ],
 )
 def test_a_preview_that_fails_is_one_warning(run, preview, monkeypatch, caplog, place, error, said):
-    from lora2_core.host import previews
+    from lora2_core.host.training import previews
 
     plain, settings = run(), preview()
 

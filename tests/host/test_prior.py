@@ -5,15 +5,15 @@ import pytest
 import torch
 
 from lora2_core import load, save
-from lora2_core.host import objective, prior
-from lora2_core.host import run as host_run
-from lora2_core.host.dataset import make_items
-from lora2_core.host.masks import MaskSettings, weighed
-from lora2_core.host.objective import make_draw
-from lora2_core.host.prior import PriorSettings, joint_loss
-from lora2_core.host.run import HostRun, train_on
-from lora2_core.host.session import on_loan
-from lora2_core.loss import LossSettings
+from lora2_core.host.training import objective, prior
+from lora2_core.host.training import run as host_run
+from lora2_core.host.training.items import make_items
+from lora2_core.host.training.loan import on_loan
+from lora2_core.host.training.masks import MaskSettings, weighed
+from lora2_core.host.training.objective import make_draw
+from lora2_core.host.training.prior import PriorSettings, joint_loss
+from lora2_core.host.training.run import HostRun, train_on
+from lora2_core.training.loss import LossSettings
 
 from .flow_models import build, pictures
 

@@ -12,7 +12,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from lora2_core import RankSettings, TrainSettings, save
-from lora2_core.host.run import HostRun, train_on
+from lora2_core.host.training.run import HostRun, train_on
 
 UNET_ATTENTION = r"attn[12]\.to_(q|k|v|out\.0)$"
 UNET = {

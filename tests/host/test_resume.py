@@ -7,9 +7,9 @@ import folder_paths
 import pytest
 import torch
 
-from lora2_core.host import run as host_run
-from lora2_core.host.checkpoints import checkpoint_list, folder_of
-from lora2_core.host.keeping import LATEST
+from lora2_core.host.training import run as host_run
+from lora2_core.host.training.checkpointing import LATEST
+from lora2_core.host.training.checkpoints import checkpoint_list, folder_of
 from tests.host.kept import bytes_of, keep, out_of_memory, stop_at
 from tests.host.killed import KEEP
 from tests.hosting.inprocess import REPOSITORY

@@ -7,8 +7,8 @@ import folder_paths
 import pytest
 
 from lora2_core import load
-from lora2_core.host import snapshots
-from lora2_core.host.snapshots import PREFIX
+from lora2_core.host.training import snapshots
+from lora2_core.host.training.snapshots import PREFIX
 from tests.host.kept import bytes_of, stop_at
 
 

@@ -10,9 +10,9 @@ import torch
 
 from lora2_core import load, save
 from lora2_core.host.naming import diffusers_paths
-from lora2_core.host.run import HostRun, train_on
-from lora2_core.host.start import StartSettings
-from lora2_core.starting import fingerprint
+from lora2_core.host.training.run import HostRun, train_on
+from lora2_core.host.training.start import StartSettings
+from lora2_core.layers.starting import fingerprint
 from tests.host.kept import bytes_of, keep, quiet, stop_at
 from tests.host.killed import FIELDS
 from tests.toys import foreign

@@ -8,9 +8,9 @@ import torch
 from comfy.model_base import ModelType
 
 from lora2_core import save
-from lora2_core.host.facts import settings_of
-from lora2_core.host.run import HostRun, train_on
-from lora2_core.targets import LAYERS, TargetSettings
+from lora2_core.host.training.facts import settings_of
+from lora2_core.host.training.run import HostRun, train_on
+from lora2_core.layers.targets import LAYERS, TargetSettings
 
 from .flow_models import FAMILIES, build, pictures
 from .test_real_shapes import UNETS, patcher

@@ -16,16 +16,16 @@ from PIL import Image
 
 from lora2_core import attach, load, save
 from lora2_core.host.apply import adopt, apply_lora
-from lora2_core.host.dataset import make_items
-from lora2_core.host.encoding import CAPTION
+from lora2_core.host.data.encoding import CAPTION
 from lora2_core.host.export import as_lora_model
-from lora2_core.host.objective import Draw, loss_of
-from lora2_core.host.previews import Preview, decode, sample
-from lora2_core.host.run import HostRun, train_on
-from lora2_core.host.session import lent
-from lora2_core.host.text_encoder import TextEncoder, TextSettings
+from lora2_core.host.training.items import make_items
+from lora2_core.host.training.loan import lent
+from lora2_core.host.training.objective import Draw, loss_of
+from lora2_core.host.training.previews import Preview, decode, sample
+from lora2_core.host.training.run import HostRun, train_on
+from lora2_core.host.training.text_encoder import TextEncoder, TextSettings
 from lora2_core.playground import subjects
-from lora2_core.settings import RankSettings
+from lora2_core.ranks.settings import RankSettings
 from tests.host.kept import bytes_of, keep, quiet, stop_at
 from tests.host.killed import FIELDS
 

@@ -15,9 +15,9 @@ import torch
 from comfy.supported_models_base import ClipTarget
 
 from lora2_core import save
-from lora2_core.host.run import HostRun, train_on
-from lora2_core.host.session import lent
-from lora2_core.host.text_encoder import TextEncoder, TextSettings, text_modules
+from lora2_core.host.training.loan import lent
+from lora2_core.host.training.run import HostRun, train_on
+from lora2_core.host.training.text_encoder import TextEncoder, TextSettings, text_modules
 from tests.host.kept import quiet
 from tests.host.test_real_shapes import SD2, SD15, SDXL, patcher
 

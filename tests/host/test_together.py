@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lora2_core import load
-from lora2_core.host.run import HostRun, train_on
+from lora2_core.host.training.run import HostRun, train_on
 from tests.host.kept import bytes_of, keep, quiet, stop_at
 
 DATASET = {

@@ -14,8 +14,8 @@ from comfy.model_patcher import ModelPatcher
 from lora2_core import RankSettings, TrainSettings, load, save
 from lora2_core.host.apply import adopt, apply_lora
 from lora2_core.host.export import as_lora_model
-from lora2_core.host.run import HostRun, train_on
-from lora2_core.targets import TargetSettings
+from lora2_core.host.training.run import HostRun, train_on
+from lora2_core.layers.targets import TargetSettings
 
 SHORT = TrainSettings(steps=6, learning_rate=1e-2, seed=3)
 
@@ -110,8 +110,8 @@ def test_an_interrupt_keeps_what_was_learned(playground):
 
 def test_the_update_is_exactly_zero_before_the_first_step(playground):
     from lora2_core import attach
-    from lora2_core.host.session import on_loan
-    from lora2_core.targets import ATTENTION
+    from lora2_core.host.training.loan import on_loan
+    from lora2_core.layers.targets import ATTENTION
 
     output = playground.forward()
     with on_loan(playground.model) as inner:

@@ -6,10 +6,11 @@ import comfy.model_management
 import pytest
 import torch
 
-from lora2_core import RankSettings, TrainSettings, load, optimizers, save
-from lora2_core.host import run as host_run
-from lora2_core.host.run import HostRun, train_on
-from lora2_core.loss import LossSettings
+from lora2_core import RankSettings, TrainSettings, load, save
+from lora2_core.host.training import run as host_run
+from lora2_core.host.training.run import HostRun, train_on
+from lora2_core.training import optimizers
+from lora2_core.training.loss import LossSettings
 
 FIELDS = {"steps": 4, "learning_rate": 1e-2, "mode": "fixed", "target_rank": 2, "batch_size": 2}
 

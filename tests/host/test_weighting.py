@@ -6,7 +6,9 @@ import pytest
 import torch
 from comfy.model_base import ModelType
 
-from lora2_core.host.objective import (
+from lora2_core.host.playground import build_model, latent_format
+from lora2_core.host.training.loan import on_loan
+from lora2_core.host.training.objective import (
     check_loss,
     denoising_loss,
     make_loss,
@@ -14,9 +16,7 @@ from lora2_core.host.objective import (
     sigma_at,
     snr_weights,
 )
-from lora2_core.host.playground import build_model, latent_format
-from lora2_core.host.session import on_loan
-from lora2_core.loss import LossSettings
+from lora2_core.training.loss import LossSettings
 
 KINDS = [ModelType.EPS, ModelType.V_PREDICTION]
 FLOWS = [ModelType.FLOW, ModelType.FLUX]
@@ -141,8 +141,8 @@ def ends(model) -> list[torch.Tensor]:
 
 def test_a_batch_is_drawn_as_ever_and_offset_on_top(playground, monkeypatch):
     """The same pictures, noise and timesteps with and without options; the offset comes last."""
-    from lora2_core.host import objective
-    from lora2_core.host.dataset import make_items
+    from lora2_core.host.training import objective
+    from lora2_core.host.training.items import make_items
 
     seen = []
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lora2_core.parallel import Processes
+from lora2_core.training.parallel import Processes
 from tests.parallel.__main__ import compare
 
 

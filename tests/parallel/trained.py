@@ -22,7 +22,7 @@ def main() -> None:
         dist.init_process_group("gloo")
     from lora2_core import save
     from lora2_core.host.playground import load_playground
-    from lora2_core.host.run import HostRun, train_on
+    from lora2_core.host.training.run import HostRun, train_on
     from lora2_core.playground import asset, subjects
 
     rate = 5e-5 if mode == "paper" else 5e-3  # with paper's init 5e-3 is chaos: it shows rounding

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import lora2_core as lora2
 from lora2_core import atomic
-from lora2_core.host.checkpoints import folder_of
+from lora2_core.host.training.checkpoints import folder_of
 from tests.reliability.figures import Figure
 from tests.reliability.trainings import Trainings, stop_at
 from tests.toys import random_lora

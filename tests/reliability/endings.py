@@ -10,10 +10,10 @@ from random import Random
 import torch
 
 import lora2_core as lora2
-from lora2_core.checkpoint import decode
-from lora2_core.host import run as host_run
-from lora2_core.host.checkpoints import file_of, folder_of
-from lora2_core.training import PATIENCE
+from lora2_core.host.training import run as host_run
+from lora2_core.host.training.checkpoints import file_of, folder_of
+from lora2_core.training.checkpoint import decode
+from lora2_core.training.run import PATIENCE
 from tests.reliability.figures import Figure
 from tests.reliability.trainings import (
     Trainings,

@@ -9,8 +9,8 @@ from random import Random
 
 import safetensors
 
-from lora2_core.host.checkpoints import cards_in, folder_of, latest, prepare
-from lora2_core.host.keeping import LATEST
+from lora2_core.host.training.checkpointing import LATEST
+from lora2_core.host.training.checkpoints import cards_in, folder_of, latest, prepare
 from tests.reliability.figures import Figure
 from tests.reliability.killed_saves import killed, killed_saves
 from tests.reliability.trainings import Trainings, bytes_of

@@ -16,8 +16,8 @@ from random import Random
 
 import numpy as np
 
-from lora2_core.files import encode
-from lora2_core.tensor_file import LONGEST_HEADER
+from lora2_core.files.saving import encode
+from lora2_core.files.tensor_file import LONGEST_HEADER
 from tests.toys import random_lora
 
 NAN, INF = float("nan"), float("inf")

@@ -14,7 +14,7 @@ from random import Random
 
 import torch
 
-import lora2_core.host.run as host_run
+import lora2_core.host.training.run as host_run
 from tests.reliability.figures import Figure
 
 SKIPPED = ("LoRA2Playground",)  # has no input

@@ -15,8 +15,8 @@ import comfy.model_management
 import numpy as np
 import torch
 
-from lora2_core.host import run as host_run
-from lora2_core.host.run import HostRun, Outcome, train_on
+from lora2_core.host.training import run as host_run
+from lora2_core.host.training.run import HostRun, Outcome, train_on
 from tests.host.killed import FIELDS
 
 Interrupt = comfy.model_management.InterruptProcessingException

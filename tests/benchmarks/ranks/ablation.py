@@ -15,8 +15,13 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from lora2_core import RankSettings, adapters, pricing, settings, training, worth
-from lora2_core.rank import relative_importance
+from lora2_core import RankSettings
+from lora2_core import checks as settings
+from lora2_core.layers import adapters
+from lora2_core.ranks import worth
+from lora2_core.ranks.rank import relative_importance
+from lora2_core.training import auction as pricing
+from lora2_core.training import run as training
 from tests.benchmarks.ranks import planted
 from tests.benchmarks.ranks.pictures import TUNING
 from tests.benchmarks.ranks.quality import markdown

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from lora2_core import LoraLayer, RankedLora, load
-from lora2_core.compress import compress, relative_error
-from lora2_core.settings import BYTES_PER_PARAMETER, MEGABYTE
+from lora2_core.adapter.compress import compress, relative_error
+from lora2_core.units import BYTES_PER_PARAMETER, MEGABYTE
 from tests.benchmarks.ranks.controls import largest_sv_fro, largest_sv_ratio, largest_uniform
 from tests.benchmarks.ranks.plain import train_files
 

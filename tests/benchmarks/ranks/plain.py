@@ -14,10 +14,10 @@ import torch
 
 from lora2_core import RankSettings, TrainSettings, save
 from lora2_core.host.playground import load_playground
-from lora2_core.host.run import HostRun, train_on
+from lora2_core.host.training.run import HostRun, train_on
+from lora2_core.layers.targets import ATTENTION, TargetSettings
 from lora2_core.playground import asset
 from lora2_core.playground.subjects import examples
-from lora2_core.targets import ATTENTION, TargetSettings
 from tests.benchmarks.held_out import TRAINED, encode
 from tests.host.test_real_shapes import SD15, SDXL, patcher
 

@@ -19,10 +19,10 @@ from torch import nn
 from lora2_core import RankedLora, RankSettings, TrainSettings
 from lora2_core.host.apply import apply_lora
 from lora2_core.host.playground import load_playground
-from lora2_core.host.run import HostRun, train_on
+from lora2_core.host.training.run import HostRun, train_on
+from lora2_core.layers.targets import ATTENTION
 from lora2_core.playground import asset
-from lora2_core.settings import BYTES_PER_PARAMETER, MEGABYTE
-from lora2_core.targets import ATTENTION
+from lora2_core.units import BYTES_PER_PARAMETER, MEGABYTE
 from tests.benchmarks.held_out import Pictures, encode, held_out_loss, own_pictures
 from tests.benchmarks.ranks.controls import largest_sv_fro, largest_sv_ratio, largest_uniform
 from tests.benchmarks.ranks.features import Features

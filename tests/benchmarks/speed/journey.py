@@ -23,7 +23,7 @@ def travel(way: str, steps: int) -> dict:
         path = Path(folder) / "adapter.safetensors"
         if way == "ours":
             from lora2_core import RankSettings, TrainSettings, save
-            from lora2_core.host.run import HostRun, train_on
+            from lora2_core.host.training.run import HostRun, train_on
 
             begun = time.perf_counter()
             run = HostRun(RankSettings(), TrainSettings(steps))

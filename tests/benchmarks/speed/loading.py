@@ -14,8 +14,8 @@ from comfy.model_patcher import ModelPatcher
 
 from lora2_core import LoraLayer, RankedLora, load, save
 from lora2_core.host.apply import adopt, apply_lora
-from lora2_core.host.dataset import batch_of, make_items
 from lora2_core.host.naming import diffusers_paths
+from lora2_core.host.training.items import batch_of, make_items
 from tests.benchmarks.speed.models import SPECS, build, layers_of, pictures
 from tests.benchmarks.speed.peak import Peak
 from tests.benchmarks.speed.probe import alone

@@ -14,9 +14,9 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from lora2_core.host.playground import load_playground
-from lora2_core.layer import is_adaptable
+from lora2_core.layers.layer import is_adaptable
+from lora2_core.layers.targets import ATTENTION
 from lora2_core.playground import asset
-from lora2_core.targets import ATTENTION
 
 UNET = {
     "use_checkpoint": False, "image_size": 32, "in_channels": 4, "out_channels": 4, "legacy": False,

@@ -9,7 +9,7 @@ from threading import Semaphore, Thread, current_thread
 
 import torch
 
-from lora2_core.pricing import AuctionPrice
+from lora2_core.training.auction import AuctionPrice
 
 MIDDLE = 0.3  # of a run: ranks move
 # work(steps, tick): sets up, trains, calls tick() after each step, returns the adapter's parameters

@@ -8,7 +8,7 @@ from statistics import mean, median
 from typing import NamedTuple
 
 from lora2_core import TrainSettings
-from lora2_core.pricing import FIRST, LAST, REVIEWS
+from lora2_core.training.auction import FIRST, LAST, REVIEWS
 
 REVIEWS_PER_STEP = REVIEWS * (LAST - FIRST) / TrainSettings().steps  # of a run of default length
 

@@ -14,11 +14,11 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from lora2_core import RankSettings, TrainSettings
-from lora2_core.host.dataset import make_items
-from lora2_core.host.objective import make_loss
-from lora2_core.host.run import HostRun, train_on
-from lora2_core.host.session import on_loan
-from lora2_core.targets import EVERYTHING, TargetSettings
+from lora2_core.host.training.items import make_items
+from lora2_core.host.training.loan import on_loan
+from lora2_core.host.training.objective import make_loss
+from lora2_core.host.training.run import HostRun, train_on
+from lora2_core.layers.targets import EVERYTHING, TargetSettings
 from tests.benchmarks.speed.pace import Pace, Work
 
 RATE = 1e-5

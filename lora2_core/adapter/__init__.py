@@ -1,0 +1,1 @@
+"""A finished LoRA, whoever made it: its layers, names, sizes and cuts."""

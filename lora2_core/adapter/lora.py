@@ -1,0 +1,157 @@
+"""A finished adapter: low-rank updates by layer, rotated so that every prefix is the best of its
+size.
+
+W = W0 + lora_up @ lora_down with the scale folded in. In the singular basis, position i of a layer
+carries the i-th singular value of the update, so cutting a tail is the best cut there is
+(Eckart-Young).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from ..checks import check_range
+from ..units import BYTES_PER_PARAMETER, MEGABYTE
+from .allocation import share_out
+
+
+@dataclass(frozen=True)
+class LoraLayer:
+    """up [out, rank], down [rank, fan_in]; kernel (kh, kw) for a convolution, whose fan_in is in *
+    kh * kw.
+    """
+
+    up: Tensor
+    down: Tensor
+    kernel: tuple[int, int] | None = None
+
+    @property
+    def rank(self) -> int:
+        return self.down.shape[0]
+
+    @property
+    def cost(self) -> int:
+        """Parameters of one rank position."""
+        return self.up.shape[0] + self.down.shape[1]
+
+    @property
+    def energy(self) -> Tensor:
+        """|up_i|^2 |down_i|^2 of each position, fp64 (rank,): squared singular values in the
+        singular basis.
+        """
+        return self.up.double().square().sum(0) * self.down.double().square().sum(1)
+
+    @property
+    def norm(self) -> float:
+        """Frobenius norm of up down in any basis, through the rank x rank Gram matrices:
+        |U D|^2 = sum (U^T U) * (D D^T).
+        """
+        up, down = self.up.double(), self.down.double()
+        return math.sqrt(max(0.0, float(((up.T @ up) * (down @ down.T)).sum())))
+
+    def first(self, rank: int) -> LoraLayer:
+        """The first `rank` positions."""
+        return replace(self, up=self.up[:, :rank].contiguous(), down=self.down[:rank].contiguous())
+
+    def unpadded(self) -> LoraLayer:
+        """Without the zero positions at the end, as the uniform file form adds them."""
+        if self.rank and self.up[:, -1].any() and self.down[-1].any():
+            return self
+        used = self.energy.nonzero()
+        return self.first(int(used[-1]) + 1 if len(used) else 0)
+
+    def rotated(self) -> LoraLayer:
+        """The same product in its singular basis, singular values shared evenly, through the rank x
+        rank core.
+        """
+        up_q, up_r = torch.linalg.qr(self.up.double())
+        down_q, down_r = torch.linalg.qr(self.down.double().T)
+        left, values, right = torch.linalg.svd(up_r @ down_r.T, full_matrices=False)
+        root = values.sqrt()
+        up = (up_q @ left) * root
+        down = root[:, None] * (right @ down_q.T)
+        return replace(self, up=up.to(self.up.dtype), down=down.to(self.down.dtype))
+
+    def delta(self) -> Tensor:
+        """The dense update, [out, fan_in] or [out, in, kh, kw]."""
+        product = self.up @ self.down
+        return product if self.kernel is None else product.view(len(product), -1, *self.kernel)
+
+    def file_tensors(self) -> tuple[Tensor, Tensor]:
+        """(lora_up, lora_down) in file shapes: a convolution's have four dimensions."""
+        if self.kernel is None:
+            return self.up, self.down
+        channels = self.down.shape[1] // math.prod(self.kernel)
+        return self.up[:, :, None, None], self.down.view(self.rank, channels, *self.kernel)
+
+    @classmethod
+    def from_tensors(cls, up: Tensor, down: Tensor) -> LoraLayer:
+        """From file shapes."""
+        kernel = tuple(down.shape[2:]) if down.ndim == 4 else None
+        return cls(up.flatten(1), down.flatten(1), kernel)
+
+
+@dataclass(frozen=True)
+class RankedLora:
+    """Layers by name, and what is known of how they came to be (settings, history: JSON values)."""
+
+    layers: Mapping[str, LoraLayer]
+    info: Mapping = field(default_factory=dict)
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        return {name: layer.rank for name, layer in self.layers.items()}
+
+    @property
+    def parameters(self) -> int:
+        return sum(layer.rank * layer.cost for layer in self.layers.values())
+
+    @property
+    def mean_rank(self) -> float:
+        """Mean over all layers of the model that were trained, rank 0 included."""
+        return sum(self.ranks.values()) / max(1, len(self.layers))
+
+    def megabytes(self, bytes_per_parameter: int = BYTES_PER_PARAMETER) -> float:
+        """Size of the tensors in MB (1e6 bytes)."""
+        return self.parameters * bytes_per_parameter / MEGABYTE
+
+    def rotated(self) -> RankedLora:
+        """Every layer in its singular basis, as info["basis"] then says."""
+        layers = {n: layer.rotated() for n, layer in self.layers.items()}
+        return replace(self, layers=layers, info=dict(self.info) | {"basis": "singular"})
+
+    def energies(self) -> list[Tensor]:
+        """The energy of each position, on the CPU, fp64 (rank,) a layer."""
+        return [layer.energy.cpu() for layer in self.layers.values()]
+
+    def worths(self, energies: list[Tensor]) -> list[Tensor]:
+        """How much each position matters: its energy times the layer's info["sensitivity"] (what
+        the loss made of energy there; 1 for files that do not say).
+        """
+        sensitivity = self.info.get("sensitivity", {})
+        return [e * sensitivity.get(n, 1.0) for n, e in zip(self.layers, energies, strict=True)]
+
+    def within(self, parameters: float) -> RankedLora:
+        """At most so many parameters: the positions that matter least a parameter go first, over
+        all layers.
+
+        A layer may end at rank 0. Expects the singular basis, where energy falls along each layer.
+        """
+        if parameters >= self.parameters:
+            return self
+        worths = self.worths(self.energies())
+        ranks = share_out(worths, [y.cost for y in self.layers.values()], parameters)
+        cut = {n: y.first(r) for (n, y), r in zip(self.layers.items(), ranks, strict=True)}
+        return replace(self, layers=cut)
+
+    def truncated(self, keep: float) -> RankedLora:
+        """Keeps a share of the parameters, 0 < keep <= 1; the least important positions of the
+        whole model go.
+        """
+        check_range("keep", keep, 1e-6, 1)
+        return self.within(keep * self.parameters)

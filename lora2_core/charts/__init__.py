@@ -1,0 +1,1 @@
+"""What is shown of adapters and runs: heatmap, report, tables, scores."""

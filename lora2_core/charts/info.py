@@ -1,0 +1,192 @@
+"""What an adapter says of itself, as text: its layers in a table, its metadata, and a summary."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timezone
+from pathlib import Path
+
+from ..adapter.lora import RankedLora
+from ..adapter.names import split_key
+from ..adapter.rank_map import Cell, rank_map
+from ..files.metadata import run_entries
+from ..files.own_rows import valid_rows
+from ..files.tensor_file import Header, read_some, shown
+from ..units import BYTES_PER_PARAMETER, MEGABYTE
+
+LONGEST = 2000  # characters of one metadata value
+LONGEST_JSON = 1_000_000  # characters that are still parsed
+MOST_NOTES = 12  # changes of one kind in the summary
+TAGS = 12  # most frequent ones in the summary
+FIRST = (  # of the metadata, in this order; the rest follows by name
+    "modelspec.title", "ss_output_name", "modelspec.author", "modelspec.description",
+    "modelspec.trigger_phrase", "modelspec.architecture", "ss_base_model_version",
+    "ss_sd_model_name", "ss_network_module", "ss_network_dim", "ss_network_alpha", "ss_steps",
+    "ss_max_train_steps", "ss_num_epochs", "ss_epoch", "ss_learning_rate", "ss_unet_lr",
+    "ss_text_encoder_lr", "ss_optimizer", "ss_lr_scheduler", "ss_lr_warmup_steps",
+    "ss_total_batch_size", "ss_resolution", "ss_num_train_images", "ss_num_reg_images",
+    "ss_mixed_precision", "ss_noise_offset", "ss_min_snr_gamma", "ss_clip_skip", "ss_seed",
+    "ss_training_started_at", "ss_training_finished_at",
+)  # fmt: skip
+Scales = Mapping[str, tuple[float, int]]
+
+
+def cells_of(lora: RankedLora) -> list[tuple[Cell, float]]:
+    """Every layer with its share of the update's energy, the squared norm."""
+    cells = rank_map(lora).cells
+    whole = sum(cell.norm**2 for cell in cells) or 1.0
+    return [(cell, cell.norm**2 / whole) for cell in cells]
+
+
+def file_scales(
+    path: str | Path, bases: Mapping[str, str] | None = None
+) -> dict[str, tuple[float, int]]:
+    """Layer -> (alpha, rank) as a file that `load` has accepted has them; alpha is the rank where
+    it has none. bases: info["bases"] of what `load` gave, else as the file itself names its layers.
+    """
+    ranks, alphas = {}, {}
+    header, read = read_some(Path(path), alpha_keys)
+    if bases is None:
+        named = {row[0]: row[1] for row in valid_rows(header.metadata)}
+    else:
+        named = {base: name for name, base in bases.items()}
+    for key, entry in header.entries.items():
+        base, role = split_key(key) or (key, "")
+        name = named.get(base, base)
+        if role == "alpha":
+            alphas[name] = float(read[key])
+        elif role == "down":
+            ranks[name] = entry.shape[0]
+    return {name: (alphas.get(name, float(rank)), rank) for name, rank in ranks.items()}
+
+
+def alpha_keys(header: Header) -> list[str]:
+    return [key for key in header.entries if (split_key(key) or ("", ""))[1] == "alpha"]
+
+
+def layer_table(lora: RankedLora, scales: Scales | None = None) -> str:
+    """Markdown: rank, alpha / r, norm |(alpha / r) B A|, bytes in fp16, share of the energy and
+    the highest rank of the shape for every layer, and the totals.
+
+    scales: alpha and r of the file; without, the scale is folded in and alpha counts as the rank.
+    """
+    lines = [
+        "| layer | rank | alpha / r | norm | bytes | energy | max rank |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    total = 0.0
+    for cell, share in cells_of(lora):
+        total += cell.norm**2
+        alpha, rank = (scales or {}).get(cell.name, (cell.rank, cell.rank))
+        numbers = f"{cell.rank} | {alpha:g} / {rank} | {cell.norm:.4g} | {cell.bytes} | {share:.2%}"
+        name = " ".join(cell.name.replace("|", " ").split())
+        lines.append(f"| {name} | {numbers} | {cell.max_rank} |")
+    size = lora.parameters * BYTES_PER_PARAMETER
+    mean = f"all {len(lora.layers)}, mean rank {lora.mean_rank:.2f}"
+    lines.append(f"| {mean} | {sum(lora.ranks.values())} | | {total**0.5:.4g} | {size} | 100% | |")
+    return "\n".join(lines)
+
+
+def as_saved(lora: RankedLora) -> dict[str, str]:
+    """The metadata of an adapter in memory: what a saved file would say of the run, without a title
+    and a date.
+    """
+    entries = run_entries(lora, "") | {
+        f"lora2.{key}": json.dumps(lora.info[key]) for key in ("settings",) if lora.info.get(key)
+    }
+    return {k: v for k, v in entries.items() if v and k != "modelspec.date"}
+
+
+def readable(key: str, value: str) -> str:
+    """A metadata value: JSON on several lines, times as dates, long ones cut with their length
+    told.
+    """
+    shown = value
+    if value[:1] in "[{" and len(value) <= LONGEST_JSON:
+        with suppress(ValueError, RecursionError):
+            shown = json.dumps(json.loads(value), indent=1, ensure_ascii=False)
+    if key.endswith(("_started_at", "_finished_at")):
+        with suppress(ValueError, OverflowError, OSError):
+            moment = datetime.fromtimestamp(float(value), timezone.utc)
+            shown = f"{value} ({moment:%Y-%m-%d %H:%M} UTC)"
+    if len(shown) > LONGEST:
+        return f"{shown[:LONGEST]} \u2026 ({len(value)} characters)"
+    return shown
+
+
+def metadata_text(metadata: Mapping[str, str]) -> str:
+    """ "key: value" lines, what people look for first."""
+    first = [key for key in FIRST if key in metadata]
+    rest = sorted(set(metadata) - set(first))
+    if not metadata:
+        return "This file has no metadata."
+    return "\n".join(f"{key}: {readable(key, str(metadata[key]))}" for key in [*first, *rest])
+
+
+def tags(metadata: Mapping[str, str]) -> list[str]:
+    """The most frequent tags of the training captions, from ss_tag_frequency; [] where there are
+    none or they cannot be read.
+    """
+    try:
+        folders = json.loads(metadata.get("ss_tag_frequency", "{}"))
+        counts: Counter[str] = Counter()
+        for folder in folders.values():
+            counts.update({str(tag).strip(): int(count) for tag, count in folder.items()})
+    except (ValueError, TypeError, AttributeError, RecursionError, OverflowError):
+        return []
+    return [tag for tag, _ in counts.most_common(TAGS)]
+
+
+def spread(ranks: Sequence[int]) -> str:
+    """The range of the ranks and their mean, rank 0 included."""
+    if len(set(ranks)) == 1:
+        return f"rank {ranks[0]} everywhere"
+    return f"ranks {min(ranks)} to {max(ranks)}, mean {sum(ranks) / len(ranks):.1f}"
+
+
+def summary(
+    lora: RankedLora,
+    name: str,
+    metadata: Mapping[str, str] | None = None,
+    file_bytes: int | None = None,
+) -> str:
+    """A few lines: size, ranks, base model, run, trigger, frequent tags, where the energy is.
+
+    metadata: the adapter's own unless given; file_bytes: size of its file, where it is one.
+    """
+    metadata = lora.info.get("metadata", {}) if metadata is None else metadata
+    ranks = list(lora.ranks.values())
+    size = f"{lora.parameters * BYTES_PER_PARAMETER / MEGABYTE:.2f} MB in fp16"
+    if file_bytes is not None:
+        size = f"{file_bytes / MEGABYTE:.2f} MB ({size})"
+    lines = [f"{name}: {size}, {len(ranks)} layers", spread(ranks)]
+    known = {
+        "base": metadata.get("ss_base_model_version") or metadata.get("modelspec.architecture"),
+        "steps": metadata.get("ss_steps"),
+        "learning rate": metadata.get("ss_learning_rate"),
+        # torch.optim.adamw.AdamW(weight_decay=0.01) is called AdamW
+        "optimizer": metadata.get("ss_optimizer", "").partition("(")[0].rpartition(".")[2],
+    }
+    facts = [f"{what} {str(value)[:80]}" for what, value in known.items() if value]
+    lines += [", ".join(facts)] if facts else []
+    if trigger := metadata.get("modelspec.trigger_phrase"):
+        lines.append(f"trigger: {trigger}"[:200])
+    if found := tags(metadata):
+        lines.append(f"frequent tags: {', '.join(found)}"[:400])
+    cell, share = max(cells_of(lora), key=lambda pair: pair[1])
+    lines.append(f"most energy: {cell.name} ({share:.1%})")
+    return "\n".join(lines + notes_of(lora))
+
+
+def notes_of(lora: RankedLora) -> list[str]:
+    """Lines on what another program changed in the file, and what of it is therefore not used."""
+    lines = list(lora.info.get("notes", []))
+    for what, key in (("In its metadata", "changes"), ("Left out", "left_out")):
+        told = lora.info.get(key, [])
+        lines += [f"{what}: {shown(one)}." for one in told[:MOST_NOTES]]
+        if len(told) > MOST_NOTES:
+            lines.append(f"{what}: {len(told) - MOST_NOTES} more.")
+    return lines

@@ -1,0 +1,1 @@
+"""A folder of training pictures: reading, captions, buckets, crops, the cache."""

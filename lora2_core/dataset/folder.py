@@ -1,0 +1,148 @@
+"""A folder of pictures with captions beside them: what is there, and what is left out and why."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..paths import below, parts_of, quoted, readable
+from .beside import CAPTIONS, check_file, mask_of, paired, read_caption
+from .formats import OTHERS, suffixes
+from .reading import Unusable
+from .walking import NEAR, File, walk
+
+MOST_REPEATS = 1000
+PREFIX = re.compile(r"(\d+)_(.*)", re.S)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A file, the name that reports call it, how often it is repeated, its own caption (None
+    without a file of it) and the kind of that file, what a folder called N_name says instead, and
+    the file of its mask.
+    """
+
+    path: Path
+    name: str
+    repeats: int
+    caption: str | None
+    caption_kind: str = CAPTIONS[0]
+    folder_caption: str = ""
+    mask: Path | None = None
+
+
+@dataclass
+class Listing:
+    """The usable pictures in order of name; the reasons of those left out, by name, and of captions
+    and masks that belong to none; the number of other files by their endings; the pictures whose
+    files are cut off.
+    """
+
+    pictures: list[Picture] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    unused: dict[str, str] = field(default_factory=dict)
+    others: Counter[str] = field(default_factory=Counter)
+    cut: list[str] = field(default_factory=list)
+
+
+def check_folder(root: str, name: str) -> Path:
+    """The folder of a name below root; ValueError when it is none or leads out of root."""
+    if not isinstance(name, str) or not name.strip() or "\0" in name:
+        raise ValueError(f"folder is {quoted(name)}: choose a folder in the input folder.")
+    if set(parts_of(name) or [".."]) <= {"", "."}:
+        raise ValueError(f"folder {quoted(name)} is the input folder itself: choose one in it.")
+    if (target := below(root, name)) is None:
+        raise ValueError(
+            f"folder {quoted(name)} leads out of the input folder: choose one inside it."
+        )
+    if not os.path.isdir(target):
+        raise ValueError(
+            f"There is no folder {quoted(name)} in the input folder: put the pictures there, or "
+            "choose another one."
+        )
+    return target
+
+
+def repeats_of(folder: str) -> int:
+    """N of a folder called N_name, else 1."""
+    match = PREFIX.match(folder)
+    if match is None:
+        return 1
+    repeats = int(match[1]) if len(match[1]) < 10 else MOST_REPEATS + 1
+    if not 1 <= repeats <= MOST_REPEATS:
+        raise ValueError(
+            f"Folder {readable(folder)!r} asks for {match[1][:12]} repeats: give it a number from "
+            f"1 to {MOST_REPEATS}."
+        )
+    return repeats
+
+
+def scan(folder: Path) -> Listing:
+    """Every picture of a folder and of its direct sub-folders; N_name ones are repeated N times.
+    Those in deeper ones are counted.
+    """
+    found, endings = Listing(), suffixes()
+    pictures: list[File] = []
+    captions: list[tuple[str, File]] = []
+    masks: list[tuple[str, File]] = []
+    deep: Counter[tuple[str, ...]] = Counter()
+    for file in walk(folder, found.skipped):
+        ending, called = file.path.suffix.lower(), mask_of(file.path)
+        if len(file.folders) > NEAR:
+            deep[file.folders] += ending in (*endings, *OTHERS) and called is None
+        elif ending in CAPTIONS:
+            captions.append((file.path.stem, file))
+        elif ending in endings and called is not None:
+            masks.append((called, file))
+        elif ending in endings:
+            pictures.append(file)
+        elif ending in OTHERS:
+            found.skipped[file.name] = f"{ending} can't be read here: convert it to png or jpg"
+        else:
+            found.others[readable(ending) or "no ending"] += 1
+    for folders, count in (+deep).items():
+        above = readable("/".join(folders[:-1]))
+        reason = f"deeper than a sub-folder, pictures {count}: choose the folder {above} in it"
+        found.skipped[readable("/".join(folders)) + "/"] = reason
+    captions_of, no_captions = paired(pictures, captions)
+    masks_of, no_masks = paired(pictures, masks)
+    found.unused = left("caption", captions_of, no_captions) | left("mask", masks_of, no_masks)
+    for file in pictures:
+        try:
+            found.pictures.append(
+                picture_of(file, captions_of.get(file.path), masks_of.get(file.path))
+            )
+        except Unusable as reason:
+            found.skipped[file.name] = str(reason)
+    return found
+
+
+def left(what: str, chosen: dict[Path, list[File]], lost: list[File]) -> dict[str, str]:
+    """The captions or masks that no picture takes, with the reason: it has a better one, or it is
+    not there.
+    """
+    reasons = {file.name: f"a {what} without its picture" for file in lost}
+    used = {files[0].path for files in chosen.values()}
+    for path, (first, *others) in chosen.items():
+        why = f"a second {what} of {readable(path.name)}: {readable(first.path.name)} is taken"
+        reasons |= {file.name: why for file in others if file.path not in used}
+    return reasons
+
+
+def picture_of(file: File, captions: list[File] | None, masks: list[File] | None) -> Picture:
+    """A picture with the first of its captions and masks; Unusable when one can't be used."""
+    check_file(file.path)
+    caption, kind, mask = None, CAPTIONS[0], None
+    if captions:
+        caption, kind = read_caption(captions[0].path), captions[0].path.suffix.lower()
+    if masks:
+        mask = masks[0].path
+        check_file(mask, "its mask ")
+    outer = file.folders[-1] if file.folders else ""
+    words = match[2].strip() if (match := PREFIX.match(outer)) else ""
+    if readable(words) != words:  # what stands for bytes is no word
+        words = ""
+    return Picture(file.path, file.name, repeats_of(outer), caption, kind, words, mask)

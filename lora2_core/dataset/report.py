@@ -1,0 +1,93 @@
+"""What became of a folder, in a few lines."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from ..paths import readable
+from .beside import CAPTIONS, MASK
+from .buckets import enlargement
+from .folder import Listing
+from .plan import DatasetSettings, Planned
+from .reading import LARGE
+
+MOST_NAMES = 20
+MOST_TOLD = 3  # names in one line
+
+
+def report(
+    name: str,
+    settings: DatasetSettings,
+    used: Sequence[Planned],
+    listing: Listing,
+    entries: int,
+    wordless: int,
+) -> str:
+    """Counts, sizes, captions, and the skipped files with their reasons."""
+    lines = [f"{readable(name)}: pictures {len(used)}, entries {entries + wordless}"]
+    sizes = Counter(p.bucket for p in used)
+    lines.append("sizes: " + ", ".join(f"{w}x{h} ({n})" for (w, h), n in sorted(sizes.items())))
+    lines.append("captions: " + captions(settings, used))
+    repeats = Counter(p.picture.repeats for p in used)
+    if len(repeats) > 1:
+        lines.append("repeats: " + ", ".join(f"{r} ({n})" for r, n in sorted(repeats.items())))
+    if wordless:
+        lines.append(f"without caption: {wordless} entries ({wordless / (entries + wordless):.1%})")
+    if sources := mask_sources(used):
+        lines.append(f"masks: {sources}")
+    if transparent := sum(p.seen.transparent for p in used):
+        lines.append(f"transparency put on white: {transparent}")
+    enlarged = sum(enlargement((p.seen.width, p.seen.height), p.bucket) > 1 for p in used)
+    if enlarged:
+        lines.append(f"enlarged: {enlarged}")
+    for names, what in (
+        ([p.picture.name for p in used if p.seen.animated], "several frames or pages, first used"),
+        ([p.picture.name for p in used if scaled(p)], f"above {LARGE // 10**6} megapixels, scaled"),
+        (listing.cut, "cut off at the end, used"),
+    ):
+        if names:
+            more = ", ..." if len(names) > MOST_TOLD else ""
+            lines.append(f"{what}: {len(names)} ({', '.join(names[:MOST_TOLD])}{more})")
+    for what, left in (("skipped", listing.skipped), ("not used", listing.unused)):
+        if left:
+            lines.append(f"{what}: {len(left)}")
+            lines += [f"  {file}: {why}" for file, why in list(left.items())[:MOST_NAMES]]
+        if (more := len(left) - MOST_NAMES) > 0:
+            lines.append(f"  and {more} more")
+    if listing.others:
+        kinds = ", ".join(sorted(listing.others))
+        lines.append(f"other files: {listing.others.total()} ({kinds})")
+    return "\n".join(lines)
+
+
+def scaled(planned: Planned) -> bool:
+    """Whether a picture is made smaller as it is decoded."""
+    return planned.seen.full != (planned.seen.width, planned.seen.height)
+
+
+def captions(settings: DatasetSettings, used: Sequence[Planned]) -> str:
+    """Where the captions come from."""
+    own = Counter(p.picture.caption_kind for p in used if p.picture.caption)
+    empty = sum(p.picture.caption == "" for p in used)
+    parts = [f"{own[kind]} from {kind} files" for kind in CAPTIONS if own[kind] or kind == ".txt"]
+    if shared := sum(p.picture.caption is None for p in used):
+        words = settings.caption.strip()
+        parts.append(f"{shared} without one: {words!r}" if words else f"{shared} from folder names")
+    if empty:
+        parts.append(f"{empty} empty caption files")
+    return ", ".join(parts)
+
+
+def mask_sources(used: Sequence[Planned]) -> str:
+    """Where the masks come from, "" where there are none."""
+    files = sum(p.picture.mask is not None for p in used)
+    opacity = sum(p.picture.mask is None and p.seen.transparent for p in used)
+    if not files + opacity:
+        return ""
+    counts = {
+        f"from {MASK} files": files,
+        "from transparency": opacity,
+        "without one": len(used) - files - opacity,
+    }
+    return ", ".join(f"{count} {what}" for what, count in counts.items() if count)

@@ -1,0 +1,1 @@
+"""Adapter files: read by the letter of the format, checked, sealed, written."""

@@ -1,0 +1,153 @@
+"""Writing adapter files: one .safetensors that every loader reads as an ordinary LoRA and LoRA² as
+an adaptive one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ..adapter.lora import RankedLora
+from ..adapter.names import complete_map, kohya_name, peft_name
+from ..atomic import write_atomic
+from ..checks import check_choice, check_range
+from ..layers.adapters import Adapters
+from ..layers.finish import finish
+from ..units import MEGABYTE
+from .checksums import KEY as CHECKS
+from .checksums import written
+from .metadata import lora2_entries, run_entries
+from .seal import EMPTY, KEY, payload_of, sealed
+from .tensor_file import parse
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+FORMATS = ("kohya", "peft", "uniform")
+
+
+def to_tensors(
+    lora: RankedLora, bases: Mapping[str, str], form: str, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """The tensors of a file. Rank 0 has none; alpha equals the rank, so the scale is 1 in every
+    loader.
+    """
+    out: dict[str, Tensor] = {}
+    widest = max(lora.ranks.values(), default=0)
+    for name, layer in lora.layers.items():
+        if layer.rank == 0:
+            continue
+        up, down = (t.to(dtype).contiguous() for t in layer.file_tensors())
+        if not (torch.isfinite(up).all() and torch.isfinite(down).all()):
+            raise ValueError(
+                f"Layer {name} has values that {dtype} can't hold: save as fp32, or train again."
+            )
+        base, rank = bases[name], layer.rank
+        if form == "peft":
+            out[f"{base}.lora_A.weight"], out[f"{base}.lora_B.weight"] = down, up
+            continue
+        if form == "uniform":
+            grow, rank = widest - rank, widest
+            down = torch.cat([down, down.new_zeros(grow, *down.shape[1:])])
+            up = torch.cat([up, up.new_zeros(up.shape[0], grow, *up.shape[2:])], 1)
+        out[f"{base}.lora_down.weight"], out[f"{base}.lora_up.weight"] = down, up
+        out[f"{base}.alpha"] = torch.tensor(float(rank))
+    if not out:
+        raise ValueError(
+            "The adapter is empty: every layer has rank 0. Allow more MB or a larger keep."
+        )
+    return out
+
+
+def peft_metadata(lora: RankedLora, bases: Mapping[str, str]) -> str:
+    """diffusers' lora_adapter_metadata: ranks and alphas by anchored patterns, so the scale is
+    1.
+    """
+    parts: dict[str, dict[str, int]] = {}
+    for name, rank in lora.ranks.items():
+        if rank:
+            part, path = bases[name].split(".", 1)
+            parts.setdefault(part, {})[path] = rank
+    entries = {}
+    for part, ranks in parts.items():
+        common, patterns = max(ranks.values()), {f"^{path}$": r for path, r in ranks.items()}
+        config = {
+            "r": common, "lora_alpha": common, "rank_pattern": patterns,
+            "alpha_pattern": patterns, "target_modules": list(ranks),
+        }  # fmt: skip
+        entries |= {f"{part}.{k}": v for k, v in config.items()}
+    return json.dumps(entries)
+
+
+def serialise(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """The file's bytes, with the SHA-256 of everything after the header in sshs_model_hash,
+    checksums of its parts, and a seal over the header.
+    """
+    plain = safetensors.torch.save(tensors)
+    payload = payload_of(plain)
+    digest = hashlib.sha256(payload).hexdigest()
+    legacy = hashlib.sha256(plain[0x100000:0x110000]).hexdigest()[:8]
+    hashes = {
+        "sshs_model_hash": digest,
+        "sshs_legacy_hash": legacy,
+        "modelspec.hash_sha256": f"0x{digest}",
+    }
+    metadata = metadata | hashes
+    entries = parse(plain[: len(plain) - len(payload)], len(plain), "The file").entries
+    own = {CHECKS: written(entries, payload, digest, metadata), KEY: EMPTY}
+    return sealed(safetensors.torch.save(tensors, metadata | own))
+
+
+def encode(
+    lora: RankedLora, title: str, form: str, dtype: str, diffusers: Mapping[str, str]
+) -> bytes:
+    """The bytes of one file of `lora` as it is."""
+    paths = complete_map(lora.layers, diffusers)
+    if form == "peft":
+        part = lora.info.get("part", "unet")
+        bases = {name: peft_name(name, paths, part) for name in lora.layers}
+    else:
+        bases = {name: kohya_name(name, paths) for name in lora.layers}
+    metadata = run_entries(lora, title) | lora2_entries(lora, bases)
+    if form == "peft":
+        metadata["lora_adapter_metadata"] = peft_metadata(lora, bases)
+    return serialise(to_tensors(lora, bases, form, DTYPES[dtype]), metadata)
+
+
+def save(
+    path: str | Path,
+    source: Adapters | RankedLora,
+    *,
+    form: str = "kohya",
+    dtype: str = "fp16",
+    max_mb: float = 0.0,
+    diffusers: Mapping[str, str] | None = None,
+    info: Mapping | None = None,
+) -> RankedLora:
+    """Writes an adapter file atomically and returns what was written.
+
+    form: `kohya`, `peft` or `uniform` (zero-padded to one rank). max_mb > 0: the file is cut to at
+    most so many MB (1e6 bytes), least important rank positions of the whole model first. diffusers:
+    module path -> diffusers path, used when it names every layer. ValueError for bad choices or an
+    empty adapter, OSError from the disk.
+    """
+    check_choice("format", form, FORMATS)
+    check_choice("dtype", dtype, tuple(DTYPES))
+    check_range("max_mb", max_mb, 0, 1e6)
+    path = Path(path)
+    lora = finish(source, info) if isinstance(source, Adapters) else source
+    if lora.info.get("basis") != "singular":
+        lora = lora.rotated()
+    data = encode(lora, path.stem, form, dtype, diffusers or {})
+    limit = max_mb * MEGABYTE
+    while (
+        max_mb > 0 and len(data) > limit
+    ):  # a share at a time, since header and padding shrink as well
+        lora = lora.within(min(lora.parameters - 1, lora.parameters * limit / len(data)))
+        data = encode(lora, path.stem, form, dtype, diffusers or {})
+    write_atomic(path, data)
+    return lora

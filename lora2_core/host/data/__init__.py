@@ -1,0 +1,1 @@
+"""Folders of pictures, encoded by ComfyUI's VAE and CLIP."""

@@ -1,0 +1,139 @@
+"""A folder of pictures as what LoRA² Train takes: everything that LoRA² Dataset does between its
+inputs and its outputs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import folder_paths
+from torch import Tensor
+
+from ...dataset.buckets import step_for
+from ...dataset.cache import Cache
+from ...dataset.captions import paired, variants, without_captions
+from ...dataset.crops import crops_of
+from ...dataset.cut import completed
+from ...dataset.folder import check_folder, scan
+from ...dataset.plan import DatasetSettings, Planned, check_count, nothing, plan
+from ...dataset.reading import Unusable, decode
+from ...dataset.report import report
+from ...paths import quoted
+from .encoding import Encoder
+from .picture_masks import MaskReader
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One LATENT, one CONDITIONING and one MASK [1, height, width] of the latent an entry, and what
+    became of the folder in words.
+    """
+
+    latents: list[dict]
+    positive: list[list]
+    masks: list[Tensor]
+    report: str
+
+
+def cache_folder() -> Path:
+    """Where encoded pictures and captions are kept: in the user folder, out of reach of HTTP."""
+    return Path(folder_paths.get_system_user_directory("lora2")) / "cache"
+
+
+def encode_picture(
+    planned: Planned, settings: DatasetSettings, encoder: Encoder, reader: MaskReader
+) -> tuple[list[tuple[Tensor, Tensor]], bool]:
+    """The latents of all crops of a picture, decoded only if one of them is new, with their masks,
+    and whether its file lacks its end. Crops of which nothing counts are left out; Unusable when
+    none is left.
+    """
+    path, seen = planned.picture.path, planned.seen
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise Unusable("unreadable") from error
+    digest = hashlib.sha256(data).hexdigest()
+    size = seen.width, seen.height
+    crops = crops_of(
+        size,
+        planned.bucket,
+        extra=settings.crops,
+        flip=settings.flip,
+        seed=f"{settings.seed} {digest}",
+    )
+    latents, picture = [], None
+    for crop in crops:
+        latent = encoder.known_latent(digest, crop, planned.bucket)
+        if latent is None:
+            if picture is None:
+                picture = decode(data)
+            if picture.shape[:2] != size[::-1]:
+                raise Unusable("changed while it was read")
+            try:
+                latent = encoder.latent(picture, digest, crop, planned.bucket)
+            except ValueError as error:
+                raise ValueError(f"{planned.picture.name}: {error}") from error
+        latents.append(latent)
+    masks = reader.masks(planned, data, crops, tuple(latents[0].shape[-2:]))
+    kept = [(latent, m) for latent, m in zip(latents, masks, strict=True) if m.any()]
+    if not kept:
+        raise Unusable(
+            "masked out: its mask is black, or it is transparent, wherever it is cropped"
+        )
+    return kept, completed(data)[1]
+
+
+def make_dataset(
+    name: str, clip, vae, settings: DatasetSettings, on_picture: Callable[[int, int], None]
+) -> Dataset:
+    """Encodes a folder of the host's input folder.
+
+    on_picture(done, of) is called before every picture and caption, and may raise (the host's
+    interrupt); what is encoded by then stays in the cache. Bad input raises ValueError
+    before anything is encoded.
+    """
+    for what, model in (("clip", clip), ("vae", vae)):
+        if model is None:
+            raise ValueError(f"{what} is empty: connect a loader whose file holds one.")
+        if not hasattr(model, "patcher"):
+            raise ValueError(f"{what} is {quoted(model)}: connect a loader that gives one.")
+    root = folder_paths.get_input_directory()
+    step = step_for(settings.resolution, vae.spacial_compression_encode())
+    folder = check_folder(root, name)
+    listing = scan(folder)
+    planned = plan(listing, settings, step)
+    common = check_count(planned, settings, listing)
+    cache = Cache(cache_folder())
+    encoder, reader = Encoder(clip, vae, cache), MaskReader(cache)
+    used, entries = [], []
+    for done, item in enumerate(planned):
+        on_picture(done, len(planned))
+        try:
+            crops, cut = encode_picture(item, settings, encoder, reader)
+        except Unusable as reason:
+            listing.skipped[item.picture.name] = str(reason)
+            continue
+        used.append(item)
+        if cut:
+            listing.cut.append(item.picture.name)
+        captions = variants(
+            settings.caption_of(item.picture),
+            settings.shuffle_tags,
+            f"{settings.seed} {item.picture.name}",
+        )
+        entries += paired(crops, captions) * (item.picture.repeats // common)
+    if not used:
+        raise ValueError(nothing(listing))
+    wordless = without_captions(entries, settings.caption_dropout, settings.seed)
+    positive = []
+    for _, caption in entries + wordless:
+        on_picture(len(planned), len(planned))
+        positive.append(encoder.conditioning(caption))
+    cache.trim()
+    latents = [{"samples": latent} for (latent, _), _ in entries + wordless]
+    masks = [mask for (_, mask), _ in entries + wordless]
+    facts = report(name, settings, used, listing, len(entries), len(wordless))
+    return Dataset(latents, positive, masks, f"{facts}\n{encoder.report()}{reader.report()}")

@@ -1,0 +1,141 @@
+"""Where checkpoints are kept: in lora2/checkpoints of the host's output folder, never outside it,
+one folder for each name.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import folder_paths
+
+from ...atomic import sweep, write_atomic
+from ...paths import below, quoted, unportable
+from ...saying import log
+from ...training.checkpoint import Card, read_card
+
+NAME = re.compile(r"\w[\w .()+-]{0,99}")
+KIND = ".safetensors"
+
+
+def checkpoints_folder() -> Path:
+    """The folder of all names."""
+    return Path(folder_paths.get_output_directory()) / "lora2" / "checkpoints"
+
+
+def folder_of(name: str) -> Path:
+    """The folder of a name, which need not be there yet. ValueError for a name that is none, or
+    leads out of the checkpoints folder.
+    """
+    plain = isinstance(name, str) and NAME.fullmatch(name) and unportable(name) is None
+    path = below(checkpoints_folder(), name) if plain else None
+    if path is None:
+        raise ValueError(
+            f"name is {quoted(name)}: give one of letters, digits, spaces and any of _.()+- such "
+            "as run."
+        )
+    return path
+
+
+def file_of(listed: str) -> Path:
+    """A checkpoint by its name in the list; ValueError when it isn't there."""
+    path = below(checkpoints_folder(), listed)
+    if path is None or path.suffix != KIND or not os.path.isfile(path):
+        raise ValueError(
+            f"There is no checkpoint {quoted(listed)} in output/lora2/checkpoints: choose one from "
+            "the list (press R to refresh it)."
+        )
+    return path
+
+
+def listed_name(path: Path) -> str:
+    """How the list calls a checkpoint: folder/file."""
+    return f"{path.parent.name}/{path.name}"
+
+
+def files_in(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, by name."""
+    if not folder.is_dir():
+        return []
+    files = (p for p in folder.iterdir() if p.suffix == KIND and not p.name.startswith("."))
+    return sorted(p for p in files if p.is_file())
+
+
+def name_folders() -> list[Path]:
+    """The folders of all names, sorted."""
+    root = checkpoints_folder()
+    return sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+
+
+def checkpoint_list() -> list[str]:
+    """All checkpoints by name; no file is opened. A folder that can't be read is not fatal: the
+    host asks for this list whenever a page is loaded.
+    """
+    try:
+        return [listed_name(path) for folder in name_folders() for path in files_in(folder)]
+    except OSError as error:
+        log.warning("The checkpoints can't be listed: %s", error)
+        return []
+
+
+def cards_in(folder: Path) -> dict[Path, Card]:
+    """The cards of a folder's checkpoints, oldest first, from their headers; those that can't be
+    read are left out.
+    """
+    cards = {}
+    for path in files_in(folder):
+        try:
+            cards[path] = read_card(path)
+        except (ValueError, OSError) as error:
+            log.warning("A checkpoint is left out: %s", error)
+    return dict(sorted(cards.items(), key=lambda pair: pair[1].order))
+
+
+def latest(name: str) -> Path | None:
+    """The checkpoint of a name that was written last, None where there is none."""
+    return next(reversed(cards_in(folder_of(name))), None)
+
+
+def prepare(name: str) -> Path:
+    """The folder of a name, made, writable, without what a crash left half written; ValueError when
+    that can't be.
+    """
+    folder = folder_of(name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
+    except OSError as error:
+        raise ValueError(
+            f"The checkpoints folder of {quoted(name)} can't be made ({error.strerror}): choose "
+            "another name."
+        ) from error
+    if not os.access(folder, os.W_OK):
+        raise ValueError(
+            f"The checkpoints folder of {quoted(name)} can't be written: choose another name or "
+            "change its rights."
+        )
+    return folder
+
+
+def next_order(folder: Path) -> int:
+    """More than that of every checkpoint in the folder."""
+    return 1 + max((card.order for card in cards_in(folder).values()), default=0)
+
+
+def write(data: bytes, card: Card, folder: Path, keep_last: int) -> Path:
+    """Writes a checkpoint and, once that has been read back, removes all but the last ones of the
+    same run. Those of other runs stay, even under the same step.
+    """
+    cards = cards_in(folder)
+    path, number = folder / f"step-{card.step:06}{KIND}", 1
+    while path.exists() and (path not in cards or cards[path].run != card.run):
+        number += 1
+        path = folder / f"step-{card.step:06}_{number}{KIND}"
+    write_atomic(path, data)
+    if read_card(path) != card:
+        raise OSError(f"{path.name} read back differently from what was written: check the disk.")
+    older = [p for p, other in cards.items() if other.run == card.run and p != path]
+    for old in older[: max(0, len(older) + 1 - keep_last)]:
+        old.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,228 @@
+"""Previews: pictures that the host's own sampler draws with the adapter so far. Training does not
+notice: no bit of its result depends on them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import folder_paths
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ...checks import check_choice, check_range, check_text
+from ...saying import log
+from ...training.run import Run
+from ..data.encoding import CAPTION
+from ..only_said import OnlySaid
+from ..output import place_of
+from .loan import Loan
+from .text_encoder import TextEncoder
+
+LARGEST = 16384  # of a side, as the host's own nodes have it
+
+
+@dataclass(frozen=True)
+class Preview:
+    """One picture that is drawn again and again, always from the same noise.
+
+    positive, negative: CONDITIONING; None for a negative of zeros. vae: the VAE that decodes.
+    preview_every: steps from one to the next; the first is drawn before the first step.
+    width, height: in pixels; 0 for those of the first picture that is trained on.
+    filename_prefix: below the output folder.
+    prompt: what positive encodes, as text: a text encoder that is trained encodes it anew each
+        time. Empty where positive says it itself, or none is trained.
+    """
+
+    positive: list = field(compare=False, repr=False)
+    vae: object = field(compare=False, repr=False)
+    negative: list | None = field(default=None, compare=False, repr=False)
+    preview_every: int = 100
+    seed: int = 0
+    steps: int = 20
+    cfg: float = 5.0
+    sampler_name: str = "euler"
+    scheduler: str = "simple"
+    width: int = 0
+    height: int = 0
+    filename_prefix: str = "lora2/previews/preview"
+    prompt: str = ""
+
+    def __post_init__(self) -> None:
+        check_range("every", self.preview_every, 1, 1_000_000, whole=True)
+        check_range("seed", self.seed, 0, 2**64 - 1, whole=True)
+        check_range("steps", self.steps, 1, 10_000, whole=True)
+        check_range("cfg", self.cfg, 0, 100)
+        check_range("width", self.width, 0, LARGEST, whole=True)
+        check_range("height", self.height, 0, LARGEST, whole=True)
+        check_choice("sampler_name", self.sampler_name, tuple(comfy.samplers.SAMPLER_NAMES))
+        check_choice("scheduler", self.scheduler, tuple(comfy.samplers.SCHEDULER_NAMES))
+        place_of(self.filename_prefix)
+        check_text("prompt", self.prompt)
+
+    def check(self, captions: list[list]) -> None:
+        """ValueError where it doesn't fit the captions that are trained on."""
+        if not self.positive:
+            raise ValueError("positive of the preview is empty: connect a CLIP Text Encode.")
+        own = captions[0][0].shape[-1]
+        for name, conditioning in (("positive", self.positive), ("negative", self.negative)):
+            for entry in conditioning or []:
+                if entry[0].shape[-1] != own:
+                    raise ValueError(
+                        f"{name} of the preview is {entry[0].shape[-1]} wide, but the captions are "
+                        f"{own}: encode both with the CLIP that belongs to the model."
+                    )
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What was drawn: after which step, where it lies in the output folder, how long it took in
+    seconds.
+    """
+
+    step: int
+    filename: str
+    subfolder: str
+    seconds: float
+
+
+class Previews:
+    """Draws a run's previews when they are due, and tells `on_preview` of each. After one that
+    failed there are no more: a run of hours does not end for a picture.
+    """
+
+    def __init__(
+        self,
+        previews: tuple[Preview, ...],
+        loan: Loan,
+        run: Run,
+        latent: Tensor,
+        on_preview: Callable[[Shown], None],
+        text: TextEncoder | None = None,
+    ):
+        self.loan, self.run, self.on_preview, self.text = loan, run, on_preview, text
+        form = loan.inner.latent_format
+        self.previews = [(p, empty_latent(p, latent, form)) for p in previews]
+        self.names: dict[int, tuple[Path, str]] = {}
+        self.say = OnlySaid()
+
+    def after(self, step: int) -> None:
+        """Draws what is due after a step."""
+        last = step == self.run.settings.steps
+        due = [i for i, (p, _) in enumerate(self.previews) if last or not step % p.preview_every]
+        if not due:
+            return
+        failure, shown = None, []
+        with self.loan.paused() as patcher, at_its_best(self.run), same_random(patcher.load_device):
+            try:
+                shown = [self.draw(patcher, number, step) for number in due]
+            except Exception as error:  # whatever a sampler, a VAE or a disk may raise
+                failure = " ".join(str(error).split())[:300] or type(error).__name__
+            finally:
+                for number in due:  # whose memory training needs
+                    vae = self.previews[number][0].vae
+                    comfy.model_management.unload_model_and_clones(vae.patcher)
+        for each in shown:
+            self.say(self.on_preview, each)
+        if failure is not None:
+            self.previews = []
+            log.warning(
+                "The preview of step %d failed, and there will be no more in this run: %s",
+                step, failure,
+            )  # fmt: skip
+
+    def draw(self, patcher, number: int, step: int) -> Shown:
+        """Samples, decodes and writes one picture."""
+        began = time.monotonic()
+        preview, latent = self.previews[number]
+        preview = preview if self.text is None else retold(preview, self.text)
+        picture = decode(preview.vae, sample(patcher, preview, latent))
+        if number not in self.names:
+            self.names[number] = place_of(preview.filename_prefix)
+        folder, start = self.names[number]
+        path = folder / f"{start}step-{step:06}.png"
+        picture.save(path, compress_level=4)
+        subfolder = folder.relative_to(folder_paths.get_output_directory()).as_posix()
+        return Shown(step, path.name, subfolder, time.monotonic() - began)
+
+
+def retold(preview: Preview, text: TextEncoder) -> Preview:
+    """The preview with its prompt as the text encoder has it now."""
+    prompt = preview.prompt or preview.positive[0][1].get(CAPTION)
+    if not prompt:
+        log.warning(
+            "The preview leaves out what the text encoder has learned: write its prompt in LoRA2 "
+            "Preview Options too."
+        )
+        return preview
+    (cross, facts), *_ = text.conditioning(prompt)
+    return replace(preview, positive=[[cross, preview.positive[0][1] | facts]])
+
+
+def empty_latent(preview: Preview, latent: Tensor, form) -> Tensor:
+    """Zeros [1, channels, ...] of the preview's size, or of that of a latent trained on."""
+    ratio = getattr(form, "spacial_downscale_ratio", 8)
+    sides = zip((preview.height, preview.width), latent.shape[-2:], strict=True)
+    height, width = (side // ratio if side else own for side, own in sides)
+    frames = latent.shape[2:-2] and (1,)
+    return torch.zeros(1, latent.shape[1], *frames, max(1, height), max(1, width))
+
+
+def sample(patcher, preview: Preview, latent: Tensor) -> Tensor:
+    """What the host's KSampler makes of the empty latent."""
+    noise = comfy.sample.prepare_noise(latent, preview.seed)
+    negative = preview.negative or zeroed(preview.positive)
+    parts = preview.steps, preview.cfg, preview.sampler_name, preview.scheduler
+    conditions = preview.positive, negative, latent
+    return comfy.sample.sample(
+        patcher, noise, *parts, *conditions, disable_pbar=True, seed=preview.seed
+    )
+
+
+def zeroed(conditioning: list) -> list:
+    """As the host's Conditioning Zero Out."""
+    found = []
+    for cross, facts in conditioning:
+        zero = {k: torch.zeros_like(v) for k, v in facts.items() if k == "pooled_output"}
+        found.append([torch.zeros_like(cross), facts | zero])
+    return found
+
+
+def decode(vae, latent: Tensor) -> Image.Image:
+    """The first picture (of a video, the first frame)."""
+    picture = vae.decode(latent)
+    picture = picture.reshape(-1, *picture.shape[-3:])[0]
+    return Image.fromarray((picture.float().clamp(0, 1) * 255).round().byte().cpu().numpy())
+
+
+@contextmanager
+def at_its_best(run: Run) -> Iterator[None]:
+    """Inside, the adapter is what it would be if the run ended now: all its ranks are used, and its
+    weights are their running means where there are any. Afterwards its weights are as before, to
+    the bit.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        run.adapters.refresh()
+        before = run.optimizer.take_means()
+    try:
+        yield
+    finally:
+        with torch.inference_mode(False), torch.no_grad():
+            for parameter, value in before:
+                parameter.copy_(value)
+
+
+@contextmanager
+def same_random(device: torch.device) -> Iterator[None]:
+    """The global generators afterwards go on as if nothing had been drawn inside."""
+    kind = device.type if device.type in ("cuda", "xpu") else None
+    with torch.random.fork_rng([device] if kind else [], device_type=kind or "cuda"):
+        yield

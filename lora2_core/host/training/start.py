@@ -1,0 +1,87 @@
+"""A run that goes on from a finished adapter, of whatever trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from torch import nn
+
+from ...adapter.lora import RankedLora
+from ...checks import check_range
+from ...layers.layer import is_adaptable
+from ...layers.starting import fingerprint
+from ...paths import quoted
+from ...saying import log
+from ..apply import adopt
+
+
+@dataclass(frozen=True)
+class StartSettings:
+    """Where a run begins.
+
+    start_from: a finished adapter, None for the model as it is.
+    start_strength: its update is multiplied by this first.
+    adopt_layers: its layers that are not among the chosen ones are trained too, else left out.
+    """
+
+    start_from: RankedLora | None = field(default=None, compare=False, repr=False)
+    start_strength: float = 1.0
+    adopt_layers: bool = True
+
+    def __post_init__(self) -> None:
+        check_range("strength", self.start_strength, 0.01, 10)
+        if not isinstance(self.adopt_layers, bool):
+            raise ValueError(f"adopt_layers is {quoted(self.adopt_layers)}: give True or False.")
+        if self.start_from is not None and not isinstance(self.start_from, RankedLora):
+            raise ValueError(
+                f"The adapter to start from is {quoted(self.start_from)}: connect LoRA2 Start "
+                "Options."
+            )
+
+    def adapter(self, model, clip=None) -> RankedLora | None:
+        """The adapter with its layers named as in the model and its text encoder, at its strength;
+        None without one. ValueError when it doesn't fit the model.
+        """
+        if self.start_from is None:
+            return None
+        try:
+            lora = adopt(self.start_from, model, clip)
+        except ValueError as error:
+            raise ValueError(f"Of the adapter to start from: {error}") from error
+        if self.start_strength == 1:
+            return lora
+        scaled = {n: replace(y, up=y.up * self.start_strength) for n, y in lora.layers.items()}
+        return replace(lora, layers=scaled)
+
+    def with_its_own(
+        self,
+        chosen: Mapping[str, nn.Module],
+        lora: RankedLora | None,
+        modules: Mapping[str, nn.Module],
+    ) -> dict[str, nn.Module]:
+        """The chosen ones of all modules by name, and those that the adapter brings."""
+        if lora is None:
+            return dict(chosen)
+        given = {name for name, layer in lora.layers.items() if layer.rank}
+        wanted = chosen.keys() | given if self.adopt_layers else chosen.keys()
+        found = {n: m for n, m in modules.items() if n in wanted and is_adaptable(m)}
+        if left := given - found.keys():
+            log.warning(
+                "LoRA2 Train leaves out %d of the %d layers of the adapter to start from, the "
+                "first is %s: they are not trained here.",
+                len(left), len(given), min(left),
+            )  # fmt: skip
+        return found
+
+    @cached_property
+    def facts(self) -> dict:
+        """What tells one start from another; nothing without one."""
+        if self.start_from is None:
+            return {}
+        return {
+            "start": fingerprint(self.start_from),
+            "start_strength": self.start_strength,
+            "adopt_layers": self.adopt_layers,
+        }

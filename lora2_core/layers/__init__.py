@@ -1,0 +1,1 @@
+"""Low-rank paths beside a model's frozen layers: which layers, their tensors, their start and end."""

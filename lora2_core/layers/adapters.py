@@ -1,0 +1,311 @@
+"""All adapted components of a model and the one vector of rates that their ranks follow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ..adapter.lora import RankedLora
+from ..ranks.layer_ranks import lines_of
+from ..ranks.rank import (
+    importance,
+    matched_std,
+    nearest_rank,
+    paper_std,
+    plain_std,
+    rank_of,
+    rate_for,
+    stable_weights,
+)
+from ..ranks.settings import RankSettings
+from ..ranks.singular import singular_turn
+from ..units import BYTES_PER_PARAMETER, MEGABYTE
+from .layer import TILE, Component
+from .moments import COPIES, Moments, moments_of
+from .starting import fill, starting_layers
+from .targets import components, find_layers
+
+SOLVED_AT_ONCE = 32  # layers: few copies, little memory
+SMALLEST_RATE = 1e-4  # rank 23,026 at quantile 0.9: beyond every capacity
+
+
+class Adapters:
+    """Low-rank paths on a module's layers; made by `attach`, taken away by `detach`.
+
+    `rate_parameter` is one fp32 vector (layers,): the rates themselves in paper mode, their
+    logarithms in adaptive mode (a rate then stays positive), unused in fixed mode. `started`: they
+    go on from a finished adapter. `speeds`: how many times the learning rate some layers have.
+    """
+
+    def __init__(
+        self,
+        found: dict[str, nn.Module],
+        settings: RankSettings,
+        seed: int,
+        device: torch.device,
+        start: RankedLora | None = None,
+        speeds: Mapping[str, float] | None = None,
+    ):
+        self.settings, self.speeds = settings, dict(speeds or {})
+        self.device = device
+        self.generator = torch.Generator().manual_seed(seed)
+        fixed = settings.mode == "fixed"
+        tile = 1 if fixed else TILE  # ranks that never move need no slack
+        lines = lines_of(settings.layer_ranks, found)
+        self.components = components(found, lines, settings.max_rank, device, tile)
+        own = {name: line.wanted(settings.mode) for name, line in lines.items()}
+        self.own_targets = {name: rank for name, rank in own.items() if rank is not None}
+        self._list = list(self.components.values())
+        self.max_ranks = torch.tensor([c.max_rank for c in self._list], device=device)
+        self.costs = torch.tensor([float(c.cost) for c in self._list], device=device)
+        targets = [float(self.own_targets.get(n, settings.target_rank)) for n in found]
+        self.target_ranks = torch.tensor(targets, device=device)
+        mean = settings.target_rank if self.own_targets else self.mean_ceiling
+        starts = [float(settings.first_rank(mean, self.own_targets.get(n))) for n in found]
+        self.started = start is not None
+        given = starting_layers(start, self.components) if start is not None else {}
+        least = [float(given[n].rank) if n in given else 0.0 for n in found]
+        first = torch.tensor(starts, device=device).minimum(self.max_ranks)
+        first = first.maximum(torch.tensor(least, device=device))
+        rates = rate_for(1.0, settings.quantile) / first
+        self.rate_parameter = nn.Parameter(rates.log() if self.logarithmic else rates)
+        self.worths: dict[str, float] = {}  # of layers to the loss, once they were reviewed
+        self.weights: Tensor = torch.empty(0)
+        self._set_ranks(first.long(), first.long().tolist())
+        self.refresh()
+        for row, (name, component) in enumerate(self.components.items()):
+            component.initialise(0, component.rank, self._std(row), self.generator, random_up=False)
+            if self.logarithmic:
+                component.orthogonalise()
+            if name in given:
+                fill(component, given[name], self.weights[row], orthogonal=self.logarithmic)
+            component.hook(lambda row=row: None if fixed else self.active[row])
+
+    @property
+    def logarithmic(self) -> bool:
+        return self.settings.mode == "adaptive"
+
+    @property
+    def rates(self) -> Tensor:
+        """nu of every layer, fp32 (layers,), differentiable."""
+        return self.rate_parameter.exp() if self.logarithmic else self.rate_parameter
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """The current rank of every layer."""
+        return {name: c.rank for name, c in self.components.items()}
+
+    @property
+    def parameters(self) -> int:
+        """Parameters inside the current ranks."""
+        return sum(c.rank * c.cost for c in self._list)
+
+    @property
+    def ceiling(self) -> float:
+        """The most parameters that the settings allow: the budget, or the target rank in every
+        layer (fixed mode: what it has).
+        """
+        if self.settings.mode == "fixed":
+            return float(self.parameters)
+        if self.settings.budget_mb > 0:
+            return self.settings.budget_mb * MEGABYTE / BYTES_PER_PARAMETER
+        rank = self.settings.target_rank
+        own = (self.components[n].cost * (r - rank) for n, r in self.own_targets.items())
+        return rank * float(self.costs.sum()) + sum(own)
+
+    @property
+    def mean_ceiling(self) -> float:
+        """The ceiling as a mean rank, weighted by layer size."""
+        return self.ceiling / float(self.costs.sum())
+
+    def by_speed(self) -> dict[float, list[str]]:
+        """The names of the layers by how many times the learning rate is theirs."""
+        found: dict[float, list[str]] = {}
+        for name in self.components:
+            found.setdefault(self.speeds.get(name, 1.0), []).append(name)
+        return found
+
+    def refresh(self) -> None:
+        """Computes Lambda of every layer from the rates, zero beyond its rank, once for the next
+        forward and backward pass: [layers, the largest capacity].
+        """
+        length = max(c.capacity for c in self._list)
+        positions = torch.arange(length, device=self.device)
+        inside = positions < self._ranks[:, None]
+        if self.settings.mode == "fixed":
+            self.weights = inside.float()
+        elif self.settings.mode == "paper":
+            self.weights = importance(self.rates, length) * inside
+        else:
+            wanted = self.target_ranks[:, None] if self.own_targets else self.mean_ceiling
+            weights = stable_weights(self.rates, self._ranks, wanted, length)
+            self.weights = weights * inside
+        self.active = self.weights.unbind()  # at once: a row's backward would fill the matrix
+
+    def _std(self, row: int) -> float:
+        component = self._list[row]
+        weights = self.weights[row, : component.rank].detach()
+        init = self.settings.init or ("paper" if self.settings.mode == "paper" else "matched")
+        if init == "paper":
+            return paper_std(weights)
+        if self.logarithmic:
+            return plain_std(component.fan_in)  # stable weights scale by themselves
+        return matched_std(weights, component.fan_in)
+
+    def _set_ranks(
+        self, ranks: Tensor, values: list[int], optimizer: torch.optim.Optimizer | None = None
+    ) -> None:
+        """`values` are those of the tensor."""
+        self._ranks, self._followed = ranks, self.rate_parameter.detach().clone()
+        for component, rank in zip(self._list, values, strict=True):
+            component.rank = rank
+            component.allocate(rank, optimizer)
+
+    def take_ranks(self, ranks: list[int]) -> None:
+        """Those of a state put in from outside: they follow its rates as these are now."""
+        self._set_ranks(torch.tensor(ranks, device=self.device), ranks)
+        self.refresh()
+
+    def follow_rates(
+        self, optimizer: torch.optim.Optimizer | None = None
+    ) -> list[tuple[Component, int, int]]:
+        """Moves every rank to where its rate says. Returns (component, old, new) of the grown.
+
+        New positions get a random lora_down and a zero lora_up, so the output does not jump (both
+        random in paper mode); positions beyond a smaller rank are no longer used. In adaptive mode
+        the positions that stay keep their update while the rates move.
+        """
+        if self.settings.mode == "fixed":
+            return []
+        if (
+            self.settings.mode == "paper"
+        ):  # a raw rate may step across zero, where f is no importance any more
+            with torch.no_grad():
+                self.rate_parameter.clamp_(min=SMALLEST_RATE)
+        rule = nearest_rank if self.logarithmic else rank_of
+        old, before = [c.rank for c in self._list], self.weights.detach()
+        ranks = rule(self.rates, self.settings.quantile, self.max_ranks)
+        changed = self.rate_parameter.detach() != self._followed
+        values, moved = torch.stack([ranks, changed.long()]).tolist()  # one device sync
+        if not any(moved):
+            return []
+        self._set_ranks(ranks, values, optimizer)
+        self.refresh()
+        moments = moments_of(optimizer)
+        if self.logarithmic:
+            self._keep_updates(before, [row for row, it_did in enumerate(moved) if it_did], moments)
+        grown = []
+        for row, (component, rank) in enumerate(zip(self._list, old, strict=True)):
+            if component.rank > rank:
+                random_up = self.settings.mode == "paper"
+                component.initialise(
+                    rank, component.rank, self._std(row), self.generator, random_up=random_up
+                )
+                new = slice(rank, component.rank)
+                for name, moment in moments(component.lora_down).items():
+                    moment[new] = component.lora_down[new].detach() if name in COPIES else 0
+                for name, moment in moments(component.lora_up).items():
+                    moment[:, new] = component.lora_up[:, new].detach() if name in COPIES else 0
+                grown.append((component, rank, component.rank))
+        return grown
+
+    @torch.no_grad()
+    def _keep_updates(self, before: Tensor, rows: list[int], moments: Moments) -> None:
+        """lora_up takes up the change of Lambda since `before` where a position was used and is,
+        in the layers of these rows.
+        """
+        now = self.weights.detach()
+        length = min(before.shape[1], now.shape[1])
+        before, kept = before[:, :length], now[:, :length]
+        ratio = torch.ones_like(now)
+        ratio[:, :length] = torch.where((before > 0) & (kept > 0), kept / before, 1.0)
+        for row in rows:
+            component = self._list[row]
+            component.rescale(ratio[row, : component.capacity], moments)
+
+    def singular_turns(self) -> dict[int, tuple[Tensor, Tensor]]:
+        """(turn, inverse) of singular_turn by row of the layers that have an update, fp64.
+
+        The small matrices are solved on the CPU, which is faster than a GPU at them: some layers at
+        a time, with one copy there and one back.
+        """
+        weights, found = self.weights.detach(), {}
+        rows = [row for row, component in enumerate(self._list) if component.rank]
+        for first in range(0, len(rows), SOLVED_AT_ONCE):
+            some = rows[first : first + SOLVED_AT_ONCE]
+            grams = [self._list[row].grams(weights[row]) for row in some]
+            grams = dict(zip(some, _moved(grams, torch.device("cpu")), strict=True))
+            # where lora_down is not zero
+            turns = {r: torch.stack(singular_turn(*g)) for r, g in grams.items() if g[1].any()}
+            moved = _moved(list(turns.values()), self.device)
+            found |= {r: tuple(t) for r, t in zip(turns, moved, strict=True)}
+        return found
+
+    def turn(
+        self,
+        turns: Mapping[int, tuple[Tensor, Tensor]],
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> None:
+        """These layers to their singular basis, by their singular_turns, the optimizer's moments
+        with them; no output changes.
+        """
+        moments, weights = moments_of(optimizer), self.weights.detach()
+        for row, (turn, inverse) in turns.items():
+            self._list[row].rotate(weights[row], turn, inverse, moments)
+
+    def folded(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """(lora_up, lora_down) of every layer, importance folded in, in file shapes (conv:
+        4-dimensional).
+        """
+        out = {}
+        for row, (name, component) in enumerate(self.components.items()):
+            up, down = component.folded(self.weights[row].detach())
+            if component.kernel is not None:
+                up, down = (
+                    up[:, :, None, None],
+                    down.view(-1, component.channels[0], *component.kernel),
+                )
+            out[name] = (up, down)
+        return out
+
+    def detach(self) -> None:
+        """Takes every path away: the module is exactly as it was. The learned tensors stay here."""
+        for component in self._list:
+            component.unhook()
+
+
+def attach(
+    module: nn.Module,
+    targets: str | Mapping[str, nn.Module] = r"to_(q|k|v|out\.0)$",
+    settings: RankSettings | None = None,
+    *,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    start: RankedLora | None = None,
+    speeds: Mapping[str, float] | None = None,
+) -> Adapters:
+    """Adds a low-rank path to every Linear and Conv2d of `module` whose dotted name matches the
+    regex `targets`, or to the layers that it gives by name.
+
+    The update is exactly zero at first, or that of `start`, a finished adapter to go on from: a
+    layer's rank is then at least the one it has there. `speeds` says by name which layers have
+    another learning rate, as a factor. `device` is where the adapter lives, by default that of the
+    first target's weight. ValueError when the regex is broken or matches no
+    layer, or start doesn't fit.
+    """
+    found = find_layers(module, targets) if isinstance(targets, str) else dict(targets)
+    if device is None:
+        weight = next(iter(found.values())).weight
+        device = weight.device if weight is not None else "cpu"
+    return Adapters(found, settings or RankSettings(), seed, torch.device(device), start, speeds)
+
+
+def _moved(tensors: list[Tensor], device: torch.device) -> list[Tensor]:
+    """On the device, with one copy for all."""
+    if not tensors or tensors[0].device == device:
+        return tensors
+    flat = torch.cat([t.flatten() for t in tensors]).to(device)
+    parts = flat.split([t.numel() for t in tensors])
+    return [part.view(t.shape) for part, t in zip(parts, tensors, strict=True)]

@@ -1,0 +1,102 @@
+"""Going on from a finished adapter: its layers become the first rank positions of a new run, which
+begins where the adapter ended.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..adapter.lora import LoraLayer, RankedLora
+from ..adapter.names import kohya_name
+from .layer import Component
+
+NEGLIGIBLE = 1e-12  # of the largest energy of a layer: rounding of its singular basis
+
+
+def starting_layers(start: RankedLora, components: Mapping[str, Component]) -> dict[str, LoraLayer]:
+    """The adapter's layers in their singular basis by the component that they belong to, by its
+    own name or by that of a kohya file; layers without rank are left out.
+
+    ValueError in one sentence when none belongs to any, or one doesn't fit where it belongs.
+    """
+    found = {}
+    for name, component in components.items():
+        layer = start.layers.get(name, start.layers.get(kohya_name(name)))
+        if layer is not None:
+            check_fit(name, layer, component)
+            found[name] = used(layer.rotated()) if layer.rank else layer
+    if not found:
+        raise ValueError(
+            f"None of the {len(start.layers)} layers of the adapter to start from is trained here "
+            f"(its first: {next(iter(start.layers), 'none')}; here: {next(iter(components))}): "
+            "choose its layers in LoRA2 Target Options, or the adapter of this base model."
+        )
+    for name, layer in found.items():
+        most = components[name].max_rank
+        if layer.rank > most:
+            raise ValueError(
+                f"Layer {name} of the adapter to start from has rank {layer.rank}, but at most "
+                f"{most} is allowed here: raise max_rank, or make the adapter smaller with LoRA2 "
+                "Compress first."
+            )
+    return {name: layer for name, layer in found.items() if layer.rank}
+
+
+def check_fit(name: str, layer: LoraLayer, component: Component) -> None:
+    """ValueError unless the layer's update has the shape of the component's weight."""
+    shape = layer.up.shape[0], layer.down.shape[1]
+    if shape != (component.fan_out, component.fan_in):
+        raise ValueError(
+            f"Layer {name} of the adapter to start from is for a weight of {shape[0]} x "
+            f"{shape[1]}, but this model's is {component.fan_out} x {component.fan_in}: the "
+            "adapter belongs to another base model."
+        )
+
+
+def used(layer: LoraLayer) -> LoraLayer:
+    """Of a layer in its singular basis: without the end that is only rounding."""
+    energy = layer.energy
+    return layer.first(int((energy > NEGLIGIBLE * energy.max()).sum()))
+
+
+@torch.no_grad()
+def fill(component: Component, layer: LoraLayer, weights: Tensor, *, orthogonal: bool) -> None:
+    """The layer's update, in its singular basis, into the first positions of an initialised
+    component with Lambda = `weights` (capacity,), whose other positions bring nothing yet.
+
+    lora_down gets the right singular vectors, as long as the component's rows are in the mean, so
+    that the learning rate means what it does in a fresh run; lora_up gets what is left. With
+    `orthogonal`, the other rows are made orthogonal to these and each other.
+    """
+    down, up, rank = component.lora_down, component.lora_up, layer.rank
+    length = down[: component.rank].double().norm(dim=1).square().mean().sqrt()
+    given = layer.down.to(down.device).double()
+    norms = given.norm(dim=1)
+    rows = given / norms[:, None]
+    down[:rank] = (rows * length).to(down.dtype)
+    up[:, :rank] = (
+        layer.up.to(up.device).double() * (norms / (length * weights[:rank].double()))
+    ).to(up.dtype)
+    up[:, rank:] = 0
+    if orthogonal and rank < component.rank:
+        rest = down[rank : component.rank].double()
+        for _ in range(2):  # once is not enough where they are nearly alike
+            rest = rest - (rest @ rows.T) @ rows
+        rest = torch.linalg.qr(rest.T)[0].T
+        down[rank : component.rank] = (rest * length).to(down.dtype)
+
+
+def fingerprint(lora: RankedLora) -> str:
+    """A hash of the names, shapes and values of all layers: 16 hex digits."""
+    digest = hashlib.sha256()
+    for name, layer in sorted(lora.layers.items()):
+        shapes = [list(layer.up.shape), list(layer.down.shape), list(layer.kernel or ())]
+        digest.update(json.dumps([name, *shapes]).encode())
+        for tensor in (layer.up, layer.down):
+            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

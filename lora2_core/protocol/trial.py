@@ -1,0 +1,145 @@
+"""One trial of the protocol on the host's own modules: train, draw, score."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from pathlib import Path
+
+import comfy.model_management
+import comfy.sample
+import comfy.sd
+import folder_paths
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..charts.score_chart import Scored, score_csv
+from ..charts.scores import Encoders, Judge, Score
+from ..dataset.folder import scan
+from ..dataset.plan import DatasetSettings
+from ..dataset.reading import decode
+from ..files.saving import save
+from ..host.apply import apply_lora
+from ..host.data.folder_dataset import make_dataset
+from ..host.local_encoders import clip_features, dino_features
+from ..host.playground import load_playground
+from ..host.training.run import HostRun, Outcome, train_on
+from ..playground import asset
+from .dreambooth import Subject, read_subjects
+from .plan import PLAYGROUND, Plan, Trial
+
+LAST = 50  # steps whose mean loss is told
+
+
+def load_checkpoint(name: str):
+    """(MODEL, CLIP, VAE) of the playground, of a name in the checkpoints folder, or of a file."""
+    if name == PLAYGROUND:
+        return load_playground(asset.load())
+    path = folder_paths.get_full_path("checkpoints", name) or name
+    if not Path(path).is_file():
+        raise ValueError(
+            f"There is no checkpoint {name!r}: give a name in the checkpoints folder, or a file."
+        )
+    found = comfy.sd.load_checkpoint_guess_config(path, output_vae=True, output_clip=True)
+    return found[:3]
+
+
+def load_encoders(plan: Plan) -> Encoders:
+    """Those of the plan's folders."""
+    clip = clip_features(Path(plan.clip_folder)) if plan.clip_folder else (None, None)
+    dino = dino_features(Path(plan.dino_folder)) if plan.dino_folder else None
+    return Encoders(dino, *clip)
+
+
+def real_pictures(folder: Path) -> list[Tensor]:
+    """[1, height, width, 3] of 0 to 1, in order of name."""
+    files = [picture.path for picture in scan(folder, folder.parent).pictures]
+    return [torch.from_numpy(decode(path.read_bytes()).copy())[None] for path in files]
+
+
+def keep(pictures: Tensor, start: Path) -> None:
+    """Writes START_0.png and so on."""
+    start.parent.mkdir(parents=True, exist_ok=True)
+    for number, pixels in enumerate((pictures * 255).round().byte().cpu().numpy()):
+        Image.fromarray(np.ascontiguousarray(pixels)).save(f"{start}_{number}.png")
+
+
+class Workshop:
+    """Model and encoders, loaded once, and the trials that are done with them."""
+
+    def __init__(self, plan: Plan, data: Path, out: Path):
+        self.plan, self.out = plan, out
+        self.subjects: dict[str, Subject] = {s.name: s for s in read_subjects(data)}
+        folder_paths.set_input_directory(str(data.resolve()))
+        self.encoders = load_encoders(plan)
+        with torch.inference_mode():
+            self.model, self.clip, self.vae = load_checkpoint(plan.checkpoint)
+
+    def execute(self, trial: Trial) -> dict[str, float]:
+        """The numbers of a trial's row; pictures, scores of prompts and the adapter are kept."""
+        with torch.inference_mode():
+            return self._execute(trial)
+
+    def _execute(self, trial: Trial) -> dict[str, float]:
+        subject = self.subjects[trial.subject]
+        place, start = self.out / "trials" / trial.key, time.monotonic()
+        row, model, clip = {"megabytes": 0.0, "mean_rank": 0.0}, self.model, self.clip
+        if (choices := self.plan.choices(trial.method)) is not None:
+            outcome = self.train(subject, choices | {"seed": trial.seed})
+            place.mkdir(parents=True, exist_ok=True)
+            save(place / "adapter.safetensors", outcome.lora)
+            row = {
+                "megabytes": outcome.lora.megabytes(),
+                "mean_rank": outcome.lora.mean_rank,
+                "loss": statistics.fmean(outcome.losses[-LAST:]),
+                "train_seconds": time.monotonic() - start,
+            }
+            model, clip = apply_lora(model, clip, outcome.lora, 1.0, 1.0)
+        judge = Judge(self.encoders, real_pictures(subject.folder))
+        drawing, scoring, scores = 0.0, 0.0, []
+        for number, prompt in enumerate(subject.prompts(self.plan.token, self.plan.prompts)):
+            start = time.monotonic()
+            pictures = self.draw(model, clip, prompt, seed=1000 * trial.seed + number)
+            drawing += time.monotonic() - start
+            keep(pictures, place / f"{number:02}")
+            start = time.monotonic()
+            scores.append(Scored(prompt, None, judge.of_prompt([pictures], prompt)))
+            scoring += time.monotonic() - start
+        (place / "prompts.csv").write_text(score_csv(scores), encoding="utf-8")
+        row |= {"draw_seconds": drawing, "score_seconds": scoring}
+        return row | vars(Score.mean([each.score for each in scores]))
+
+    def train(self, subject: Subject, choices: dict) -> Outcome:
+        """An adapter of a subject's pictures, squares from their centres."""
+        text = self.plan.caption.format(**{"token": self.plan.token, "class": subject.kind})
+        settings = DatasetSettings(text, self.plan.resolution, buckets=False)
+        told = subject.name, self.clip, self.vae, settings, lambda done, of: None
+        data = make_dataset(*told)
+        run = HostRun.of(choices)
+        outcome = train_on(self.model, data.latents, data.positive, run, lambda step: None)
+        if outcome.stopped is not None:
+            raise outcome.stopped
+        return outcome
+
+    def draw(self, model, clip, prompt: str, seed: int) -> Tensor:
+        """The plan's number of pictures [B, height, width, 3], alike for all methods but for the
+        adapter.
+        """
+        how = self.plan.sampling
+        form = model.get_model_object("latent_format")
+        ratio = getattr(form, "spacial_downscale_ratio", 8)
+        shape = (self.plan.images, form.latent_channels, how["height"] // ratio)
+        latent = torch.zeros(*shape, how["width"] // ratio)
+        latent = comfy.sample.fix_empty_latent_channels(model, latent)
+        positive, negative = (
+            clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in (prompt, "")
+        )
+        noise = comfy.sample.prepare_noise(latent, seed)
+        parts = how["steps"], how["cfg"], how["sampler_name"], how["scheduler"]
+        drawn = comfy.sample.sample(
+            model, noise, *parts, positive, negative, latent, disable_pbar=True, seed=seed
+        )
+        pictures = self.vae.decode(drawn)
+        return pictures.reshape(-1, *pictures.shape[-3:]).float().clamp(0, 1).cpu()

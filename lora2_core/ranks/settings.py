@@ -1,0 +1,105 @@
+"""How ranks are to be learned: frozen, validated at construction, one sentence for each fault."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..checks import check_choice, check_range, check_text
+from .layer_ranks import parse
+
+MODES = ("adaptive", "paper", "fixed")
+
+INITS = ("matched", "paper")
+
+FIRST_SHARE = 3  # adaptive runs start at so many times the target and descend to it
+
+QUANTILES = {"adaptive": 0.3, "paper": 0.9, "fixed": 0.9}
+
+
+@dataclass(frozen=True)
+class RankSettings:
+    """How ranks are learned.
+
+    mode: `adaptive`, `paper` (arXiv 2603.21884 to the letter) or `fixed` (plain LoRA at
+        target_rank).
+    target_rank: adaptive: ceiling on the mean rank, weighted by layer size; paper: pulls rates to
+        this rank; fixed: the rank.
+    budget_mb: 0, or the size in MB (1e6 bytes, 2 bytes a parameter) that replaces target_rank as
+        ceiling.
+    start_rank: rank of every layer at the first step; None means target_rank, in adaptive mode
+        three times the mean rank allowed (layers then compete for what is left; none grows).
+    max_rank: capacity of every layer, cut to min(in, out) of its shape.
+    quantile: share k of all importance that lies inside the rank; None means the mode's own: 0.9 in
+        the paper, 0.3 in adaptive mode, where importance then falls gently.
+    tolerance: adaptive: rank positions worth less to the loss than this share of a typical one are
+        given back; None gives back only what is clearly noise.
+    init: standard deviation of lora_down, `matched` or `paper`; None means the mode's own.
+    rank_weight, attention_weight: lambda_rank and lambda_attn; None means the mode's own (1e-4 in
+        paper mode; the running loss in adaptive mode, which leaves attention out).
+    rate_learning_rate: learning rate of the rates; None means the mode's own.
+    layer_ranks: lines of `pattern = rank`: layers whose names match have at most that rank, in
+        fixed mode exactly that. With `target` and a second rank after it, that takes the place of
+        target_rank in these layers.
+    """
+
+    mode: str = "adaptive"
+    target_rank: int = 64
+    budget_mb: float = 0.0
+    start_rank: int | None = None
+    max_rank: int = 256
+    quantile: float | None = None
+    tolerance: float | None = None
+    init: str | None = None
+    rank_weight: float | None = None
+    attention_weight: float | None = None
+    rate_learning_rate: float | None = None
+    layer_ranks: str = ""
+
+    def __post_init__(self) -> None:
+        check_choice("mode", self.mode, MODES)
+        check_range("target_rank", self.target_rank, 1, 4096, whole=True)
+        check_range("max_rank", self.max_rank, 1, 4096, whole=True)
+        check_range("budget_mb", self.budget_mb, 0, 1e6)
+        if self.quantile is None:
+            object.__setattr__(self, "quantile", QUANTILES[self.mode])
+        check_range("quantile", self.quantile, 0.01, 0.9999)
+        if self.tolerance is not None:
+            check_range("tolerance", self.tolerance, 0, 1)
+        if self.max_rank < self.target_rank:
+            raise ValueError(
+                f"max_rank {self.max_rank} is below target_rank {self.target_rank}: "
+                "raise max_rank or lower target_rank."
+            )
+        if self.start_rank is not None:
+            check_range("start_rank", self.start_rank, 1, self.max_rank, whole=True)
+        if self.init is not None:
+            check_choice("init", self.init, INITS)
+        for name in ("rank_weight", "attention_weight", "rate_learning_rate"):
+            if (value := getattr(self, name)) is not None:
+                check_range(name, value, 0, 1e3)
+        check_text("layer_ranks", self.layer_ranks)
+        for line in parse(self.layer_ranks):
+            if line.most > self.max_rank:
+                raise ValueError(
+                    f"layer_ranks gives rank {line.most} to {line.pattern!r}, above max_rank "
+                    f"{self.max_rank}: raise max_rank or lower the rank."
+                )
+            if line.target is not None and self.budget_mb > 0:
+                raise ValueError(
+                    f"layer_ranks gives a target to {line.pattern!r}, but budget_mb "
+                    f"{self.budget_mb:g} takes the place of targets: set it to 0, or leave out "
+                    "the target."
+                )
+
+    def first_rank(self, ceiling: float, target: int | None = None) -> int:
+        """The rank that a layer starts with; `ceiling` is the highest mean rank allowed, `target`
+        the layer's own target rank.
+        """
+        if self.mode == "fixed" and target is not None:
+            return target
+        if self.start_rank is not None:
+            return self.start_rank
+        if self.mode == "adaptive":
+            share = ceiling if target is None else target
+            return min(self.max_rank, max(1, round(FIRST_SHARE * share)))
+        return self.target_rank if target is None else target
