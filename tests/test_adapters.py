@@ -16,7 +16,7 @@ from tests.toys import Planted, trained
 def move_to(adapters: lora2.Adapters, *ranks: float) -> None:
     """Sets the rates to those of the given ranks, without following them yet."""
     rates = torch.tensor([rate_for(rank, adapters.settings.quantile) for rank in ranks])
-    adapters.rate_parameter.data = rates.log() if adapters.logarithmic else rates
+    adapters.rate_parameter.data = adapters.mode.parameter_of(rates)
     adapters.refresh()
 
 
@@ -218,9 +218,9 @@ def test_only_new_positions_lose_their_moments(monkeypatch, mode):
     assert all((m[:12] != 0).any(1).all() for m in moments())
     for rank in (4, 10):
         with torch.no_grad():
-            off = 0.0 if adapters.logarithmic else 0.5  # one rule rounds, the other rounds up
+            off = 0.0 if adapters.mode.competes else 0.5  # one rule rounds, the other rounds up
             target = torch.tensor([rate_for(rank - off, settings.quantile)])
-            adapters.rate_parameter.copy_(target.log() if adapters.logarithmic else target)
+            adapters.rate_parameter.copy_(adapters.mode.parameter_of(target))
         next(steps)
         assert adapters.ranks == {"l0": rank}
         for moment in moments():

@@ -12,8 +12,11 @@ ROOT = Path(__file__).resolve().parents[1]
 LANGUAGES = sorted(path.name for path in (ROOT / "locales").iterdir())
 SCRIPTS = "\n".join(p.read_text(encoding="utf-8") for p in sorted((ROOT / "web").glob("*.js")))
 HOST = ("hints", "odd_values")
-HINTS = [*(ROOT / "lora2_core/host" / f"{name}.py" for name in HOST), ROOT / "nodes/common.py"]
-HINTS.append(ROOT / "lora2_core/provenance.py")
+HINTS = [
+    *(ROOT / "lora2_core/host/training" / f"{name}.py" for name in HOST),
+    ROOT / "nodes/common.py",
+]
+HINTS.append(ROOT / "lora2_core/files/provenance.py")
 NOTES = {text for name, text in vars(provenance).items() if name.endswith("_NOTE")}
 PYTHON = " ".join(p.read_text(encoding="utf-8") for p in HINTS)
 SAID = set(re.findall(r'\bsay\(\s*"([^"]+)"', SCRIPTS))

@@ -10,11 +10,12 @@ import lora2_core as lora2
 from lora2_core.files.metadata import optimizer_entry
 from lora2_core.layers.layer import Component
 from lora2_core.layers.moments import exchanged, moments_of
+from lora2_core.ranks import modes
 from lora2_core.ranks.singular import singular_turn
 from lora2_core.training import optimizers
 from lora2_core.training.auction import squared_gradients
 from lora2_core.training.optimizers import check_optimizer
-from lora2_core.training.run import completed, make_optimizer
+from lora2_core.training.run import make_optimizer
 from tests.toys import Planted, trained
 
 RATES = {
@@ -51,7 +52,9 @@ def make(mode: str = "fixed", **chosen):
     model = Planted([2, 3], width=16)
     settings = lora2.RankSettings(mode=mode, target_rank=4, max_rank=16, rate_learning_rate=0.0)
     adapters = lora2.attach(model, "l", settings)
-    training = completed(lora2.TrainSettings(**{"steps": 10, "learning_rate": 1e-2} | chosen), mode)
+    training = lora2.TrainSettings(**{"steps": 10, "learning_rate": 1e-2} | chosen).resolved(
+        modes.MODES[mode]
+    )
     return model, adapters, make_optimizer(adapters, training)
 
 

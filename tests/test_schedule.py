@@ -5,7 +5,7 @@ import torch
 from torch.optim import lr_scheduler
 
 from lora2_core import TrainSettings
-from lora2_core.training.run import completed
+from lora2_core.ranks.modes import MODES
 from lora2_core.training.schedule import SCHEDULES, shares
 
 STEPS = 40
@@ -55,7 +55,7 @@ def test_against_torch(schedule: str, warmup: int):
     ],
 )  # fmt: skip
 def test_every_mode_has_a_schedule_of_its_own(mode: str, chosen: dict, schedule: str):
-    settings = completed(TrainSettings(STEPS, 1e-3, **chosen), mode)
+    settings = TrainSettings(STEPS, 1e-3, **chosen).resolved(MODES[mode])
     assert settings.schedule == schedule
     expected = shares(schedule, STEPS, 0, chosen.get("decay", 0.5))
     assert settings.rates() == pytest.approx([1e-3 * share for share in expected])
@@ -66,11 +66,11 @@ def test_a_warmup_longer_than_the_run():
         TrainSettings(steps=10, warmup_steps=11)
     message = "warmup_steps 11 is more than the run's 10 steps: lower warmup_steps or raise steps."
     assert str(caught.value) == message
-    assert len(completed(TrainSettings(10, warmup_steps=10), "fixed").rates()) == 10
+    assert len(TrainSettings(10, warmup_steps=10).resolved(MODES["fixed"]).rates()) == 10
 
 
 @pytest.mark.parametrize("given", [{}, {"schedule": "cosine"}, {"decay": 0.2}, {"warmup_steps": 9}])
 def test_settings_that_leave_something_to_the_mode_have_rates_too(given: dict):
     settings = TrainSettings(steps=STEPS, **given)
-    assert settings.rates() == completed(settings, "adaptive").rates()
+    assert settings.rates() == settings.resolved(MODES["adaptive"]).rates()
     assert len(settings.rates()) == STEPS

@@ -4,7 +4,7 @@ import pytest
 
 from lora2_core import RankSettings, TrainSettings
 from lora2_core.paths import quoted
-from lora2_core.ranks.settings import FIRST_SHARE
+from lora2_core.ranks.modes import FIRST_SHARE
 
 NAN, INF = float("nan"), float("inf")
 NO_NUMBERS = [NAN, INF, -INF, True, "64", "", [64], 10**400, -(10**400)]

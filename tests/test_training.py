@@ -8,13 +8,16 @@ import torch
 from torch import Tensor, nn
 
 import lora2_core as lora2
+from lora2_core.ranks.modes import MODES, PAPER_WEIGHT, RATE_TRAVEL
 from lora2_core.ranks.rank import rate_for
-from lora2_core.training.auction import PAPER_WEIGHT, PRICES
-from lora2_core.training.run import RATE_TRAVEL, WEIGHT_DECAY, Run
+from lora2_core.training import run as training_run
+from lora2_core.training.auction import PRICES
+from lora2_core.training.run import Run
 from tests.benchmarks.ranks.statistics import spearman
 from tests.toys import Planted, global_randomness_untouched, trained
 
 PLANTED = [12, 1, 6, 3, 20]
+WEIGHT_DECAY = MODES["adaptive"].defaults.weight_decay
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +62,7 @@ def learning_rates(monkeypatch, mode: str, decay: float | None) -> list[tuple[fl
         made.append(make(*args))
         return made[-1]
 
-    monkeypatch.setattr(lora2.training, "make_optimizer", keep)
+    monkeypatch.setattr(training_run, "make_optimizer", keep)
     model = Planted([1, 2], width=8)
     settings = lora2.RankSettings(mode=mode, target_rank=2, max_rank=4, rate_learning_rate=1e-3)
     adapters = lora2.attach(model, "l", settings)
@@ -360,7 +363,7 @@ def test_leaving_early_keeps_what_was_learned():
 
 def test_the_frozen_weights_get_no_gradients_and_the_rates_no_weight_decay():
     adapters = trained()
-    settings = lora2.training.completed(lora2.TrainSettings(100, 1e-3), "adaptive")
+    settings = lora2.TrainSettings(100, 1e-3).resolved(MODES["adaptive"])
     optimizer = lora2.training.make_optimizer(adapters, settings)
     weights, rates = (g["weight_decay"] for g in optimizer.param_groups)
     shrunk = math.prod(1 - rate * weights for rate in settings.rates())

@@ -1,1 +1,1 @@
-"""Low-rank paths beside a model's frozen layers: which layers, their tensors, their start and end."""
+"""Low-rank paths beside a model's frozen layers: which ones, their tensors, start and end."""

@@ -10,14 +10,7 @@ from torch import Tensor, nn
 from ..adapter.lora import RankedLora
 from ..ranks.layer_ranks import lines_of
 from ..ranks.rank import (
-    importance,
-    matched_std,
-    nearest_rank,
-    paper_std,
-    plain_std,
-    rank_of,
     rate_for,
-    stable_weights,
 )
 from ..ranks.settings import RankSettings
 from ..ranks.singular import singular_turn
@@ -28,7 +21,6 @@ from .starting import fill, starting_layers
 from .targets import components, find_layers
 
 SOLVED_AT_ONCE = 32  # layers: few copies, little memory
-SMALLEST_RATE = 1e-4  # rank 23,026 at quantile 0.9: beyond every capacity
 
 
 class Adapters:
@@ -48,14 +40,14 @@ class Adapters:
         start: RankedLora | None = None,
         speeds: Mapping[str, float] | None = None,
     ):
-        self.settings, self.speeds = settings, dict(speeds or {})
+        self.settings, self.speeds = settings.resolved(), dict(speeds or {})
+        self.mode = settings.rules
         self.device = device
         self.generator = torch.Generator().manual_seed(seed)
-        fixed = settings.mode == "fixed"
-        tile = 1 if fixed else TILE  # ranks that never move need no slack
+        tile = TILE if self.mode.moves else 1  # ranks that never move need no slack
         lines = lines_of(settings.layer_ranks, found)
         self.components = components(found, lines, settings.max_rank, device, tile)
-        own = {name: line.wanted(settings.mode) for name, line in lines.items()}
+        own = {name: line.wanted(moves=self.mode.moves) for name, line in lines.items()}
         self.own_targets = {name: rank for name, rank in own.items() if rank is not None}
         self._list = list(self.components.values())
         self.max_ranks = torch.tensor([c.max_rank for c in self._list], device=device)
@@ -70,27 +62,23 @@ class Adapters:
         first = torch.tensor(starts, device=device).minimum(self.max_ranks)
         first = first.maximum(torch.tensor(least, device=device))
         rates = rate_for(1.0, settings.quantile) / first
-        self.rate_parameter = nn.Parameter(rates.log() if self.logarithmic else rates)
+        self.rate_parameter = nn.Parameter(self.mode.parameter_of(rates))
         self.worths: dict[str, float] = {}  # of layers to the loss, once they were reviewed
         self.weights: Tensor = torch.empty(0)
         self._set_ranks(first.long(), first.long().tolist())
         self.refresh()
         for row, (name, component) in enumerate(self.components.items()):
             component.initialise(0, component.rank, self._std(row), self.generator, random_up=False)
-            if self.logarithmic:
+            if self.mode.competes:
                 component.orthogonalise()
             if name in given:
-                fill(component, given[name], self.weights[row], orthogonal=self.logarithmic)
-            component.hook(lambda row=row: None if fixed else self.active[row])
-
-    @property
-    def logarithmic(self) -> bool:
-        return self.settings.mode == "adaptive"
+                fill(component, given[name], self.weights[row], orthogonal=self.mode.competes)
+            component.hook(lambda row=row: self.active[row] if self.mode.moves else None)
 
     @property
     def rates(self) -> Tensor:
         """nu of every layer, fp32 (layers,), differentiable."""
-        return self.rate_parameter.exp() if self.logarithmic else self.rate_parameter
+        return self.mode.rates_of(self.rate_parameter)
 
     @property
     def ranks(self) -> dict[str, int]:
@@ -107,7 +95,7 @@ class Adapters:
         """The most parameters that the settings allow: the budget, or the target rank in every
         layer (fixed mode: what it has).
         """
-        if self.settings.mode == "fixed":
+        if not self.mode.moves:
             return float(self.parameters)
         if self.settings.budget_mb > 0:
             return self.settings.budget_mb * MEGABYTE / BYTES_PER_PARAMETER
@@ -134,25 +122,14 @@ class Adapters:
         length = max(c.capacity for c in self._list)
         positions = torch.arange(length, device=self.device)
         inside = positions < self._ranks[:, None]
-        if self.settings.mode == "fixed":
-            self.weights = inside.float()
-        elif self.settings.mode == "paper":
-            self.weights = importance(self.rates, length) * inside
-        else:
-            wanted = self.target_ranks[:, None] if self.own_targets else self.mean_ceiling
-            weights = stable_weights(self.rates, self._ranks, wanted, length)
-            self.weights = weights * inside
+        wanted = self.target_ranks[:, None] if self.own_targets else self.mean_ceiling
+        self.weights = self.mode.weights(self.rates, self._ranks, wanted, length) * inside
         self.active = self.weights.unbind()  # at once: a row's backward would fill the matrix
 
     def _std(self, row: int) -> float:
         component = self._list[row]
         weights = self.weights[row, : component.rank].detach()
-        init = self.settings.init or ("paper" if self.settings.mode == "paper" else "matched")
-        if init == "paper":
-            return paper_std(weights)
-        if self.logarithmic:
-            return plain_std(component.fan_in)  # stable weights scale by themselves
-        return matched_std(weights, component.fan_in)
+        return self.mode.std(self.settings.init, weights, component.fan_in)
 
     def _set_ranks(
         self, ranks: Tensor, values: list[int], optimizer: torch.optim.Optimizer | None = None
@@ -177,16 +154,12 @@ class Adapters:
         random in paper mode); positions beyond a smaller rank are no longer used. In adaptive mode
         the positions that stay keep their update while the rates move.
         """
-        if self.settings.mode == "fixed":
+        if not self.mode.moves:
             return []
-        if (
-            self.settings.mode == "paper"
-        ):  # a raw rate may step across zero, where f is no importance any more
-            with torch.no_grad():
-                self.rate_parameter.clamp_(min=SMALLEST_RATE)
-        rule = nearest_rank if self.logarithmic else rank_of
+        with torch.no_grad():
+            self.mode.keep_valid(self.rate_parameter)
         old, before = [c.rank for c in self._list], self.weights.detach()
-        ranks = rule(self.rates, self.settings.quantile, self.max_ranks)
+        ranks = self.mode.ranks_of(self.rates, self.settings.quantile, self.max_ranks)
         changed = self.rate_parameter.detach() != self._followed
         values, moved = torch.stack([ranks, changed.long()]).tolist()  # one device sync
         if not any(moved):
@@ -194,15 +167,13 @@ class Adapters:
         self._set_ranks(ranks, values, optimizer)
         self.refresh()
         moments = moments_of(optimizer)
-        if self.logarithmic:
+        if self.mode.competes:
             self._keep_updates(before, [row for row, it_did in enumerate(moved) if it_did], moments)
         grown = []
         for row, (component, rank) in enumerate(zip(self._list, old, strict=True)):
             if component.rank > rank:
-                random_up = self.settings.mode == "paper"
-                component.initialise(
-                    rank, component.rank, self._std(row), self.generator, random_up=random_up
-                )
+                new, std = (rank, component.rank), self._std(row)
+                component.initialise(*new, std, self.generator, random_up=self.mode.random_growth)
                 new = slice(rank, component.rank)
                 for name, moment in moments(component.lora_down).items():
                     moment[new] = component.lora_down[new].detach() if name in COPIES else 0

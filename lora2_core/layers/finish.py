@@ -18,12 +18,12 @@ def finish(adapters: Adapters, info: Mapping | None = None) -> RankedLora:
         for n, (up, down) in adapters.folded().items()
     }
     facts = {"learned_ranks": adapters.ranks, "quantile": adapters.settings.quantile}
-    if adapters.settings.mode != "fixed":
+    if adapters.mode.moves:
         facts["rates"] = dict(zip(adapters.components, adapters.rates.tolist(), strict=True))
     lora = RankedLora(layers, facts | dict(info or {})).rotated()
     if adapters.worths:
         lora = replace(lora, info=dict(lora.info) | {"sensitivity": sensitivity(adapters, lora)})
-    if adapters.settings.mode != "adaptive":
+    if not adapters.mode.competes:
         return lora
     used = {name: layer.unpadded() for name, layer in lora.layers.items()}
     return replace(lora, layers=used).within(adapters.ceiling)

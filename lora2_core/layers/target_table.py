@@ -35,7 +35,7 @@ def rows(found: Mapping[str, nn.Module], settings: RankSettings) -> dict[str, Ro
     lines = lines_of(settings.layer_ranks, found)
     made = {}
     for name, part in components(found, lines, settings.max_rank, "meta").items():
-        own = lines[name].wanted(settings.mode) if name in lines else None
+        own = lines[name].wanted(moves=settings.rules.moves) if name in lines else None
         target = settings.target_rank if own is None else own
         made[name] = Row(part, min(target, part.max_rank))
     return made

@@ -22,11 +22,11 @@ class Line:
     most: int
     target: int | None = None
 
-    def wanted(self, mode: str) -> int | None:
-        """The target rank of its layers, None where it is that of all: in fixed mode a line without
-        one is an order.
+    def wanted(self, *, moves: bool) -> int | None:
+        """Returns the target rank of its layers, None where it is that of all: a line without one
+        is an order where ranks do not move.
         """
-        return self.most if self.target is None and mode == "fixed" else self.target
+        return self.target if moves or self.target is not None else self.most
 
 
 def parse(text: str) -> list[Line]:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..checks import check_choice, check_range, check_text
 from .layer_ranks import parse
-
-MODES = ("adaptive", "paper", "fixed")
+from .modes import MODES, Fixed
 
 INITS = ("matched", "paper")
-
-FIRST_SHARE = 3  # adaptive runs start at so many times the target and descend to it
-
-QUANTILES = {"adaptive": 0.3, "paper": 0.9, "fixed": 0.9}
 
 
 @dataclass(frozen=True)
@@ -56,12 +51,12 @@ class RankSettings:
     layer_ranks: str = ""
 
     def __post_init__(self) -> None:
-        check_choice("mode", self.mode, MODES)
+        check_choice("mode", self.mode, tuple(MODES))
         check_range("target_rank", self.target_rank, 1, 4096, whole=True)
         check_range("max_rank", self.max_rank, 1, 4096, whole=True)
         check_range("budget_mb", self.budget_mb, 0, 1e6)
         if self.quantile is None:
-            object.__setattr__(self, "quantile", QUANTILES[self.mode])
+            object.__setattr__(self, "quantile", MODES[self.mode].defaults.quantile)
         check_range("quantile", self.quantile, 0.01, 0.9999)
         if self.tolerance is not None:
             check_range("tolerance", self.tolerance, 0, 1)
@@ -91,15 +86,27 @@ class RankSettings:
                     "the target."
                 )
 
-    def first_rank(self, ceiling: float, target: int | None = None) -> int:
-        """The rank that a layer starts with; `ceiling` is the highest mean rank allowed, `target`
-        the layer's own target rank.
+    @property
+    def rules(self) -> Fixed:
+        """Returns what the mode means."""
+        return MODES[self.mode]
+
+    def resolved(self) -> RankSettings:
+        """Returns the settings with the mode's own values where none were given.
+        rate_learning_rate alone stays None: it depends on the run's length.
         """
-        if self.mode == "fixed" and target is not None:
-            return target
-        if self.start_rank is not None:
-            return self.start_rank
-        if self.mode == "adaptive":
-            share = ceiling if target is None else target
-            return min(self.max_rank, max(1, round(FIRST_SHARE * share)))
-        return self.target_rank if target is None else target
+        own = self.rules.defaults
+        return replace(
+            self,
+            init=self.init or own.init,
+            rank_weight=own.rank_weight if self.rank_weight is None else self.rank_weight,
+            attention_weight=(
+                own.attention_weight if self.attention_weight is None else self.attention_weight
+            ),
+        )
+
+    def first_rank(self, mean: float, own: int | None = None) -> int:
+        """Returns the rank that a layer starts with; `mean` is the highest mean rank allowed, `own`
+        the layer's own target rank, if it has one.
+        """
+        return self.rules.first_rank(self.target_rank, own, self.start_rank, mean, self.max_rank)

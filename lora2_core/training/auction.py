@@ -11,13 +11,11 @@ from ..layers.adapters import Adapters
 from ..ranks.rank import rank_loss, rate_for
 from ..ranks.worth import above_noise, position_worth, tempered
 
-PAPER_WEIGHT = 1e-4  # lambda_rank and lambda_attn where the paper leaves them unsaid
 REVIEWS = 10  # of all ranks in a run, evenly spread
 FIRST, SIZED, LAST = 0.1, 0.2, 0.9  # of the run: first review, size reached, last review
 JUDGED, SETTLED = 0.5, 100  # share of the run, and steps, from which noise is told from signal
 LATE = 0.85  # of the run: from there on the learning rate is so low that noise lies still,
 LATE_EVIDENCE = 0.5  # and so much of the evidence is enough
-AUCTION_WEIGHT = 10.0  # lambda_rank, times the running loss
 NEAR = 0.25  # of a log-rate: the pull to the target fades from there on, so that ranks come to rest
 LAYER_GIVEN_UP = 0.3  # the continuous rank that stands for rank 0
 
@@ -43,7 +41,7 @@ class PaperPrice(NoPrice):
     def __init__(self, adapters: Adapters, steps: int):
         settings = adapters.settings
         self.adapters = adapters
-        self.weight = PAPER_WEIGHT if settings.rank_weight is None else settings.rank_weight
+        self.weight = settings.rank_weight
         self.target = rate_for(settings.target_rank, settings.quantile)
         if adapters.own_targets:
             self.target = rate_for(1.0, settings.quantile) / adapters.target_ranks
@@ -63,7 +61,7 @@ class AuctionPrice(NoPrice):
     signal and noise are learned apart from then on. The allowed size falls geometrically from the
     first size to the ceiling between FIRST and SIZED of the run.
 
-    lambda_rank is `rank_weight` or AUCTION_WEIGHT times the loss before the first review, so that
+    lambda_rank is `rank_weight` times the loss before the first review, so that
     the scale of the loss plays no part.
     """
 
@@ -71,8 +69,7 @@ class AuctionPrice(NoPrice):
 
     def __init__(self, adapters: Adapters, steps: int):
         self.adapters, self.steps = adapters, steps
-        weight = adapters.settings.rank_weight
-        self.weight = AUCTION_WEIGHT if weight is None else weight
+        self.weight = adapters.settings.rank_weight
         self.every = max(1, steps // REVIEWS)
         self.first_size = float(adapters.parameters)
         self.level: float | None = None

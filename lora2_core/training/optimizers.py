@@ -11,6 +11,7 @@ from importlib.util import find_spec
 import torch
 from torch import nn
 
+from ..ranks.modes import Fixed
 from .settings import TrainSettings
 
 FUSED = ("cpu", "cuda", "mps", "xpu")  # devices with a one-pass AdamW
@@ -21,7 +22,7 @@ Parameters = list[nn.Parameter]
 Group = tuple[Parameters, float]  # lora_up and lora_down in turn, times the learning rate
 
 
-def check_optimizer(name: str, mode: str) -> None:
+def check_optimizer(name: str, mode: Fixed) -> None:
     """ValueError unless the optimizer is installed and can train in this mode."""
     package = PACKAGES.get(name)
     if package and find_spec(package) is None:
@@ -29,10 +30,10 @@ def check_optimizer(name: str, mode: str) -> None:
             f"optimizer {name} needs the package {package}, which is not installed: install it "
             f"with `python -m pip install {package}`, or choose adamw."
         )
-    if name in STILL and mode != "fixed":
+    if name in STILL and mode.moves:
         raise ValueError(
-            f"optimizer {name} can't follow the moving ranks of {mode} mode: choose adamw, adam, "
-            "sgd or prodigy, or mode fixed."
+            f"optimizer {name} can't follow the moving ranks of {mode.name} mode: choose adamw, "
+            "adam, sgd or prodigy, or mode fixed."
         )
 
 

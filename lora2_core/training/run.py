@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..checks import DECAY
 from ..layers.adapters import Adapters
 from ..units import BYTES_PER_PARAMETER, MEGABYTE
 from .attention import EntropyRecord
-from .auction import PAPER_WEIGHT, PRICES
+from .auction import PRICES
 from .loss_scale import LossScale
 from .optimizers import TwoOptimizers, check_optimizer
 from .parallel import Processes
 from .settings import TrainSettings
 
-RATE_TRAVEL = 15.0  # in adaptive mode, how far a log-rate can go in a run
-WEIGHT_DECAY = 1.5  # over a run
-ADAMS = ("adamw", "adam", "adamw8bit")
-BETAS = {"beta1": 0.9, "beta2": 0.999}
+ADAMS = ("adamw", "adam", "adamw8bit")  # optimizers whose learning rate means what Adam's does
 PATIENCE = 5  # non-finite steps in a row before the run is given up
 
 
@@ -46,32 +42,26 @@ class Step:
     ceiling: float | None = None
 
 
-def completed(settings: TrainSettings, mode: str, started: bool = False) -> TrainSettings:
-    """The settings with the mode's own values where none were given: the paper knows no decay, and
-    what a finished adapter holds shall not fade.
-    """
-    paper = mode == "paper"
-    own = BETAS | {
-        "schedule": "constant" if paper and settings.decay is None else "late",
-        "decay": DECAY,
-        "weight_decay": 0.0 if paper or started or settings.optimizer == "adam" else WEIGHT_DECAY,
-    }
-    return replace(settings, **{k: v for k, v in own.items() if getattr(settings, k) is None})
-
-
 def make_optimizer(adapters: Adapters, settings: TrainSettings) -> TwoOptimizers:
-    """The chosen optimizer over all lora_up and lora_down, and Adam over the rates."""
-    mode, rate = adapters.settings.mode, adapters.settings.rate_learning_rate
+    """Returns the chosen optimizer over all lora_up and lora_down, with Adam over the rates."""
+    mode = adapters.mode
     check_optimizer(settings.optimizer, mode)
-    if rate is None and adapters.logarithmic:
-        rate = RATE_TRAVEL / settings.steps
-    elif rate is None:  # the paper's: that of the weights, where it means what it means to Adam
-        ours = settings if settings.optimizer in ADAMS else TrainSettings
-        rate = ours.learning_rate
     parts = [([adapters.components[n] for n in ns], s) for s, ns in adapters.by_speed().items()]
     groups = [([p for c in cs for p in (c.lora_up, c.lora_down)], speed) for cs, speed in parts]
-    rates = None if mode == "fixed" else (adapters.rate_parameter, rate)
-    return TwoOptimizers(groups, rates, settings, squares=adapters.logarithmic)
+    rates = (
+        (adapters.rate_parameter, rate_learning_rate(adapters, settings)) if mode.moves else None
+    )
+    return TwoOptimizers(groups, rates, settings, squares=mode.competes)
+
+
+def rate_learning_rate(adapters: Adapters, settings: TrainSettings) -> float:
+    """Returns the learning rate of the rates: the one asked for, else the mode's own. That of the
+    weights only counts where it means what it means to Adam.
+    """
+    if (asked := adapters.settings.rate_learning_rate) is not None:
+        return asked
+    of_adam = settings if settings.optimizer in ADAMS else TrainSettings
+    return adapters.mode.rate_learning_rate(of_adam.learning_rate, settings.steps)
 
 
 class Run:
@@ -90,10 +80,10 @@ class Run:
         processes: Processes | None = None,
     ):
         self.adapters, self.processes = adapters, processes
-        mode = adapters.settings.mode
-        self.settings = completed(settings or TrainSettings(), mode, adapters.started)
+        mode = adapters.mode
+        self.settings = (settings or TrainSettings()).resolved(mode, started=adapters.started)
         self.optimizer = make_optimizer(adapters, self.settings)
-        self.price = PRICES[adapters.settings.mode](adapters, self.settings.steps)
+        self.price = PRICES[mode.name](adapters, self.settings.steps)
         self.generator = torch.Generator().manual_seed(self.settings.seed)
         self.random = self.generator.get_state()  # before the step that is being computed
         self.scale, self.bad = LossScale(half), 0
@@ -109,8 +99,6 @@ class Run:
         """The steps that are left; see `train`."""
         adapters, optimizer, price, scale = self.adapters, self.optimizer, self.price, self.scale
         attention_weight = adapters.settings.attention_weight
-        if attention_weight is None:
-            attention_weight = PAPER_WEIGHT if adapters.settings.mode == "paper" else 0.0
         # what a step that was broken off left
         optimizer.zero_grad()
         self.generator.set_state(self.random)
@@ -167,7 +155,7 @@ class Run:
     @property
     def megabytes_allowed(self) -> float | None:
         """The most MB that the settings allow, None where they set no limit."""
-        if self.adapters.settings.mode == "paper":
+        if not self.adapters.mode.limited:
             return None
         return self.adapters.ceiling * BYTES_PER_PARAMETER / MEGABYTE
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..checks import check_choice, check_range
+from ..ranks.modes import Fixed
 from .schedule import SCHEDULES, shares
 
 OPTIMIZERS = ("adamw", "adam", "sgd", "adafactor", "prodigy", "adamw8bit")
 
 LARGEST_BETA = 0.99999
+DECAY = 0.5  # of the run: the learning rate falls to zero over its last half
+BETAS = {"beta1": 0.9, "beta2": 0.999}
 
 
 @dataclass(frozen=True)
@@ -77,3 +80,16 @@ class TrainSettings:
         decay = DECAY if self.decay is None else self.decay
         found = shares(self.schedule or "late", self.steps, self.warmup_steps, decay)
         return [self.learning_rate * share for share in found]
+
+    def resolved(self, mode: Fixed, *, started: bool = False) -> TrainSettings:
+        """Returns the settings with the mode's own values where none were given. What a finished
+        adapter holds shall not fade: `started` runs, which go on from one, have no weight decay.
+        """
+        own = mode.defaults
+        fades = self.optimizer != "adam" and not started
+        given = {
+            "schedule": own.schedule if self.decay is None else "late",
+            "decay": DECAY,
+            "weight_decay": own.weight_decay if fades else 0.0,
+        } | BETAS
+        return replace(self, **{k: v for k, v in given.items() if getattr(self, k) is None})

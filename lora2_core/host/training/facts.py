@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...training.run import Run, completed
+from ...training.run import Run
 from ..data.encoding import weights_identity
 from ..naming import base_facts, diffusers_paths, peft_part
 from .recomputing import Recomputing
@@ -26,7 +26,7 @@ def settings_of(run: HostRun) -> dict:
     rank = {k: v for k, v in asdict(run.rank).items() if (k, v) != ("layer_ranks", "")}
     return (
         rank
-        | asdict(completed(run.training, run.rank.mode, run.start.start_from is not None))
+        | asdict(run.training.resolved(run.rank.rules, started=run.start.start_from is not None))
         | asdict(run.loss)
         | run.prior.facts()
         | run.mask.facts()

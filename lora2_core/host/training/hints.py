@@ -30,7 +30,7 @@ def hints(model, run: HostRun, positive: list | None = None) -> list[str]:
             "No GPU is used, so this takes long: LoRA\u00b2 Playground is the model to try things "
             "with."
         )
-    if run.rank.budget_mb > 0 and run.rank.mode != "adaptive":
+    if run.rank.budget_mb > 0 and not run.rank.rules.competes:
         told.append("budget_mb counts in adaptive mode only: here target_rank decides.")
     elif 0 < run.rank.budget_mb < one_rank(model, run):
         told.append("budget_mb is below one rank of every layer: many layers will have none.")

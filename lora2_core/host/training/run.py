@@ -96,7 +96,7 @@ class HostRun:
         return cls(**parts, **chosen(own))
 
     def __post_init__(self) -> None:
-        check_optimizer(self.training.optimizer, self.rank.mode)
+        check_optimizer(self.training.optimizer, self.rank.rules)
         check_choice("checkpointing", self.checkpointing, CHECKPOINTING)
         check_range("batch_size", self.batch_size, 1, 4096, whole=True)
         if not isinstance(self.previews, tuple) or not all(
@@ -179,7 +179,7 @@ def train_on(
         if run.checkpointing == "on":
             recomputing.turn_on()
         attention = None
-        if run.rank.mode == "paper" and run.rank.attention_weight != 0:
+        if adapters.settings.attention_weight:
             attention = EntropyRecord()
             options["optimized_attention_override"] = stack.enter_context(
                 cross_attention(inner, attention)
@@ -241,7 +241,7 @@ def check_room(adapters: Adapters) -> None:
     """Raises ValueError where the budget holds not even one rank of the smallest layer."""
     budget = adapters.settings.budget_mb
     least = min(c.cost for c in adapters.components.values())
-    if adapters.settings.mode == "adaptive" and budget > 0 and adapters.ceiling < least:
+    if adapters.mode.competes and budget > 0 and adapters.ceiling < least:
         rank, all_of_them = (
             n * BYTES_PER_PARAMETER / MEGABYTE for n in (least, float(adapters.costs.sum()))
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -16,12 +17,12 @@ import torch
 from torch import Tensor
 
 from lora2_core import RankSettings
-from lora2_core import checks as settings
+from lora2_core.adapter import allocation
 from lora2_core.layers import adapters
-from lora2_core.ranks import worth
+from lora2_core.ranks import modes, worth
 from lora2_core.ranks.rank import relative_importance
-from lora2_core.training import auction as pricing
-from lora2_core.training import run as training
+from lora2_core.training import auction
+from lora2_core.training import settings as training
 from tests.benchmarks.ranks import planted
 from tests.benchmarks.ranks.pictures import TUNING
 from tests.benchmarks.ranks.quality import markdown
@@ -35,6 +36,11 @@ Change = Callable[[ExitStack], None]
 
 def constant(module: object, name: str, value: object) -> Change:
     return lambda stack: stack.enter_context(patch.object(module, name, value))
+
+
+def default(**values: float) -> Change:
+    """Other defaults of adaptive mode."""
+    return constant(modes.Adaptive, "defaults", replace(modes.Adaptive.defaults, **values))
 
 
 def unit_weights(rates: Tensor, ranks: Tensor, mean_rank: float, length: int) -> Tensor:
@@ -53,7 +59,7 @@ def one_target(worths: list[Tensor], costs: list[float], parameters: float) -> l
 
 
 def at_least_one(worths: list[Tensor], costs: list[float], parameters: float) -> list[int]:
-    return [max(1, rank) for rank in worth.share_out(worths, costs, parameters)]
+    return [max(1, rank) for rank in allocation.share_out(worths, costs, parameters)]
 
 
 turn_some = adapters.Adapters.turn
@@ -65,26 +71,24 @@ def turn_all(self: adapters.Adapters, turns: dict, optimizer: torch.optim.Optimi
 
 VARIANTS: dict[str, list[Change]] = {
     "adaptive, as it is": [],
-    "one target rank for all layers": [constant(pricing, "share_out", one_target)],
-    "worth by energy, not by the loss": [constant(pricing, "position_worth", energy_alone)],
+    "one target rank for all layers": [constant(auction, "share_out", one_target)],
+    "worth by energy, not by the loss": [constant(auction, "position_worth", energy_alone)],
     "layers compared untempered": [constant(worth, "TEMPER", 0.0)],
     "no turn to the singular basis": [
         constant(adapters.Adapters, "singular_turns", lambda self: {})
     ],
     "every layer turned at each review": [constant(adapters.Adapters, "turn", turn_all)],
     "update moves with the rates": [constant(adapters.Component, "rescale", lambda self, *_: None)],
-    "importance falls steeply (quantile 0.9)": [
-        constant(settings, "QUANTILES", settings.QUANTILES | {"adaptive": 0.9})
-    ],
-    "no rank stabilisation": [constant(adapters, "stable_weights", unit_weights)],
-    "every layer keeps a rank": [constant(pricing, "share_out", at_least_one)],
-    "start at the target": [constant(settings, "FIRST_SHARE", 1)],
-    "start at twice the target": [constant(settings, "FIRST_SHARE", 2)],
-    "start at six times the target": [constant(settings, "FIRST_SHARE", 6)],
-    "size reached at half of the run": [constant(pricing, "SIZED", 0.5)],
+    "importance falls steeply (quantile 0.9)": [default(quantile=0.9)],
+    "no rank stabilisation": [constant(modes, "stable_weights", unit_weights)],
+    "every layer keeps a rank": [constant(auction, "share_out", at_least_one)],
+    "start at the target": [constant(modes, "FIRST_SHARE", 1)],
+    "start at twice the target": [constant(modes, "FIRST_SHARE", 2)],
+    "start at six times the target": [constant(modes, "FIRST_SHARE", 6)],
+    "size reached at half of the run": [constant(auction, "SIZED", 0.5)],
     "constant learning rate": [constant(training, "DECAY", 0.0)],
-    "no weight decay": [constant(training, "WEIGHT_DECAY", 0.0)],
-    "40 reviews": [constant(pricing, "REVIEWS", 40)],
+    "no weight decay": [default(weight_decay=0.0)],
+    "40 reviews": [constant(auction, "REVIEWS", 40)],
 }
 
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 import lora2_core as lora2
+from lora2_core.ranks.modes import AUCTION_WEIGHT
 from lora2_core.ranks.rank import rate_for
 from lora2_core.ranks.worth import position_worth
-from lora2_core.training import auction as pricing
+from lora2_core.training import auction as prices
 from lora2_core.training.auction import (
-    AUCTION_WEIGHT,
     FIRST,
     LAST,
     LAYER_GIVEN_UP,
@@ -69,7 +69,7 @@ def run(ranks, target: int, *, steps: int = 300, seed: int = 0, factor: float = 
                 done.reviews.append((self.index, self.allowed(), done.targets(), before))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(pricing.PRICES, "adaptive", Watched)
+        patch.setitem(prices.PRICES, "adaptive", Watched)
         training = lora2.TrainSettings(steps, 1e-2, seed)
         for step in lora2.train(done.adapters, lambda g: factor * model.loss(g), training):
             done.ranks.append(list(step.ranks.values()))
