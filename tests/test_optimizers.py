@@ -92,19 +92,19 @@ def test_ranks_are_learned_with_every_optimizer_that_follows_them(name: str):
 def test_what_cannot_follow_moving_ranks_is_refused(monkeypatch, name: str, mode: str):
     monkeypatch.setattr(optimizers, "find_spec", lambda package: object())
     with pytest.raises(ValueError) as caught:
-        check_optimizer(name, mode)
+        check_optimizer(name, modes.MODES[mode])
     assert str(caught.value) == (
         f"optimizer {name} can't follow the moving ranks of {mode} mode: choose adamw, adam, sgd "
         "or prodigy, or mode fixed."
     )
-    check_optimizer(name, "fixed")
+    check_optimizer(name, modes.MODES["fixed"])
 
 
 @pytest.mark.parametrize(("name", "package"), optimizers.PACKAGES.items())
 def test_a_missing_package_is_named(monkeypatch, name: str, package: str):
     monkeypatch.setattr(optimizers, "find_spec", lambda package: None)
     with pytest.raises(ValueError, match=f"needs the package {package}, which is not inst") as e:
-        check_optimizer(name, "fixed")
+        check_optimizer(name, modes.MODES["fixed"])
     assert "pip install" in str(e.value) and "choose adamw" in str(e.value)
 
 
