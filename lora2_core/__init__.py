@@ -10,9 +10,8 @@ ComfyUI.
 
 from .adapter.lora import LoraLayer, RankedLora
 from .files.loading import load
-from .files.saving import save
 from .layers.adapters import Adapters, attach
-from .layers.finish import finish
+from .layers.finish import finish, save
 from .ranks.settings import RankSettings
 from .training.attention import EntropyRecord, attention_entropy
 from .training.run import Step, TrainingDiverged, train

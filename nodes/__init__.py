@@ -2,7 +2,8 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from ..lora2_core.host.store import sweep_orphans
+from ..lora2_core.host import store
+from ..lora2_core.host.training import checkpoints
 from ..lora2_core.saying import plainly
 from . import (
     apply,
@@ -56,7 +57,8 @@ class LoRA2Extension(ComfyExtension):
 
     async def on_load(self) -> None:
         """What a crash left half written goes at the next start."""
-        sweep_orphans()
+        store.sweep_orphans()
+        checkpoints.sweep_orphans()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES

@@ -56,7 +56,7 @@ def test_the_shortest_runs_work_and_respect_the_ceiling(steps: int):
 
 def learning_rates(monkeypatch, mode: str, decay: float | None) -> list[tuple[float, ...]]:
     """Of the weights and of the rates, at each of ten steps."""
-    made, make = [], lora2.training.make_optimizer
+    made, make = [], training_run.make_optimizer
 
     def keep(*args):
         made.append(make(*args))
@@ -364,7 +364,7 @@ def test_leaving_early_keeps_what_was_learned():
 def test_the_frozen_weights_get_no_gradients_and_the_rates_no_weight_decay():
     adapters = trained()
     settings = lora2.TrainSettings(100, 1e-3).resolved(MODES["adaptive"])
-    optimizer = lora2.training.make_optimizer(adapters, settings)
+    optimizer = training_run.make_optimizer(adapters, settings)
     weights, rates = (g["weight_decay"] for g in optimizer.param_groups)
     shrunk = math.prod(1 - rate * weights for rate in settings.rates())
     assert shrunk == pytest.approx(math.exp(-WEIGHT_DECAY), rel=0.05) and rates == 0

@@ -17,8 +17,6 @@ from ..adapter.lora import RankedLora
 from ..adapter.names import complete_map, kohya_name, peft_name
 from ..atomic import write_atomic
 from ..checks import check_choice, check_range
-from ..layers.adapters import Adapters
-from ..layers.finish import finish
 from ..units import MEGABYTE
 from .checksums import KEY as CHECKS
 from .checksums import written
@@ -120,13 +118,12 @@ def encode(
 
 def save(
     path: str | Path,
-    source: Adapters | RankedLora,
+    lora: RankedLora,
     *,
     form: str = "kohya",
     dtype: str = "fp16",
     max_mb: float = 0.0,
     diffusers: Mapping[str, str] | None = None,
-    info: Mapping | None = None,
 ) -> RankedLora:
     """Writes an adapter file atomically and returns what was written.
 
@@ -139,7 +136,6 @@ def save(
     check_choice("dtype", dtype, tuple(DTYPES))
     check_range("max_mb", max_mb, 0, 1e6)
     path = Path(path)
-    lora = finish(source, info) if isinstance(source, Adapters) else source
     if lora.info.get("basis") != "singular":
         lora = lora.rotated()
     data = encode(lora, path.stem, form, dtype, diffusers or {})

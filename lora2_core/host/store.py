@@ -15,7 +15,6 @@ from ..files.saving import save
 from ..paths import below, quoted, standing, unportable
 from ..saying import log
 from ..units import MEGABYTE
-from .training.checkpoints import name_folders
 
 RESCUED = "lora2/interrupted"  # the prefix of what an ended run has learned
 KEPT = "lora2/trained"  # the prefix of adapters that no node takes
@@ -73,11 +72,10 @@ def lora_path(name: object) -> Path | None:
 
 
 def sweep_orphans() -> None:
-    """Removes what a crash left half written in the folders of LoRA² Train; files of other prefixes
-    go when something is written beside them.
+    """Removes what a crash left half written in the folder of rescued adapters; files of other
+    prefixes go when something is written beside them.
     """
-    for folder in (loras_folder() / RESCUED).parent, *name_folders():
-        sweep(folder)
+    sweep((loras_folder() / RESCUED).parent)
 
 
 @dataclass(frozen=True)

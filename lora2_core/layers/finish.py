@@ -1,11 +1,13 @@
-"""Makes a finished adapter of trained layers."""
+"""Makes a finished adapter of trained layers, and a file of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from ..adapter.lora import LoraLayer, RankedLora
+from ..files import saving
 from .adapters import Adapters
 
 
@@ -35,3 +37,16 @@ def sensitivity(adapters: Adapters, lora: RankedLora) -> dict[str, float]:
     found = {n: w / energies[n] if energies[n] > 0 else 0.0 for n, w in adapters.worths.items()}
     most = max(found.values()) or 1.0
     return {name: value / most for name, value in found.items()}
+
+
+def save(
+    path: str | Path, source: Adapters | RankedLora, *, info: Mapping | None = None, **options
+) -> RankedLora:
+    """Writes the file of attached adapters or of a finished one, atomically; returns what was
+    written.
+
+    info: what the file shall say of the run, for attached adapters. options: form, dtype, max_mb
+    and diffusers of files.saving.save, whose errors it raises.
+    """
+    lora = finish(source, info) if isinstance(source, Adapters) else source
+    return saving.save(path, lora, **options)

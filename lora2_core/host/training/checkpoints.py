@@ -68,6 +68,12 @@ def name_folders() -> list[Path]:
     return sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
 
 
+def sweep_orphans() -> None:
+    """Removes what a crash left half written among the checkpoints."""
+    for folder in name_folders():
+        sweep(folder)
+
+
 def checkpoint_list() -> list[str]:
     """All checkpoints by name; no file is opened. A folder that can't be read is not fatal: the
     host asks for this list whenever a page is loaded.
