@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.browser.front_end import FrontEnd
-from tests.test_locales import LANGUAGES, ROOT
+from tests.project.test_locales import LANGUAGES, ROOT
 
 TITLE = """id => {
     const [x, y] = app.graph.getNodeById(id).pos, { ds, canvas } = app.canvas;

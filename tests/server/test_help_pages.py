@@ -8,7 +8,7 @@ import pytest
 
 from tests.hosting.server import ComfyServer
 from tests.server.test_locales import inputs_of
-from tests.test_locales import LANGUAGES, ROOT
+from tests.project.test_locales import LANGUAGES, ROOT
 
 DOCS = ROOT / "web" / "docs"
 ENGLISH = "en"

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.hosting.server import ComfyServer
-from tests.test_locales import LANGUAGES, ROOT
+from tests.project.test_locales import LANGUAGES, ROOT
 
 SOCKETS = {"MODEL", "CLIP", "VAE", "IMAGE"}  # outputs that say what they are
 

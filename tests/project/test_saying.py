@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lora2_core.saying import log, plainly, writable
-from tests.test_imports import SHIPPED_FILES
+from tests.project.test_imports import SHIPPED_FILES
 
 CODE_PAGES = ("cp932", "gbk", "cp950", "cp949", "cp1250", "cp1251", "cp866", "cp874", "ascii")
 TEXT = "²é語\udc80"

@@ -21,7 +21,7 @@ from lora2_core.files.seal import EMPTY, KEY, sealed
 from tests.reliability.adapters import flipped, same_updates, seen_flip
 from tests.toys import SHAPES, foreign, metadata_of, random_lora
 
-GOLDEN = Path(__file__).parent / "golden" / "adapter-1.safetensors"
+GOLDEN = Path(__file__).parents[1] / "golden" / "adapter-1.safetensors"
 PATHS = {  # names of the file that don't follow from the module paths
     name.removeprefix("diffusion_model."): f"down_blocks.{i}.attentions.0.to_q"
     for i, name in enumerate(SHAPES)

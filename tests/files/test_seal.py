@@ -15,7 +15,7 @@ from lora2_core.training.run import Run
 from tests.reliability.adapters import flipped, seen_flip
 from tests.toys import Planted, foreign, metadata_of, random_lora
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from lora2_core.training import checkpoint
 from lora2_core.training.checkpoint import Card, decode, encode, read_card, resume
 from lora2_core.training.run import PATIENCE, Run, TrainingDiverged
 from lora2_core.training.settings import TrainSettings
-from tests.test_optimizers import RATES
+from tests.training.test_optimizers import RATES
 from tests.toys import Planted, global_randomness_untouched
 
 STEPS = 60  # reviews from step 6 on; at 14 ranks are on their way

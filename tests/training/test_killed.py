@@ -1,7 +1,7 @@
 """A process that is killed while it writes checkpoints leaves one that loads, and that goes on to
 the same bytes.
 
-`python -m tests.test_killed FOLDER` is that process: a checkpoint after every step, the last two
+`python -m tests.training.test_killed FOLDER` is that process: a checkpoint after every step, the last two
 kept.
 """
 
@@ -22,7 +22,7 @@ from lora2_core.training.run import Run
 from tests.toys import Planted
 
 STEPS, SETTINGS = 150, {"steps": 150}
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def fresh() -> tuple:
@@ -60,7 +60,7 @@ def test_a_killed_process_leaves_a_checkpoint_that_goes_on(seed: int, whole, tmp
     chance = random.Random(seed)
     step = chance.randrange(2, STEPS - 20)
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.test_killed", str(tmp_path)], cwd=ROOT
+        [sys.executable, "-m", "tests.training.test_killed", str(tmp_path)], cwd=ROOT
     ) as process:
         while newest(tmp_path) < step and process.poll() is None:
             time.sleep(0.005)

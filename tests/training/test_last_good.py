@@ -6,7 +6,7 @@ import torch
 from lora2_core.training.last_good import LastGood
 from lora2_core.training.run import Run
 from lora2_core.training.run_state import captured
-from tests.test_checkpoint import fresh, go
+from tests.training.test_checkpoint import fresh, go
 
 
 @torch.no_grad()
