@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.hosting.server import ComfyServer
-from tests.server.test_locales import inputs_of
 from tests.project.test_locales import LANGUAGES, ROOT
+from tests.server.test_locales import inputs_of
 
 DOCS = ROOT / "web" / "docs"
 ENGLISH = "en"

@@ -14,8 +14,8 @@ from lora2_core.training import checkpoint
 from lora2_core.training.checkpoint import Card, decode, encode, read_card, resume
 from lora2_core.training.run import PATIENCE, Run, TrainingDiverged
 from lora2_core.training.settings import TrainSettings
-from tests.training.test_optimizers import RATES
 from tests.toys import Planted, global_randomness_untouched
+from tests.training.test_optimizers import RATES
 
 STEPS = 60  # reviews from step 6 on; at 14 ranks are on their way
 SETTINGS = {"steps": STEPS, "mode": "adaptive", "weight_decay": None}

@@ -1,8 +1,8 @@
 """A process that is killed while it writes checkpoints leaves one that loads, and that goes on to
 the same bytes.
 
-`python -m tests.training.test_killed FOLDER` is that process: a checkpoint after every step, the last two
-kept.
+`python -m tests.training.test_killed FOLDER` is that process: a checkpoint after every step, the
+last two kept.
 """
 
 from __future__ import annotations
