@@ -80,12 +80,10 @@ def share_out(worths: Sequence[Tensor], costs: Sequence[float], parameters: floa
     """The ranks that keep the most worth within so many parameters: one auction over all layers.
 
     Positions are taken by worth per parameter; since worth falls along a layer, what is taken is a
-    prefix of each. A layer may end at rank 0; all do only where no position fits.
+    prefix of each. A layer may end at rank 0.
     """
     order, layer_of, cost = ranking(worths, costs)
     kept = order[cost[order].cumsum(0) <= parameters]
-    if not len(kept):  # the best one is too large: the best that isn't
-        kept = order[cost[order] <= parameters][:1]
     return torch.bincount(layer_of[kept], minlength=len(worths)).tolist()
 
 

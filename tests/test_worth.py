@@ -229,11 +229,3 @@ def test_a_layer_that_is_worth_nothing_goes_whole(length: int, tolerance: float 
     """As one whose forward is never called, or whose lora_up never left zero."""
     worths = [torch.zeros(length), torch.tensor([3.0, 2.0])]
     assert above_noise(worths, tolerance) == [0, 2]
-
-
-def test_something_stays_wherever_something_fits():
-    """The best position may be larger than all that is allowed."""
-    worths = [torch.tensor([9.0, 8.0]), torch.tensor([4.0]), torch.tensor([0.5])]
-    assert share_out(worths, [100, 50, 10], 60) == [0, 1, 0]
-    assert share_out(worths, [100, 50, 10], 10) == [0, 0, 1]
-    assert share_out(worths, [100, 50, 10], 9) == [0, 0, 0]

@@ -242,16 +242,18 @@ def check_it_learns(run: HostRun) -> None:
 
 
 def check_room(adapters: Adapters) -> None:
-    """Raises ValueError where the budget holds not even one rank of the smallest layer."""
+    """Raises ValueError where the budget does not hold one rank of every single layer: whichever is
+    worth most would then not fit.
+    """
     budget = adapters.settings.budget_mb
-    least = min(c.cost for c in adapters.components.values())
-    if adapters.settings.mode == "adaptive" and budget > 0 and adapters.ceiling < least:
+    largest = max(c.cost for c in adapters.components.values())
+    if adapters.settings.mode == "adaptive" and budget > 0 and adapters.ceiling < largest:
         rank, all_of_them = (
-            n * BYTES_PER_PARAMETER / MEGABYTE for n in (least, float(adapters.costs.sum()))
+            n * BYTES_PER_PARAMETER / MEGABYTE for n in (largest, float(adapters.costs.sum()))
         )
         raise ValueError(
-            f"budget_mb is {budget:g}, but one rank of the smallest layer takes {rank:.2g} MB, so "
-            f"nothing would be left at the end: give more, at best above {all_of_them:.2g}, which "
+            f"budget_mb is {budget:g}, but one rank of the largest layer takes {rank:.2g} MB, so "
+            f"nothing might be left at the end: give more, at best above {all_of_them:.2g}, which "
             "is one rank in every layer."
         )
 
