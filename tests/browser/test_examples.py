@@ -62,7 +62,7 @@ def test_no_node_of_an_example_hides_another(page_of_look: FrontEnd) -> None:
 def test_the_quick_start_is_the_first_template(page_of_look: FrontEnd) -> None:
     page = page_of_look.page
     page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
-    page.get_by_text(PACK, exact=True).first.click()
+    page.get_by_role("dialog").get_by_text(PACK, exact=True).first.click()
     cards = page.locator("[data-testid^='template-workflow-LoRA2']")
     cards.first.wait_for()
     listed = [card.get_attribute("data-testid") for card in cards.all()]
