@@ -14,9 +14,10 @@ def tell(kind: str, event: dict) -> None:
     prompt ends, however long a step or the nodes behind take.
     """
     server = PromptServer.instance
-    if "points" in event or "begun" in event:
-        server.loop.call_soon_threadsafe(_keep, kind, event)
     server.send_sync(kind, event)
+    loop = getattr(server, "loop", None)  # a server that is not running has none
+    if loop is not None and ("points" in event or "begun" in event):
+        loop.call_soon_threadsafe(_keep, kind, event)
 
 
 def _keep(kind: str, event: dict) -> None:

@@ -23,7 +23,7 @@ def sockets() -> tuple[object, dict]:
     """The playground's model, and a good value for every socket."""
     model, clip, vae = load_playground(asset.load())
     images, captions = subjects.examples("owl", 2)
-    positive = [e for c in captions for e in clip.encode_from_tokens_scheduled(clip.tokenize(c))]
+    positive = clip.encode_from_tokens_scheduled(clip.tokenize(captions[0]))
     latent = {"samples": torch.cat([vae.encode(image[None]) for image in images])}
     lora = told()
     values = {
