@@ -24,7 +24,8 @@ class LoRA2TargetOptions(OptionsNode):
                 "targets",
                 default=ATTENTION,
                 tooltip="Python regular expression, searched in names such as "
-                "diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k",
+                "diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k. Click a layer "
+                "of a Rank Heatmap to copy its pattern.",
             ),
             io.Combo.Input(
                 "layers",
