@@ -34,7 +34,7 @@ NODES = [
     *report.NODES,
     *evaluate.NODES,
 ]
-# the host writes the errors of these two to the terminal
+# The host writes what these two methods raise to the terminal, which may lack some characters.
 for node in NODES:
     for name in ("execute", "fingerprint_inputs"):
         if any(name in vars(kind) for kind in node.__mro__ if kind.__module__.startswith(__name__)):

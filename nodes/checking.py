@@ -30,8 +30,11 @@ def check_field(field: io.Input, value: object) -> None:
             raise ValueError(f"{field.id} is {quoted(value)}: give true or false.")
     elif isinstance(field, io.String.Input):
         check_text(field.id, value)
-    elif isinstance(field, io.Combo.Input) and field.id not in DISK_LISTS:
-        check_choice(field.id, value, tuple(field.options))
+    elif isinstance(field, io.Combo.Input):
+        if field.id not in DISK_LISTS:
+            check_choice(field.id, value, tuple(field.options))
+        elif default_of(field) is not None:
+            check_text(field.id, value)
 
 
 def schema_of(node: type[io.ComfyNode]) -> io.Schema:
