@@ -185,7 +185,7 @@ class LoRA2Train(io.ComfyNode):
         check_prefix(RESCUED)
         say = OnlySaid()
         notes = say(hints, model[0], run, positive) or []
-        notes += say(odd_values, run, latents) or []
+        notes += say(lambda: list(odd_values(run, latents))) or []
         taken = say(cls.is_taken) is not False
         if not taken:
             notes.append(UNTAKEN)

@@ -12,6 +12,7 @@ const JOBS = 8; // of this workflow, the newest first: a job holds only what it 
 const shows = new WeakMap(); // node -> how it shows an output
 const fresh = new WeakSet(); // nodes that have shown one
 const live = new WeakSet(); // nodes that show a run while it goes
+let owner = null; // the workflow of what runs: the front end takes any open node of the same id
 const own = new Set(); // prompts that this page has queued
 const seen = new Map(); // workflow -> its newest prompt whose outputs are shown
 
@@ -31,7 +32,9 @@ export function onOutput(node, show, goesOn = false) {
   const executed = node.onExecuted;
   node.onExecuted = function (output, ...rest) {
     executed?.call(this, output, ...rest);
-    once(output);
+    const open = rootGraph()?.id;
+    if (!owner) return once(output);
+    owner.then((workflow) => (!workflow || workflow === open) && once(output));
   };
 }
 
@@ -93,7 +96,11 @@ app.registerExtension({
       const queue = await ask("/queue");
       if (queue && !queue.queue_running.length) restore(true); // else its events go on
     });
-    api.addEventListener("execution_start", ({ detail }) => own.add(detail.prompt_id));
+    api.addEventListener("execution_start", ({ detail }) => {
+      own.add(detail.prompt_id);
+      const job = ask(`/jobs/${encodeURIComponent(detail.prompt_id)}`);
+      owner = job.then((found) => found?.workflow_id, () => null);
+    });
     let waiting = Infinity; // not known: the first status may have come before
     api.addEventListener("status", ({ detail }) => {
       const now = detail?.exec_info?.queue_remaining ?? 0;

@@ -20,7 +20,7 @@ const NODE = "LoRA2Train";
 const EVENT = "lora2.train"; // of the server, and the key in the node's ui output
 const HEIGHT = 420;
 const CURVES = 120; // pixels of them, at least
-const CELL = 14; // pixels, height of a layer's
+const CELL = 13; // pixels, height of a layer's
 const WIDE = 520; // pixels: the numbers in one row
 const LOSS = [
   { key: "loss", colour: "var(--lora2-loss)", width: 1, opacity: 0.4 },

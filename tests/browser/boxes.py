@@ -27,8 +27,8 @@ MEASURE = """() => {
             n.measure(box, canvas.getContext('2d'));
             return [n.id, n.type, ...box];
         }
-        const scrolled = [...e.querySelectorAll('textarea *, svg *, .widget-markdown *')];
-        const all = [e, ...e.querySelectorAll('*')].filter(d => !scrolled.includes(d) && drawn(d));
+        const clipped = '[data-lora2-view] *, textarea *, svg *, .widget-markdown *';
+        const all = [e, ...e.querySelectorAll('*')].filter(d => !d.matches(clipped) && drawn(d));
         const edges = all.map(d => d.getBoundingClientRect());
         const [x, y] = [Math.min(...edges.map(r => r.left)), Math.min(...edges.map(r => r.top))];
         const right = Math.max(...edges.map(r => r.right));

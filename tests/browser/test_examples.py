@@ -62,7 +62,7 @@ def test_no_node_of_an_example_hides_another(page_of_look: FrontEnd) -> None:
 def test_the_quick_start_is_the_first_template(page_of_look: FrontEnd) -> None:
     page = page_of_look.page
     page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
-    page.get_by_text(PACK, exact=True).first.click()
+    page.get_by_role("dialog").get_by_text(PACK, exact=True).first.click()
     cards = page.locator("[data-testid^='template-workflow-LoRA2']")
     cards.first.wait_for()
     listed = [card.get_attribute("data-testid") for card in cards.all()]
@@ -102,7 +102,7 @@ def test_an_example_lacks_only_files(front_end: FrontEnd, name: str) -> None:
     ("language", "title", "field", "empty"),
     [
         ("zh", "LoRA² 训练", "步数", "请连接模型"),
-        ("ja", "LoRA² 学習", "ステップ数", "「モデル」を接続して"),
+        ("ja", "LoRA² 学習", "ステップ数", "モデルをつないで"),
     ],
 )
 def test_nodes_speak_the_language_of_the_front_end(

@@ -9,6 +9,7 @@ from playwright.sync_api import Browser
 
 from tests.browser.conftest import WINDOW
 from tests.browser.front_end import OPEN, QUICK_START, RUN, FrontEnd, workflow
+from tests.browser.test_appearance import rank_map
 from tests.browser.test_room import check_room
 from tests.hosting.server import ComfyServer
 
@@ -104,6 +105,19 @@ def test_the_saved_adapter_is_in_every_list(pages: Pages) -> None:
     kinds = "LoRA2Load", "LoraLoader", "LoraLoaderModelOnly", "LoRA2Compress", "LoRA2Info"
     for name, values in pages.first.page.evaluate(LISTED, [[n for n, _ in pages.lists], kinds]):
         assert saved in values, name
+
+
+def test_what_ends_while_another_tab_is_open_is_not_shown_in_it(pages: Pages) -> None:
+    page = pages.first.page
+    page.evaluate(OPEN, workflow(QUICK_START) | {"id": OTHER})
+    page.wait_for_timeout(500)
+    output = {"lora2_rank_map": [rank_map(0)]}
+    page.evaluate("([id, o]) => app.graph.getNodeById(id).onExecuted(o)", [pages.heatmap, output])
+    page.wait_for_timeout(500)
+    shown = "layers" in pages.first.data(pages.heatmap)
+    page.evaluate(OPEN, pages.saved)
+    page.wait_for_timeout(1000)
+    assert not shown
 
 
 def test_a_run_of_no_workflow_is_in_nobodys_node(pages: Pages, server: ComfyServer) -> None:
