@@ -7,9 +7,7 @@ from ..lora2_core.host.training import checkpoints
 from ..lora2_core.saying import plainly
 from . import (
     apply,
-    checkpoint_options,
     compress,
-    data_options,
     dataset,
     evaluate,
     heatmap,
@@ -17,13 +15,9 @@ from . import (
     layers,
     options,
     playground,
-    preview_options,
     report,
     save,
-    start_options,
-    text_encoder_options,
     train,
-    training_options,
 )
 
 NODES = [
@@ -32,12 +26,6 @@ NODES = [
     *train.NODES,
     *options.NODES,
     *layers.NODES,
-    *training_options.NODES,
-    *data_options.NODES,
-    *start_options.NODES,
-    *text_encoder_options.NODES,
-    *checkpoint_options.NODES,
-    *preview_options.NODES,
     *apply.NODES,
     *compress.NODES,
     *save.NODES,
@@ -46,19 +34,21 @@ NODES = [
     *report.NODES,
     *evaluate.NODES,
 ]
-for node in NODES:  # what they raise, the host writes to the terminal
+# The host writes what these two methods raise to the terminal, which may lack some characters.
+for node in NODES:
     for name in ("execute", "fingerprint_inputs"):
         if any(name in vars(kind) for kind in node.__mro__ if kind.__module__.startswith(__name__)):
             setattr(node, name, classmethod(plainly(getattr(node, name).__func__)))
 
 
 class LoRA2Extension(ComfyExtension):
-    """What the host loads."""
+    """The extension that the host loads."""
 
     async def on_load(self) -> None:
-        """What a crash left half written goes at the next start."""
+        """Removes what a crash left half written."""
         store.sweep_orphans()
         checkpoints.sweep_orphans()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """Returns every node of the pack."""
         return NODES

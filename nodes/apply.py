@@ -2,39 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from comfy_api.latest import io
 
 from ..lora2_core import RankedLora
+from ..lora2_core.adapter.model_order import of_text_encoder
+from ..lora2_core.adapter.size_curve import size_curve
 from ..lora2_core.host.apply import adopt, apply_lora, cut_for, resolve
+from ..lora2_core.host.lora_files import file_state, missing_lora, read_lora
 from ..lora2_core.host.store import lora_path
-from .common import (
-    CATEGORY,
-    SHOWN_AGAIN,
-    Lora2,
-    check_adapter,
-    check_clip,
-    check_model,
-    clip,
-    file_state,
-    keep,
-    lora_name,
-    missing_lora,
-    model,
-    read_lora,
-    size_shown,
-    strength,
-)
-from .fields import checked
+from . import inputs
+from .checking import checked
+from .sockets import CATEGORY, SHOWN_AGAIN, Lora2, check_adapter, check_clip, check_model
 
 
 def patched(
     model, clip, lora: RankedLora, strength_model: float, strength_clip: float, keep: float
 ):
-    """(model, clip, the adapter at the size that was applied, ui output)."""
-    found = resolve(lora, model, clip)
-    cut = cut_for(lora, keep, found)
+    """Applies an adapter at a size. Returns (model, clip, the adapter at that size, ui output)."""
+    targets = resolve(lora, model, clip)
+    cut = cut_for(lora, keep, targets)
     strengths = strength_model, strength_clip
-    return *apply_lora(model, clip, cut, *strengths, found), cut, size_shown(lora, clip, found)
+    return *apply_lora(model, clip, cut, *strengths, targets), cut, shown(lora, clip, targets)
+
+
+def shown(lora: RankedLora, clip: object, targets: Collection[str]) -> dict:
+    """Returns the ui output: what every setting of `keep` leaves of an adapter, and a note where
+    layers of it are not used. `targets` are its layers that model and clip have.
+    """
+    notes: list[str | list] = []
+    unused = [name for name in lora.layers if name not in targets]
+    if clip is None and any(map(of_text_encoder, lora.layers)):
+        notes.append("It has layers for the text encoder: connect clip to use them.")
+        unused = [name for name in unused if not of_text_encoder(name)]
+    if unused:
+        note = "{0} of its {1} layers are not in this model, the first is {2}: they change nothing."
+        notes.append([note, len(unused), len(lora.layers), unused[0]])
+    curve = {"lora2_size_curve": [vars(size_curve(lora))]}
+    return curve | ({"lora2_note": notes} if notes else {})
 
 
 class LoRA2Apply(io.ComfyNode):
@@ -47,12 +53,12 @@ class LoRA2Apply(io.ComfyNode):
             description="Applies a trained or loaded LoRA\u00b2 adapter to a model.",
             search_aliases=["apply lora", "lora strength", "lora size"],
             inputs=[
-                model(),
+                inputs.model(),
                 Lora2.Input("lora2", tooltip="From LoRA\u00b2 Train or LoRA\u00b2 Load."),
-                clip(),
-                strength("strength_model", "diffusion model"),
-                strength("strength_clip", "text encoder"),
-                keep(),
+                inputs.clip(),
+                inputs.strength("strength_model", "diffusion model"),
+                inputs.strength("strength_clip", "text encoder"),
+                inputs.keep(),
             ],
             outputs=[io.Model.Output(), io.Clip.Output()],
             **SHOWN_AGAIN,
@@ -66,8 +72,8 @@ class LoRA2Apply(io.ComfyNode):
         check_model(model)
         check_clip(clip)
         check_adapter(lora2)
-        model, clip, _, shown = patched(model, clip, lora2, strength_model, strength_clip, keep)
-        return io.NodeOutput(model, clip, ui=shown)
+        *outputs, _, ui = patched(model, clip, lora2, strength_model, strength_clip, keep)
+        return io.NodeOutput(*outputs, ui=ui)
 
 
 class LoRA2Load(io.ComfyNode):
@@ -81,12 +87,12 @@ class LoRA2Load(io.ComfyNode):
             "applies it at the wanted size.",
             search_aliases=["lora loader", "load lora", "lora size"],
             inputs=[
-                model(),
-                lora_name("A file in the loras folder."),
-                clip(),
-                strength("strength_model", "diffusion model"),
-                strength("strength_clip", "text encoder"),
-                keep(),
+                inputs.model(),
+                inputs.lora_name("A file in the loras folder."),
+                inputs.clip(),
+                inputs.strength("strength_model", "diffusion model"),
+                inputs.strength("strength_clip", "text encoder"),
+                inputs.keep(),
             ],
             outputs=[io.Model.Output(), io.Clip.Output(), Lora2.Output(display_name="lora2")],
             **SHOWN_AGAIN,
@@ -94,13 +100,14 @@ class LoRA2Load(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, lora_name=None) -> bool | str:
-        """Says what to do, where the host would say that a value is not in an empty list."""
+        """Says what to do where the host would only say that a value is not in its list."""
         if lora_name is None or lora_path(lora_name):
             return True  # linked: execute sees it
         return missing_lora(lora_name)
 
     @classmethod
     def fingerprint_inputs(cls, lora_name=None, **_) -> str:
+        """Returns a text that changes when the file does."""
         return file_state(lora_name)
 
     @classmethod
@@ -113,11 +120,11 @@ class LoRA2Load(io.ComfyNode):
         lora = adopt(read_lora(lora_name), model, clip)
         if lora.info.get("basis") != "singular":
             lora = lora.rotated()
-        *outputs, shown = patched(model, clip, lora, strength_model, strength_clip, keep)
-        shown = shown | {"lora2_file": [lora_name]}
+        *outputs, ui = patched(model, clip, lora, strength_model, strength_clip, keep)
+        ui |= {"lora2_file": [lora_name]}
         if notes := lora.info.get("notes"):
-            shown["lora2_note"] = [*notes, *shown.get("lora2_note", [])]
-        return io.NodeOutput(*outputs, ui=shown)
+            ui["lora2_note"] = [*notes, *ui.get("lora2_note", [])]
+        return io.NodeOutput(*outputs, ui=ui)
 
 
 NODES = [LoRA2Apply, LoRA2Load]

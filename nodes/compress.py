@@ -6,11 +6,13 @@ from comfy_api.latest import io
 
 from ..lora2_core.adapter.compress import compress
 from ..lora2_core.host.export import from_lora_model
-from .common import CATEGORY, FileOrSocket, Lora2, LoraModel, budget, lora_name, read_lora
-from .fields import checked
+from ..lora2_core.host.lora_files import read_lora
+from . import inputs
+from .checking import checked
+from .sockets import CATEGORY, Lora2, LoraModel
 
 
-class LoRA2Compress(FileOrSocket, io.ComfyNode):
+class LoRA2Compress(inputs.FileOrSocket, io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -21,12 +23,12 @@ class LoRA2Compress(FileOrSocket, io.ComfyNode):
             "matter most, chosen over all layers at once.",
             search_aliases=["resize lora", "lora size", "svd", "shrink lora", "lora rank", "prune"],
             inputs=[
-                lora_name(
-                    "Any LoRA in the loras folder; not used when lora is connected.", optional=True
+                inputs.lora_name(
+                    "Any LoRA in the loras folder. Not used when lora is connected.", optional=True
                 ),
-                budget(
+                inputs.budget(
                     "0: no limit. Else the size in MB (fp16) that the result stays within; "
-                    "the tolerance may make it smaller still."
+                    "tolerance may make it smaller still."
                 ),
                 io.Float.Input(
                     "tolerance",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import comfy.model_management
 import comfy.utils
 import folder_paths
@@ -12,8 +14,8 @@ from ..lora2_core.dataset.plan import DatasetSettings
 from ..lora2_core.dataset.walking import state, with_pictures
 from ..lora2_core.host.data.folder_dataset import make_dataset
 from ..lora2_core.host.only_said import OnlySaid
-from .common import CATEGORY
-from .fields import checked
+from .checking import checked, validated
+from .sockets import CATEGORY
 
 
 class LoRA2Dataset(io.ComfyNode):
@@ -24,17 +26,10 @@ class LoRA2Dataset(io.ComfyNode):
             display_name="LoRA\u00b2 Dataset",
             category=CATEGORY,
             description="Turns a folder of pictures with captions into what LoRA\u00b2 Train "
-            "takes: "
-            "sorted into aspect ratios, encoded once and remembered on disk.",
+            "takes: sorted by aspect ratio, encoded once and kept on disk.",
             search_aliases=[
-                "load dataset",
-                "dataset folder",
-                "load images",
-                "image folder",
-                "training dataset",
-                "aspect ratio buckets",
-                "caption folder",
-                "kohya dataset",
+                "load dataset", "dataset folder", "load images", "image folder", "training dataset",
+                "aspect ratio buckets", "caption folder", "kohya dataset",
             ],
             is_output_node=True,
             inputs=[
@@ -65,7 +60,7 @@ class LoRA2Dataset(io.ComfyNode):
                 io.Boolean.Input(
                     "buckets",
                     default=True,
-                    tooltip="On: each picture keeps about its shape. Off: a square from its "
+                    tooltip="on: each picture about keeps its shape. off: a square from its "
                     "centre.",
                 ),
                 io.Boolean.Input(
@@ -108,15 +103,16 @@ class LoRA2Dataset(io.ComfyNode):
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=False,
                     advanced=True,
-                    tooltip="Of crops, tag orders and the choice of entries without a caption.",
+                    tooltip="Seed of the crops, the tag orders and the choice of entries without a "
+                    "caption.",
                 ),
             ],
             outputs=[
                 io.Latent.Output(
-                    display_name="latents", is_output_list=True, tooltip="One an entry."
+                    display_name="latents", is_output_list=True, tooltip="One for each entry."
                 ),
                 io.Conditioning.Output(
-                    display_name="positive", is_output_list=True, tooltip="One an entry."
+                    display_name="positive", is_output_list=True, tooltip="One for each entry."
                 ),
                 io.String.Output(
                     display_name="report", tooltip="Counts, sizes, captions, and what was skipped."
@@ -124,26 +120,20 @@ class LoRA2Dataset(io.ComfyNode):
                 io.Mask.Output(
                     display_name="masks",
                     is_output_list=True,
-                    tooltip="One an entry, for LoRA\u00b2 Data Options: from -masklabel files, "
-                    "else "
-                    "from transparency; white where there is neither.",
+                    tooltip="One for each entry, for LoRA\u00b2 Data Options: from -masklabel "
+                    "files, else from transparency; white where there is neither.",
                 ),
             ],
-        )
+        )  # fmt: skip
 
     @classmethod
     def validate_inputs(cls, folder=None) -> bool | str:
-        """Before anything runs, and also for a folder that is newer than the list."""
-        if folder is None:  # linked: execute sees it
-            return True
-        try:
-            check_folder(folder_paths.get_input_directory(), folder)
-        except ValueError as error:
-            return str(error)
-        return True
+        """Checks before anything runs that there is such a folder: the list may be older."""
+        return validated((partial(check_folder, folder_paths.get_input_directory()), folder))
 
     @classmethod
     def fingerprint_inputs(cls, folder=None, **_) -> str:
+        """Returns a text that changes when something in the folder does."""
         try:
             return state(check_folder(folder_paths.get_input_directory(), folder))
         except ValueError:

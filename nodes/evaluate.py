@@ -12,8 +12,8 @@ from ..lora2_core.charts.scores import Encoders, Judge, Score, by_prompt
 from ..lora2_core.host.encoders import check_clip_vision, check_dino, image_features, text_features
 from ..lora2_core.host.local_encoders import NONE, clip_features, dino_features, folder_of, folders
 from ..lora2_core.host.only_said import OnlySaid
-from .common import CATEGORY, Lora2, check_adapter, check_images, check_texts, first
-from .fields import checked
+from .checking import checked
+from .sockets import CATEGORY, Lora2, check_adapter, check_images, check_texts, first
 
 Scores = io.Custom("LORA2_SCORES")
 
@@ -21,25 +21,25 @@ Scores = io.Custom("LORA2_SCORES")
 def encoders_of(
     clip_vision=None, clip=None, dino=None, clip_folder: str = NONE, dino_folder: str = NONE
 ) -> Encoders:
-    """From what is connected and chosen; a folder comes before a socket."""
-    found: dict = {}
+    """Returns the encoders that are chosen in folders, else those that are connected."""
+    encoders: dict = {}
     if dino_folder != NONE:
-        found["dino"] = dino_features(folder_of(dino_folder))
+        encoders["dino"] = dino_features(folder_of(dino_folder))
     elif dino is not None:
         check_dino(dino)
-        found["dino"] = image_features(dino)
+        encoders["dino"] = image_features(dino)
     if clip_folder != NONE:
-        found["clip"], found["text"] = clip_features(folder_of(clip_folder))
+        encoders["clip"], encoders["text"] = clip_features(folder_of(clip_folder))
     elif clip_vision is not None:
         check_clip_vision(clip_vision)
-        found["clip"] = image_features(clip_vision)
+        encoders["clip"] = image_features(clip_vision)
         if clip is not None:
-            found["text"] = text_features(clip, clip_vision)
-    return Encoders(**found)
+            encoders["text"] = text_features(clip, clip_vision)
+    return Encoders(**encoders)
 
 
 def check_scores(scores: object) -> None:
-    """ValueError unless they come from LoRA² Evaluate."""
+    """Raises ValueError unless the scores come from LoRA² Evaluate."""
     if not isinstance(scores, tuple) or not all(isinstance(s, Scored) for s in scores):
         raise ValueError("scores holds something else: connect LoRA2 Evaluate.")
 
@@ -51,22 +51,18 @@ class LoRA2Evaluate(io.ComfyNode):
             node_id="LoRA2Evaluate",
             display_name="LoRA\u00b2 Evaluate",
             category=CATEGORY,
-            description="Judges pictures as the papers do: DINO and CLIP-I, how much they look "
-            "like the subject; CLIP-T, how much like their prompts.",
+            description="Judges pictures as the papers do. DINO and CLIP-I say how much they look "
+            "like the subject, CLIP-T how well they fit their prompts.",
             search_aliases=[
-                "clip score",
-                "dino score",
-                "image similarity",
-                "lora quality",
-                "judge",
+                "clip score", "dino score", "image similarity", "lora quality", "judge",
             ],
             is_output_node=True,
             is_input_list=True,
             inputs=[
                 io.Image.Input(
                     "images",
-                    tooltip="The pictures to judge, as a batch or a list: those of the first "
-                    "prompt, then of the second, and so on; equally many of each.",
+                    tooltip="The pictures to judge, as a batch or a list: first the pictures of "
+                    "the first prompt, then of the second, and so on; equally many of each.",
                 ),
                 io.Image.Input(
                     "references", tooltip="Real pictures of the subject, as a batch or a list."
@@ -75,10 +71,10 @@ class LoRA2Evaluate(io.ComfyNode):
                     "prompts",
                     multiline=True,
                     default="",
-                    tooltip="The prompts that drew the images, one a line.",
+                    tooltip="The prompts that drew the images, one on each line.",
                 ),
                 io.String.Input(
-                    "name", default="adapter", tooltip="What the table and the chart call it."
+                    "name", default="adapter", tooltip="The name in tables and charts."
                 ),
                 io.ClipVision.Input(
                     "clip_vision",
@@ -88,8 +84,8 @@ class LoRA2Evaluate(io.ComfyNode):
                 io.Clip.Input(
                     "clip",
                     optional=True,
-                    tooltip="For CLIP-T: the text tower of the same CLIP model. SDXL's CLIP goes "
-                    "with CLIP ViT-bigG.",
+                    tooltip="For CLIP-T: the text encoder of the same CLIP. SDXL's CLIP belongs to "
+                    "CLIP ViT-bigG.",
                 ),
                 io.ClipVision.Input(
                     "dino", optional=True, tooltip="For DINO: a DINOv2 from Load CLIP Vision."
@@ -99,35 +95,37 @@ class LoRA2Evaluate(io.ComfyNode):
                     options=folders(),
                     default=NONE,
                     tooltip="A CLIP in transformers' form, in a folder of its own in "
-                    "models/clip_vision. It goes before clip_vision and clip.",
+                    "models/clip_vision. Used instead of clip_vision and clip.",
                 ),
                 io.Combo.Input(
                     "dino_folder",
                     options=folders(),
                     default=NONE,
                     tooltip="A DINO in transformers' form, in a folder of its own in "
-                    "models/clip_vision. It goes before dino.",
+                    "models/clip_vision. Used instead of dino.",
                 ),
                 Lora2.Input(
                     "lora2",
                     optional=True,
-                    tooltip="The adapter that drew the images, for its size.",
+                    tooltip="The adapter that drew the images, for its size in tables and charts.",
                 ),
                 Scores.Input(
                     "scores",
                     optional=True,
-                    tooltip="Of another LoRA\u00b2 Evaluate, to go on to LoRA\u00b2 Compare with "
-                    "this one.",
+                    tooltip="Scores of another LoRA\u00b2 Evaluate. Both go on to LoRA\u00b2 "
+                    "Compare.",
                 ),
             ],
             outputs=[
                 Scores.Output(display_name="scores"),
-                io.String.Output(display_name="table", tooltip="A row a prompt, and their mean."),
+                io.String.Output(
+                    display_name="table", tooltip="One row for each prompt, and their mean."
+                ),
                 io.Float.Output(display_name="dino", tooltip="NaN where it is not measured."),
                 io.Float.Output(display_name="clip_i", tooltip="NaN where it is not measured."),
                 io.Float.Output(display_name="clip_t", tooltip="NaN where it is not measured."),
             ],
-        )
+        )  # fmt: skip
 
     @classmethod
     @checked
@@ -146,17 +144,17 @@ class LoRA2Evaluate(io.ComfyNode):
         shares = by_prompt(images, lines)
         chosen = {key: values[0] for key, values in encoders.items() if values}
         judge = Judge(encoders_of(**chosen), references)
-        bar, say, found = comfy.utils.ProgressBar(len(shares)), OnlySaid(), []
+        bar, say, rows = comfy.utils.ProgressBar(len(shares)), OnlySaid(), []
         for prompt, pictures in shares:
-            found.append(Scored(prompt, None, judge.of_prompt(pictures, prompt)))
+            rows.append(Scored(prompt, None, judge.of_prompt(pictures, prompt)))
             say(bar.update, 1)
             comfy.model_management.throw_exception_if_processing_interrupted()
-        mean = Score.mean([each.score for each in found])
-        table = score_table([*found, Scored("mean", size, mean)])
-        said = ", ".join(f"{k} {v:.4f}" for k, v in mean.values().items())
+        mean = Score.mean([row.score for row in rows])
+        table = score_table([*rows, Scored("mean", size, mean)])
+        text = ", ".join(f"{k} {v:.4f}" for k, v in mean.values().items())
         numbers = (float("nan") if v is None else v for v in vars(mean).values())
-        whole = (*earlier, Scored(name[0], size, mean))
-        return io.NodeOutput(whole, table, *numbers, ui={"text": (f"{name[0]}: {said}",)})
+        scores = (*earlier, Scored(name[0], size, mean))
+        return io.NodeOutput(scores, table, *numbers, ui={"text": (f"{name[0]}: {text}",)})
 
 
 class LoRA2Compare(io.ComfyNode):
@@ -173,8 +171,8 @@ class LoRA2Compare(io.ComfyNode):
             inputs=[
                 Scores.Input(
                     "scores",
-                    tooltip="From LoRA\u00b2 Evaluate; several of them chain through their input "
-                    "scores.",
+                    tooltip="From LoRA\u00b2 Evaluate. Several of these nodes chain through their "
+                    "input scores.",
                 ),
                 io.String.Input(
                     "title", default="Score against size", tooltip="Written over the chart."

@@ -8,7 +8,7 @@ from comfy_api.latest import io, ui
 from ..lora2_core.adapter.aligned import aligned
 from ..lora2_core.adapter.rank_map import rank_map
 from ..lora2_core.charts.heatmap import draw
-from .common import CATEGORY, Lora2, check_adapter
+from .sockets import CATEGORY, Lora2, check_adapter
 
 
 class LoRA2RankHeatmap(io.ComfyNode):

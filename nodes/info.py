@@ -11,12 +11,14 @@ from ..lora2_core import load
 from ..lora2_core.adapter.model_order import in_model_order
 from ..lora2_core.charts.info import as_saved, file_scales, layer_table, metadata_text, summary
 from ..lora2_core.charts.info_picture import picture
+from ..lora2_core.host.lora_files import lora_file
 from ..lora2_core.paths import quoted
-from .common import CATEGORY, FileOrSocket, Lora2, check_adapter, lora_file, lora_name
-from .fields import checked
+from . import inputs
+from .checking import checked
+from .sockets import CATEGORY, Lora2, check_adapter
 
 
-class LoRA2Info(FileOrSocket, io.ComfyNode):
+class LoRA2Info(inputs.FileOrSocket, io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -28,16 +30,14 @@ class LoRA2Info(FileOrSocket, io.ComfyNode):
             search_aliases=["lora metadata", "lora info", "inspect lora", "trigger words"],
             is_output_node=True,
             inputs=[
-                lora_name(
-                    "Any LoRA in the loras folder; not used when lora2 is connected.",
-                    optional=True,
+                inputs.lora_name(
+                    "Any LoRA in the loras folder. Not used when lora2 is connected.", optional=True
                 ),
                 Lora2.Input(
                     "lora2",
                     optional=True,
-                    tooltip="An adapter from LoRA\u00b2 Train, Load or Compress, shown instead "
-                    "of the "
-                    "file.",
+                    tooltip="An adapter from LoRA\u00b2 Train, Load or Compress, shown instead of "
+                    "the file.",
                 ),
             ],
             outputs=[

@@ -8,8 +8,8 @@ from ..lora2_core.host.training.run import HostRun
 from ..lora2_core.layers.layer import is_adaptable
 from ..lora2_core.layers.target_table import rows, summary, table
 from ..lora2_core.ranks.layer_ranks import MOST
-from .common import CATEGORY, Lora2Options, check_model, check_options
-from .fields import checked
+from .checking import checked
+from .sockets import CATEGORY, Lora2Options, check_model, check_options
 
 
 class LoRA2Layers(io.ComfyNode):
@@ -24,12 +24,12 @@ class LoRA2Layers(io.ComfyNode):
             search_aliases=["target modules", "layer names", "list layers"],
             is_output_node=True,
             inputs=[
-                io.Model.Input("model", tooltip="The model to train; it leaves unchanged."),
+                io.Model.Input("model", tooltip="The model to train. It is not changed."),
                 Lora2Options.Input(
                     "options",
                     optional=True,
-                    tooltip="Those that go to LoRA\u00b2 Train: LoRA\u00b2 Target Options choose "
-                    "layers.",
+                    tooltip="The same options as for LoRA\u00b2 Train. LoRA\u00b2 Target Options "
+                    "chooses the layers.",
                 ),
                 io.Int.Input(
                     "target_rank",
@@ -37,12 +37,13 @@ class LoRA2Layers(io.ComfyNode):
                     min=1,
                     max=4096,
                     optional=True,
-                    tooltip="As in LoRA\u00b2 Train: the size is counted at this rank.",
+                    tooltip="As in LoRA\u00b2 Train. The size is counted at this rank.",
                 ),
             ],
             outputs=[
                 io.String.Output(
-                    display_name="table", tooltip="A line a layer, with tabs between columns."
+                    display_name="table",
+                    tooltip="One line for each layer, with tabs between the columns.",
                 ),
                 io.Int.Output(display_name="count"),
                 io.String.Output(
@@ -56,10 +57,10 @@ class LoRA2Layers(io.ComfyNode):
     def execute(cls, model, options=None, target_rank=64) -> io.NodeOutput:
         check_model(model)
         run = HostRun.of({"max_rank": MOST, "target_rank": target_rank, **check_options(options)})
-        found = rows(run.target.chosen(model.model), run.rank)
+        layers = rows(run.target.chosen(model.model), run.rank)
         adaptable = sum(map(is_adaptable, model.model.modules()))
-        shown = {"text": (summary(found, run.rank, adaptable),)}
-        return io.NodeOutput(table(found), len(found), list(found), ui=shown)
+        shown = {"text": (summary(layers, run.rank, adaptable),)}
+        return io.NodeOutput(table(layers), len(layers), list(layers), ui=shown)
 
 
 NODES = [LoRA2Layers]

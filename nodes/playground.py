@@ -5,8 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lora2_core.playground import asset, subjects
-from .common import CATEGORY
-from .fields import checked
+from .checking import checked
+from .sockets import CATEGORY
 
 
 class LoRA2Playground(io.ComfyNode):
@@ -16,10 +16,9 @@ class LoRA2Playground(io.ComfyNode):
             node_id="LoRA2Playground",
             display_name="LoRA\u00b2 Playground",
             category=CATEGORY,
-            description="A tiny text-to-image model of SDXL's architecture that ships with the "
-            "pack: 32 x 32 emoji. "
-            'Prompts read "koala, noto style, red background"; styles: noto, fluent-flat, '
-            "fluent-3d, twemoji.",
+            description="A tiny text-to-image model with SDXL's architecture that ships with the "
+            'pack. It draws 32 x 32 emoji from prompts such as "koala, noto style, red '
+            'background". Styles: noto, fluent-flat, fluent-3d, twemoji.',
             search_aliases=["tiny model", "demo model", "test checkpoint"],
             inputs=[],
             outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
@@ -40,8 +39,8 @@ class LoRA2ExamplePictures(io.ComfyNode):
             display_name="LoRA\u00b2 Example Pictures",
             category=CATEGORY,
             description="Pictures with captions of a subject that the Playground has never seen, "
-            "or photographs of a "
-            "bear plushie for a real model. Connect them to Make Training Dataset.",
+            "or photographs of a bear plushie for a real model. Connect them to Make Training "
+            "Dataset.",
             search_aliases=["example dataset", "demo images"],
             inputs=[
                 io.Combo.Input(
@@ -55,8 +54,8 @@ class LoRA2ExamplePictures(io.ComfyNode):
                     default=8,
                     min=1,
                     max=subjects.MOST_PICTURES,
-                    tooltip="How many: the four styles in turn, on ever other backgrounds "
-                    "(photographs: at most 5).",
+                    tooltip="How many pictures: the four styles in turn, each on another "
+                    "background (photographs: at most 5).",
                 ),
             ],
             outputs=[

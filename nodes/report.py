@@ -9,10 +9,11 @@ from comfy_api.latest import io, ui
 
 from ..lora2_core.adapter.history import History, check_tensorboard
 from ..lora2_core.charts.report import page
+from ..lora2_core.host.lora_files import lora_file
 from ..lora2_core.host.output import place_of
 from ..lora2_core.host.reports import keep_report, keep_scalars, pictures
-from .common import CATEGORY, Lora2, check_adapter, lora_file
-from .fields import CheckedFirst, checked
+from .checking import CheckedFirst, checked, validated
+from .sockets import CATEGORY, Lora2, check_adapter
 
 
 class LoRA2Report(CheckedFirst, io.ComfyNode):
@@ -23,8 +24,8 @@ class LoRA2Report(CheckedFirst, io.ComfyNode):
             display_name="LoRA\u00b2 Report",
             category=CATEGORY,
             description="How a training went, on one page: loss and mean rank over the steps, the "
-            "learned ranks, and samples. Keeps it as a picture, a table (CSV) and TensorBoard's "
-            "scalars, where wanted.",
+            "learned ranks, and samples. Saves it as a picture, a table (CSV) and TensorBoard's "
+            "scalars, if you wish.",
             search_aliases=["loss curve", "training log", "loss graph", "csv", "tensorboard"],
             is_output_node=True,
             inputs=[
@@ -50,18 +51,19 @@ class LoRA2Report(CheckedFirst, io.ComfyNode):
                     optional=True,
                     lazy=True,
                     force_input=True,
-                    tooltip="From LoRA\u00b2 Save: what is saved then lies beside that file.",
+                    tooltip="From LoRA\u00b2 Save. What this node saves then lies beside that "
+                    "file.",
                 ),
                 io.Boolean.Input(
                     "save",
                     default=False,
-                    tooltip="Write the page (.report.png) and the table (.report.csv): beside the "
+                    tooltip="Writes the page (.report.png) and the table (.report.csv): beside the "
                     "file of lora_name, else in the output folder.",
                 ),
                 io.Boolean.Input(
                     "tensorboard",
                     default=False,
-                    tooltip="Write scalars for TensorBoard to output/lora2/tensorboard. Needs the "
+                    tooltip="Writes scalars for TensorBoard to output/lora2/tensorboard. Needs the "
                     "package tensorboard.",
                 ),
                 io.String.Input(
@@ -81,17 +83,15 @@ class LoRA2Report(CheckedFirst, io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, filename_prefix=None, tensorboard=None) -> bool | str:
-        """Before anything runs: a report that can't be written must not cost a training. What is
-        linked is None, not known yet.
+        """Checks before anything runs that the report can be written, so that it does not cost a
+        training.
         """
-        try:
-            if filename_prefix is not None:
-                place_of(filename_prefix)
-            if tensorboard is True:
+
+        def check_scalars(wanted: bool) -> None:
+            if wanted is True:
                 check_tensorboard()
-        except ValueError as error:
-            return str(error)
-        return True
+
+        return validated((place_of, filename_prefix), (check_scalars, tensorboard))
 
     @classmethod
     @checked

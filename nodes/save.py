@@ -6,8 +6,8 @@ from comfy_api.latest import io
 
 from ..lora2_core.files.saving import DTYPES, FORMATS
 from ..lora2_core.host.store import check_prefix, offered, write_under_loras
-from .common import CATEGORY, Lora2, check_adapter
-from .fields import CheckedFirst, checked
+from .checking import CheckedFirst, checked, validated
+from .sockets import CATEGORY, Lora2, check_adapter
 
 
 class LoRA2Save(CheckedFirst, io.ComfyNode):
@@ -17,8 +17,8 @@ class LoRA2Save(CheckedFirst, io.ComfyNode):
             node_id="LoRA2Save",
             display_name="LoRA\u00b2 Save",
             category=CATEGORY,
-            description="Writes the adapter under the first loras folder, where every loader "
-            "lists it.",
+            description="Writes the adapter into the first loras folder, where every loader lists "
+            "it.",
             search_aliases=["save lora", "export lora"],
             is_output_node=True,
             inputs=[
@@ -28,15 +28,14 @@ class LoRA2Save(CheckedFirst, io.ComfyNode):
                 io.String.Input(
                     "filename_prefix",
                     default="lora2/lora2",
-                    tooltip="Folder and name under the loras folder.",
+                    tooltip="Folder and name in the loras folder.",
                 ),
                 io.Combo.Input(
                     "format",
                     options=list(FORMATS),
                     default="kohya",
                     tooltip="kohya: read by every loader. peft: for diffusers. uniform: "
-                    "zero-padded to one rank, for "
-                    "mergers that reject mixed ranks.",
+                    "zero-padded to one rank, for mergers that reject mixed ranks.",
                 ),
                 io.Combo.Input(
                     "dtype",
@@ -50,8 +49,8 @@ class LoRA2Save(CheckedFirst, io.ComfyNode):
                     min=0.0,
                     max=100000.0,
                     step=0.01,
-                    tooltip="0: as trained. Else the file is cut to at most so many MB, least "
-                    "important ranks first.",
+                    tooltip="0: as trained. Else the largest size of the file in MB: the rank "
+                    "positions that matter least go first.",
                 ),
             ],
             outputs=[io.String.Output(display_name="lora_name")],
@@ -59,14 +58,10 @@ class LoRA2Save(CheckedFirst, io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, filename_prefix=None) -> bool | str:
-        """Before anything runs: a place that can't be written must not cost a training."""
-        if filename_prefix is None:  # linked, not known yet
-            return True
-        try:
-            check_prefix(filename_prefix)
-        except ValueError as error:
-            return str(error)
-        return True
+        """Checks before anything runs that the file can be written, so that it does not cost a
+        training.
+        """
+        return validated((check_prefix, filename_prefix))
 
     @classmethod
     @checked

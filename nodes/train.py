@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from server import PromptServer
 
 from ..lora2_core import Step
+from ..lora2_core.host import live_events
 from ..lora2_core.host.apply import apply_lora
 from ..lora2_core.host.behind import is_taken, running
 from ..lora2_core.host.export import as_lora_model
@@ -22,19 +23,18 @@ from ..lora2_core.host.training.previews import Shown
 from ..lora2_core.host.training.run import HostRun, Outcome, out_of_memory, train_on
 from ..lora2_core.ranks.settings import MODES
 from ..lora2_core.saying import log
-from . import told
-from .common import (
+from . import inputs
+from .checking import checked
+from .sockets import (
     CATEGORY,
     SHOWN_AGAIN,
     Lora2,
     Lora2Options,
     LoraModel,
-    budget,
     check_model,
     check_options,
     first,
 )
-from .fields import checked
 
 EVENT = "lora2.train"
 ADAPTER_OUTPUTS = 3  # lora2, lora and model come first
@@ -52,9 +52,8 @@ class LoRA2Train(io.ComfyNode):
             display_name="LoRA\u00b2 Train",
             category=CATEGORY,
             description="Trains a LoRA beside the frozen model and learns the rank of every layer "
-            "while it does. "
-            "Cancelling keeps what was learned so far as a file; so does a run whose adapter goes "
-            "to no other node.",
+            "while it does. If the run is cancelled, or its adapter goes to no other node, the "
+            "adapter is kept as a file.",
             search_aliases=[
                 "train lora", "lora trainer", "adaptive rank", "dreambooth", "finetune",
                 "fine-tune", "sdxl train", "train sdxl", "flux train", "train flux",
@@ -63,7 +62,7 @@ class LoRA2Train(io.ComfyNode):
             is_input_list=True,
             is_output_node=True,  # else the host leaves it out where nothing is connected to it
             inputs=[
-                io.Model.Input("model", tooltip="The base model; it leaves unchanged."),
+                io.Model.Input("model", tooltip="The base model. It is not changed."),
                 io.Latent.Input(
                     "latents", tooltip="The pictures: one batch, or the list of a dataset node."
                 ),
@@ -71,7 +70,11 @@ class LoRA2Train(io.ComfyNode):
                     "positive", tooltip="The captions: one for all pictures, or one for each."
                 ),
                 io.Int.Input(
-                    "steps", default=500, min=1, max=1_000_000, tooltip="Updates of the adapter."
+                    "steps",
+                    default=500,
+                    min=1,
+                    max=1_000_000,
+                    tooltip="How often the adapter is updated.",
                 ),
                 io.Int.Input(
                     "batch_size", default=1, min=1, max=4096, tooltip="Pictures in one step."
@@ -83,26 +86,26 @@ class LoRA2Train(io.ComfyNode):
                     max=10.0,
                     step=1e-7,
                     round=1e-9,
-                    tooltip="Of lora_up and lora_down. 1e-4 suits SDXL; the Playground likes 5e-3.",
+                    tooltip="Learning rate of the adapter. 1e-4 suits SDXL, 5e-3 the Playground.",
                 ),
                 io.Combo.Input(
                     "mode",
                     options=list(MODES),
                     default="adaptive",
-                    tooltip="adaptive: ranks compete for size. paper: arXiv 2603.21884 to the "
-                    "letter. fixed: plain LoRA.",
+                    tooltip="adaptive: learns how much rank each layer needs. paper: arXiv "
+                    "2603.21884 to the letter. fixed: plain LoRA, one rank.",
                 ),
                 io.Int.Input(
                     "target_rank",
                     default=64,
                     min=1,
                     max=4096,
-                    tooltip="adaptive: ceiling on the mean rank. paper: the rank that rates are "
+                    tooltip="adaptive: the highest mean rank. paper: the rank that ranks are "
                     "pulled to. fixed: the rank.",
                 ),
-                budget(
-                    "0: use target_rank. Else the size in MB (fp16) to end at, instead of "
-                    "target_rank."
+                inputs.budget(
+                    "The size to end at in MB (fp16), instead of target_rank. 0: target_rank "
+                    "counts."
                 ),
                 io.Int.Input(
                     "max_rank",
@@ -117,7 +120,7 @@ class LoRA2Train(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=False,
-                    tooltip="Same seed, same adapter.",
+                    tooltip="The same seed gives the same adapter.",
                 ),
                 Lora2Options.Input(
                     "options",
@@ -267,7 +270,7 @@ class LoRA2Train(io.ComfyNode):
     @classmethod
     def tell(cls, event: dict) -> None:
         """One live event, to every open page."""
-        told.tell(EVENT, event)
+        live_events.send(EVENT, event)
 
     @classmethod
     def rescue(cls, outcome: Outcome, progress: Progress) -> BaseException:

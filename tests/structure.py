@@ -12,6 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("nodes", "lora2_core")
+SCHEMAS = ("define_schema", "fields")  # of nodes: tables in the form of functions
 
 
 def shipped(root: Path = ROOT) -> list[Path]:
@@ -82,7 +83,7 @@ def longest_function(root: Path = ROOT) -> tuple[int, str]:
     found = []
     for path in shipped(root):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.FunctionDef) and node.name != "define_schema":
+            if isinstance(node, ast.FunctionDef) and node.name not in SCHEMAS:
                 lines = node.end_lineno - node.lineno + 1
                 found.append((lines, f"{path.relative_to(root).as_posix()}: {node.name}"))
     return max(found)

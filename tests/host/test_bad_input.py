@@ -134,10 +134,10 @@ def test_train(nodes, playground, untouched, change, sentence):
 
 
 def test_options_chain(nodes):
-    (first,) = nodes["LoRA2TargetOptions"].execute("attn2").result
-    (both,) = (
-        nodes["LoRA2RankOptions"].execute(0.8, 0, "paper", 0.02, -1.0, 0.0, -1.0, first).result
-    )
+    (first,) = nodes["LoRA2TargetOptions"].execute(targets="attn2").result
+    node = nodes["LoRA2RankOptions"]
+    changes = {"quantile": 0.8, "init": "paper", "tolerance": 0.02, "attention_weight": 0.0}
+    (both,) = node.execute(**defaults(node, **changes), options=first).result
     assert first["targets"] == "attn2"
     assert both == first | {
         "quantile": 0.8,
@@ -183,7 +183,7 @@ def test_a_later_node_also_sets_defaults_back(nodes, name, changes):
 
 
 def test_a_text_that_says_auto_is_a_text(nodes):
-    (options,) = nodes["LoRA2TargetOptions"].execute("auto", only_blocks="auto").result
+    (options,) = nodes["LoRA2TargetOptions"].execute(targets="auto", only_blocks="auto").result
     chosen = run.HostRun.of(options).target
     assert (chosen.targets, chosen.only_blocks) == ("auto", "auto")
 

@@ -75,7 +75,8 @@ def test_every_field_reaches_its_settings_and_the_list_shows_what_is_there(nodes
     node = nodes["LoRA2CheckpointOptions"]
     (combo,) = (f for f in node.define_schema().inputs if f.id == "resume")
     assert combo.options[:2] == ["none", LATEST] and kept in combo.options
-    (options,) = node.execute(7, 3, "mine", kept, {"targets": "attn2"}).result
+    fields = {"every": 7, "keep_last": 3, "name": "mine", "resume": kept}
+    (options,) = node.execute(**fields, options={"targets": "attn2"}).result
     run = HostRun.of({**options, "steps": 4})
     assert run.keep == KeepSettings(7, 3, "mine", kept) and run.target.targets == "attn2"
 

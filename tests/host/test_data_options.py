@@ -25,7 +25,7 @@ def test_lists_arrive_as_they_are(nodes, playground):
     fields = FIELDS | {"prior_weight": [0.5], "mask_blur": [2.0], "mask_floor": [0.0]}
     given = {"prior_latents": data[0], "prior_positive": data[1], "masks": masks}
     (options,) = nodes["LoRA2DataOptions"].execute(**fields, **given).result
-    (chain,) = nodes["LoRA2TargetOptions"].execute("attn2", options).result
+    (chain,) = nodes["LoRA2TargetOptions"].execute(targets="attn2", options=options).result
     run = HostRun.of({**chain, **TRAINING})
     assert run.prior.prior_latents is data[0] and run.prior.prior_positive is data[1]
     assert run.mask.masks is masks and run.target.targets == "attn2"

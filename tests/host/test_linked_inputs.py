@@ -9,7 +9,7 @@ import execution
 import pytest
 from comfy_api.latest import io
 from comfyui_lora2.nodes import NODES
-from comfyui_lora2.nodes.fields import FOUND_ON_DISK
+from comfyui_lora2.nodes.checking import DISK_LISTS
 
 import nodes as hosts
 from tests.reliability.fuzz import sockets
@@ -18,7 +18,7 @@ from tests.reliability.prompts import Prompts, Started, stopped_at_the_start
 SCHEMAS = {node.define_schema().node_id: node.define_schema() for node in NODES}
 NAN, INF = math.nan, math.inf
 NAMES = ["../outside", "a\0b", "/etc/x", "x" * 999, "no/such\u202efile"]
-PLACES = ("filename_prefix", "name", *FOUND_ON_DISK)
+PLACES = ("filename_prefix", "name", *DISK_LISTS)
 
 
 class Any(str):
@@ -120,7 +120,7 @@ def test_what_is_typed_in_is_refused_before_anything_runs(hosted, name):
     for field in SCHEMAS[name].inputs:
         if isinstance(field, (io.Int.Input, io.Float.Input)):
             values = [field.min - 1, field.max + 1]
-        elif isinstance(field, io.Combo.Input) and field.id not in FOUND_ON_DISK:
+        elif isinstance(field, io.Combo.Input) and field.id not in DISK_LISTS:
             values = ["no such"]
         elif field.id == "filename_prefix":
             values = NAMES

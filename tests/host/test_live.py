@@ -163,13 +163,13 @@ class Server:
 
 
 def test_the_newest_state_goes_to_every_page_until_the_prompt_ends(monkeypatch):
-    from comfyui_lora2.nodes import told
+    from lora2_core.host import live_events
 
     server = Server()
-    monkeypatch.setattr(told, "PromptServer", SimpleNamespace(instance=server))
+    monkeypatch.setattr(live_events, "PromptServer", SimpleNamespace(instance=server))
     progress, events = follow(3)
     for event in events:
-        told.tell("lora2.train", event)
+        live_events.send("lora2.train", event)
     assert server.sent == [(1, None), (2, None), (3, None)], "to all: no page in particular"
     server.wait()
     server.wait()

@@ -207,7 +207,8 @@ def test_the_form_reads_a_file_or_takes_an_adapter(nodes, own, files, monkeypatc
     run = HostRun.of({**options, "steps": 3})
     assert fingerprint(run.start.start_from) == fingerprint(load(path))
     assert run.target.targets == "attn2"
-    (options,) = node.execute(0.5, False, "gone.safetensors", own).result
+    fields = {"strength": 0.5, "adopt_layers": False, "lora_name": "gone.safetensors"}
+    (options,) = node.execute(**fields, lora2=own).result
     assert HostRun.of(options).start == StartSettings(None, 0.5, False)
     assert options["start_from"] is own
     inputs = {f.id: getattr(f, "default", None) for f in node.define_schema().inputs}

@@ -75,7 +75,7 @@ def test_every_kind_of_the_playground_trains_with_ranks_of_its_own(playground, k
 def test_the_layers_node_shows_what_would_be_trained(nodes, playground):
     (options,) = (
         nodes["LoRA2TargetOptions"]
-        .execute("attn2", only_blocks="mid", layer_ranks="to_k = 4")
+        .execute(targets="attn2", only_blocks="mid", layer_ranks="to_k = 4")
         .result
     )
     shown = nodes["LoRA2Layers"].execute(playground.model, options)

@@ -37,7 +37,7 @@ def test_every_field_reaches_its_settings(nodes):
     }  # fmt: skip
     (first,) = nodes["LoRA2OptimizerOptions"].execute(**optimizer).result
     (both,) = nodes["LoRA2LossOptions"].execute(**loss, options=first).result
-    (chain,) = nodes["LoRA2TargetOptions"].execute("attn2", both).result
+    (chain,) = nodes["LoRA2TargetOptions"].execute(targets="attn2", options=both).result
     run = HostRun.of({**chain, **FIELDS})
     assert run.training == TrainSettings(steps=4, learning_rate=1e-2, **optimizer)
     assert run.loss == LossSettings(**loss)

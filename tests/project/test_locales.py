@@ -14,7 +14,7 @@ SCRIPTS = "\n".join(p.read_text(encoding="utf-8") for p in sorted((ROOT / "web")
 HOST = ("hints", "odd_values")
 HINTS = [
     *(ROOT / "lora2_core/host/training" / f"{name}.py" for name in HOST),
-    ROOT / "nodes/common.py",
+    ROOT / "nodes/apply.py",
 ]
 HINTS.append(ROOT / "lora2_core/files/provenance.py")
 NOTES = {text for name, text in vars(provenance).items() if name.endswith("_NOTE")}

@@ -1,8 +1,8 @@
 """What the graph sees of a running training: small events, now and then one that tells all.
 
 A page that was opened or loaded again in the middle of a run has missed events: the next whole one
-brings everything back, so nothing has to be asked of the server. nodes/told.py repeats the last
-one where steps are slow.
+brings everything back, so nothing has to be asked of the server. host/live_events.py repeats the
+last one where steps are slow.
 """
 
 from __future__ import annotations

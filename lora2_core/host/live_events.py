@@ -1,17 +1,19 @@
-"""Tells open pages of a run, and goes on telling it to those that are opened later."""
+"""Live events of a run: sent to every open page, and again to pages that are opened later."""
 
 from __future__ import annotations
 
 from server import PromptServer
 
-PAUSE = 2.0  # seconds of silence after which the newest state of a run is sent again
-_newest: dict[tuple[str | None, str], dict] = {}  # (prompt, node) -> what a new page needs
+PAUSE = 2.0  # seconds without a newer event, after which the newest one is sent again
+_newest: dict[tuple[str | None, str], dict] = {}  # (prompt, node) -> event
 
 
-def tell(kind: str, event: dict) -> None:
-    """Sends an event to every open page: the one that queued the prompt may be closed. Workflow
-    and node in it tell a page whether it is meant. What a new page needs is sent again until the
-    prompt ends, however long a step or the nodes behind take.
+def send(kind: str, event: dict) -> None:
+    """Sends an event to every open page, since the page that queued the prompt may be closed. The
+    ids of workflow and node in it tell a page whether it is meant.
+
+    Events from which a new page can draw the run (with `points` or `begun`) are sent again until
+    the prompt ends, however long a step or the nodes behind take.
     """
     server = PromptServer.instance
     server.send_sync(kind, event)
@@ -21,13 +23,14 @@ def tell(kind: str, event: dict) -> None:
 
 
 def _keep(kind: str, event: dict) -> None:
+    """Notes an event as the newest of its node, to be sent again after a pause."""
     key = event["prompt_id"], event["node"]
     _newest[key] = event
     PromptServer.instance.loop.call_later(PAUSE, _repeat, kind, key, event)
 
 
 def _repeat(kind: str, key: tuple[str | None, str], event: dict) -> None:
-    """Sends an event again unless a newer one came, which has a repetition of its own."""
+    """Sends an event again, unless a newer one came, which has a repetition of its own."""
     if _newest.get(key) is not event:
         return
     server = PromptServer.instance

@@ -1,0 +1,25 @@
+"""Option nodes: a file each, chained into the input `options` of LoRA² Train."""
+
+from .checkpoint import LoRA2CheckpointOptions
+from .data import LoRA2DataOptions
+from .loss import LoRA2LossOptions
+from .memory import LoRA2MemoryOptions
+from .optimizer import LoRA2OptimizerOptions
+from .preview import LoRA2PreviewOptions
+from .rank import LoRA2RankOptions
+from .start import LoRA2StartOptions
+from .target import LoRA2TargetOptions
+from .text_encoder import LoRA2TextEncoderOptions
+
+NODES = [
+    LoRA2RankOptions,
+    LoRA2TargetOptions,
+    LoRA2MemoryOptions,
+    LoRA2OptimizerOptions,
+    LoRA2LossOptions,
+    LoRA2DataOptions,
+    LoRA2StartOptions,
+    LoRA2TextEncoderOptions,
+    LoRA2CheckpointOptions,
+    LoRA2PreviewOptions,
+]

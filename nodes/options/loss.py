@@ -1,0 +1,74 @@
+"""LoRA² Loss Options: which noise levels are trained, and how errors count."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ...lora2_core.training.loss import SAMPLINGS, WEIGHTINGS
+from ..inputs import number
+from .base import OptionsNode, chain
+
+
+class LoRA2LossOptions(OptionsNode):
+    node_id = "LoRA2LossOptions"
+    title = "Loss Options"
+    description = (
+        "Which noise levels are trained, how they are weighted, and how errors count. The defaults "
+        "are what LoRA\u00b2 Train does by itself."
+    )
+    aliases = ["min snr", "debiased", "huber", "noise offset", "timestep", "logit normal"]
+
+    @classmethod
+    def fields(cls) -> list[io.Input]:
+        return [
+            io.Combo.Input(
+                "weighting",
+                options=list(WEIGHTINGS),
+                default="none",
+                tooltip="Weights of the noise levels. min_snr and debiased give the least noisy "
+                "ones less weight; only for models with eps or v prediction.",
+            ),
+            number(
+                "gamma",
+                default=5.0,
+                min=0.001,
+                max=1000.0,
+                step=0.1,
+                tooltip="The gamma of min_snr: an SNR above this counts as this.",
+            ),
+            number(
+                "huber",
+                default=0.0,
+                max=1000.0,
+                tooltip="Errors above this count linearly, not squared, so that outliers pull "
+                "less; often 0.1 to 1. 0: all squared.",
+            ),
+            number(
+                "noise_offset",
+                default=0.0,
+                max=1.0,
+                tooltip="Adds noise that is the same all over a channel, often 0.05, so that "
+                "pictures can become darker and brighter as a whole. 0: none.",
+            ),
+            io.Combo.Input(
+                "sampling",
+                options=list(SAMPLINGS),
+                default="uniform",
+                tooltip="How timesteps are drawn. logit_normal: most in the middle (SD3). "
+                "high_noise: most where the composition is decided. low_noise: most where details "
+                "are.",
+            ),
+            number(
+                "min_timestep",
+                default=0.0,
+                max=1.0,
+                tooltip="The least noise that is trained; 0: none at all.",
+            ),
+            number(
+                "max_timestep",
+                default=1.0,
+                max=1.0,
+                tooltip="The most noise that is trained; 1: all noise.",
+            ),
+            chain(),
+        ]

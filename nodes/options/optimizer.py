@@ -1,0 +1,92 @@
+"""LoRA² Optimizer Options: the optimizer of the weights and its schedule."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ...lora2_core.training.schedule import SCHEDULES
+from ...lora2_core.training.settings import OPTIMIZERS
+from ..inputs import number
+from .base import AUTO, OWN, OptionsNode, chain
+
+
+class LoRA2OptimizerOptions(OptionsNode):
+    node_id = "LoRA2OptimizerOptions"
+    title = "Optimizer Options"
+    description = (
+        "The optimizer of the weights, its schedule, gradient clipping and a running mean. The "
+        "defaults are what LoRA\u00b2 Train does by itself."
+    )
+    aliases = [
+        "adamw", "prodigy", "adafactor", "8bit", "scheduler", "warmup", "ema", "clipping",
+        "learning rate schedule", "weight decay",
+    ]  # fmt: skip
+    modes_own = ("schedule", "weight_decay", "beta1", "beta2")
+
+    @classmethod
+    def fields(cls) -> list[io.Input]:
+        return [
+            io.Combo.Input(
+                "optimizer",
+                options=list(OPTIMIZERS),
+                default="adamw",
+                tooltip="prodigy finds the step size itself: set learning_rate to 1. sgd and "
+                "adafactor want far higher learning rates than adamw. adafactor and adamw8bit: "
+                "fixed mode only. prodigy and adamw8bit need packages of their own.",
+            ),
+            io.Combo.Input(
+                "schedule",
+                options=[AUTO, *SCHEDULES],
+                default=AUTO,
+                tooltip="late: the learning rate falls to zero over the last half. auto: the "
+                "mode's own (late; paper: constant).",
+            ),
+            io.Int.Input(
+                "warmup_steps",
+                default=0,
+                min=0,
+                max=1_000_000,
+                tooltip="Steps in which the learning rate rises first. The schedule takes the "
+                "other steps.",
+            ),
+            number(
+                "weight_decay",
+                default=OWN,
+                min=OWN,
+                max=1000.0,
+                tooltip="Decay over the whole run: weights without gradients shrink by "
+                "e^-weight_decay. -1: the mode's own value (1.5; paper and adam: 0).",
+            ),
+            number(
+                "beta1",
+                default=OWN,
+                min=OWN,
+                max=0.99999,
+                step=0.001,
+                tooltip="beta1 of Adam-like optimizers; momentum of sgd. -1: 0.9.",
+            ),
+            number(
+                "beta2",
+                default=OWN,
+                min=OWN,
+                max=0.99999,
+                step=0.001,
+                tooltip="beta2 of Adam-like optimizers. -1: 0.999.",
+            ),
+            number(
+                "max_norm",
+                default=0.0,
+                max=1e6,
+                tooltip="Gradient clipping: the largest norm of the gradient of all weights "
+                "together; 1 is common. 0: off.",
+            ),
+            number(
+                "ema",
+                default=0.0,
+                max=0.99999,
+                step=0.001,
+                tooltip="Decay of a running mean of the weights, such as 0.99. This mean becomes "
+                "the adapter at the end. 0: none.",
+            ),
+            chain(),
+        ]
