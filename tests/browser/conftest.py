@@ -1,4 +1,4 @@
-"""Pages for the browser tests; `--full` runs them in every front end, renderer and theme."""
+"""Pages for the browser tests; `--all` runs them in every front end, renderer and theme."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from tests.browser.front_end import FrontEnd
-from tests.browser.looks import Look, looks
+from tests.browser.looks import QUICK, Look, looks
 from tests.hosting.browser import launch_args
 from tests.hosting.front_ends import PINNED, arguments
 from tests.hosting.server import ComfyServer
@@ -19,12 +19,15 @@ WINDOW = {"width": 1900, "height": 960}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Fills in `look`; in every theme where the module is about colours: EVERY_THEME."""
+    """Fills in `look`; in every theme where the module is about colours: EVERY_THEME. All but the
+    looks of QUICK are slow.
+    """
     if "look" in metafunc.fixturenames:
-        themes = getattr(metafunc.module, "EVERY_THEME", False)
-        wanted = looks(metafunc.config.getoption("full"), themes)
-        names = ["-".join(look) for look in wanted]
-        metafunc.parametrize("look", wanted, ids=names, indirect=True, scope="module")
+        wanted = [
+            pytest.param(look, id="-".join(look), marks=[] if look in QUICK else pytest.mark.slow)
+            for look in looks(themes=getattr(metafunc.module, "EVERY_THEME", False))
+        ]
+        metafunc.parametrize("look", wanted, indirect=True, scope="module")
 
 
 @pytest.fixture(scope="module")
