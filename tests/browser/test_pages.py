@@ -9,11 +9,12 @@ from playwright.sync_api import Browser
 
 from tests.browser.conftest import WINDOW
 from tests.browser.front_end import OPEN, QUICK_START, RUN, FrontEnd, workflow
-from tests.browser.looks import Look
+from tests.browser.looks import QUICK, Look
 from tests.browser.made_up import rank_map
 from tests.browser.test_room import check_room
 from tests.hosting.server import ComfyServer
 
+FAST = QUICK[1:]  # the pinned front end shows a run in test_views.py
 STEPS = 150
 SOON = 6000  # milliseconds; two seconds, and what a busy machine adds
 OURS, OTHER = (f"{n}{n}d5c1a0-1d7c-4b55-9d0c-52a1f0c1a5e{n}" for n in (1, 2))

@@ -47,9 +47,11 @@ class Playground:
             ).clone()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def playground() -> Playground:
-    """Built under inference mode, as the host's executor does."""
+    """One for the run: every test leaves it as it came. Built under inference mode, as the host's
+    executor does.
+    """
     from lora2_core.host.playground import load_playground
     from lora2_core.playground import asset, subjects
 
