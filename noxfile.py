@@ -4,6 +4,7 @@ All sessions but `lint` share one environment in the user's cache (tests/hosting
 they use no environment of nox's own and call its interpreter.
 """
 
+import os
 import sys
 from importlib.metadata import distributions
 from pathlib import Path
@@ -24,6 +25,9 @@ OLDEST = (  # the host's list has safetensors from 0.4.2 on, its oldest transfor
     "safetensors==0.4.3", "transformers==4.50.3", "tokenizers==0.21.0", "huggingface-hub==0.26.0",
 )  # fmt: skip
 nox.options.sessions = ["lint", "tests"]
+OPTIMIZERS = ("optimizers", "prodigyopt==1.1.2", "bitsandbytes==0.50.2")
+# Processes that share the tests; each server and browser of theirs takes a core of its own at times
+WORKERS = str(min(4, os.cpu_count() or 1))
 RAY = (  # and what of its requirements the host does not bring
     "ray==2.60.0", "msgpack==1.2.4", "protobuf==7.36.2", "jsonschema==4.26.0",
     "jsonschema-specifications==2025.9.1", "referencing==0.37.0", "rpds-py==2026.9.1",
@@ -62,17 +66,28 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
-    """Every test, or those named after `--`."""
-    optional = beside(session, "optimizers", "prodigyopt==1.1.2", "bitsandbytes==0.50.2")
-    beside(session, "ray", *RAY)  # for the test of it alone, which finds it there
-    beside(session, "comfy-cli", *COMFY_CLI)  # the same
-    in_host(session, "-m", "pytest", *session.posargs, **optional)
+    """The fast tests. `-- --all` runs every test, `-- PATH…` all tests of these files and nodes."""
+    optional = beside(session, *OPTIMIZERS)
+    if session.posargs:  # for slow tests of these alone, which find them there
+        beside(session, "ray", *RAY)
+        beside(session, "comfy-cli", *COMFY_CLI)
+    named = any(Path(argument.split("::")[0]).is_file() for argument in session.posargs)
+    spread = () if named else ("-n", WORKERS, "--dist", "loadgroup", "--no-loadscope-reorder")
+    threads = {} if named else {"OMP_NUM_THREADS": "1"}
+    in_host(session, "-m", "pytest", *spread, *session.posargs, **optional, **threads)
+
+
+@nox.session(venv_backend="none")
+def mutations(session: nox.Session) -> None:
+    """Small faults put into what ships: how many the fast tests notice, how many every test."""
+    optional = beside(session, *OPTIMIZERS)
+    in_host(session, "-m", "tests.mutations", *session.posargs, **optional)
 
 
 @nox.session(venv_backend="none")
 def browser(session: nox.Session) -> None:
     """The browser tests in the oldest, the host's own and the newest front end, in every look."""
-    in_host(session, "-m", "pytest", "tests/browser", "--full", *session.posargs)
+    in_host(session, "-m", "pytest", "tests/browser", "--all", *session.posargs)
 
 
 @nox.session(venv_backend="none")

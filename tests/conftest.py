@@ -8,6 +8,9 @@
 
 tests/hosting/inprocess.py says how and why. Tests under host/, server/ and browser/ get the markers
 of those names; they never skip: without a host they fail with one sentence.
+
+Tests that are marked as slow run with `--all`, and where their file is named without `--fast`. What
+a slow test holds, a faster one holds too in its plainest case.
 """
 
 from __future__ import annotations
@@ -22,27 +25,61 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # enter() moves it to the end
 from tests.hosting import inprocess  # noqa: E402
 from tests.hosting.browser import find_or_install_chromium  # noqa: E402
+from tests.hosting.provision import lock  # noqa: E402
 from tests.hosting.server import ComfyServer  # noqa: E402
 
 HOST = Path(os.environ["LORA2_HOST"]) if os.environ.get("LORA2_HOST") else None
 NO_HOST = (
     "This needs the host: run `python -m nox -s tests`, or set LORA2_HOST to a ComfyUI folder."
 )
-MARKERS = {"host": ("host",), "server": ("server",), "browser": ("browser", "server")}
+MARKERS = {
+    "host": ("host",), "server": ("server",), "browser": ("browser", "server"),
+    # of tools that measure: their tests matter where these change
+    "benchmarks": ("slow",), "gpu": ("slow",),
+}  # fmt: skip
+PINNED = "pinned"  # the front end that the host itself serves (tests/hosting/front_ends.py)
+FIRST = ("browser", "server", "host")  # several workers begin with what takes longest
 inprocess.enter(HOST)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--full", action="store_true", help="browser: every renderer and theme")
+    parser.addoption("--all", action="store_true", help="slow tests too")
+    parser.addoption("--fast", action="store_true", help="no slow tests, also in files named here")
     parser.addoption("--update-pictures", action="store_true", help="browser: store what is seen")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks each test by the folder it lies in."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks each test by the folder that it lies in, leaves slow ones out, and says which tests
+    several workers keep together.
+    """
     for item in items:
-        tier = item.path.relative_to(Path(__file__).parent).parts[0]
-        for marker in MARKERS.get(tier, ()):
+        for marker in MARKERS.get(tier(item), ()):
             item.add_marker(marker)
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+    if not config.getoption("all"):
+        here = config.invocation_params.dir
+        named = {(here / argument.split("::")[0]).resolve() for argument in config.args}
+        named = set() if config.getoption("fast") else named
+        slow = {i for i in items if i.get_closest_marker("slow") and i.path not in named}
+        config.hook.pytest_deselected(items=[i for i in items if i in slow])
+        items[:] = [i for i in items if i not in slow]
+    if hasattr(config, "workerinput"):  # a worker of several
+        items.sort(key=lambda i: FIRST.index(tier(i)) if tier(i) in FIRST else len(FIRST))
+
+
+def tier(item: pytest.Item) -> str:
+    """Returns the folder below tests/ that a test lies in."""
+    return item.path.relative_to(Path(__file__).parent).parts[0]
+
+
+def group(item: pytest.Item) -> str:
+    """Returns what the tests of one worker have in common: the front end whose server they share,
+    else their file, which may have fixtures of its own.
+    """
+    if tier(item) not in ("server", "browser"):
+        return item.path.relative_to(Path(__file__).parent).as_posix()
+    look = item.callspec.params.get("look") if hasattr(item, "callspec") else None
+    return look.front_end if look else PINNED
 
 
 @pytest.fixture(scope="session")
@@ -63,4 +100,5 @@ def server(host: Path) -> Iterator[ComfyServer]:
 @pytest.fixture(scope="session")
 def chromium() -> Path:
     """The executable of a Chromium, installed first where there is none."""
-    return find_or_install_chromium()
+    with lock("chromium"):
+        return find_or_install_chromium()

@@ -1,4 +1,4 @@
-"""Pages for the browser tests; `--full` runs them in every front end, renderer and theme."""
+"""Pages for the browser tests; `--all` runs them in every front end, renderer and theme."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from tests.browser.front_end import FrontEnd
-from tests.browser.looks import Look, looks
+from tests.browser.looks import QUICK, Look, looks
 from tests.hosting.browser import launch_args
 from tests.hosting.front_ends import PINNED, arguments
 from tests.hosting.server import ComfyServer
@@ -19,17 +19,21 @@ WINDOW = {"width": 1900, "height": 960}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Fills in `look`; in every theme where the module is about colours: EVERY_THEME."""
+    """Fills in `look`; in every theme where the module is about colours: EVERY_THEME. All but the
+    looks of QUICK are slow, and all but those of FAST where the module names some.
+    """
     if "look" in metafunc.fixturenames:
-        themes = getattr(metafunc.module, "EVERY_THEME", False)
-        wanted = looks(metafunc.config.getoption("full"), themes)
-        names = ["-".join(look) for look in wanted]
-        metafunc.parametrize("look", wanted, ids=names, indirect=True, scope="module")
+        fast = getattr(metafunc.module, "FAST", QUICK)
+        wanted = [
+            pytest.param(look, id="-".join(look), marks=[] if look in fast else pytest.mark.slow)
+            for look in looks(themes=getattr(metafunc.module, "EVERY_THEME", False))
+        ]
+        metafunc.parametrize("look", wanted, indirect=True, scope="package")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def look(request: pytest.FixtureRequest) -> Look:
-    """What the page of a module's tests looks like."""
+    """What a page looks like: one after the other, so that each needs one page."""
     return request.param
 
 
@@ -68,13 +72,20 @@ def front_end(server: ComfyServer, browser: Browser) -> Iterator[FrontEnd]:
     context.close()
 
 
-@pytest.fixture(scope="module")
-def page_of_look(serving, browser: Browser, look: Look) -> Iterator[FrontEnd]:
-    """One page for a module's tests, in one look; downloads and the clipboard work."""
+@pytest.fixture(scope="package")
+def kept_page(serving, browser: Browser, look: Look) -> Iterator[FrontEnd]:
+    """One page for all tests in one look; downloads and the clipboard work."""
     server = serving(look.front_end)
     context = browser.new_context(viewport=WINDOW, accept_downloads=True)
     context.grant_permissions(["clipboard-read", "clipboard-write"], origin=server.address)
-    front_end = FrontEnd(context.new_page(), server)
-    front_end.wear(look.renderer, look.theme)
-    yield front_end
+    yield FrontEnd(context.new_page(), server)
     context.close()
+
+
+@pytest.fixture(scope="module")
+def page_of_look(kept_page: FrontEnd, look: Look) -> FrontEnd:
+    """The page of a look, without what another module's tests left in it."""
+    kept_page.wear(look.renderer, look.theme)
+    kept_page.page.evaluate("app.graph.clear()")
+    kept_page.complaints.clear()
+    return kept_page

@@ -59,6 +59,16 @@ IDLE = """async () => {
     const queue = await (await fetch('/api/queue')).json();
     return !queue.queue_running.length && !queue.queue_pending.length;
 }"""
+FIT = """async () => {
+    const { ds } = app.canvas;
+    await app.extensionManager.command.execute('Comfy.Canvas.FitView');
+    for (let still = 0, before; still < 4;) {  // it glides there
+        await new Promise(done => setTimeout(done, 100));
+        const now = [ds.scale, ...ds.offset].join();
+        still = now === before ? still + 1 : 0;
+        before = now;
+    }
+}"""
 SHOW = """([id, scale]) => {
     const { pos, size } = app.graph.getNodeById(id), { ds, canvas } = app.canvas;
     const [width, height] = [canvas.clientWidth, canvas.clientHeight];
@@ -146,6 +156,10 @@ class FrontEnd:
         """Brings a node to the middle of the page."""
         self.page.evaluate(SHOW, [node, scale])
         self.page.wait_for_timeout(400)
+
+    def fit(self) -> None:
+        """Shows the whole graph, as a template is when it is opened."""
+        self.page.evaluate(FIT)
 
     def view(self, node: int) -> Locator:
         """The view inside a node."""

@@ -25,8 +25,6 @@ ONE_THEME = [(look.renderer, look.theme) for look in QUICK]
 FULL = [Look(*look) for look in product((PINNED, NEWEST, OLDEST), RENDERERS, THEMES)]
 
 
-def looks(full: bool, themes: bool) -> list[Look]:
-    """Returns those to test; without `themes`, each renderer of each front end in one theme."""
-    if not full:
-        return QUICK
+def looks(themes: bool) -> list[Look]:
+    """Returns the looks to test; without `themes`, each renderer of each front end in one theme."""
     return [x for x in FULL if themes or (x.renderer, x.theme) in ONE_THEME]

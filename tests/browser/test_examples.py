@@ -1,6 +1,7 @@
 """The example workflows in the real front end: they open whole, without missing nodes."""
 
 import re
+from typing import NamedTuple
 
 import pytest
 
@@ -25,38 +26,49 @@ def test_there_are_examples() -> None:
     assert len(NAMES) >= 3
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_an_example_opens_whole(page_of_look: FrontEnd, name: str) -> None:
-    nodes = page_of_look.open(graph := workflow(name))
-    assert len(nodes) == len(graph["nodes"])
-    assert {kind for kind, _, _ in nodes} <= page_of_look.known()
-    assert not [kind for kind, _, faulty in nodes if faulty and kind not in LOADERS]
-    assert page_of_look.page.get_by_text(re.compile("missing node", re.IGNORECASE)).count() == 0
+class Opened(NamedTuple):
+    """An example as the page shows it: the nodes as FrontEnd.open returns them, how many notices of
+    missing nodes there are, the zoom, whether texts are left out, nodes that lie on others.
+    """
+
+    graph: dict
+    nodes: list[tuple[str, str, bool]]
+    missing: int
+    scale: float
+    without_text: bool
+    disorder: list[str]
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def opened(page_of_look: FrontEnd, request: pytest.FixtureRequest) -> Opened:
+    """Opens an example, once for all that is asked of it."""
+    page, graph = page_of_look.page, workflow(request.param)
+    nodes = page_of_look.open(graph)
+    page_of_look.fit()
+    missing = page.get_by_text(re.compile("missing node", re.IGNORECASE)).count()
+    scale, without_text = page.evaluate("[app.canvas.ds.scale, app.canvas.low_quality]")
+    return Opened(graph, nodes, missing, scale, without_text, list(disorder(page_of_look)))
+
+
+def test_an_example_opens_whole(opened: Opened, page_of_look: FrontEnd) -> None:
+    assert len(opened.nodes) == len(opened.graph["nodes"])
+    assert {kind for kind, _, _ in opened.nodes} <= page_of_look.known()
+    assert not [kind for kind, _, faulty in opened.nodes if faulty and kind not in LOADERS]
+    assert opened.missing == 0
     assert page_of_look.complaints == []
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_an_example_can_be_read_as_it_opens(page_of_look: FrontEnd, name: str) -> None:
+def test_an_example_can_be_read_as_it_opens(opened: Opened) -> None:
     """Templates open as a whole; so small that the classic renderer leaves out all text, a graph
     says nothing.
     """
-    page_of_look.open(workflow(name))
-    page_of_look.page.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
-    page_of_look.page.wait_for_timeout(1500)
-    scale = page_of_look.page.evaluate("app.canvas.ds.scale")
-    assert 0.5 < scale < 1, "it fits"
-    assert not page_of_look.page.evaluate("app.canvas.low_quality"), f"no text at {scale:.3f}"
+    assert 0.5 < opened.scale < 1, "it fits"
+    assert not opened.without_text, f"no text at {opened.scale:.3f}"
 
 
-def test_no_node_of_an_example_hides_another(page_of_look: FrontEnd) -> None:
+def test_no_node_of_an_example_hides_another(opened: Opened) -> None:
     """Nodes are higher in Vue, and higher again where a file is missing."""
-    found = {}
-    for name in NAMES:
-        page_of_look.open(workflow(name))
-        page_of_look.page.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
-        page_of_look.page.wait_for_timeout(800)  # it glides there
-        found |= {name: lines} if (lines := list(disorder(page_of_look))) else {}
-    assert not found
+    assert opened.disorder == []
 
 
 def test_the_quick_start_is_the_first_template(page_of_look: FrontEnd) -> None:

@@ -9,10 +9,12 @@ from playwright.sync_api import Browser
 
 from tests.browser.conftest import WINDOW
 from tests.browser.front_end import OPEN, QUICK_START, RUN, FrontEnd, workflow
-from tests.browser.test_appearance import rank_map
+from tests.browser.looks import QUICK, Look
+from tests.browser.made_up import rank_map
 from tests.browser.test_room import check_room
 from tests.hosting.server import ComfyServer
 
+FAST = QUICK[1:]  # the pinned front end shows a run in test_views.py
 STEPS = 150
 SOON = 6000  # milliseconds; two seconds, and what a busy machine adds
 OURS, OTHER = (f"{n}{n}d5c1a0-1d7c-4b55-9d0c-52a1f0c1a5e{n}" for n in (1, 2))
@@ -26,7 +28,7 @@ LISTED = """([ids, kinds]) => [
 class Pages:
     """Page `first` queues a run, `second` is opened in its middle, `third` has another workflow."""
 
-    def __init__(self, browser: Browser, server: ComfyServer, look: tuple[str, str]):
+    def __init__(self, browser: Browser, server: ComfyServer, look: Look):
         self.browser, self.server, self.look = browser, server, look
         self.graph = workflow(QUICK_START) | {"id": OURS}
         self.first = self.open(self.graph)
@@ -35,14 +37,14 @@ class Pages:
 
     def open(self, graph: dict) -> FrontEnd:
         front_end = FrontEnd(self.browser.new_context(viewport=WINDOW).new_page(), self.server)
-        front_end.wear(*self.look)
+        front_end.wear(self.look.renderer, self.look.theme)
         front_end.open(graph)
         return front_end
 
 
 @pytest.fixture(scope="module")
-def pages(browser: Browser, server: ComfyServer, look: tuple[str, str]):
-    pages = Pages(browser, server, look)
+def pages(browser: Browser, serving, look: Look):
+    pages = Pages(browser, serving(look.front_end), look)
     first, page = pages.first, pages.first.page
     pages.third = pages.open(workflow(QUICK_START) | {"id": OTHER})
     first.fill("LoRA2Train", steps=STEPS, seed=sum(map(len, look)))  # nothing is cached
@@ -120,7 +122,7 @@ def test_what_ends_while_another_tab_is_open_is_not_shown_in_it(pages: Pages) ->
     assert not shown
 
 
-def test_a_run_of_no_workflow_is_in_nobodys_node(pages: Pages, server: ComfyServer) -> None:
+def test_a_run_of_no_workflow_is_in_nobodys_node(pages: Pages) -> None:
     prompt = pages.first.page.evaluate("app.graphToPrompt().then(p => p.output)")
     train = prompt[str(pages.train)]["inputs"]
     train |= {"steps": 2, "seed": 77}
@@ -131,7 +133,7 @@ def test_a_run_of_no_workflow_is_in_nobodys_node(pages: Pages, server: ComfyServ
         key = wanted.pop()
         needed[key] = prompt[key]
         wanted += [v[0] for v in prompt[key]["inputs"].values() if isinstance(v, list)]
-    server.run(needed)
+    pages.server.run(needed)
     pages.first.page.wait_for_timeout(2500)
     assert [pages.first.data(pages.train), pages.third.data(pages.train)] == before
 

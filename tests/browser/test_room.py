@@ -9,8 +9,7 @@ from PIL import Image
 
 from lora2_core.adapter.rank_map import arrange
 from tests.browser.front_end import FrontEnd
-from tests.browser.test_appearance import rank_map, training
-from tests.hosting.server import ComfyServer
+from tests.browser.made_up import rank_map, training
 
 DOUBLE = [f"{s}_{m}" for s in ("img", "txt") for m in ("attn.qkv", "attn.proj", "mlp.0", "mlp.2")]
 FLUX = [f"diffusion_model.double_blocks.{i}.{m}" for i in range(19) for m in DOUBLE]
@@ -92,10 +91,9 @@ def test_the_last_row_of_a_heatmap_is_inside(page_of_look: FrontEnd, output: dic
         check_room(page_of_look, node)
 
 
-def test_a_run_with_previews_and_advice_keeps_its_curves(
-    page_of_look: FrontEnd, server: ComfyServer
-) -> None:
-    Image.new("RGB", (300, 200), "red").save(server.base / "input" / "enlarged.png")
+def test_a_run_with_previews_and_advice_keeps_its_curves(page_of_look: FrontEnd) -> None:
+    inputs = page_of_look.server.base / "input"
+    Image.new("RGB", (300, 200), "red").save(inputs / "enlarged.png")
     named = {"filename": "enlarged.png", "subfolder": "", "type": "input"}
     advice = ["No GPU is used, so this takes long: LoRA² Playground is the model to try with."] * 3
     previews = [{"step": 10 * i, **named} for i in range(5)]

@@ -47,9 +47,11 @@ class Playground:
             ).clone()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def playground() -> Playground:
-    """Built under inference mode, as the host's executor does."""
+    """One for the run: every test leaves it as it came. Built under inference mode, as the host's
+    executor does.
+    """
     from lora2_core.host.playground import load_playground
     from lora2_core.playground import asset, subjects
 
@@ -88,6 +90,33 @@ def train(playground):
         return train_on(*data, HostRun.of(FIELDS | options), on_step)
 
     return go
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(playground):
+    """What `train` gives for some options, trained once for all tests that compare with it."""
+    from lora2_core.host.training.run import HostRun, train_on
+    from tests.host.kept import quiet
+    from tests.host.killed import FIELDS
+
+    outcomes = {}
+
+    def of(**options):
+        key = tuple(sorted(options.items()))
+        if key not in outcomes:
+            data = playground.model, playground.latents, playground.positive
+            outcomes[key] = train_on(*data, HostRun.of(FIELDS | options), quiet)
+        return outcomes[key]
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def trainings(playground):
+    """Short trainings on the playground, by which ways to end are tried."""
+    from tests.reliability.trainings import Trainings
+
+    return Trainings(playground)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from lora2_core import RankSettings, TrainSettings
 from lora2_core.host.training.recomputing import checkpointed, repeated_blocks
 from lora2_core.host.training.run import HostRun, train_on
 from tests.reliability.trainings import losses_through
+from tests.tiers import each_once
 
 
 def run_of(mode: str, checkpointing: str) -> HostRun:
@@ -85,8 +86,7 @@ def out_of_memory_from(first: int, inner: nn.Module, *, whatever: bool = False) 
     return change
 
 
-@pytest.mark.parametrize("mode", ["adaptive", "paper", "fixed"])
-@pytest.mark.parametrize("first", [1, 2, 4, 6])
+@pytest.mark.parametrize(("first", "mode"), each_once([1, 2, 4, 6], ["adaptive", "paper", "fixed"]))
 def test_a_step_with_too_little_memory_turns_it_on_and_loses_nothing(
     playground, first: int, mode: str
 ):

@@ -10,15 +10,18 @@ from lora2_core.host import store
 from tests.host.kept import quiet, stop_at
 from tests.reliability import endings
 from tests.reliability.endings import left_behind, memory_faults, nan_from, poisoned, raise_at
-from tests.reliability.trainings import Trainings, losses_through
+from tests.reliability.trainings import losses_through
 
 
-@pytest.fixture(scope="module")
-def trainings():
-    return Trainings()
+@pytest.mark.parametrize("end", endings.ENDINGS, ids=lambda end: end.__name__)
+def test_nothing_is_changed(trainings, end):
+    before = endings.host_state(trainings.model)
+    end(trainings)
+    assert endings.changed(before, endings.host_state(trainings.model)) == []
 
 
-def test_nothing_is_left_behind(trainings):
+@pytest.mark.slow
+def test_nothing_is_left_behind_and_nothing_grows(trainings):
     assert left_behind(trainings, 2) == []
 
 
@@ -45,7 +48,7 @@ def test_values_that_are_not_finite_are_never_kept(trainings):
 
 
 def test_too_little_memory_keeps_what_was_learned(trainings, monkeypatch):
-    monkeypatch.setattr(endings, "MEMORY_STEPS", 3)
+    monkeypatch.setattr(endings, "MEMORY_STEPS", 2)
     assert memory_faults(trainings)[1] == []
 
 

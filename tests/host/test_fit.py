@@ -7,6 +7,7 @@ import torch
 from lora2_core import RankSettings, TrainSettings
 from lora2_core.host.training import run as host_run
 from lora2_core.host.training.run import HostRun, train_on
+from tests.tiers import each_once, fast
 
 from .flow_models import FAMILIES, build, pictures
 from .test_real_shapes import UNETS, patcher
@@ -40,8 +41,7 @@ def refused(name: str, monkeypatch, change) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("width", [1, 2048])
+@pytest.mark.parametrize(("name", "width"), each_once(NAMES, [1, 2048]))
 def test_captions_of_another_width(name, width, monkeypatch):
     said = refused(name, monkeypatch, lambda cross, facts: [torch.zeros(1, 6, width), facts])
     assert "doesn't suit this model" in said and f"caption 2 is {width} wide" in said
@@ -59,7 +59,7 @@ def test_no_pooled_vector_where_the_model_needs_one(monkeypatch):
     assert "doesn't suit this model" in said and "caption 2" in said
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", fast(NAMES, "SD3", "SDXL", "SD1.5"))
 def test_what_suits_is_trained(name):
     model, latents, entry = made(name)
     run = HostRun(RankSettings(target_rank=2, max_rank=4), TrainSettings(1, 1e-3))

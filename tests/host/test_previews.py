@@ -18,6 +18,7 @@ from lora2_core.host.training.run import HostRun, train_on
 from tests.host.flow_models import FAMILIES, build, pictures
 from tests.host.kept import bytes_of, keep, quiet
 from tests.host.test_training import fingerprint, hooks_of, state_of
+from tests.tiers import fast
 
 
 @pytest.fixture
@@ -56,12 +57,14 @@ def files(tmp_path: Path) -> list[Path]:
 
 @pytest.mark.parametrize(
     "options",
-    [
-        {"mode": "adaptive"},
-        {"mode": "paper", "attention_weight": 1e-3},
-        {"mode": "fixed", "ema": 0.9},
-        {"mode": "adaptive", "ema": 0.9, "checkpointing": "on"},
-    ],
+    fast(
+        [
+            {"mode": "adaptive", "ema": 0.9, "checkpointing": "on"},
+            {"mode": "paper", "attention_weight": 1e-3},
+            {"mode": "fixed", "ema": 0.9},
+            {"mode": "adaptive"},
+        ]
+    ),
     ids=lambda options: " ".join(map(str, options.values())),
 )
 def test_training_is_the_same_to_the_bit(playground, run, preview, shown, tmp_path, options):
@@ -144,7 +147,7 @@ class FirstChannels:
         return latent[:, :3].movedim(1, -1)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", fast(FAMILIES, "Flux", "Wan 2.1"))
 def test_flow_models_draw_as_the_host_does(family, monkeypatch, tmp_path):
     """Of models of videos, one frame; training is the same to the bit, checkpointed too."""
     monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))

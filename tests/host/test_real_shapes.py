@@ -13,6 +13,9 @@ from comfy.model_patcher import ModelPatcher
 
 from lora2_core import RankSettings, TrainSettings, save
 from lora2_core.host.training.run import HostRun, train_on
+from tests.tiers import each_once
+
+from .untrained import untrained
 
 UNET_ATTENTION = r"attn[12]\.to_(q|k|v|out\.0)$"
 UNET = {
@@ -47,8 +50,8 @@ UNETS = {
     "KOALA": (comfy.supported_models.KOALA_700M, KOALA),
     "SSD-1B": (comfy.supported_models.SSD1B, SSD_1B),
 }
-CASES = [(n, d) for n in list(UNETS)[:3] for d in (torch.float32, torch.bfloat16, torch.float16)]
-CASES += [(name, torch.float32) for name in list(UNETS)[3:]]
+CASES = each_once(list(UNETS)[:3], (torch.float32, torch.bfloat16, torch.float16))
+CASES += [pytest.param(name, torch.float32, marks=pytest.mark.slow) for name in list(UNETS)[3:]]
 
 
 def patcher(family, config: dict, dtype: torch.dtype, kind) -> ModelPatcher:
@@ -70,11 +73,7 @@ def patcher(family, config: dict, dtype: torch.dtype, kind) -> ModelPatcher:
 
 @pytest.mark.parametrize(("name", "dtype"), CASES)
 def test_trains_and_every_key_loads_in_the_stock_loader(name, dtype, tmp_path):
-    family, config = UNETS[name]
-    sdxl = issubclass(family, comfy.supported_models.SDXL)
-    kinds = comfy.model_base.ModelType
-    kind = kinds.V_PREDICTION if name.endswith(" v") else kinds.EPS
-    model = patcher(family, config, dtype, kind)
+    sdxl, model = is_sdxl(name), built(name, dtype)
     before = {k: v.clone() for k, v in model.model.state_dict().items()}
     generator = torch.Generator().manual_seed(1)
     latents = [{"samples": torch.randn(2, 4, 16, 16, generator=generator)}]
@@ -87,13 +86,34 @@ def test_trains_and_every_key_loads_in_the_stock_loader(name, dtype, tmp_path):
     assert list(out.lora.layers) == layers
     assert all(torch.equal(v, before[k]) for k, v in model.model.state_dict().items())
     assert all(bool(layer.up.abs().sum() > 0) for layer in out.lora.layers.values() if layer.rank)
-    path = tmp_path / "a.safetensors"
-    save(path, out.lora, diffusers=out.lora.info["diffusers"])
+    check_stock_loader(model, out.lora, tmp_path, sdxl)
+
+
+@pytest.mark.parametrize("name", UNETS)
+def test_every_key_loads_in_the_stock_loader(name, tmp_path):
+    model = built(name)
+    check_stock_loader(model, untrained(model), tmp_path, is_sdxl(name))
+
+
+def is_sdxl(name: str) -> bool:
+    return issubclass(UNETS[name][0], comfy.supported_models.SDXL)
+
+
+def built(name: str, dtype: torch.dtype = torch.float32) -> ModelPatcher:
+    """Returns a model of UNETS."""
+    kinds = comfy.model_base.ModelType
+    return patcher(*UNETS[name], dtype, kinds.V_PREDICTION if name.endswith(" v") else kinds.EPS)
+
+
+def check_stock_loader(model, lora, folder, sdxl: bool) -> None:
+    """Saves an adapter; the host's loader must take every layer of it, under names of diffusers."""
+    path = folder / "a.safetensors"
+    save(path, lora, diffusers=lora.info["diffusers"])
     tensors, facts = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
     assert all(
         key.startswith(("lora_unet_down", "lora_unet_mid", "lora_unet_up")) for key in tensors
     )
     stock, _ = comfy.sd.load_lora_for_models(model, None, tensors, 1.0, 0.0)
-    assert len(stock.patches) == sum(rank > 0 for rank in out.lora.ranks.values())
+    assert len(stock.patches) == sum(rank > 0 for rank in lora.ranks.values()) > 0
     if sdxl:
         assert facts["ss_base_model_version"] == "sdxl_base_v1-0"

@@ -16,8 +16,8 @@ from tests.hosting.inprocess import REPOSITORY
 
 
 @pytest.mark.parametrize("mode", ["adaptive", "paper", "fixed"])
-def test_an_interrupted_run_goes_on_to_the_same_bytes(train, name, mode: str):
-    whole = train(mode=mode)
+def test_an_interrupted_run_goes_on_to_the_same_bytes(train, uninterrupted, name, mode: str):
+    whole = uninterrupted(mode=mode)
     part = train(stop_at(7), mode=mode, **keep(name))
     assert part.checkpoint == f"{name}/step-000007.safetensors"
     mine = [listed for listed in checkpoint_list() if listed.startswith(f"{name}/")]
@@ -30,8 +30,8 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(train, name, mode: str):
     assert bytes_of(again) == bytes_of(whole)
 
 
-def test_checkpoints_change_nothing_and_the_mean_of_the_weights_goes_on(train, name):
-    whole = train(ema=0.9)
+def test_checkpoints_change_nothing_and_the_mean_of_the_weights_goes_on(train, uninterrupted, name):
+    whole = uninterrupted(ema=0.9)
     assert bytes_of(train(ema=0.9, **keep(name))) == bytes_of(whole)
     part = train(stop_at(8), ema=0.9, **keep(name))
     assert bytes_of(train(ema=0.9, **keep(name, 0, part.checkpoint))) == bytes_of(whole)
@@ -44,8 +44,8 @@ def test_latest_of_nothing_begins_anew_and_of_a_whole_run_gives_its_end(train, n
     assert again.first == 12 and bytes_of(again) == bytes_of(first)
 
 
-def test_out_of_memory_keeps_the_last_step(train, name, monkeypatch):
-    whole = train()
+def test_out_of_memory_keeps_the_last_step(train, uninterrupted, name, monkeypatch):
+    whole = uninterrupted()
     with monkeypatch.context() as patch:
         out_of_memory(8, patch)
         part = train(checkpointing="off", **keep(name))
@@ -55,10 +55,10 @@ def test_out_of_memory_keeps_the_last_step(train, name, monkeypatch):
 
 
 def test_out_of_memory_in_the_first_step_after_the_checkpoint_turns_checkpointing_on(
-    train, name, monkeypatch
+    train, uninterrupted, name, monkeypatch
 ):
     """As it does in any step; what is computed again may come out a bit other."""
-    whole, part = train(), train(stop_at(7), **keep(name))
+    whole, part = uninterrupted(), train(stop_at(7), **keep(name))
     out_of_memory(1, monkeypatch)
     rest = train(**keep(name, resume=part.checkpoint))
     assert rest.first == 7 and rest.stopped is None
@@ -84,7 +84,7 @@ def test_a_diverged_run_keeps_its_last_good_step(train, name, monkeypatch):
     assert all(layer.up.isfinite().all() for layer in rest.lora.layers.values())
 
 
-def test_a_killed_process_loses_one_step_at_most(train, tmp_path, monkeypatch):
+def test_a_killed_process_loses_one_step_at_most(train, uninterrupted, tmp_path, monkeypatch):
     command = [sys.executable, "-m", "tests.host.killed", str(tmp_path)]
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
         said = next((line for line in process.stdout if line == "step 7\n"), None)
@@ -94,4 +94,4 @@ def test_a_killed_process_loses_one_step_at_most(train, tmp_path, monkeypatch):
     rest = train(**KEEP, resume=LATEST)
     assert 7 <= rest.first < 12 and rest.stopped is None
     assert not list(folder_of("killed").glob(".*"))
-    assert bytes_of(rest) == bytes_of(train())
+    assert bytes_of(rest) == bytes_of(uninterrupted())

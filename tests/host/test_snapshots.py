@@ -10,6 +10,7 @@ from lora2_core import load
 from lora2_core.host.training import snapshots
 from lora2_core.host.training.snapshots import PREFIX
 from tests.host.kept import bytes_of, stop_at
+from tests.tiers import fast
 
 
 @pytest.fixture
@@ -19,9 +20,9 @@ def folder(tmp_path, monkeypatch) -> Path:
     return tmp_path / "loras" / "lora2" / "steps"
 
 
-@pytest.mark.parametrize("options", [{}, {"mode": "fixed", "ema": 0.9}, {"mode": "paper"}])
-def test_each_is_the_adapter_of_its_step(train, folder, options: dict):
-    whole = train(**options)
+@pytest.mark.parametrize("options", fast([{"mode": "fixed", "ema": 0.9}, {}, {"mode": "paper"}]))
+def test_each_is_the_adapter_of_its_step(train, uninterrupted, folder, options: dict):
+    whole = uninterrupted(**options)
     assert bytes_of(train(adapter_every=5, **options)) == bytes_of(whole)
     names = [f"lora2_step-{step:06}_00001_.safetensors" for step in (5, 10)]
     assert sorted(path.name for path in folder.iterdir()) == names, "not of the last step"

@@ -15,6 +15,7 @@ from lora2_core.host.training.start import StartSettings
 from lora2_core.layers.starting import fingerprint
 from tests.host.kept import bytes_of, keep, quiet, stop_at
 from tests.host.killed import FIELDS
+from tests.tiers import each_once
 from tests.toys import foreign
 
 FIRST = FIELDS | {"steps": 1, "learning_rate": 0.0, "batch_size": 4, "seed": 8}
@@ -80,8 +81,7 @@ def as_the_host_applies(playground, path):
     return comfy.sd.load_lora_for_models(playground.model, None, tensors, 1.0, 1.0)[0]
 
 
-@pytest.mark.parametrize("mode", ["adaptive", "paper", "fixed"])
-@pytest.mark.parametrize("kind", OURS + OTHERS)
+@pytest.mark.parametrize(("kind", "mode"), each_once(OURS + OTHERS, ["adaptive", "paper", "fixed"]))
 def test_the_first_loss_is_that_of_the_file_in_the_hosts_loader(playground, files, kind, mode):
     """Bigger than what the model alone has by far more than the tolerance."""
     path = files / f"{kind}.safetensors"

@@ -28,6 +28,7 @@ from lora2_core.playground import subjects
 from lora2_core.ranks.settings import RankSettings
 from tests.host.kept import bytes_of, keep, quiet, stop_at
 from tests.host.killed import FIELDS
+from tests.tiers import fast
 
 CAPTIONS = list(subjects.examples("owl", 4)[1])
 LAYERS = 4  # of an encoder block's attention
@@ -70,7 +71,7 @@ def blocks(playground) -> int:
     return len(playground.clip.cond_stage_model.clip_l.transformer.text_model.encoder.layers)
 
 
-@pytest.mark.parametrize("mode", ["adaptive", "paper", "fixed"])
+@pytest.mark.parametrize("mode", fast(["adaptive", "paper", "fixed"]))
 def test_both_are_trained_and_leave_as_they_came(playground, mode: str):
     before, outputs = state_of(playground.clip), encoded(playground.clip)
     out = trained(playground, mode=mode)
@@ -84,6 +85,7 @@ def test_both_are_trained_and_leave_as_they_came(playground, mode: str):
     assert all(map(torch.equal, encoded(playground.clip), outputs))
 
 
+@pytest.mark.slow
 def test_the_loss_falls_further_than_with_the_model_alone(playground):
     fields = FIELDS | {"steps": 60, "batch_size": 4, "learning_rate": 5e-3, "mode": "fixed"}
     both = trained(playground, **fields)

@@ -48,10 +48,12 @@ SHA256 = HOSTS[NEWEST][1]
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 # Pinned, because another version of the linter finds other faults.
 RUFF = "ruff==0.17.6"
+# Installed on top of the environment, which is kept when one is added here or changes its version.
 DEVELOPMENT = (
-    "pytest>=8.3", "hypothesis>=6.100", RUFF, "matplotlib>=3.8",
+    "pytest>=8.3", "pytest-xdist==3.8.0", "hypothesis>=6.100", RUFF, "matplotlib>=3.8",
     "playwright>=1.45", "websocket-client>=1.7", "resvg-py>=0.1.7",
 )  # fmt: skip
+NO_PACKAGES = "pip could not install {} packages (see above): is the index reachable?"
 
 
 class ProvisionError(Exception):
@@ -161,43 +163,64 @@ def unpack(archive: Path, folder: Path) -> Path:
 
 
 def requirements(host: Path) -> list[str]:
-    """All that the shared environment holds: torch, the host's own list, development tools."""
+    """Returns what names the shared environment: torch and the host's own list."""
     lines = (host / "requirements.txt").read_text(encoding="utf-8").splitlines()
     needed = [line.split("#")[0].strip() for line in lines]
-    trio = {pin.split("==")[0] for pin in TORCH}
-    ours = [n for n in needed if n and re.split(r"[^\w.-]", n)[0].lower() not in trio]
-    return [*TORCH, *ours, *DEVELOPMENT]
+    trio = {package(pin) for pin in TORCH}
+    return [*TORCH, *(n for n in needed if n and package(n) not in trio)]
+
+
+def package(requirement: str) -> str:
+    """Returns the name of the package that a requirement asks for."""
+    return re.split(r"[^\w.-]", requirement)[0].lower()
 
 
 def shared_python(host: Path) -> Path:
-    """The interpreter of the shared environment for this host, this Python and these packages."""
+    """Returns the interpreter of the shared environment for this host and this Python, after the
+    development tools that it lacks were installed. Its folder has a record, complete.json, of the
+    requirements that were installed; an install that was interrupted is not in it.
+    """
     wanted = requirements(host)
-    told = json.dumps([sysconfig.get_platform(), wanted])
-    key = hashlib.sha256(told.encode()).hexdigest()[:12]
+    text = json.dumps([sysconfig.get_platform(), wanted])
+    key = hashlib.sha256(text.encode()).hexdigest()[:12]
     name = f"venv-{host_version(host)}-py{sys.version_info[0]}.{sys.version_info[1]}-{key}"
     folder = cache_folder() / name
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    complete = folder / "complete.json"  # written last: an interrupted install is done again
+    complete = folder / "complete.json"
     with lock(name):
-        if not (complete.is_file() and python.exists()):
+        record = {"seconds": 0, "packages": []}
+        if complete.is_file() and python.exists():
+            record = json.loads(complete.read_text(encoding="utf-8"))
+        if not set(wanted) <= set(record["packages"]):
             start = time.monotonic()
             print(f"Installing the host's packages to {folder} (6 GB, some minutes)", flush=True)
             install(folder, python, wanted)
-            seconds = round(time.monotonic() - start)
-            complete.write_text(json.dumps({"seconds": seconds, "packages": wanted}, indent=1))
-            print(f"Installed in {seconds} s.", flush=True)
+            record = {"seconds": round(time.monotonic() - start), "packages": wanted}
+            complete.write_text(json.dumps(record, indent=1), encoding="utf-8")
+            print(f"Installed in {record['seconds']} s.", flush=True)
+        if missing := [tool for tool in DEVELOPMENT if tool not in record["packages"]]:
+            add_tools(python, wanted)
+            replaced = {package(tool) for tool in missing}  # by another version
+            kept = [p for p in record["packages"] if p in wanted or package(p) not in replaced]
+            record["packages"] = kept + [tool for tool in missing if tool not in kept]
+            complete.write_text(json.dumps(record, indent=1), encoding="utf-8")
     return python
 
 
 def install(folder: Path, python: Path, wanted: list[str]) -> None:
-    """A new environment at `folder` (whatever was there is cleared) with the wanted packages."""
+    """Makes a new environment at `folder`, in place of whatever was there, with the packages."""
     if subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)]).returncode:
         raise ProvisionError(
             f"{sys.executable} -m venv failed (see above): on Debian, apt-get install python3-venv."
         )
-    failure = "pip could not install the host's packages (see above): is the index reachable?"
+    failure = NO_PACKAGES.format("the host's")
     pip(python, "install", *TORCH, failure=failure)
     pip(python, "install", *wanted, failure=failure)
+
+
+def add_tools(python: Path, wanted: list[str]) -> None:
+    """Installs the development tools into an environment, which keeps the wanted packages."""
+    pip(python, "install", *wanted, *DEVELOPMENT, failure=NO_PACKAGES.format("the tests'"))
 
 
 def pip(python: Path, *arguments: str, failure: str) -> None:

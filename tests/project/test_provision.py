@@ -1,5 +1,6 @@
 """Provisioning without a network: what it refuses, and in how many words."""
 
+import json
 import subprocess
 import sys
 import tarfile
@@ -92,26 +93,87 @@ def test_only_the_host_is_unpacked(tmp_path):
 def test_torch_comes_first_and_once(tmp_path):
     lines = "torch\ntorchsde\ntorchvision>=0.1\n\n#non essential:\ntorchaudio\nkornia>=0.7 # why\n"
     (tmp_path / "requirements.txt").write_text(lines)
-    wanted = provision.requirements(tmp_path)
-    assert wanted[:5] == [*provision.TORCH, "torchsde", "kornia>=0.7"]
+    assert provision.requirements(tmp_path) == [*provision.TORCH, "torchsde", "kornia>=0.7"]
 
 
-def test_an_interrupted_install_is_done_again(tmp_path, monkeypatch):
-    (tmp_path / "requirements.txt").write_text("torch\n")
-    installs = []
+@pytest.fixture
+def installs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A host that asks for torch and numpy; the list of what was installed: "host" for a new
+    environment, the tools' requirements for tools on top of it.
+    """
+    (tmp_path / "requirements.txt").write_text("torch\nnumpy>=1\n")
+    done: list = []
 
+    def new(folder: Path, python: Path, wanted: list[str]) -> None:
+        done.append("host")
+        python.parent.mkdir(parents=True, exist_ok=True)
+        python.touch()
+
+    def add(python: Path, wanted: list[str]) -> None:
+        assert wanted == [*provision.TORCH, "numpy>=1"], "so that pip keeps them"
+        done.append(provision.DEVELOPMENT)
+
+    monkeypatch.setattr(provision, "install", new)
+    monkeypatch.setattr(provision, "add_tools", add)
+    return done
+
+
+def packages(python: Path) -> list[str]:
+    """What the record of an environment says."""
+    record = json.loads((python.parents[1] / "complete.json").read_text(encoding="utf-8"))
+    return record["packages"]
+
+
+def test_one_more_tool_is_added_to_the_environment(tmp_path, monkeypatch, installs):
+    monkeypatch.setattr(provision, "DEVELOPMENT", ("pytest>=8", "ruff==1", "numpy>=2"))
+    first = provision.shared_python(tmp_path)
+    assert provision.shared_python(tmp_path) == first
+    assert installs == ["host", ("pytest>=8", "ruff==1", "numpy>=2")]
+    more = ("pytest>=8", "ruff==2", "xdist", "numpy>=2")
+    monkeypatch.setattr(provision, "DEVELOPMENT", more)
+    assert provision.shared_python(tmp_path) == provision.shared_python(tmp_path) == first
+    assert installs[2:] == [more]
+    host = [*provision.TORCH, "numpy>=1"]  # a tool of the same name does not take its place
+    assert sorted(packages(first)) == sorted([*host, *more])
+
+
+def test_another_host_or_torch_has_an_environment_of_its_own(tmp_path, monkeypatch, installs):
+    first = provision.shared_python(tmp_path)
+    monkeypatch.setattr(provision, "TORCH", ("torch==9",))
+    monkeypatch.setattr(provision, "add_tools", lambda *_: None)
+    second = provision.shared_python(tmp_path)
+    (tmp_path / "requirements.txt").write_text("torch\nnumpy>=1\nscipy\n")
+    assert len({first, second, provision.shared_python(tmp_path)}) == 3
+    assert installs.count("host") == 3
+
+
+def test_an_interrupted_install_is_done_again(tmp_path, monkeypatch, installs):
     def broken(folder: Path, python: Path, wanted: list[str]) -> None:
         installs.append("broken")
         python.parent.mkdir(parents=True)
         python.touch()
         raise KeyboardInterrupt
 
+    whole = provision.install
     monkeypatch.setattr(provision, "install", broken)
     with pytest.raises(KeyboardInterrupt):
         provision.shared_python(tmp_path)
-    monkeypatch.setattr(provision, "install", lambda *_: installs.append("whole"))
+    monkeypatch.setattr(provision, "install", whole)
     assert provision.shared_python(tmp_path) == provision.shared_python(tmp_path)
-    assert installs == ["broken", "whole"]
+    assert installs == ["broken", "host", provision.DEVELOPMENT]
+
+
+def test_an_interrupted_install_of_tools_is_done_again(tmp_path, monkeypatch, installs):
+    def broken(*_) -> None:
+        raise KeyboardInterrupt
+
+    whole = provision.add_tools
+    monkeypatch.setattr(provision, "add_tools", broken)
+    with pytest.raises(KeyboardInterrupt):
+        provision.shared_python(tmp_path)
+    monkeypatch.setattr(provision, "add_tools", whole)
+    provision.shared_python(tmp_path)
+    assert installs == ["host", provision.DEVELOPMENT]
 
 
 def test_requirements_txt_mirrors_pyproject():

@@ -8,6 +8,7 @@ import pytest
 from tests.hosting.server import ComfyServer
 from tests.publishing.registry import comfy, copied
 
+pytestmark = pytest.mark.slow
 TOP = {  # a folder that is new here must be listed, or left out in .comfyignore
     "LICENSE", "README.md", "__init__.py", "example_workflows", "locales", "lora2_core", "nodes",
     "pyproject.toml", "requirements.txt", "web",

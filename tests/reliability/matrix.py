@@ -46,7 +46,7 @@ def main() -> int:
     """Pytest's exit code."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
-        command = [sys.executable, "-m", "pytest", "-q", f"--junit-xml={report}", *TESTS]
+        command = [sys.executable, "-m", "pytest", "--all", "-q", f"--junit-xml={report}", *TESTS]
         code = subprocess.run(command, cwd=REPOSITORY).returncode
         if not report.is_file():
             return code or 1

@@ -25,7 +25,14 @@ Interrupt = comfy.model_management.InterruptProcessingException
 class Trainings:
     """The playground with four pictures of a subject: `trainings(steps=3)` trains on them."""
 
-    def __init__(self):
+    def __init__(self, playground=None):
+        """Loads the playground unless one is given: anything with its model, latents and
+        positive.
+        """
+        if playground is not None:
+            self.model = playground.model
+            self.latents, self.positive = playground.latents, playground.positive
+            return
         from lora2_core.host.playground import load_playground
         from lora2_core.playground import asset, subjects
 

@@ -12,6 +12,7 @@ from tests.graphs import quick_start
 from tests.hosting.server import NAME, REPOSITORY, ComfyServer, ExecutionError
 from tests.server.test_pack import PROMISED
 
+pytestmark = pytest.mark.slow
 # A package that is not there: what `import matplotlib` meets before `pip install -r`.
 MISSING = 'raise ModuleNotFoundError("No module named \'matplotlib\'", name="matplotlib")\n'
 

@@ -1,7 +1,11 @@
 """A short form of `nox -s soak`: interrupts, and trainings beside a second client."""
 
+import pytest
+
 from tests.hosting.server import ComfyServer
 from tests.reliability.soak import interrupted, soaked
+
+pytestmark = pytest.mark.slow
 
 
 def test_an_interrupt_keeps_a_verified_adapter_and_the_next_prompt_succeeds(server: ComfyServer):
