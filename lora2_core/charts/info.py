@@ -35,7 +35,7 @@ Scales = Mapping[str, tuple[float, int]]
 
 
 def cells_of(lora: RankedLora) -> list[tuple[Cell, float]]:
-    """Every layer with its share of the update's energy, the squared norm."""
+    """Returns every layer with its share of the update's energy, the squared norm."""
     cells = rank_map(lora).cells
     whole = sum(cell.norm**2 for cell in cells) or 1.0
     return [(cell, cell.norm**2 / whole) for cell in cells]
@@ -44,8 +44,9 @@ def cells_of(lora: RankedLora) -> list[tuple[Cell, float]]:
 def file_scales(
     path: str | Path, bases: Mapping[str, str] | None = None
 ) -> dict[str, tuple[float, int]]:
-    """Layer -> (alpha, rank) as a file that `load` has accepted has them; alpha is the rank where
-    it has none. bases: info["bases"] of what `load` gave, else as the file itself names its layers.
+    """Returns layer -> (alpha, rank) as a file that `load` has accepted has them; alpha is the rank
+    where it has none. bases: info["bases"] of what `load` gave, else as the file itself names its
+    layers.
     """
     ranks, alphas = {}, {}
     header, read = read_some(Path(path), alpha_keys)
@@ -68,8 +69,8 @@ def alpha_keys(header: Header) -> list[str]:
 
 
 def layer_table(lora: RankedLora, scales: Scales | None = None) -> str:
-    """Markdown: rank, alpha / r, norm |(alpha / r) B A|, bytes in fp16, share of the energy and
-    the highest rank of the shape for every layer, and the totals.
+    """Returns Markdown: rank, alpha / r, norm |(alpha / r) B A|, bytes in fp16, share of the energy
+    and the highest rank of the shape for every layer, and the totals.
 
     scales: alpha and r of the file; without, the scale is folded in and alpha counts as the rank.
     """
@@ -91,8 +92,8 @@ def layer_table(lora: RankedLora, scales: Scales | None = None) -> str:
 
 
 def as_saved(lora: RankedLora) -> dict[str, str]:
-    """The metadata of an adapter in memory: what a saved file would say of the run, without a title
-    and a date.
+    """Returns the metadata of an adapter in memory: what a saved file would say of the run, without
+    a title and a date.
     """
     entries = run_entries(lora, "") | {
         f"lora2.{key}": json.dumps(lora.info[key]) for key in ("settings",) if lora.info.get(key)
@@ -101,8 +102,8 @@ def as_saved(lora: RankedLora) -> dict[str, str]:
 
 
 def readable(key: str, value: str) -> str:
-    """A metadata value: JSON on several lines, times as dates, long ones cut with their length
-    told.
+    """Returns a metadata value: JSON on several lines, times as dates, long ones cut with their
+    length told.
     """
     shown = value
     if value[:1] in "[{" and len(value) <= LONGEST_JSON:
@@ -118,7 +119,7 @@ def readable(key: str, value: str) -> str:
 
 
 def metadata_text(metadata: Mapping[str, str]) -> str:
-    """ "key: value" lines, what people look for first."""
+    """Returns "key: value" lines, what people look for first."""
     first = [key for key in FIRST if key in metadata]
     rest = sorted(set(metadata) - set(first))
     if not metadata:
@@ -127,8 +128,8 @@ def metadata_text(metadata: Mapping[str, str]) -> str:
 
 
 def tags(metadata: Mapping[str, str]) -> list[str]:
-    """The most frequent tags of the training captions, from ss_tag_frequency; [] where there are
-    none or they cannot be read.
+    """Returns the most frequent tags of the training captions, from ss_tag_frequency; [] where
+    there are none or they cannot be read.
     """
     try:
         folders = json.loads(metadata.get("ss_tag_frequency", "{}"))
@@ -141,7 +142,7 @@ def tags(metadata: Mapping[str, str]) -> list[str]:
 
 
 def spread(ranks: Sequence[int]) -> str:
-    """The range of the ranks and their mean, rank 0 included."""
+    """Returns the range of the ranks and their mean, rank 0 included."""
     if len(set(ranks)) == 1:
         return f"rank {ranks[0]} everywhere"
     return f"ranks {min(ranks)} to {max(ranks)}, mean {sum(ranks) / len(ranks):.1f}"
@@ -153,7 +154,8 @@ def summary(
     metadata: Mapping[str, str] | None = None,
     file_bytes: int | None = None,
 ) -> str:
-    """A few lines: size, ranks, base model, run, trigger, frequent tags, where the energy is.
+    """Returns a few lines: size, ranks, base model, run, trigger, frequent tags, where the energy
+    is.
 
     metadata: the adapter's own unless given; file_bytes: size of its file, where it is one.
     """
@@ -182,7 +184,9 @@ def summary(
 
 
 def notes_of(lora: RankedLora) -> list[str]:
-    """Lines on what another program changed in the file, and what of it is therefore not used."""
+    """Returns lines on what another program changed in the file, and what of it is therefore not
+    used.
+    """
     lines = list(lora.info.get("notes", []))
     for what, key in (("In its metadata", "changes"), ("Left out", "left_out")):
         told = lora.info.get(key, [])

@@ -31,7 +31,7 @@ class Checksums:
     entries: Mapping[str, str]
 
     def changed_entries(self, metadata: Mapping[str, str]) -> list[str]:
-        """What differs in the metadata, as `changed x`, `new y` or `gone z`."""
+        """Returns what differs in the metadata, as `changed x`, `new y` or `gone z`."""
         now = {k: v for k, v in metadata.items() if k not in (KEY, SEAL, ROWS)}
         changed = [k for k, v in now.items() if k in self.entries and not self.entry_fits(k, v)]
         found = {
@@ -40,12 +40,12 @@ class Checksums:
         return [f"{what} {key}" for what, keys in found.items() for key in sorted(keys)]
 
     def entry_fits(self, key: str, value: str) -> bool:
-        """Whether an entry of the metadata is as it was written."""
+        """Returns whether an entry of the metadata is as it was written."""
         return self.entries.get(key) == crc(value)
 
 
 def crc(text: str) -> str:
-    """CRC-32 as eight hex digits: no flipped bit escapes it."""
+    """Returns CRC-32 as eight hex digits: no flipped bit escapes it."""
     return f"{zlib.crc32(text.encode()):08x}"
 
 
@@ -55,7 +55,9 @@ def row_crc(row: object) -> str:
 
 
 def form(entry: Entry) -> str:
-    """Kind of numbers and shape, without the ones at its end, which some programs drop or add."""
+    """Returns kind of numbers and shape, without the ones at its end, which some programs drop or
+    add.
+    """
     shape = list(entry.shape)
     while shape and shape[-1] == 1:
         shape.pop()
@@ -63,12 +65,12 @@ def form(entry: Entry) -> str:
 
 
 def structure_of(entries: Mapping[str, Entry]) -> str:
-    """A checksum of keys, kinds of numbers and shapes; the tensors' order is left out."""
+    """Returns a checksum of keys, kinds of numbers and shapes; the tensors' order is left out."""
     return crc("\n".join(f"{key} {form(entry)}" for key, entry in sorted(entries.items())))
 
 
 def tensors_of(entries: Mapping[str, Entry], payload: bytes | bytearray) -> dict[str, str]:
-    """A checksum of form and bytes of each tensor, by sorted key."""
+    """Returns a checksum of form and bytes of each tensor, by sorted key."""
     view = memoryview(payload)
     return {
         key: f"{zlib.crc32(view[entry.start : entry.end], zlib.crc32(form(entry).encode())):08x}"
@@ -79,7 +81,7 @@ def tensors_of(entries: Mapping[str, Entry], payload: bytes | bytearray) -> dict
 def written(
     entries: Mapping[str, Entry], payload: bytes, digest: str, metadata: Mapping[str, str]
 ) -> str:
-    """The value of `lora2.checks`: a checksum of the rest, and the rest as JSON."""
+    """Returns the value of `lora2.checks`: a checksum of the rest, and the rest as JSON."""
     rows = json.loads(metadata.get(ROWS, "[]"))
     parts = {
         "structure": structure_of(entries),
@@ -93,7 +95,7 @@ def written(
 
 
 def read_checksums(metadata: Mapping[str, str]) -> Checksums | None:
-    """What the file says of itself; None where it says nothing, or that was changed too."""
+    """Returns what the file says of itself; None where it says nothing, or that was changed too."""
     value = metadata.get(KEY, "")
     if value[:8] != crc(value[8:]):
         return None
@@ -109,5 +111,5 @@ def read_checksums(metadata: Mapping[str, str]) -> Checksums | None:
 
 
 def eights(text: str) -> Iterable[str]:
-    """Eight characters at a time."""
+    """Returns eight characters at a time."""
     return (text[i : i + 8] for i in range(0, len(text), 8))

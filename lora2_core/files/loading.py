@@ -55,8 +55,8 @@ def load(path: str | Path) -> RankedLora:
 
 
 def described(header: Header, layers: dict[str, LoraLayer], found: Provenance) -> RankedLora:
-    """The layers with what the file says of them and may still be believed; what may not is a
-    warning.
+    """Returns the layers with what the file says of them and may still be believed; what may not is
+    a warning.
     """
     info: dict = {"metadata": header.metadata}
     notes, left_out, changes = [], [], []
@@ -80,7 +80,7 @@ def described(header: Header, layers: dict[str, LoraLayer], found: Provenance) -
 
 
 def in_a_line(note: str, changes: list[str], left_out: list[str]) -> str:
-    """A note with some of what it is about, in ASCII, as terminals need it."""
+    """Returns a note with some of what it is about, in ASCII, as terminals need it."""
     parts = [note[0].lower() + note[1:]]
     for what, found in (("In its metadata", changes), ("Left out", left_out)):
         if found:
@@ -98,7 +98,9 @@ def accept(header: Header) -> None:
 
 
 def pairs_of(table: Mapping[str, Entry | Tensor]) -> dict[str, dict[str, str]]:
-    """Base name -> role -> key of every low-rank pair; kinds of numbers and shapes checked."""
+    """Returns base name -> role -> key of every low-rank pair; kinds of numbers and shapes
+    checked.
+    """
     pairs: dict[str, dict[str, str]] = {}
     for key, found in table.items():
         if UNSUPPORTED.search(key):
@@ -127,7 +129,7 @@ def pairs_of(table: Mapping[str, Entry | Tensor]) -> dict[str, dict[str, str]]:
 
 
 def check_shapes(base: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Those of lora_up, lora_down, lora_mid and alpha must fit together."""
+    """Checks that the shapes of lora_up, lora_down, lora_mid and alpha fit together."""
     up, down, mid = shapes["up"], shapes["down"], shapes.get("mid")
     matrix = len(up) == len(down) == 2 or (
         len(down) == 4 and len(up) in (2, 4) and math.prod(up[2:]) == 1
@@ -161,7 +163,7 @@ def collect_layers(tensors: Mapping[str, Tensor]) -> dict[str, LoraLayer]:
 def layer_of(
     base: str, keys: Mapping[str, str], tensors: Mapping[str, Tensor], sizes: Mapping[str, float]
 ) -> LoraLayer:
-    """One layer of checked shapes and finite values; sizes: the largest of each tensor."""
+    """Returns one layer of checked shapes and finite values; sizes: the largest of each tensor."""
     up, down = tensors[keys["up"]].float(), tensors[keys["down"]].float()
     rank, scale = len(down), 1.0
     size = rank * sizes[keys["up"]] * sizes[keys["down"]]
@@ -184,7 +186,7 @@ def layer_of(
 
 
 def largest(tensor: Tensor) -> float:
-    """The largest magnitude; NaN where there is one."""
+    """Returns the largest magnitude; NaN where there is one."""
     kind = tensor if tensor.dtype.itemsize > 1 else tensor.float()  # 8-bit kinds have no aminmax
     low, high = (float(value) for value in kind.aminmax())
     size = max(-low, high) if low == low else low

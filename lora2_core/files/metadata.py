@@ -26,8 +26,8 @@ _PATH = re.compile(r"(?<![\w/:.])(?:/|~/|[A-Za-z]:[\\/]|\\\\)[^\s\"',]+[\\/]")
 
 
 def thin(values: Sequence[float], points: int = HISTORY_POINTS) -> list[float]:
-    """At most `points` values of a series, evenly spaced, ends kept, rounded to six digits; NaN
-    becomes 0.
+    """Returns at most `points` values of a series, evenly spaced, ends kept, rounded to six digits;
+    NaN becomes 0.
     """
     if len(values) > points:
         values = [values[round(i * (len(values) - 1) / (points - 1))] for i in range(points)]
@@ -35,7 +35,8 @@ def thin(values: Sequence[float], points: int = HISTORY_POINTS) -> list[float]:
 
 
 def lora2_entries(lora: RankedLora, bases: Mapping[str, str]) -> dict[str, str]:
-    """lora2.*: version, settings, history, and a row for every layer trained, rank 0 included.
+    """Returns lora2.*: version, settings, history, and a row for every layer trained, rank 0
+    included.
 
     A row is [name in the file, layer, out, fan_in, kernel or 0, learned rank, rate or 0,
     sensitivity], the last one missing in the first files.
@@ -66,7 +67,7 @@ def lora2_entries(lora: RankedLora, bases: Mapping[str, str]) -> dict[str, str]:
 
 
 def run_entries(lora: RankedLora, title: str) -> dict[str, str]:
-    """ss_* and modelspec.* as far as the run and its host know them."""
+    """Returns ss_* and modelspec.* as far as the run and its host know them."""
     info, now = lora.info, datetime.now(timezone.utc)
     settings, base = info.get("settings", {}), info.get("base", {})
     weighting, huber = settings.get("weighting"), settings.get("huber")
@@ -123,7 +124,7 @@ def run_entries(lora: RankedLora, title: str) -> dict[str, str]:
 
 
 def optimizer_entry(settings: Mapping) -> str | None:
-    """The optimizer's name with its arguments, as far as the settings know them."""
+    """Returns the optimizer's name with its arguments, as far as the settings know them."""
     name = settings.get("optimizer")
     betas = settings.get("beta1"), settings.get("beta2")
     if not isinstance(name, str) or None in betas:
@@ -134,8 +135,8 @@ def optimizer_entry(settings: Mapping) -> str | None:
 
 
 def carried(metadata: Mapping[str, str]) -> dict[str, str]:
-    """What a loaded file says of its training, author and base model that stays true of a copy at
-    another size: no ranks, no hashes; no long values and no paths of somebody's machine.
+    """Returns what a loaded file says of its training, author and base model that stays true of a
+    copy at another size: no ranks, no hashes; no long values and no paths of somebody's machine.
     """
     return {
         key: value

@@ -39,7 +39,7 @@ def read_own(
     *,
     sure: bool,
 ) -> OwnRows:
-    """The lora2.* entries of a file with these layers by base name.
+    """Returns the lora2.* entries of a file with these layers by base name.
 
     checks: of the file as it was written, where that is known. sure: the header is as it was
     written, so that module paths are believed that nothing else confirms.
@@ -76,7 +76,9 @@ def read_own(
 def entry_of(
     metadata: Mapping[str, str], key: str, checks: Checksums | None
 ) -> tuple[str | None, object]:
-    """(why it can't be used or None, its value); lora2.basis is text, the others are JSON."""
+    """Returns (why it can't be used or None, its value); lora2.basis is text, the others are
+    JSON.
+    """
     if key not in metadata:
         return "is missing", None
     text = metadata[key]
@@ -96,7 +98,7 @@ def sound_rows(
     checks: Checksums | None,
     left_out: list[str],
 ) -> dict[str, list]:
-    """The rows of lora2.layers by base name, that are valid and agree with the tensors."""
+    """Returns the rows of lora2.layers by base name, that are valid and agree with the tensors."""
     reason, rows = entry_of(metadata, ROWS, checks)
     if reason is None and not isinstance(rows, list):
         reason = "is no list"
@@ -125,13 +127,13 @@ def sound_rows(
 
 
 def valid_rows(metadata: Mapping[str, str]) -> list[list]:
-    """The rows of lora2.layers that have the right form, [] where there are none."""
+    """Returns the rows of lora2.layers that have the right form, [] where there are none."""
     _, rows = entry_of(metadata, ROWS, None)
     return [row for row in rows if is_row(row)] if isinstance(rows, list) else []
 
 
 def is_row(row: object) -> bool:
-    """Whether it is a row as metadata.lora2_entries writes it, types checked."""
+    """Returns whether it is a row as metadata.lora2_entries writes it, types checked."""
     if not isinstance(row, list) or len(row) not in (7, 8):
         return False
     base, name, rows, fan_in, kernel, learned, rate, sensitivity = [*row, 1.0][:8]
@@ -147,13 +149,13 @@ def is_row(row: object) -> bool:
 
 
 def is_of(row: list, layer: LoraLayer) -> bool:
-    """Whether a row's shape is the layer's; a kernel of 1 x 1 is the same as none."""
+    """Returns whether a row's shape is the layer's; a kernel of 1 x 1 is the same as none."""
     kernel, own = (tuple(k) if k else (1, 1) for k in (row[4], layer.kernel))
     return [layer.up.shape[0], layer.down.shape[1]] == row[2:4] and kernel == own
 
 
 def is_path_of(name: str, base: str) -> bool:
-    """Whether a name in a file follows from a module path by itself."""
+    """Returns whether a name in a file follows from a module path by itself."""
     path = name.removeprefix(HOST_PREFIX)
     return base in (name, kohya_name(name)) or base.partition(".")[2] == path
 
@@ -163,7 +165,7 @@ def is_object(value: object) -> bool:
 
 
 def is_history(value: object) -> bool:
-    """Whether it is an object of lists of finite numbers."""
+    """Returns whether it is an object of lists of finite numbers."""
     return isinstance(value, dict) and all(
         isinstance(series, list)
         and all(isinstance(n, (int, float)) and math.isfinite(n) for n in series)

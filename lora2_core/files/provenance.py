@@ -83,7 +83,7 @@ def provenance(
 
 
 def told_hashes(metadata: Mapping[str, str]) -> set[str]:
-    """What the metadata says that the payload's SHA-256 is; two where they disagree."""
+    """Returns what the metadata says that the payload's SHA-256 is; two where they disagree."""
     found = (metadata.get(key) for key in ("sshs_model_hash", "modelspec.hash_sha256"))
     return {value.removeprefix("0x") for value in found if value is not None}
 
@@ -107,8 +107,8 @@ def by_checksums(
 
 
 def is_by_role(header: Header, payload: bytearray, changed: set[str]) -> bool:
-    """Whether all lora_up, all lora_down or all alphas changed, at least two and none to zeros, and
-    all of another role are whole: scaling, merging and new alphas do that.
+    """Returns whether all lora_up, all lora_down or all alphas changed, at least two and none to
+    zeros, and all of another role are whole: scaling, merging and new alphas do that.
     """
     roles: dict[str, set[str]] = {}
     for key in header.entries:
@@ -146,7 +146,7 @@ def by_form(
 
 
 def own_scales(header: Header, payload: bytearray) -> dict[str, float]:
-    """alpha / rank of every layer with an alpha, by base name; LoRA² writes 1."""
+    """Returns alpha / rank of every layer with an alpha, by base name; LoRA² writes 1."""
     alphas, ranks = {}, {}
     for key, entry in header.entries.items():
         base, role = split_key(key) or (key, "")
@@ -158,8 +158,8 @@ def own_scales(header: Header, payload: bytearray) -> dict[str, float]:
 
 
 def has_other_kinds(header: Header) -> bool:
-    """Whether the numbers are of kinds that LoRA² doesn't write: alphas are fp32, and all others
-    of one kind.
+    """Returns whether the numbers are of kinds that LoRA² doesn't write: alphas are fp32, and all
+    others of one kind.
     """
     kinds: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
     for key, entry in header.entries.items():
@@ -169,15 +169,17 @@ def has_other_kinds(header: Header) -> bool:
 
 
 def most_have_other_shapes(metadata: Mapping[str, str], layers: Mapping[str, LoraLayer]) -> bool:
-    """Whether most layers are not those of lora2.layers, or have more rank than they learned."""
+    """Returns whether most layers are not those of lora2.layers, or have more rank than they
+    learned.
+    """
     rows = {row[0]: row for row in valid_rows(metadata)}
     fit = [b for b, y in layers.items() if b in rows and is_of(rows[b], y) and y.rank <= rows[b][5]]
     return bool(rows) and len(fit) < len(layers) / 2
 
 
 def is_as_saved(layer: LoraLayer, scale: float) -> bool:
-    """Whether a layer is in its singular basis with evenly shared values, as far as that is quickly
-    seen; scale: what was folded into lora_up.
+    """Returns whether a layer is in its singular basis with evenly shared values, as far as that is
+    quickly seen; scale: what was folded into lora_up.
     """
     up, down = float(layer.up.norm()) / abs(scale), float(layer.down.norm())
     energy = layer.energy
@@ -186,7 +188,7 @@ def is_as_saved(layer: LoraLayer, scale: float) -> bool:
 
 
 def damaged(header: Header) -> ValueError:
-    """The sentence for a file whose values can't be trusted."""
+    """Returns the sentence for a file whose values can't be trusted."""
     return ValueError(
         f"{header.name} is damaged, or another program changed some of its values: they don't "
         "match its own hash. Get the file again, or use the host's Load LoRA for it."

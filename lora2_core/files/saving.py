@@ -31,8 +31,8 @@ FORMATS = ("kohya", "peft", "uniform")
 def to_tensors(
     lora: RankedLora, bases: Mapping[str, str], form: str, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """The tensors of a file. Rank 0 has none; alpha equals the rank, so the scale is 1 in every
-    loader.
+    """Returns the tensors of a file. Rank 0 has none; alpha equals the rank, so the scale is 1 in
+    every loader.
     """
     out: dict[str, Tensor] = {}
     widest = max(lora.ranks.values(), default=0)
@@ -62,8 +62,8 @@ def to_tensors(
 
 
 def peft_metadata(lora: RankedLora, bases: Mapping[str, str]) -> str:
-    """diffusers' lora_adapter_metadata: ranks and alphas by anchored patterns, so the scale is
-    1.
+    """Returns diffusers' lora_adapter_metadata: ranks and alphas by anchored patterns, so the scale
+    is 1.
     """
     parts: dict[str, dict[str, int]] = {}
     for name, rank in lora.ranks.items():
@@ -82,7 +82,7 @@ def peft_metadata(lora: RankedLora, bases: Mapping[str, str]) -> str:
 
 
 def serialise(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
-    """The file's bytes, with the SHA-256 of everything after the header in sshs_model_hash,
+    """Returns the file's bytes, with the SHA-256 of everything after the header in sshs_model_hash,
     checksums of its parts, and a seal over the header.
     """
     plain = safetensors.torch.save(tensors)
@@ -103,7 +103,7 @@ def serialise(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
 def encode(
     lora: RankedLora, title: str, form: str, dtype: str, diffusers: Mapping[str, str]
 ) -> bytes:
-    """The bytes of one file of `lora` as it is."""
+    """Returns the bytes of one file of `lora` as it is."""
     paths = complete_map(lora.layers, diffusers)
     if form == "peft":
         part = lora.info.get("part", "unet")

@@ -16,17 +16,17 @@ _SEAL = re.compile(rb'"lora2\.seal":"([0-9a-f]{64})"')
 
 
 def payload_of(data: bytes) -> memoryview:
-    """What follows the header."""
+    """Returns what follows the header."""
     return memoryview(data)[8 + int.from_bytes(data[:8], "little") :]
 
 
 def seal_of(raw: bytes, place: slice) -> str:
-    """Of the bytes before the payload."""
+    """Returns the seal of the bytes before the payload."""
     return hashlib.sha256(raw[: place.start] + EMPTY.encode() + raw[place.stop :]).hexdigest()
 
 
 def place_of(raw: bytes) -> slice:
-    """Where the seal stands; ValueError unless it stands in one place."""
+    """Returns where the seal stands; ValueError unless it stands in one place."""
     found = [match.span(1) for match in _SEAL.finditer(raw)]
     if len(found) != 1:
         raise ValueError("it has no seal, or more than one")
@@ -34,14 +34,14 @@ def place_of(raw: bytes) -> slice:
 
 
 def sealed(data: bytes) -> bytes:
-    """A file that was written with an EMPTY seal in its metadata, with the right one."""
+    """Returns a file that was written with an EMPTY seal in its metadata, with the right one."""
     raw = data[: len(data) - len(payload_of(data))]
     place = place_of(raw)
     return data[: place.start] + seal_of(raw, place).encode() + data[place.stop :]
 
 
 def header_is_whole(raw: bytes, metadata: Mapping[str, str]) -> bool:
-    """Whether the seal is right; files of version 1 have none."""
+    """Returns whether the seal is right; files of version 1 have none."""
     if KEY not in metadata and metadata.get("lora2.version") == "1":
         return True
     try:

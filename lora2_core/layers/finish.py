@@ -12,8 +12,8 @@ from .adapters import Adapters
 
 
 def finish(adapters: Adapters, info: Mapping | None = None) -> RankedLora:
-    """The learned update of attached adapters in its singular basis; in adaptive mode within the
-    settings' ceiling and without positions that nothing has trained.
+    """Returns the learned update of attached adapters in its singular basis; in adaptive mode
+    within the settings' ceiling and without positions that nothing has trained.
     """
     layers = {
         n: LoraLayer.from_tensors(up.cpu(), down.cpu())
@@ -32,7 +32,9 @@ def finish(adapters: Adapters, info: Mapping | None = None) -> RankedLora:
 
 
 def sensitivity(adapters: Adapters, lora: RankedLora) -> dict[str, float]:
-    """What the loss makes of a layer's energy: worth / energy of each layer, the highest 1."""
+    """Returns what the loss makes of a layer's energy: worth / energy of each layer, the
+    highest 1.
+    """
     energies = {name: float(layer.energy.sum()) for name, layer in lora.layers.items()}
     found = {n: w / energies[n] if energies[n] > 0 else 0.0 for n, w in adapters.worths.items()}
     most = max(found.values()) or 1.0
