@@ -29,9 +29,9 @@ def compress(lora: RankedLora, *, budget_mb: float = 0.0, tolerance: float = 0.1
 
     budget_mb: size limit in MB (1e6 bytes, 2 bytes a parameter), 0 for none. tolerance: allowed
     |dW - dW'|_F / |dW|_F of the whole update, all layers together, in [0, 1); 0 for none. Of both,
-    the one that asks for less decides. info["settings"]["compressed"] says what was asked and the
-    error that came out. ValueError when neither is given, when the LoRA is all zeros, or when the
-    budget holds no position.
+    the one that asks for less decides. origin.run.settings["compressed"] says what was asked and
+    the error that came out. ValueError when neither is given, when the LoRA is all zeros, or when
+    the budget holds no position.
     """
     check_range("budget_mb", budget_mb, 0, 1e6)
     check_range("tolerance", tolerance, 0, 0.999)
@@ -53,15 +53,16 @@ def compress(lora: RankedLora, *, budget_mb: float = 0.0, tolerance: float = 0.1
     if cut.parameters == 0:
         raise ValueError(f"budget_mb is {budget_mb:g}, too small for one rank: give more MB.")
     said = {"budget_mb": budget_mb, "tolerance": tolerance, "error": relative_error(whole, cut)}
-    settings = dict(lora.info.get("settings", {})) | {"compressed": said}
-    return replace(cut, info=dict(cut.info) | {"settings": settings})
+    run = replace(lora.origin.run, settings=dict(lora.origin.run.settings) | {"compressed": said})
+    return replace(cut, origin=replace(cut.origin, run=run))
 
 
 def without_sensitivity(lora: RankedLora) -> RankedLora:
     """Returns the adapter without sensitivities: an error in the update itself is asked for, so
     energy alone decides.
     """
-    return replace(lora, info={k: v for k, v in lora.info.items() if k != "sensitivity"})
+    learned = replace(lora.origin.learned, sensitivity={})
+    return replace(lora, origin=replace(lora.origin, learned=learned))
 
 
 def relative_error(whole: RankedLora, cut: RankedLora) -> float:

@@ -33,15 +33,17 @@ class History:
     @classmethod
     def of(cls, lora: RankedLora) -> History:
         """Raises ValueError for an adapter that tells nothing of its training."""
-        told = lora.info.get("history", {})
+        told = lora.origin.run.history
         losses, ranks = numbers(told.get("loss")), numbers(told.get("mean_rank"))
         if not losses or len(losses) != len(ranks):
             raise ValueError(
                 "This adapter tells nothing of its training: connect one from LoRA2 Train, or load "
                 "a file that it made."
             )
-        metadata = lora.info.get("metadata", {})
-        count = max(whole(lora.info.get("steps", metadata.get("ss_steps"))), len(losses))
+        steps = lora.origin.run.steps
+        if steps is None:
+            steps = lora.origin.file.metadata.get("ss_steps")
+        count = max(whole(steps), len(losses))
         gap = (count - 1) / max(1, len(losses) - 1)
         return cls([1 + round(i * gap) for i in range(len(losses))], losses, ranks)
 

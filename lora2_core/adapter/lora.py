@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch import Tensor
 from ..checks import check_range
 from ..units import BYTES_PER_PARAMETER, MEGABYTE
 from .allocation import share_out
+from .origin import Origin
 
 
 @dataclass(frozen=True)
@@ -100,10 +101,14 @@ class LoraLayer:
 
 @dataclass(frozen=True)
 class RankedLora:
-    """Layers by name, and what is known of how they came to be (settings, history: JSON values)."""
+    """An adapter: its layers by name, and what is known of where it comes from.
+
+    singular: every layer is in its singular basis, so that its first positions are its best ones.
+    """
 
     layers: Mapping[str, LoraLayer]
-    info: Mapping = field(default_factory=dict)
+    origin: Origin = Origin()
+    singular: bool = False
 
     @property
     def ranks(self) -> dict[str, int]:
@@ -123,19 +128,19 @@ class RankedLora:
         return self.parameters * bytes_per_parameter / MEGABYTE
 
     def rotated(self) -> RankedLora:
-        """Returns every layer in its singular basis, as info["basis"] then says."""
+        """Returns the adapter with every layer in its singular basis."""
         layers = {n: layer.rotated() for n, layer in self.layers.items()}
-        return replace(self, layers=layers, info=dict(self.info) | {"basis": "singular"})
+        return replace(self, layers=layers, singular=True)
 
     def energies(self) -> list[Tensor]:
         """Returns the energy of each position, on the CPU, fp64 (rank,) a layer."""
         return [layer.energy.cpu() for layer in self.layers.values()]
 
     def worths(self, energies: list[Tensor]) -> list[Tensor]:
-        """Returns how much each position matters: its energy times the layer's info["sensitivity"]
-        (what the loss made of energy there; 1 for files that do not say).
+        """Returns how much each position matters: its energy times the sensitivity of its layer, 1
+        where that is not known.
         """
-        sensitivity = self.info.get("sensitivity", {})
+        sensitivity = self.origin.learned.sensitivity
         return [e * sensitivity.get(n, 1.0) for n, e in zip(self.layers, energies, strict=True)]
 
     def within(self, parameters: float) -> RankedLora:

@@ -37,6 +37,6 @@ def in_model_order(lora: RankedLora) -> RankedLora:
     """Returns the same adapter, its layers sorted by name, unless they come in the order of
     training.
     """
-    if "learned_ranks" in lora.info:
+    if lora.origin.learned.ranks:
         return lora
     return replace(lora, layers={n: lora.layers[n] for n in sorted(lora.layers, key=order_key)})

@@ -13,7 +13,7 @@ from ..adapter.lora import RankedLora
 from ..adapter.names import split_key
 from ..adapter.rank_map import Cell, rank_map
 from ..files.metadata import run_entries
-from ..files.own_rows import valid_rows
+from ..files.own_metadata import valid_rows
 from ..files.tensor_file import Header, read_some, shown
 from ..units import BYTES_PER_PARAMETER, MEGABYTE
 
@@ -44,14 +44,15 @@ def cells_of(lora: RankedLora) -> list[tuple[Cell, float]]:
 def file_scales(
     path: str | Path, bases: Mapping[str, str] | None = None
 ) -> dict[str, tuple[float, int]]:
-    """Returns layer -> (alpha, rank) as a file that `load` has accepted has them; alpha is the rank
-    where it has none. bases: info["bases"] of what `load` gave, else as the file itself names its
-    layers.
+    """Returns layer -> (alpha, rank) as they stand in a file that `load` has accepted; alpha is the
+    rank where the file has none.
+
+    bases: layer -> its name in the file, of the loaded adapter; without, as lora2.layers has them.
     """
     ranks, alphas = {}, {}
     header, read = read_some(Path(path), alpha_keys)
     if bases is None:
-        named = {row[0]: row[1] for row in valid_rows(header.metadata)}
+        named = {row.base: row.name for row in valid_rows(header.metadata)}
     else:
         named = {base: name for name, base in bases.items()}
     for key, entry in header.entries.items():
@@ -95,9 +96,9 @@ def as_saved(lora: RankedLora) -> dict[str, str]:
     """Returns the metadata of an adapter in memory: what a saved file would say of the run, without
     a title and a date.
     """
-    entries = run_entries(lora, "") | {
-        f"lora2.{key}": json.dumps(lora.info[key]) for key in ("settings",) if lora.info.get(key)
-    }
+    entries = run_entries(lora, "")
+    if settings := lora.origin.run.settings:
+        entries["lora2.settings"] = json.dumps(settings)
     return {k: v for k, v in entries.items() if v and k != "modelspec.date"}
 
 
@@ -159,7 +160,7 @@ def summary(
 
     metadata: the adapter's own unless given; file_bytes: size of its file, where it is one.
     """
-    metadata = lora.info.get("metadata", {}) if metadata is None else metadata
+    metadata = lora.origin.file.metadata if metadata is None else metadata
     ranks = list(lora.ranks.values())
     size = f"{lora.parameters * BYTES_PER_PARAMETER / MEGABYTE:.2f} MB in fp16"
     if file_bytes is not None:
@@ -187,10 +188,10 @@ def notes_of(lora: RankedLora) -> list[str]:
     """Returns lines on what another program changed in the file, and what of it is therefore not
     used.
     """
-    lines = list(lora.info.get("notes", []))
-    for what, key in (("In its metadata", "changes"), ("Left out", "left_out")):
-        told = lora.info.get(key, [])
-        lines += [f"{what}: {shown(one)}." for one in told[:MOST_NOTES]]
-        if len(told) > MOST_NOTES:
-            lines.append(f"{what}: {len(told) - MOST_NOTES} more.")
+    file = lora.origin.file
+    lines = list(file.notes)
+    for what, entries in (("In its metadata", file.changes), ("Left out", file.left_out)):
+        lines += [f"{what}: {shown(entry)}." for entry in entries[:MOST_NOTES]]
+        if len(entries) > MOST_NOTES:
+            lines.append(f"{what}: {len(entries) - MOST_NOTES} more.")
     return lines

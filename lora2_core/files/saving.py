@@ -20,7 +20,8 @@ from ..checks import check_choice, check_range
 from ..units import MEGABYTE
 from .checksums import KEY as CHECKS
 from .checksums import written
-from .metadata import lora2_entries, run_entries
+from .metadata import run_entries
+from .own_metadata import own_entries
 from .seal import EMPTY, KEY, payload_of, sealed
 from .tensor_file import parse
 
@@ -106,11 +107,10 @@ def encode(
     """Returns the bytes of one file of `lora` as it is."""
     paths = complete_map(lora.layers, diffusers)
     if form == "peft":
-        part = lora.info.get("part", "unet")
-        bases = {name: peft_name(name, paths, part) for name in lora.layers}
+        bases = {name: peft_name(name, paths, lora.origin.base.part) for name in lora.layers}
     else:
         bases = {name: kohya_name(name, paths) for name in lora.layers}
-    metadata = run_entries(lora, title) | lora2_entries(lora, bases)
+    metadata = run_entries(lora, title) | own_entries(lora, bases)
     if form == "peft":
         metadata["lora_adapter_metadata"] = peft_metadata(lora, bases)
     return serialise(to_tensors(lora, bases, form, DTYPES[dtype]), metadata)
@@ -136,7 +136,7 @@ def save(
     check_choice("dtype", dtype, tuple(DTYPES))
     check_range("max_mb", max_mb, 0, 1e6)
     path = Path(path)
-    if lora.info.get("basis") != "singular":
+    if not lora.singular:
         lora = lora.rotated()
     data = encode(lora, path.stem, form, dtype, diffusers or {})
     limit = max_mb * MEGABYTE

@@ -26,7 +26,7 @@ def as_patch(layer: LoraLayer) -> LoRAAdapter:
 
 def file_of(lora: RankedLora) -> str:
     """Returns how a sentence about an adapter of a file begins; empty for one that was trained."""
-    return f"{' '.join(name.split())}: " if (name := lora.info.get("file")) else ""
+    return f"{' '.join(name.split())}: " if (name := lora.origin.file.name) else ""
 
 
 def resolve(lora: RankedLora, model, clip=None) -> dict:
@@ -84,10 +84,10 @@ def adopt(lora: RankedLora, model, clip=None) -> RankedLora:
         return text.get(key.removesuffix(".weight"), name) if isinstance(key, str) else name
 
     layers = {name_of(name): layer for name, layer in lora.layers.items()}
-    info = dict(lora.info) | {"diffusers": diffusers_paths(model)}
-    return replace(
-        lora, layers=layers if len(layers) == len(lora.layers) else lora.layers, info=info
-    )
+    if len(layers) < len(lora.layers):  # two layers of one name: they keep their own
+        layers = lora.layers
+    base = replace(lora.origin.base, diffusers=diffusers_paths(model))
+    return replace(lora, layers=layers, origin=replace(lora.origin, base=base))
 
 
 def cut_for(lora: RankedLora, keep: float, found: Mapping) -> RankedLora:

@@ -15,7 +15,7 @@ from ..files.saving import to_tensors
 
 def as_lora_model(lora: RankedLora) -> dict[str, Tensor]:
     """Returns what the host's Save LoRA Weights and Load LoRA Model take: a kohya file in fp32."""
-    paths = complete_map(lora.layers, lora.info.get("diffusers", {}))
+    paths = complete_map(lora.layers, lora.origin.base.diffusers)
     return to_tensors(lora, {n: kohya_name(n, paths) for n in lora.layers}, "kohya", torch.float32)
 
 

@@ -45,7 +45,7 @@ def test_learns_and_every_key_loads_in_the_stock_loader(name, tmp_path):
     assert all(bool(layer.up.abs().sum() > 0) for layer in used)
     for form in ("kohya", "peft", "uniform"):
         path = tmp_path / f"{form}.safetensors"
-        save(path, out.lora, form=form, diffusers=out.lora.info["diffusers"])
+        save(path, out.lora, form=form, diffusers=out.lora.origin.base.diffusers)
         tensors = comfy.utils.load_torch_file(str(path), safe_load=True)
         stock, _ = comfy.sd.load_lora_for_models(model, None, tensors, 1.0, 0.0)
         assert len(stock.patches) == len(used)

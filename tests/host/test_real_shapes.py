@@ -88,7 +88,7 @@ def test_trains_and_every_key_loads_in_the_stock_loader(name, dtype, tmp_path):
     assert all(torch.equal(v, before[k]) for k, v in model.model.state_dict().items())
     assert all(bool(layer.up.abs().sum() > 0) for layer in out.lora.layers.values() if layer.rank)
     path = tmp_path / "a.safetensors"
-    save(path, out.lora, diffusers=out.lora.info["diffusers"])
+    save(path, out.lora, diffusers=out.lora.origin.base.diffusers)
     tensors, facts = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
     assert all(
         key.startswith(("lora_unet_down", "lora_unet_mid", "lora_unet_up")) for key in tensors
