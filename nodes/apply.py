@@ -118,11 +118,11 @@ class LoRA2Load(io.ComfyNode):
         check_model(model)
         check_clip(clip)
         lora = adopt(read_lora(lora_name), model, clip)
-        if lora.info.get("basis") != "singular":
+        if not lora.singular:
             lora = lora.rotated()
         *outputs, ui = patched(model, clip, lora, strength_model, strength_clip, keep)
         ui |= {"lora2_file": [lora_name]}
-        if notes := lora.info.get("notes"):
+        if notes := lora.origin.file.notes:
             ui["lora2_note"] = [*notes, *ui.get("lora2_note", [])]
         return io.NodeOutput(*outputs, ui=ui)
 

@@ -53,9 +53,9 @@ class LoRA2Compress(inputs.FileOrSocket, io.ComfyNode):
     def execute(cls, lora_name=None, budget_mb=0.0, tolerance=0.1, lora=None) -> io.NodeOutput:
         source = read_lora(lora_name) if lora is None else from_lora_model(lora)
         result = compress(source, budget_mb=budget_mb, tolerance=tolerance)
-        error = result.info["settings"]["compressed"]["error"]
+        error = result.origin.run.settings["compressed"]["error"]
         sizes = f"{source.megabytes():.2f} MB \u2192 {result.megabytes():.2f} MB"
-        lines = [f"{sizes}, relative error {error:.3f}", *source.info.get("notes", [])]
+        lines = [f"{sizes}, relative error {error:.3f}", *source.origin.file.notes]
         return io.NodeOutput(result, ui={"text": ("\n".join(lines),)})
 
 

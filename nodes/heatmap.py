@@ -44,7 +44,7 @@ class LoRA2RankHeatmap(io.ComfyNode):
         image = torch.from_numpy(draw(lora2, compare=compare))[None].float() / 255
         shown = ui.PreviewImage(image, cls=cls).as_dict()
         shown["lora2_rank_map"] = [rank_map(adapter).as_json() for adapter in adapters]
-        shown["lora2_files"] = [adapter.info.get("file") for adapter in adapters]
+        shown["lora2_files"] = [adapter.origin.file.name for adapter in adapters]
         return io.NodeOutput(image, ui=shown)
 
 

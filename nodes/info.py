@@ -57,8 +57,8 @@ class LoRA2Info(inputs.FileOrSocket, io.ComfyNode):
         elif isinstance(lora_name, str) and lora_name:
             path, name = lora_file(lora_name), lora_name
             lora = in_model_order(load(path))
-            scales = file_scales(path, lora.info.get("bases", {}))
-            metadata, file_bytes = lora.info["metadata"], os.stat(path).st_size
+            scales = file_scales(path, lora.origin.file.bases)
+            metadata, file_bytes = lora.origin.file.metadata, os.stat(path).st_size
         else:
             raise ValueError(
                 f"lora_name is {quoted(lora_name)} and lora2 is not connected: choose a file, or "

@@ -9,10 +9,10 @@ from .names import kohya_name
 
 
 def aligned(lora: RankedLora, like: RankedLora) -> RankedLora:
-    """`lora` with its layers named as those of `like` that have the same name in a file; layers
-    that `like` has not keep theirs.
+    """Returns `lora` with its layers named as those of `like` that have the same name in a file;
+    layers that `like` has not keep theirs.
     """
-    diffusers = like.info.get("diffusers") or lora.info.get("diffusers") or {}
+    diffusers = like.origin.base.diffusers or lora.origin.base.diffusers
     known = {kohya_name(n, paths): n for paths in ({}, diffusers) for n in like.layers}
     names = {}
     for name in lora.layers:

@@ -9,12 +9,15 @@ from torch import Tensor
 
 
 def descending(worth: Tensor) -> Tensor:
-    """Each position counts as much as the best one behind it: a prefix can't skip positions."""
+    """Returns worths in which each position counts as much as the best one behind it: a prefix
+    can't skip positions.
+    """
     return worth.flip(0).cummax(0).values.flip(0)
 
 
 def share_out(worths: Sequence[Tensor], costs: Sequence[float], parameters: float) -> list[int]:
-    """The ranks that keep the most worth within so many parameters: one auction over all layers.
+    """Returns the ranks that keep the most worth within so many parameters: one auction over all
+    layers.
 
     Positions are taken by worth per parameter; since worth falls along a layer, what is taken is a
     prefix of each. A layer may end at rank 0.
@@ -25,8 +28,8 @@ def share_out(worths: Sequence[Tensor], costs: Sequence[float], parameters: floa
 
 
 def ranking(worths: Sequence[Tensor], costs: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
-    """All positions of all layers, the most worth a parameter first: (order, layer, cost), int64,
-    int64 and fp64, each (positions,); layer and cost are indexed by the order's values.
+    """Returns all positions of all layers, the most worth a parameter first: (order, layer, cost),
+    int64, int64 and fp64, each (positions,); layer and cost are indexed by the order's values.
     """
     device = worths[0].device
     lengths = torch.tensor([len(w) for w in worths], device=device)

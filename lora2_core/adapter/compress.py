@@ -24,13 +24,14 @@ LOSSLESS = 1e-6  # relative error that is always allowed: fp32 rounding, far bel
 
 
 def compress(lora: RankedLora, *, budget_mb: float = 0.0, tolerance: float = 0.1) -> RankedLora:
-    """The smallest adapter within the tolerance, cut further to the budget where one is given.
+    """Returns the smallest adapter within the tolerance, cut further to the budget where one is
+    given.
 
     budget_mb: size limit in MB (1e6 bytes, 2 bytes a parameter), 0 for none. tolerance: allowed
     |dW - dW'|_F / |dW|_F of the whole update, all layers together, in [0, 1); 0 for none. Of both,
-    the one that asks for less decides. info["settings"]["compressed"] says what was asked and the
-    error that came out. ValueError when neither is given, when the LoRA is all zeros, or when the
-    budget holds no position.
+    the one that asks for less decides. origin.run.settings["compressed"] says what was asked and
+    the error that came out. ValueError when neither is given, when the LoRA is all zeros, or when
+    the budget holds no position.
     """
     check_range("budget_mb", budget_mb, 0, 1e6)
     check_range("tolerance", tolerance, 0, 0.999)
@@ -52,17 +53,21 @@ def compress(lora: RankedLora, *, budget_mb: float = 0.0, tolerance: float = 0.1
     if cut.parameters == 0:
         raise ValueError(f"budget_mb is {budget_mb:g}, too small for one rank: give more MB.")
     said = {"budget_mb": budget_mb, "tolerance": tolerance, "error": relative_error(whole, cut)}
-    settings = dict(lora.info.get("settings", {})) | {"compressed": said}
-    return replace(cut, info=dict(cut.info) | {"settings": settings})
+    run = replace(lora.origin.run, settings=dict(lora.origin.run.settings) | {"compressed": said})
+    return replace(cut, origin=replace(cut.origin, run=run))
 
 
 def without_sensitivity(lora: RankedLora) -> RankedLora:
-    """An error in the update itself is asked for, so energy alone decides."""
-    return replace(lora, info={k: v for k, v in lora.info.items() if k != "sensitivity"})
+    """Returns the adapter without sensitivities: an error in the update itself is asked for, so
+    energy alone decides.
+    """
+    learned = replace(lora.origin.learned, sensitivity={})
+    return replace(lora, origin=replace(lora.origin, learned=learned))
 
 
 def relative_error(whole: RankedLora, cut: RankedLora) -> float:
-    """|dW - dW'|_F / |dW|_F over all layers, of a cut that keeps the first positions of each layer.
+    """Returns |dW - dW'|_F / |dW|_F over all layers, of a cut that keeps the first positions of
+    each layer.
 
     `whole` is in its singular basis. A sum of what went, so small errors keep their digits.
     """
@@ -73,8 +78,8 @@ def relative_error(whole: RankedLora, cut: RankedLora) -> float:
 
 
 def error_curve(lora: RankedLora) -> tuple[Tensor, Tensor]:
-    """(parameters int64, relative error fp64), both (positions + 1,): what `within` keeps, position
-    by position, from nothing to everything.
+    """Returns (parameters int64, relative error fp64), both (positions + 1,): what `within` keeps,
+    position by position, from nothing to everything.
 
     Expects the singular basis.
     """
@@ -87,6 +92,8 @@ def error_curve(lora: RankedLora) -> tuple[Tensor, Tensor]:
 
 
 def parameters_for(lora: RankedLora, tolerance: float) -> int:
-    """The fewest parameters along the error curve whose relative error is at most `tolerance`."""
+    """Returns the fewest parameters along the error curve whose relative error is at most
+    `tolerance`.
+    """
     parameters, error = error_curve(lora)
     return int(parameters[(error <= tolerance).nonzero()[0, 0]])

@@ -32,21 +32,23 @@ class History:
 
     @classmethod
     def of(cls, lora: RankedLora) -> History:
-        """ValueError for an adapter that tells nothing of its training."""
-        told = lora.info.get("history", {})
+        """Raises ValueError for an adapter that tells nothing of its training."""
+        told = lora.origin.run.history
         losses, ranks = numbers(told.get("loss")), numbers(told.get("mean_rank"))
         if not losses or len(losses) != len(ranks):
             raise ValueError(
                 "This adapter tells nothing of its training: connect one from LoRA2 Train, or load "
                 "a file that it made."
             )
-        metadata = lora.info.get("metadata", {})
-        count = max(whole(lora.info.get("steps", metadata.get("ss_steps"))), len(losses))
+        steps = lora.origin.run.steps
+        if steps is None:
+            steps = lora.origin.file.metadata.get("ss_steps")
+        count = max(whole(steps), len(losses))
         gap = (count - 1) / max(1, len(losses) - 1)
         return cls([1 + round(i * gap) for i in range(len(losses))], losses, ranks)
 
     def smooth(self) -> list[float]:
-        """The running mean of the losses."""
+        """Returns the running mean of the losses."""
         means: list[float] = []
         for loss in self.losses:
             before = means[-1] if means else loss
@@ -54,7 +56,7 @@ class History:
         return means
 
     def csv(self) -> str:
-        """step, loss, mean_rank with a line for each step."""
+        """Returns step, loss, mean_rank with a line for each step."""
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         table.writerow(("step", "loss", "mean_rank"))
@@ -64,7 +66,7 @@ class History:
 
 
 def numbers(values: object) -> list[float]:
-    """Finite floats of a list; [] for anything else, since files are written by anybody."""
+    """Returns finite floats of a list; [] for anything else, since files are written by anybody."""
     if not isinstance(values, Sequence) or isinstance(values, str):
         return []
     fit = (isinstance(v, (int, float)) and math.isfinite(v) for v in values)
@@ -72,19 +74,19 @@ def numbers(values: object) -> list[float]:
 
 
 def whole(value: object) -> int:
-    """A count of steps, 0 for anything else."""
+    """Returns a count of steps, 0 for anything else."""
     text = str(value)
     return min(int(text), MOST_STEPS) if text.isascii() and text.isdigit() and len(text) < 9 else 0
 
 
 def check_tensorboard() -> None:
-    """ValueError unless event files can be written."""
+    """Raises ValueError unless event files can be written."""
     if find_spec("tensorboard") is None:
         raise ValueError(NO_TENSORBOARD)
 
 
 def write_tensorboard(history: History, folder: Path) -> None:
-    """An event file with the scalars loss, loss_mean and mean_rank."""
+    """Writes an event file with the scalars loss, loss_mean and mean_rank."""
     check_tensorboard()
     from torch.utils.tensorboard import SummaryWriter
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch import Tensor
 from ..checks import check_range
 from ..units import BYTES_PER_PARAMETER, MEGABYTE
 from .allocation import share_out
+from .origin import Origin
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,13 @@ class LoraLayer:
 
     @property
     def cost(self) -> int:
-        """Parameters of one rank position."""
+        """Returns parameters of one rank position."""
         return self.up.shape[0] + self.down.shape[1]
 
     @property
     def energy(self) -> Tensor:
-        """|up_i|^2 |down_i|^2 of each position, fp64 (rank,): squared singular values in the
-        singular basis.
+        """Returns |up_i|^2 |down_i|^2 of each position, fp64 (rank,): squared singular values in
+        the singular basis.
         """
         return self.up.double().square().sum(0) * self.down.double().square().sum(1)
 
@@ -55,19 +56,21 @@ class LoraLayer:
         return math.sqrt(max(0.0, float(((up.T @ up) * (down @ down.T)).sum())))
 
     def first(self, rank: int) -> LoraLayer:
-        """The first `rank` positions."""
+        """Returns the first `rank` positions."""
         return replace(self, up=self.up[:, :rank].contiguous(), down=self.down[:rank].contiguous())
 
     def unpadded(self) -> LoraLayer:
-        """Without the zero positions at the end, as the uniform file form adds them."""
+        """Returns the layer without the zero positions at the end, as the uniform file form adds
+        them.
+        """
         if self.rank and self.up[:, -1].any() and self.down[-1].any():
             return self
         used = self.energy.nonzero()
         return self.first(int(used[-1]) + 1 if len(used) else 0)
 
     def rotated(self) -> LoraLayer:
-        """The same product in its singular basis, singular values shared evenly, through the rank x
-        rank core.
+        """Returns the same product in its singular basis, singular values shared evenly, through
+        the rank x rank core.
         """
         up_q, up_r = torch.linalg.qr(self.up.double())
         down_q, down_r = torch.linalg.qr(self.down.double().T)
@@ -78,12 +81,12 @@ class LoraLayer:
         return replace(self, up=up.to(self.up.dtype), down=down.to(self.down.dtype))
 
     def delta(self) -> Tensor:
-        """The dense update, [out, fan_in] or [out, in, kh, kw]."""
+        """Returns the dense update, [out, fan_in] or [out, in, kh, kw]."""
         product = self.up @ self.down
         return product if self.kernel is None else product.view(len(product), -1, *self.kernel)
 
     def file_tensors(self) -> tuple[Tensor, Tensor]:
-        """(lora_up, lora_down) in file shapes: a convolution's have four dimensions."""
+        """Returns (lora_up, lora_down) in file shapes: a convolution's have four dimensions."""
         if self.kernel is None:
             return self.up, self.down
         channels = self.down.shape[1] // math.prod(self.kernel)
@@ -91,17 +94,21 @@ class LoraLayer:
 
     @classmethod
     def from_tensors(cls, up: Tensor, down: Tensor) -> LoraLayer:
-        """From file shapes."""
+        """Returns a layer of tensors in file shapes."""
         kernel = tuple(down.shape[2:]) if down.ndim == 4 else None
         return cls(up.flatten(1), down.flatten(1), kernel)
 
 
 @dataclass(frozen=True)
 class RankedLora:
-    """Layers by name, and what is known of how they came to be (settings, history: JSON values)."""
+    """An adapter: its layers by name, and what is known of where it comes from.
+
+    singular: every layer is in its singular basis, so that its first positions are its best ones.
+    """
 
     layers: Mapping[str, LoraLayer]
-    info: Mapping = field(default_factory=dict)
+    origin: Origin = Origin()
+    singular: bool = False
 
     @property
     def ranks(self) -> dict[str, int]:
@@ -113,32 +120,32 @@ class RankedLora:
 
     @property
     def mean_rank(self) -> float:
-        """Mean over all layers of the model that were trained, rank 0 included."""
+        """Returns mean over all layers of the model that were trained, rank 0 included."""
         return sum(self.ranks.values()) / max(1, len(self.layers))
 
     def megabytes(self, bytes_per_parameter: int = BYTES_PER_PARAMETER) -> float:
-        """Size of the tensors in MB (1e6 bytes)."""
+        """Returns size of the tensors in MB (1e6 bytes)."""
         return self.parameters * bytes_per_parameter / MEGABYTE
 
     def rotated(self) -> RankedLora:
-        """Every layer in its singular basis, as info["basis"] then says."""
+        """Returns the adapter with every layer in its singular basis."""
         layers = {n: layer.rotated() for n, layer in self.layers.items()}
-        return replace(self, layers=layers, info=dict(self.info) | {"basis": "singular"})
+        return replace(self, layers=layers, singular=True)
 
     def energies(self) -> list[Tensor]:
-        """The energy of each position, on the CPU, fp64 (rank,) a layer."""
+        """Returns the energy of each position, on the CPU, fp64 (rank,) a layer."""
         return [layer.energy.cpu() for layer in self.layers.values()]
 
     def worths(self, energies: list[Tensor]) -> list[Tensor]:
-        """How much each position matters: its energy times the layer's info["sensitivity"] (what
-        the loss made of energy there; 1 for files that do not say).
+        """Returns how much each position matters: its energy times the sensitivity of its layer, 1
+        where that is not known.
         """
-        sensitivity = self.info.get("sensitivity", {})
+        sensitivity = self.origin.learned.sensitivity
         return [e * sensitivity.get(n, 1.0) for n, e in zip(self.layers, energies, strict=True)]
 
     def within(self, parameters: float) -> RankedLora:
-        """At most so many parameters: the positions that matter least a parameter go first, over
-        all layers.
+        """Returns the adapter cut to at most so many parameters: the positions that matter least a
+        parameter go first, over all layers.
 
         A layer may end at rank 0. Expects the singular basis, where energy falls along each layer.
         """

@@ -18,7 +18,7 @@ _TEXT_ENCODER = re.compile(r"(lora_te|text_encoder|.*\btext_model)")
 
 
 def of_text_encoder(name: str) -> bool:
-    """Whether a layer belongs to a text encoder, in whatever names."""
+    """Returns whether a layer belongs to a text encoder, in whatever names."""
     return bool(_TEXT_ENCODER.match(name))
 
 
@@ -34,7 +34,9 @@ def order_key(name: str) -> tuple:
 
 
 def in_model_order(lora: RankedLora) -> RankedLora:
-    """The same adapter, its layers sorted by name, unless they come in the order of training."""
-    if "learned_ranks" in lora.info:
+    """Returns the same adapter, its layers sorted by name, unless they come in the order of
+    training.
+    """
+    if lora.origin.learned.ranks:
         return lora
     return replace(lora, layers={n: lora.layers[n] for n in sorted(lora.layers, key=order_key)})

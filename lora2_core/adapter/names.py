@@ -53,7 +53,7 @@ CLIP_LAYER = re.compile(r"lora_te(\d?)_text_model_encoder_layers_(\d+)_(self_att
 
 
 def split_key(key: str) -> tuple[str, str] | None:
-    """(base name, role) of a tensor's key, or None when it belongs to no low-rank pair."""
+    """Returns (base name, role) of a tensor's key, or None when it belongs to no low-rank pair."""
     for suffix, role in ROLES.items():
         if key.endswith(suffix):
             return key[: -len(suffix)], role
@@ -61,12 +61,14 @@ def split_key(key: str) -> tuple[str, str] | None:
 
 
 def part_of(layer: str) -> str | None:
-    """The part of the pipeline that a name of a diffusers or PEFT file begins with, if it does."""
+    """Returns the part of the pipeline that a name of a diffusers or PEFT file begins with, if it
+    does.
+    """
     return next((part for part in PARTS if layer.startswith(part)), None)
 
 
 def module_path(layer: str, part: str) -> str:
-    """What follows the part, without the `processor` of diffusers' first LoRA files."""
+    """Returns what follows the part, without the `processor` of diffusers' first LoRA files."""
     path = layer.removeprefix(part)
     if ".processor." not in path:
         return path
@@ -75,8 +77,8 @@ def module_path(layer: str, part: str) -> str:
 
 
 def kohya_name(layer: str, diffusers: Mapping[str, str] | None = None) -> str:
-    """`lora_unet_…` with dots as underscores; `diffusers` maps module paths to diffusers' paths
-    (UNets).
+    """Returns `lora_unet_…` with dots as underscores; `diffusers` maps module paths to diffusers'
+    paths (UNets).
 
     A name that already is one of a file stays.
     """
@@ -90,8 +92,8 @@ def kohya_name(layer: str, diffusers: Mapping[str, str] | None = None) -> str:
 
 
 def peft_name(layer: str, diffusers: Mapping[str, str] | None = None, part: str = "unet") -> str:
-    """`unet.…`, `transformer.…` or `text_encoder.…` with dots; ValueError for any other name of a
-    kohya file, whose dots are lost.
+    """Returns `unet.…`, `transformer.…` or `text_encoder.…` with dots; ValueError for any other
+    name of a kohya file, whose dots are lost.
     """
     if found := CLIP_LAYER.fullmatch(layer):
         number, index, block, leaf = found.groups()
@@ -108,8 +110,8 @@ def peft_name(layer: str, diffusers: Mapping[str, str] | None = None, part: str 
 
 
 def complete_map(layers: Iterable[str], diffusers: Mapping[str, str]) -> Mapping[str, str]:
-    """The diffusers map if it names every layer, else nothing: a file is never a mix of both
-    namings.
+    """Returns the diffusers map if it names every layer, else nothing: a file is never a mix of
+    both namings.
     """
     paths = [n.removeprefix(HOST_PREFIX) for n in layers if not n.startswith(FILE_PREFIXES)]
     return diffusers if all(path in diffusers for path in paths) else {}

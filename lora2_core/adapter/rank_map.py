@@ -54,13 +54,13 @@ class RankMap:
     cells: list[Cell]
 
     def as_json(self) -> dict:
-        """For the front end."""
+        """Returns the map as JSON values for the front end."""
         return {"rows": self.rows, "columns": self.columns, "cells": [vars(c) for c in self.cells]}
 
 
 def place(name: str) -> tuple[str, str]:
-    """(row, column) of a layer's name: a transformer block of a UNet, else the path to its last
-    number.
+    """Returns (row, column) of a layer's name: a transformer block of a UNet, else the path to its
+    last number.
     """
     path = name.removeprefix(HOST_PREFIX)
     if name.startswith(FILE_PREFIXES):
@@ -91,7 +91,7 @@ class Places:
     layers: dict[str, tuple[str, str]]
 
     def as_json(self) -> dict:
-        """For the front end: cells as in a rank map, without numbers."""
+        """Returns JSON values for the front end: cells as in a rank map, without numbers."""
         cells = [{"name": n, "row": r, "column": c} for n, (r, c) in self.layers.items()]
         return {"rows": self.rows, "columns": self.columns, "cells": cells}
 

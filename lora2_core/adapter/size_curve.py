@@ -25,7 +25,7 @@ class SizeCurve:
 
 
 def size_curve(lora: RankedLora) -> SizeCurve:
-    """What lora.truncated(keep) would have, for every keep at once.
+    """Returns what lora.truncated(keep) would have, for every keep at once.
 
     Expects the singular basis, as `truncated` does.
     """

@@ -13,7 +13,7 @@ DPI = 100
 
 
 def blank(width: float, height: float, **options):
-    """A white figure of so many inches; options as matplotlib's Figure has them."""
+    """Returns a white figure of so many inches; options as matplotlib's Figure has them."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -23,7 +23,7 @@ def blank(width: float, height: float, **options):
 
 
 def plain_panel(axes, title: str) -> None:
-    """The look of a panel of a chart; its title is text, never a formula."""
+    """Sets the look of a panel of a chart; its title is text, never a formula."""
     axes.set_title(title, fontsize=11, loc="left", parse_math=False)
     axes.grid(color="#e5e5e5", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
@@ -44,13 +44,13 @@ def legend_below(figure, axes) -> None:
 
 
 def pixels(figure) -> np.ndarray:
-    """uint8 RGB [height, width, 3]."""
+    """Returns uint8 RGB [height, width, 3]."""
     figure.canvas.draw()
     return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
 
 
 def png(picture: np.ndarray) -> bytes:
-    """A file of a picture [height, width, 3]."""
+    """Returns a file of a picture [height, width, 3]."""
     drawn = io.BytesIO()
     Image.fromarray(picture).save(drawn, "png")
     return drawn.getvalue()

@@ -34,8 +34,8 @@ class Panel:
 def draw(
     lora: RankedLora, title: str = "Learned ranks", compare: RankedLora | None = None
 ) -> np.ndarray:
-    """uint8 RGB [height, 1024, 3], or 1800 wide with a second adapter; the height follows the
-    number of blocks.
+    """Returns uint8 RGB [height, 1024, 3], or 1800 wide with a second adapter; the height follows
+    the number of blocks.
     """
     tables = [rank_map(one) for one in (lora, compare) if one is not None]
     rows, columns = _union([t.rows for t in tables]), _union([t.columns for t in tables])
@@ -91,7 +91,7 @@ def _grid(table: RankMap, rows: list[str], columns: list[str]) -> np.ndarray:
 
 
 def _difference(title: str, first: np.ndarray, second: np.ndarray) -> Panel:
-    """What the second has more; a layer that only one has counts as rank 0 in the other."""
+    """Returns what the second has more; a layer that only one has counts as rank 0 in the other."""
     apart = np.nan_to_num(second) - np.nan_to_num(first)
     apart[np.isnan(first) & np.isnan(second)] = np.nan
     most = max(1.0, float(np.nanmax(np.abs(apart))))
@@ -99,7 +99,7 @@ def _difference(title: str, first: np.ndarray, second: np.ndarray) -> Panel:
 
 
 def _cells(axes, panel: Panel, rows: list[str], columns: list[str], size: float):
-    """One map with a number in every cell; the image, for its scale."""
+    """Returns one map with a number in every cell; the image, for its scale."""
     from matplotlib.colors import LinearSegmentedColormap
 
     signed = LinearSegmentedColormap.from_list("signed", [LESS, SAME, MORE])
@@ -149,5 +149,5 @@ def _part_lines(axes, rows: list[str], columns: list[str]) -> None:
 
 
 def _part(name: str) -> str:
-    """down, mid, up; self, cross; double_blocks, single_blocks."""
+    """Returns down, mid, up; self, cross; double_blocks, single_blocks."""
     return name.replace(",", " ").replace(".", " ").split(" ")[0]

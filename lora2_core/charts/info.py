@@ -13,7 +13,7 @@ from ..adapter.lora import RankedLora
 from ..adapter.names import split_key
 from ..adapter.rank_map import Cell, rank_map
 from ..files.metadata import run_entries
-from ..files.own_rows import valid_rows
+from ..files.own_metadata import valid_rows
 from ..files.tensor_file import Header, read_some, shown
 from ..units import BYTES_PER_PARAMETER, MEGABYTE
 
@@ -35,7 +35,7 @@ Scales = Mapping[str, tuple[float, int]]
 
 
 def cells_of(lora: RankedLora) -> list[tuple[Cell, float]]:
-    """Every layer with its share of the update's energy, the squared norm."""
+    """Returns every layer with its share of the update's energy, the squared norm."""
     cells = rank_map(lora).cells
     whole = sum(cell.norm**2 for cell in cells) or 1.0
     return [(cell, cell.norm**2 / whole) for cell in cells]
@@ -44,13 +44,15 @@ def cells_of(lora: RankedLora) -> list[tuple[Cell, float]]:
 def file_scales(
     path: str | Path, bases: Mapping[str, str] | None = None
 ) -> dict[str, tuple[float, int]]:
-    """Layer -> (alpha, rank) as a file that `load` has accepted has them; alpha is the rank where
-    it has none. bases: info["bases"] of what `load` gave, else as the file itself names its layers.
+    """Returns layer -> (alpha, rank) as they stand in a file that `load` has accepted; alpha is the
+    rank where the file has none.
+
+    bases: layer -> its name in the file, of the loaded adapter; without, as lora2.layers has them.
     """
     ranks, alphas = {}, {}
     header, read = read_some(Path(path), alpha_keys)
     if bases is None:
-        named = {row[0]: row[1] for row in valid_rows(header.metadata)}
+        named = {row.base: row.name for row in valid_rows(header.metadata)}
     else:
         named = {base: name for name, base in bases.items()}
     for key, entry in header.entries.items():
@@ -68,8 +70,8 @@ def alpha_keys(header: Header) -> list[str]:
 
 
 def layer_table(lora: RankedLora, scales: Scales | None = None) -> str:
-    """Markdown: rank, alpha / r, norm |(alpha / r) B A|, bytes in fp16, share of the energy and
-    the highest rank of the shape for every layer, and the totals.
+    """Returns Markdown: rank, alpha / r, norm |(alpha / r) B A|, bytes in fp16, share of the energy
+    and the highest rank of the shape for every layer, and the totals.
 
     scales: alpha and r of the file; without, the scale is folded in and alpha counts as the rank.
     """
@@ -91,18 +93,18 @@ def layer_table(lora: RankedLora, scales: Scales | None = None) -> str:
 
 
 def as_saved(lora: RankedLora) -> dict[str, str]:
-    """The metadata of an adapter in memory: what a saved file would say of the run, without a title
-    and a date.
+    """Returns the metadata of an adapter in memory: what a saved file would say of the run, without
+    a title and a date.
     """
-    entries = run_entries(lora, "") | {
-        f"lora2.{key}": json.dumps(lora.info[key]) for key in ("settings",) if lora.info.get(key)
-    }
+    entries = run_entries(lora, "")
+    if settings := lora.origin.run.settings:
+        entries["lora2.settings"] = json.dumps(settings)
     return {k: v for k, v in entries.items() if v and k != "modelspec.date"}
 
 
 def readable(key: str, value: str) -> str:
-    """A metadata value: JSON on several lines, times as dates, long ones cut with their length
-    told.
+    """Returns a metadata value: JSON on several lines, times as dates, long ones cut with their
+    length told.
     """
     shown = value
     if value[:1] in "[{" and len(value) <= LONGEST_JSON:
@@ -118,7 +120,7 @@ def readable(key: str, value: str) -> str:
 
 
 def metadata_text(metadata: Mapping[str, str]) -> str:
-    """ "key: value" lines, what people look for first."""
+    """Returns "key: value" lines, what people look for first."""
     first = [key for key in FIRST if key in metadata]
     rest = sorted(set(metadata) - set(first))
     if not metadata:
@@ -127,8 +129,8 @@ def metadata_text(metadata: Mapping[str, str]) -> str:
 
 
 def tags(metadata: Mapping[str, str]) -> list[str]:
-    """The most frequent tags of the training captions, from ss_tag_frequency; [] where there are
-    none or they cannot be read.
+    """Returns the most frequent tags of the training captions, from ss_tag_frequency; [] where
+    there are none or they cannot be read.
     """
     try:
         folders = json.loads(metadata.get("ss_tag_frequency", "{}"))
@@ -141,7 +143,7 @@ def tags(metadata: Mapping[str, str]) -> list[str]:
 
 
 def spread(ranks: Sequence[int]) -> str:
-    """The range of the ranks and their mean, rank 0 included."""
+    """Returns the range of the ranks and their mean, rank 0 included."""
     if len(set(ranks)) == 1:
         return f"rank {ranks[0]} everywhere"
     return f"ranks {min(ranks)} to {max(ranks)}, mean {sum(ranks) / len(ranks):.1f}"
@@ -153,11 +155,12 @@ def summary(
     metadata: Mapping[str, str] | None = None,
     file_bytes: int | None = None,
 ) -> str:
-    """A few lines: size, ranks, base model, run, trigger, frequent tags, where the energy is.
+    """Returns a few lines: size, ranks, base model, run, trigger, frequent tags, where the energy
+    is.
 
     metadata: the adapter's own unless given; file_bytes: size of its file, where it is one.
     """
-    metadata = lora.info.get("metadata", {}) if metadata is None else metadata
+    metadata = lora.origin.file.metadata if metadata is None else metadata
     ranks = list(lora.ranks.values())
     size = f"{lora.parameters * BYTES_PER_PARAMETER / MEGABYTE:.2f} MB in fp16"
     if file_bytes is not None:
@@ -182,11 +185,13 @@ def summary(
 
 
 def notes_of(lora: RankedLora) -> list[str]:
-    """Lines on what another program changed in the file, and what of it is therefore not used."""
-    lines = list(lora.info.get("notes", []))
-    for what, key in (("In its metadata", "changes"), ("Left out", "left_out")):
-        told = lora.info.get(key, [])
-        lines += [f"{what}: {shown(one)}." for one in told[:MOST_NOTES]]
-        if len(told) > MOST_NOTES:
-            lines.append(f"{what}: {len(told) - MOST_NOTES} more.")
+    """Returns lines on what another program changed in the file, and what of it is therefore not
+    used.
+    """
+    file = lora.origin.file
+    lines = list(file.notes)
+    for what, entries in (("In its metadata", file.changes), ("Left out", file.left_out)):
+        lines += [f"{what}: {shown(entry)}." for entry in entries[:MOST_NOTES]]
+        if len(entries) > MOST_NOTES:
+            lines.append(f"{what}: {len(entries) - MOST_NOTES} more.")
     return lines

@@ -42,7 +42,7 @@ class Section:
 
     @property
     def labels(self) -> list[str]:
-        """The rows' names without what they all say."""
+        """Returns the rows' names without what they all say."""
         rows = [row.removeprefix(self.title).lstrip(".") or "\u2013" for row in self.rows]
         if all(row.endswith(ONLY_BLOCK) for row in rows):
             rows = [row.removesuffix(ONLY_BLOCK) for row in rows]
@@ -50,29 +50,31 @@ class Section:
 
     @property
     def width(self) -> float:
-        """Of a cell."""
+        """Returns the width of a cell."""
         return PANEL / max(6, len(self.columns))
 
     @property
     def slanted(self) -> bool:
-        """Whether the names of the columns are too long to lie flat."""
+        """Returns whether the names of the columns are too long to lie flat."""
         return max(len(short(c)) for c in self.columns) * LETTER > self.width
 
     @property
     def header(self) -> float:
-        """Height of the column names and the title."""
+        """Returns height of the column names and the title."""
         longest = max(len(short(c)) for c in self.columns) * LETTER
         return (12 + 0.64 * longest if self.slanted else 20) + (20 if self.title else 0)
 
 
 def short(text: str) -> str:
-    """One line of bounded length; the end of a layer's name tells more than its beginning."""
+    """Returns one line of bounded length; the end of a layer's name tells more than its
+    beginning.
+    """
     text = " ".join(text.split())
     return text if len(text) <= LONGEST else f"\u2026{text[1 - LONGEST :]}"
 
 
 def number(value: float) -> str:
-    """Two digits that count, as short as they can be written."""
+    """Returns two digits that count, as short as they can be written."""
     if isinstance(value, int) or not math.isfinite(value) or value == 0:
         return f"{value:g}"
     value = float(f"{value:.1e}") if value < 10 else round(value)
@@ -83,8 +85,8 @@ def number(value: float) -> str:
 
 
 def sections(lora: RankedLora) -> list[Section]:
-    """Every row in a section with the rows that share a column with it; text encoders apart and
-    last, the largest sections first.
+    """Returns every row in a section with the rows that share a column with it; text encoders apart
+    and last, the largest sections first.
     """
     table = rank_map(lora)
     own: dict[str, list[Cell]] = {}
@@ -109,12 +111,12 @@ def sections(lora: RankedLora) -> list[Section]:
 
 
 def column_key(column: str) -> tuple:
-    """Self-attention first, then cross-attention, then the rest."""
+    """Returns self-attention first, then cross-attention, then the rest."""
     return {"self": 0, "cross": 1}.get(column.partition(" ")[0], 2), order_key(column)
 
 
 def beginning(rows: list[str]) -> str:
-    """The dotted path that all rows begin with, "" for none."""
+    """Returns the dotted path that all rows begin with, "" for none."""
     split = [row.split(".")[:-1] for row in rows]
     same = 0
     for words in zip(*split, strict=False):
@@ -125,7 +127,9 @@ def beginning(rows: list[str]) -> str:
 
 
 def picture(lora: RankedLora, title: str) -> np.ndarray:
-    """uint8 RGB [height, width, 3]; both follow the number of rows and the length of names."""
+    """Returns uint8 RGB [height, width, 3]; both follow the number of rows and the length of
+    names.
+    """
     parts = sections(lora)
     left = MARGIN + 12 + LETTER * max(len(label) for part in parts for label in part.labels)
     width = round(left + 2 * PANEL + 2 * GAP)
@@ -157,7 +161,7 @@ def write(axes, x, y, text, *, size=SIZE, weight="normal", colour="black", **kwa
 
 
 def draw_scale(axes, x: float, y: float, name: str, meaning: str, top: float) -> None:
-    """A panel's name, and its colours from 0 to `top`."""
+    """Draws a panel's name, and its colours from 0 to `top`."""
     write(axes, x, y, name, size=11, weight="bold", va="center")
     write(axes, x + 10 + 9.5 * len(name), y, meaning, va="center", colour="#555555")
     start, end = x + PANEL - 190, x + PANEL - 40
@@ -169,7 +173,7 @@ def draw_scale(axes, x: float, y: float, name: str, meaning: str, top: float) ->
 
 
 def draw_section(axes, part: Section, x, y, top, value, labelled: bool) -> None:
-    """A grid with its names; y is the upper edge of the whole."""
+    """Draws a grid with its names; y is the upper edge."""
     if part.title and labelled:
         write(axes, MARGIN, y + 12, short(part.title), size=9, weight="bold")
     y += part.header

@@ -21,8 +21,9 @@ LOSS, RANK, FAINT = "#8a6200", "#1f5fbf", "#d9c48c"
 def page(
     lora: RankedLora, title: str, samples: dict[str, Sequence[np.ndarray]] | None = None
 ) -> np.ndarray:
-    """uint8 RGB [height, 1024, 3]. samples: uint8 RGB pictures [height, width, 3] by what they are,
-    of which four each are shown. ValueError for an adapter that tells nothing of its training.
+    """Returns uint8 RGB [height, 1024, 3]. samples: uint8 RGB pictures [height, width, 3] by what
+    they are, of which four each are shown. ValueError for an adapter that tells nothing of its
+    training.
     """
     history, table = History.of(lora), rank_map(lora)
     samples = {name: list(found)[:MOST] for name, found in (samples or {}).items() if len(found)}
@@ -51,7 +52,7 @@ def draw_header(part, lora: RankedLora, title: str) -> None:
 
 
 def draw_curves(part, history: History) -> None:
-    """The loss with its running mean, and the mean rank."""
+    """Draws the loss with its running mean, and the mean rank."""
     left, right = part.subplots(1, 2)
     left.plot(history.steps, history.losses, color=FAINT, linewidth=0.8)
     left.plot(history.steps, history.smooth(), color=LOSS, linewidth=1.8)
@@ -68,7 +69,7 @@ def draw_curves(part, history: History) -> None:
 
 
 def draw_samples(part, samples: dict[str, list[np.ndarray]]) -> None:
-    """One row, the kinds beside one another."""
+    """Draws one row of samples, the kinds beside one another."""
     pictures = [(name, i, p) for name, found in samples.items() for i, p in enumerate(found)]
     count = max(len(pictures), MOST)
     for axes in part.subplots(1, count, squeeze=False)[0]:

@@ -33,17 +33,17 @@ class Scored:
 
 
 def shown(value: float | None, digits: int = 4) -> str:
-    """A number of the table, – where there is none."""
+    """Returns a number of the table, – where there is none."""
     return "\u2013" if value is None else f"{value:.{digits}f}"
 
 
 def measured(entries: Sequence[Scored]) -> list[str]:
-    """The metrics that any of them has."""
+    """Returns the metrics that any of them has."""
     return [m for m in METRICS if any(m in e.score.values() for e in entries)]
 
 
 def score_table(entries: Sequence[Scored]) -> str:
-    """Markdown, a row an entry; the best of each column is bold."""
+    """Returns Markdown, a row an entry; the best of each column is bold."""
     metrics = measured(entries)
     best = {m: max(e.score.values().get(m, -2.0) for e in entries) for m in metrics}
     lines = [
@@ -62,7 +62,9 @@ def score_table(entries: Sequence[Scored]) -> str:
 
 
 def score_csv(entries: Sequence[Scored]) -> str:
-    """name, megabytes, dino, clip_i, clip_t with a line for each; empty where not measured."""
+    """Returns name, megabytes, dino, clip_i, clip_t with a line for each; empty where not
+    measured.
+    """
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("name", "megabytes", *vars(Score())))
@@ -73,8 +75,8 @@ def score_csv(entries: Sequence[Scored]) -> str:
 
 
 def score_chart(entries: Sequence[Scored], title: str = "Score against size") -> np.ndarray:
-    """uint8 RGB [height, width, 3]: a panel a metric, MB across, the score up. What has no adapter,
-    or none of known size, is a dashed line.
+    """Returns uint8 RGB [height, width, 3]: a panel a metric, MB across, the score up. What has no
+    adapter, or none of known size, is a dashed line.
     """
     metrics = measured(entries)
     size = (1.2 + PANEL * len(metrics), HEIGHT + 0.22 * -(-len(entries) // 3))
@@ -88,8 +90,8 @@ def score_chart(entries: Sequence[Scored], title: str = "Score against size") ->
 
 
 def look_of(entry: Scored, entries: Sequence[Scored]) -> dict:
-    """The colour and mark of one of the entries in every chart of them; what has no adapter has
-    its own.
+    """Returns the colour and mark of one of the entries in every chart of them; what has no adapter
+    has its own.
     """
     if entry.megabytes == 0:
         return {"color": BASE, "marker": "_"}
@@ -99,7 +101,7 @@ def look_of(entry: Scored, entries: Sequence[Scored]) -> dict:
 
 
 def draw_panel(axes, entries: Sequence[Scored], metric: str) -> None:
-    """One metric: a mark an entry, with a bar for its spread."""
+    """Draws one metric: a mark an entry, with a bar for its spread."""
     sizes = [e.megabytes for e in entries if e.megabytes]
     if sizes and max(sizes) > WIDEST_GAP * min(sizes):
         axes.set_xscale("log")

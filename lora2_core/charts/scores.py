@@ -27,13 +27,13 @@ class Score:
 
     @classmethod
     def mean(cls, scores: Sequence[Score]) -> Score:
-        """Of each of the three, over those that have it."""
+        """Returns the mean of each of the three scores, over the rows that have it."""
         found = {f.name: [getattr(s, f.name) for s in scores] for f in fields(cls)}
         known = {name: [v for v in values if v is not None] for name, values in found.items()}
         return cls(**{name: sum(v) / len(v) if v else None for name, v in known.items()})
 
     def values(self) -> dict[str, float]:
-        """What was measured, by the name that people know it by."""
+        """Returns what was measured, by the name that people know it by."""
         named = {"DINO": self.dino, "CLIP-I": self.clip_i, "CLIP-T": self.clip_t}
         return {name: value for name, value in named.items() if value is not None}
 
@@ -62,14 +62,16 @@ class Encoders:
 
 
 def cosines(rows: Tensor, columns: Tensor) -> Tensor:
-    """The cosine of every pair: [n, width] and [m, width] to [n, m], fp64."""
+    """Returns the cosine of every pair: [n, width] and [m, width] to [n, m], fp64."""
     rows, columns = rows.double(), columns.double()
     lengths = rows.norm(dim=1)[:, None] * columns.norm(dim=1)
     return rows @ columns.T / lengths.clamp(min=1e-12)
 
 
 def features(encode: Callable[[Tensor], Tensor], pictures: Sequence[Tensor]) -> Tensor:
-    """[n, width] of batches [B, height, width, 3] that need not be of one size, in any order."""
+    """Returns [n, width] of batches [B, height, width, 3] that need not be of one size, in any
+    order.
+    """
     sizes: dict[tuple, list[Tensor]] = {}
     for batch in pictures:
         sizes.setdefault(batch.shape[1:], []).append(batch)
@@ -91,7 +93,9 @@ class Judge:
         self._clip = encoders.clip and features(encoders.clip, references)
 
     def of_prompt(self, pictures: Sequence[Tensor], prompt: str) -> Score:
-        """The mean over all pictures that one prompt drew, batches [B, height, width, 3]."""
+        """Returns the mean over all pictures that one prompt drew, batches [B, height, width,
+        3].
+        """
         dino = clip_i = clip_t = None
         if self.encoders.dino:
             seen = features(self.encoders.dino, pictures)
@@ -107,8 +111,8 @@ class Judge:
 def by_prompt(
     images: Sequence[Tensor], prompts: Sequence[str]
 ) -> list[tuple[str, Sequence[Tensor]]]:
-    """The pictures of batches in equal shares, one a prompt in order; ValueError where that can't
-    be.
+    """Returns the pictures of batches in equal shares, one a prompt in order; ValueError where that
+    can't be.
     """
     if not prompts:
         raise ValueError("prompts is empty: write the prompts of the pictures, one a line.")

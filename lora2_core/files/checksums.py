@@ -1,5 +1,7 @@
-"""Checksums of a file's parts inside its own header. They tell what another program changed, and
-an edit from damage; a hash of the whole says only that something differs.
+"""Checksums of a file's parts, inside its own header.
+
+A hash of the whole file says only that something differs. With a checksum of each part, a reader
+also knows what another program changed, and whether the file was edited or damaged.
 """
 
 from __future__ import annotations
@@ -14,14 +16,19 @@ from .tensor_file import Entry
 KEY = "lora2.checks"
 SEAL = "lora2.seal"
 ROWS = "lora2.layers"  # checked row by row
-SHORT = 16  # hex digits of the payload's SHA-256 that are kept
+DIGITS = 16  # hex digits kept of the payload's SHA-256: 64 bits, which no accident meets
+LENGTH = 8  # characters of a CRC-32 in hex
 
 
 @dataclass(frozen=True)
 class Checksums:
-    """Of a file as it was written. structure: of the keys, kinds of numbers and shapes. payload:
-    the first digits of its SHA-256. tensors: of each tensor, by sorted key. rows: of each row of
-    lora2.layers. entries: of every other entry of the metadata, by key.
+    """The checksums of a file as it was written.
+
+    structure: of all keys, dtypes and shapes together.
+    payload: the first digits of its SHA-256.
+    tensors: one a tensor, in the order of sorted keys.
+    rows: one a row of lora2.layers.
+    entries: one for every other entry of the metadata, by key.
     """
 
     structure: str
@@ -31,31 +38,35 @@ class Checksums:
     entries: Mapping[str, str]
 
     def changed_entries(self, metadata: Mapping[str, str]) -> list[str]:
-        """What differs in the metadata, as `changed x`, `new y` or `gone z`."""
+        """Returns the entries of the metadata that differ, as `changed x`, `new y` or `gone z`."""
         now = {k: v for k, v in metadata.items() if k not in (KEY, SEAL, ROWS)}
-        changed = [k for k, v in now.items() if k in self.entries and not self.entry_fits(k, v)]
-        found = {
-            "changed": changed, "new": now.keys() - self.entries, "gone": self.entries - now.keys(),
-        }  # fmt: skip
-        return [f"{what} {key}" for what, keys in found.items() for key in sorted(keys)]
+        kept = now.keys() & self.entries.keys()
+        differences = {
+            "changed": {key for key in kept if not self.entry_fits(key, now[key])},
+            "new": now.keys() - kept,
+            "gone": self.entries.keys() - kept,
+        }
+        return [f"{what} {key}" for what, keys in differences.items() for key in sorted(keys)]
 
     def entry_fits(self, key: str, value: str) -> bool:
-        """Whether an entry of the metadata is as it was written."""
+        """Returns whether an entry of the metadata is as it was written."""
         return self.entries.get(key) == crc(value)
 
 
 def crc(text: str) -> str:
-    """CRC-32 as eight hex digits: no flipped bit escapes it."""
+    """Returns the CRC-32 of a text as eight hex digits; one flipped bit always changes it."""
     return f"{zlib.crc32(text.encode()):08x}"
 
 
 def row_crc(row: object) -> str:
-    """Of a row of lora2.layers, however the list around it is spaced."""
+    """Returns the checksum of a row of lora2.layers, which doesn't depend on spaces in the JSON."""
     return crc(json.dumps(row, separators=(",", ":")))
 
 
 def form(entry: Entry) -> str:
-    """Kind of numbers and shape, without the ones at its end, which some programs drop or add."""
+    """Returns a tensor's dtype and shape as text, without ones at the end of the shape, which some
+    programs drop or add.
+    """
     shape = list(entry.shape)
     while shape and shape[-1] == 1:
         shape.pop()
@@ -63,12 +74,12 @@ def form(entry: Entry) -> str:
 
 
 def structure_of(entries: Mapping[str, Entry]) -> str:
-    """A checksum of keys, kinds of numbers and shapes; the tensors' order is left out."""
+    """Returns the checksum of all keys, dtypes and shapes, in whatever order the tensors lie."""
     return crc("\n".join(f"{key} {form(entry)}" for key, entry in sorted(entries.items())))
 
 
 def tensors_of(entries: Mapping[str, Entry], payload: bytes | bytearray) -> dict[str, str]:
-    """A checksum of form and bytes of each tensor, by sorted key."""
+    """Returns the checksum of each tensor's dtype, shape and bytes, by key, keys sorted."""
     view = memoryview(payload)
     return {
         key: f"{zlib.crc32(view[entry.start : entry.end], zlib.crc32(form(entry).encode())):08x}"
@@ -79,11 +90,14 @@ def tensors_of(entries: Mapping[str, Entry], payload: bytes | bytearray) -> dict
 def written(
     entries: Mapping[str, Entry], payload: bytes, digest: str, metadata: Mapping[str, str]
 ) -> str:
-    """The value of `lora2.checks`: a checksum of the rest, and the rest as JSON."""
+    """Returns the value of `lora2.checks` for a new file: JSON, after a checksum of that JSON.
+
+    digest: the payload's SHA-256. metadata: all of the file's other entries but the seal.
+    """
     rows = json.loads(metadata.get(ROWS, "[]"))
     parts = {
         "structure": structure_of(entries),
-        "payload": digest[:SHORT],
+        "payload": digest[:DIGITS],
         "tensors": "".join(tensors_of(entries, payload).values()),
         "rows": "".join(map(row_crc, rows)),
         "entries": {k: crc(v) for k, v in sorted(metadata.items()) if k != ROWS},
@@ -93,13 +107,16 @@ def written(
 
 
 def read_checksums(metadata: Mapping[str, str]) -> Checksums | None:
-    """What the file says of itself; None where it says nothing, or that was changed too."""
+    """Returns the checksums in a file's metadata; None where there are none, or where they were
+    changed too.
+    """
     value = metadata.get(KEY, "")
-    if value[:8] != crc(value[8:]):
+    own, text = value[:LENGTH], value[LENGTH:]
+    if own != crc(text):
         return None
     try:
-        parts = json.loads(value[8:])
-        tensors, rows = (tuple(eights(parts[key])) for key in ("tensors", "rows"))
+        parts = json.loads(text)
+        tensors, rows = (tuple(split(parts[key])) for key in ("tensors", "rows"))
         return Checksums(
             str(parts["structure"]), str(parts["payload"]), tensors, frozenset(rows),
             {str(k): str(v) for k, v in parts["entries"].items()},
@@ -108,6 +125,6 @@ def read_checksums(metadata: Mapping[str, str]) -> Checksums | None:
         return None
 
 
-def eights(text: str) -> Iterable[str]:
-    """Eight characters at a time."""
-    return (text[i : i + 8] for i in range(0, len(text), 8))
+def split(text: str) -> Iterable[str]:
+    """Returns the checksums of a text that joins them without a separator."""
+    return (text[i : i + LENGTH] for i in range(0, len(text), LENGTH))

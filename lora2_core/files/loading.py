@@ -1,4 +1,4 @@
-"""Reading adapter files of any program, checked before anything is believed."""
+"""Reads adapter files of any program; every value is checked before it is used."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,8 +14,9 @@ from torch import Tensor
 
 from ..adapter.lora import LoraLayer, RankedLora
 from ..adapter.names import UNSUPPORTED, split_key
+from ..adapter.origin import Origin, RunFacts, SourceFile
 from ..saying import log
-from .own_rows import read_own
+from .own_metadata import read_own
 from .provenance import (
     EDITED_NOTE,
     LEFT_OUT_NOTE,
@@ -26,19 +28,20 @@ from .provenance import (
 )
 from .tensor_file import Entry, Header, read, shown
 
-MOST_TOLD = 4  # changes that a line of the log names
+MOST_LISTED = 4  # changes of one kind that a line of the log names
 
-LARGEST = 1e38  # of a product of lora_up and lora_down: fp32 ends a little above
-LARGEST_MID = 7  # kernel of a lora_mid, whose product with lora_down is as many times as large
+# most of the values of lora_up @ lora_down: fp32 ends a little above, at 3.4e38
+LARGEST = 1e38
+LARGEST_MID = 7  # side of a kernel of lora_mid: loading makes a layer 49 times as large, not more
 
 
 def load(path: str | Path) -> RankedLora:
-    """Reads any low-rank adapter file (kohya, diffusers, PEFT), validated; the scale alpha / rank
-    is folded in.
+    """Reads an adapter file of kohya, diffusers or PEFT, and returns the checked adapter, with the
+    scale alpha / rank folded into lora_up.
 
-    Layers are named by module path in LoRA² files and by their name in the file otherwise.
-    info["notes"] says what another program changed since LoRA² wrote it, info["left_out"] in
-    detail. ValueError in one sentence that names file, key and fault.
+    Layers are named by module path in LoRA² files, and by their name in the file otherwise.
+    origin.file.notes says what another program changed since LoRA² wrote the file. ValueError in
+    one sentence that names the file, the key and the fault; OSError from the disk.
     """
     header, payload = read(Path(path), accept)
     layers, fault = None, None
@@ -48,49 +51,55 @@ def load(path: str | Path) -> RankedLora:
             layers = collect_layers(header.tensors(payload))
         except ValueError as error:
             fault = error
-    found = provenance(header, payload, digest.result(), layers)
-    if layers is None:  # of a damaged file that is told, whatever else is wrong with it
+    # a damaged file is called damaged, whatever else is wrong with its values
+    judged = provenance(header, payload, digest.result(), layers)
+    if layers is None:
         raise ValueError(f"{header.name}: {fault}.") from fault
-    return described(header, layers, found)
+    return adapter_of(header, layers, judged)
 
 
-def described(header: Header, layers: dict[str, LoraLayer], found: Provenance) -> RankedLora:
-    """The layers with what the file says of them and may still be believed; what may not is a
-    warning.
+def adapter_of(header: Header, layers: dict[str, LoraLayer], judged: Provenance) -> RankedLora:
+    """Returns the adapter with what its file says of it, as far as that can be believed; logs a
+    warning on what can't.
     """
-    info: dict = {"metadata": header.metadata}
-    notes, left_out, changes = [], [], []
-    if found.state in (State.INTACT, State.EDITED):
-        own = read_own(header.metadata, layers, found.checks, sure=found.state is State.INTACT)
-        layers, left_out = own.layers, own.left_out
-        info |= own.info | {"bases": own.bases}
-    if found.state is State.EDITED:
-        notes.append(EDITED_NOTE)
-        changes = found.checks.changed_entries(header.metadata) if found.checks else []
-    elif found.state is State.REWRITTEN:
-        notes.append(REWRITTEN_NOTE)
-    elif found.stale:
-        notes.append(STALE_NOTE)
-    if left_out:
-        notes.append(LEFT_OUT_NOTE)
-    if notes:
-        info |= {"notes": notes, "changes": changes, "left_out": left_out}
-        log.warning("%s: %s", header.name, in_a_line(notes[0], changes, left_out))
-    return RankedLora(layers, info)
+    file, lora = SourceFile(metadata=header.metadata), RankedLora(layers)
+    if judged.state in (State.INTACT, State.EDITED):
+        intact = judged.state is State.INTACT
+        own = read_own(header.metadata, layers, judged.checksums, intact=intact)
+        file = replace(file, bases=own.bases, left_out=own.left_out)
+        run = RunFacts(settings=own.settings, history=own.history)
+        lora = RankedLora(own.layers, Origin(own.learned, run), own.singular)
+    if judged.state is State.EDITED and judged.checksums:
+        file = replace(file, changes=judged.checksums.changed_entries(header.metadata))
+    file = replace(file, notes=notes_on(judged, file))
+    if file.notes:
+        log.warning("%s: %s", header.name, log_line(file))
+    return replace(lora, origin=replace(lora.origin, file=file))
 
 
-def in_a_line(note: str, changes: list[str], left_out: list[str]) -> str:
-    """A note with some of what it is about, in ASCII, as terminals need it."""
+def notes_on(judged: Provenance, file: SourceFile) -> list[str]:
+    """Returns sentences for the user on what another program did to the file."""
+    notes = {State.EDITED: [EDITED_NOTE], State.REWRITTEN: [REWRITTEN_NOTE]}.get(judged.state, [])
+    notes += [STALE_NOTE] if judged.stale else []
+    return notes + ([LEFT_OUT_NOTE] if file.left_out else [])
+
+
+def log_line(file: SourceFile) -> str:
+    """Returns the first note on a file with some of its details, in ASCII for any terminal."""
+    note = file.notes[0]
     parts = [note[0].lower() + note[1:]]
-    for what, found in (("In its metadata", changes), ("Left out", left_out)):
-        if found:
-            more = f"; and {len(found) - MOST_TOLD} more" if len(found) > MOST_TOLD else ""
-            parts.append(f"{what}: {'; '.join(map(shown, found[:MOST_TOLD]))}{more}.")
+    for what, entries in (("In its metadata", file.changes), ("Left out", file.left_out)):
+        if entries:
+            rest = len(entries) - MOST_LISTED
+            more = f"; and {rest} more" if rest > 0 else ""
+            parts.append(f"{what}: {'; '.join(map(shown, entries[:MOST_LISTED]))}{more}.")
     return " ".join(parts).replace("\u00b2", "2").encode("ascii", "backslashreplace").decode()
 
 
 def accept(header: Header) -> None:
-    """Refuses what is no plain LoRA by its header alone: a file of gigabytes is then not read."""
+    """Raises ValueError unless the header is that of a plain LoRA. The tensors of another file,
+    which may be gigabytes, are then never read.
+    """
     try:
         pairs_of(header.entries)
     except ValueError as error:
@@ -98,9 +107,11 @@ def accept(header: Header) -> None:
 
 
 def pairs_of(table: Mapping[str, Entry | Tensor]) -> dict[str, dict[str, str]]:
-    """Base name -> role -> key of every low-rank pair; kinds of numbers and shapes checked."""
+    """Returns base name -> role -> key of every low-rank pair, with dtypes and shapes checked;
+    ValueError for the first fault.
+    """
     pairs: dict[str, dict[str, str]] = {}
-    for key, found in table.items():
+    for key, entry in table.items():
         if UNSUPPORTED.search(key):
             raise ValueError(
                 f"{shown(key)} is not of a plain LoRA (LoHa, LoKr, DoRA, bias and norm changes "
@@ -111,7 +122,7 @@ def pairs_of(table: Mapping[str, Entry | Tensor]) -> dict[str, dict[str, str]]:
         base, role = named
         if other := pairs.setdefault(base, {}).get(role):
             raise ValueError(f"{shown(key)} is the same as {shown(other)}")
-        if not found.dtype.is_floating_point:
+        if not entry.dtype.is_floating_point:
             raise ValueError(f"{shown(key)} holds values that are not finite numbers")
         pairs[base][role] = key
     if not pairs:
@@ -127,18 +138,20 @@ def pairs_of(table: Mapping[str, Entry | Tensor]) -> dict[str, dict[str, str]]:
 
 
 def check_shapes(base: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Those of lora_up, lora_down, lora_mid and alpha must fit together."""
+    """Raises ValueError unless the shapes of a layer's lora_up, lora_down, lora_mid and alpha fit
+    together.
+    """
     up, down, mid = shapes["up"], shapes["down"], shapes.get("mid")
     matrix = len(up) == len(down) == 2 or (
         len(down) == 4 and len(up) in (2, 4) and math.prod(up[2:]) == 1
     )
-    told = f"lora_up {list(up)} and lora_down {list(down)}"
+    text = f"lora_up {list(up)} and lora_down {list(down)}"
     if mid is not None:
         square = len(mid) == 4 and mid[0] == mid[1] == down[0] and max(mid[2:]) <= LARGEST_MID
         matrix = matrix and square and len(down) == 4 and math.prod(down[2:]) == 1
-        told += f" and lora_mid {list(mid)}"
+        text += f" and lora_mid {list(mid)}"
     if not matrix or up[1] != down[0] or 0 in up + down + (mid or ()):
-        raise ValueError(f"{shown(base)} has shapes {told}, which don't fit together")
+        raise ValueError(f"{shown(base)} has shapes {text}, which don't fit together")
     if math.prod(shapes.get("alpha", ())) != 1:
         raise ValueError(
             f"{shown(base)}.alpha has shape {list(shapes['alpha'])}: it must be one number other "
@@ -147,8 +160,8 @@ def check_shapes(base: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
 
 
 def collect_layers(tensors: Mapping[str, Tensor]) -> dict[str, LoraLayer]:
-    """Pairs of lora_up and lora_down by base name, in fp32 with alpha / rank folded into
-    lora_up.
+    """Returns every layer by its name in the file, in fp32, with alpha / rank folded into lora_up;
+    ValueError for the first fault.
     """
     pairs = pairs_of(tensors)
     sizes = {key: largest(tensor) for key, tensor in tensors.items()}
@@ -161,7 +174,10 @@ def collect_layers(tensors: Mapping[str, Tensor]) -> dict[str, LoraLayer]:
 def layer_of(
     base: str, keys: Mapping[str, str], tensors: Mapping[str, Tensor], sizes: Mapping[str, float]
 ) -> LoraLayer:
-    """One layer of checked shapes and finite values; sizes: the largest of each tensor."""
+    """Returns one layer, whose shapes are checked.
+
+    keys: by role. sizes: the largest magnitude of each tensor, finite.
+    """
     up, down = tensors[keys["up"]].float(), tensors[keys["down"]].float()
     rank, scale = len(down), 1.0
     size = rank * sizes[keys["up"]] * sizes[keys["down"]]
@@ -184,8 +200,8 @@ def layer_of(
 
 
 def largest(tensor: Tensor) -> float:
-    """The largest magnitude; NaN where there is one."""
-    kind = tensor if tensor.dtype.itemsize > 1 else tensor.float()  # 8-bit kinds have no aminmax
-    low, high = (float(value) for value in kind.aminmax())
+    """Returns the largest magnitude of a tensor; NaN where it holds a NaN, infinity above fp32."""
+    wide = tensor if tensor.dtype.itemsize > 1 else tensor.float()  # aminmax can't take 8 bits
+    low, high = (float(value) for value in wide.aminmax())
     size = max(-low, high) if low == low else low
     return size if size <= torch.finfo(torch.float32).max else math.inf

@@ -1,11 +1,19 @@
-"""What happened to a file since LoRA² wrote it: nothing, an edit of its metadata, other tensors, or
-damage.
+"""Finds out what happened to a file since LoRA² wrote it.
 
-Every bit is under a hash. The seal covers the header, `sshs_model_hash` the payload, and
-`lora2.checks` every part alone. A broken seal with whole tensors is an edit. Other tensors are
-the work of another program where their keys, kinds or shapes differ, where it wrote a new hash, or
-where all tensors of one role changed and all of another are whole. Damage changes no shape, renews
-no hash and knows no roles. What remains in doubt is refused.
+A file of LoRA² holds three proofs of itself. The seal is a hash of the header. `sshs_model_hash` is
+a hash of the payload, the bytes of the tensors. `lora2.checks` has a checksum of every part alone.
+They are judged in this order:
+
+1. Without lora2 metadata the file is foreign.
+2. Where the seal and the payload's hash are right, it is intact. Where only the hash is wrong, it
+   is damaged: a program that changes tensors writes the header anew, which breaks the seal.
+3. The seal is broken, but all tensors have their checksums: only the metadata was edited.
+4. Tensors were changed too. That was another program if it left one of three signs: other keys,
+   dtypes or shapes; a new hash of the payload; or a change of all tensors of one role (lora_up,
+   lora_down, alpha) and of none of another, as scaling and merging do. Damage does none of these.
+5. Without a sign it may be damage, and the file is refused.
+
+A file from before the checksums is judged by the form in which LoRA² writes layers instead.
 """
 
 from __future__ import annotations
@@ -18,9 +26,9 @@ import torch
 
 from ..adapter.lora import LoraLayer
 from ..adapter.names import split_key
-from .checksums import SHORT, Checksums, read_checksums, structure_of, tensors_of
-from .own_rows import is_of, valid_rows
-from .seal import KEY, header_is_whole
+from .checksums import DIGITS, Checksums, read_checksums, structure_of, tensors_of
+from .own_metadata import valid_rows
+from .seal import KEY, seal_holds
 from .tensor_file import Header
 
 # shown in nodes; locales/*/main.json has them in other languages
@@ -34,119 +42,135 @@ STALE_NOTE = (
     "Its bytes don't match the hash in its metadata: it was changed by another program, or is "
     "damaged."
 )
-EVENNESS = 0.02  # of |lora_up| / |lora_down| - 1: fp16 and bf16 keep both equal to 1e-3
-SAVED = {torch.float16, torch.bfloat16, torch.float32}
+# |lora_up| / |lora_down| of a layer that LoRA² saved lies so near to 1; fp16 and bf16 keep 1e-3
+EVENNESS = 0.02
+RISE = 1.1  # most that a position's energy is above the one before, after rounding to fp16 or bf16
+SAVED_DTYPES = {torch.float16, torch.bfloat16, torch.float32}
 
 
 class State(Enum):
     """What a file is."""
 
-    INTACT = "as it was written"
-    EDITED = "the tensors as they were written under another header"
-    REWRITTEN = "other tensors under metadata of LoRA\u00b2"
-    FOREIGN = "of another program"
+    INTACT = "as LoRA\u00b2 wrote it"
+    EDITED = "tensors as LoRA\u00b2 wrote them, under another header"
+    REWRITTEN = "tensors of another program, under metadata of LoRA\u00b2"
+    FOREIGN = "written by another program"
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a file is, and the checksums of its parts where they tell more than the seal."""
+    """What a file is.
+
+    checksums: of its parts as LoRA² wrote them, where the seal is broken and they can be read.
+    stale: a foreign file whose metadata states another hash than its payload has.
+    """
 
     state: State
-    checks: Checksums | None = None
-    stale: bool = False  # the hash that a foreign file tells is another one
+    checksums: Checksums | None = None
+    stale: bool = False
 
 
 def provenance(
     header: Header, payload: bytearray, digest: str, layers: Mapping[str, LoraLayer] | None
 ) -> Provenance:
-    """Judges a file by its payload's SHA-256 and its layers by base name, which are None where the
-    values have a fault. ValueError when it is damaged.
+    """Returns what happened to a file; ValueError when it is damaged.
+
+    digest: the payload's SHA-256. layers: by their name in the file, None where values are unsound.
     """
     metadata = header.metadata
     if not any(key.startswith("lora2.") for key in metadata):
         stale = metadata.get("sshs_model_hash") not in (None, digest)
         return Provenance(State.FOREIGN, stale=stale)
-    told = told_hashes(metadata)
-    if header_is_whole(header.raw, metadata):
-        if told <= {digest}:
+    if seal_holds(header.raw, metadata):
+        if stated_hashes(metadata) <= {digest}:
             return Provenance(State.INTACT)
         if KEY in metadata:
             raise damaged(header)
-    checks = read_checksums(metadata)
-    if checks and len(checks.tensors):
-        state = by_checksums(header, payload, digest, checks)
+    checksums = read_checksums(metadata)
+    if checksums and checksums.tensors:
+        state = state_by_checksums(header, payload, digest, checksums)
     else:
-        state = by_form(header, payload, digest, layers)
+        state = state_by_form(header, payload, digest, layers)
     if state is None:
         raise damaged(header)
-    return Provenance(state, checks)
+    return Provenance(state, checksums)
 
 
-def told_hashes(metadata: Mapping[str, str]) -> set[str]:
-    """What the metadata says that the payload's SHA-256 is; two where they disagree."""
-    found = (metadata.get(key) for key in ("sshs_model_hash", "modelspec.hash_sha256"))
-    return {value.removeprefix("0x") for value in found if value is not None}
+def stated_hashes(metadata: Mapping[str, str]) -> set[str]:
+    """Returns the SHA-256 of the payload as the metadata states it; two where its entries
+    disagree.
+    """
+    entries = (metadata.get(key) for key in ("sshs_model_hash", "modelspec.hash_sha256"))
+    return {entry.removeprefix("0x") for entry in entries if entry is not None}
 
 
-def by_checksums(
-    header: Header, payload: bytearray, digest: str, checks: Checksums
+def state_by_checksums(
+    header: Header, payload: bytearray, digest: str, checksums: Checksums
 ) -> State | None:
-    """Of a file with checksums of its parts; None for damage."""
+    """Returns the state of a file with a broken seal and checksums of its parts; None for
+    damage.
+    """
     now = tensors_of(header.entries, payload)
-    whole = digest[:SHORT] == checks.payload
-    if structure_of(header.entries) != checks.structure:
-        renamed = sorted(now.values()) == sorted(checks.tensors)
-        return State.REWRITTEN if renamed or not whole else None  # else its bytes are misread
-    changed = {key for key, other in zip(now, checks.tensors, strict=True) if now[key] != other}
+    same_payload = digest[:DIGITS] == checksums.payload
+    if structure_of(header.entries) != checksums.structure:
+        # the old bytes under other keys are a renaming; under other shapes they would be misread
+        renamed = sorted(now.values()) == sorted(checksums.tensors)
+        return State.REWRITTEN if renamed or not same_payload else None
+    before = zip(now, checksums.tensors, strict=True)
+    changed = {key for key, checksum in before if now[key] != checksum}
     if not changed:
         return State.EDITED
-    if whole:
+    if same_payload:
         return None
-    renewed = digest in told_hashes(header.metadata)
-    return State.REWRITTEN if renewed or is_by_role(header, payload, changed) else None
+    new_hash = digest in stated_hashes(header.metadata)
+    return State.REWRITTEN if new_hash or changed_by_role(header, payload, changed) else None
 
 
-def is_by_role(header: Header, payload: bytearray, changed: set[str]) -> bool:
-    """Whether all lora_up, all lora_down or all alphas changed, at least two and none to zeros, and
-    all of another role are whole: scaling, merging and new alphas do that.
+def changed_by_role(header: Header, payload: bytearray, changed: set[str]) -> bool:
+    """Returns whether the changed tensors are the work of a program: all of one role, at least two,
+    none of another role, and none set to zeros.
     """
-    roles: dict[str, set[str]] = {}
+    keys_of: dict[str, set[str]] = {}
     for key in header.entries:
-        roles.setdefault((split_key(key) or ("", ""))[1], set()).add(key)
-    rewritten = any(len(keys) >= 2 and keys <= changed for keys in roles.values())
+        keys_of.setdefault((split_key(key) or ("", ""))[1], set()).add(key)
     entries = (header.entries[key] for key in changed)
     return (
-        rewritten
-        and any(not keys & changed for keys in roles.values())
+        any(len(keys) >= 2 and keys <= changed for keys in keys_of.values())
+        and any(not keys & changed for keys in keys_of.values())
         and all(any(memoryview(payload)[entry.start : entry.end]) for entry in entries)
     )
 
 
-def by_form(
+def state_by_form(
     header: Header, payload: bytearray, digest: str, layers: Mapping[str, LoraLayer] | None
 ) -> State | None:
-    """Of a file without checksums, as those from before them: by whether its layers have the form
-    in which LoRA² writes them; None for damage.
+    """Returns the state of a file from before the checksums; None for damage.
+
+    LoRA² writes every layer in its singular basis and every alpha equal to the rank. Where the hash
+    is right, most layers in another form are the work of another program. Where it is wrong, one
+    role must have changed in all layers and the other in none.
     """
-    told = told_hashes(header.metadata)
-    fits = not told or digest in told
+    hashes = stated_hashes(header.metadata)
+    hash_fits = not hashes or digest in hashes
     if layers is None:
-        return State.REWRITTEN if fits else None
-    if has_other_kinds(header) or most_have_other_shapes(header.metadata, layers):
+        return State.REWRITTEN if hash_fits else None
+    if has_other_dtypes(header) or most_have_other_shapes(header.metadata, layers):
         return State.REWRITTEN
-    scales = own_scales(header, payload)
-    scaled = [base for base in layers if scales.get(base, 1.0) != 1]
-    other = [base for base, layer in layers.items() if not is_as_saved(layer, scales.get(base, 1))]
-    if fits:
-        return State.REWRITTEN if len({*scaled, *other}) > len(layers) / 2 else State.EDITED
+    scales = scales_of(header, payload)
+    scaled = {base for base in layers if scales.get(base, 1.0) != 1}
+    reshaped = {b for b, layer in layers.items() if not is_as_saved(layer, scales.get(b, 1))}
+    if hash_fits:
+        return State.REWRITTEN if len(scaled | reshaped) > len(layers) / 2 else State.EDITED
     if len(layers) < 2 or len(scales) < len(layers):
         return None
-    only = (not scaled and len(other) == len(layers)) or (not other and len(scaled) == len(layers))
-    return State.REWRITTEN if only else None
+    changed = {len(scaled), len(reshaped)}
+    return State.REWRITTEN if changed == {0, len(layers)} else None
 
 
-def own_scales(header: Header, payload: bytearray) -> dict[str, float]:
-    """alpha / rank of every layer with an alpha, by base name; LoRA² writes 1."""
+def scales_of(header: Header, payload: bytearray) -> dict[str, float]:
+    """Returns alpha / rank of every layer with an alpha, by its name in the file; LoRA² writes
+    1.
+    """
     alphas, ranks = {}, {}
     for key, entry in header.entries.items():
         base, role = split_key(key) or (key, "")
@@ -157,36 +181,39 @@ def own_scales(header: Header, payload: bytearray) -> dict[str, float]:
     return {base: alpha / ranks[base] for base, alpha in alphas.items()}
 
 
-def has_other_kinds(header: Header) -> bool:
-    """Whether the numbers are of kinds that LoRA² doesn't write: alphas are fp32, and all others
-    of one kind.
+def has_other_dtypes(header: Header) -> bool:
+    """Returns whether the dtypes are not those of LoRA²: fp32 for alphas, and one of three for all
+    other tensors.
     """
-    kinds: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
-    for key, entry in header.entries.items():
-        kinds[key.endswith(".alpha")].add(entry.dtype)
-    weights = kinds[False]
-    return not (kinds[True] <= {torch.float32} and len(weights) == 1 and weights <= SAVED)
+    alphas = {entry.dtype for key, entry in header.entries.items() if key.endswith(".alpha")}
+    weights = {entry.dtype for key, entry in header.entries.items() if not key.endswith(".alpha")}
+    return not (alphas <= {torch.float32} and len(weights) == 1 and weights <= SAVED_DTYPES)
 
 
 def most_have_other_shapes(metadata: Mapping[str, str], layers: Mapping[str, LoraLayer]) -> bool:
-    """Whether most layers are not those of lora2.layers, or have more rank than they learned."""
-    rows = {row[0]: row for row in valid_rows(metadata)}
-    fit = [b for b, y in layers.items() if b in rows and is_of(rows[b], y) and y.rank <= rows[b][5]]
-    return bool(rows) and len(fit) < len(layers) / 2
+    """Returns whether most layers have no row in lora2.layers, another shape than their row, or
+    more rank than the training learned.
+    """
+    rows = {row.base: row for row in valid_rows(metadata)}
+    pairs = [(rows[base], layer) for base, layer in layers.items() if base in rows]
+    fitting = [row for row, layer in pairs if row.fits(layer) and layer.rank <= row.rank]
+    return bool(rows) and len(fitting) < len(layers) / 2
 
 
 def is_as_saved(layer: LoraLayer, scale: float) -> bool:
-    """Whether a layer is in its singular basis with evenly shared values, as far as that is quickly
-    seen; scale: what was folded into lora_up.
+    """Returns whether a layer looks as LoRA² saves it, by two quick signs of the singular basis:
+    lora_up and lora_down have the same norm, and the energy falls from position to position.
+
+    scale: what loading multiplied lora_up by.
     """
     up, down = float(layer.up.norm()) / abs(scale), float(layer.down.norm())
     energy = layer.energy
-    falls = energy[1:] <= 1.1 * energy[:-1] + 1e-6 * energy.sum()
+    falls = energy[1:] <= RISE * energy[:-1] + 1e-6 * energy.sum()
     return abs(up - down) <= EVENNESS * down and bool(falls.all())
 
 
 def damaged(header: Header) -> ValueError:
-    """The sentence for a file whose values can't be trusted."""
+    """Returns the error for a file whose values can't be trusted."""
     return ValueError(
         f"{header.name} is damaged, or another program changed some of its values: they don't "
         "match its own hash. Get the file again, or use the host's Load LoRA for it."

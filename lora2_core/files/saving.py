@@ -20,7 +20,8 @@ from ..checks import check_choice, check_range
 from ..units import MEGABYTE
 from .checksums import KEY as CHECKS
 from .checksums import written
-from .metadata import lora2_entries, run_entries
+from .metadata import run_entries
+from .own_metadata import own_entries
 from .seal import EMPTY, KEY, payload_of, sealed
 from .tensor_file import parse
 
@@ -31,8 +32,8 @@ FORMATS = ("kohya", "peft", "uniform")
 def to_tensors(
     lora: RankedLora, bases: Mapping[str, str], form: str, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """The tensors of a file. Rank 0 has none; alpha equals the rank, so the scale is 1 in every
-    loader.
+    """Returns the tensors of a file. Rank 0 has none; alpha equals the rank, so the scale is 1 in
+    every loader.
     """
     out: dict[str, Tensor] = {}
     widest = max(lora.ranks.values(), default=0)
@@ -62,8 +63,8 @@ def to_tensors(
 
 
 def peft_metadata(lora: RankedLora, bases: Mapping[str, str]) -> str:
-    """diffusers' lora_adapter_metadata: ranks and alphas by anchored patterns, so the scale is
-    1.
+    """Returns diffusers' lora_adapter_metadata: ranks and alphas by anchored patterns, so the scale
+    is 1.
     """
     parts: dict[str, dict[str, int]] = {}
     for name, rank in lora.ranks.items():
@@ -82,7 +83,7 @@ def peft_metadata(lora: RankedLora, bases: Mapping[str, str]) -> str:
 
 
 def serialise(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
-    """The file's bytes, with the SHA-256 of everything after the header in sshs_model_hash,
+    """Returns the file's bytes, with the SHA-256 of everything after the header in sshs_model_hash,
     checksums of its parts, and a seal over the header.
     """
     plain = safetensors.torch.save(tensors)
@@ -103,14 +104,13 @@ def serialise(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
 def encode(
     lora: RankedLora, title: str, form: str, dtype: str, diffusers: Mapping[str, str]
 ) -> bytes:
-    """The bytes of one file of `lora` as it is."""
+    """Returns the bytes of one file of `lora` as it is."""
     paths = complete_map(lora.layers, diffusers)
     if form == "peft":
-        part = lora.info.get("part", "unet")
-        bases = {name: peft_name(name, paths, part) for name in lora.layers}
+        bases = {name: peft_name(name, paths, lora.origin.base.part) for name in lora.layers}
     else:
         bases = {name: kohya_name(name, paths) for name in lora.layers}
-    metadata = run_entries(lora, title) | lora2_entries(lora, bases)
+    metadata = run_entries(lora, title) | own_entries(lora, bases)
     if form == "peft":
         metadata["lora_adapter_metadata"] = peft_metadata(lora, bases)
     return serialise(to_tensors(lora, bases, form, DTYPES[dtype]), metadata)
@@ -136,7 +136,7 @@ def save(
     check_choice("dtype", dtype, tuple(DTYPES))
     check_range("max_mb", max_mb, 0, 1e6)
     path = Path(path)
-    if lora.info.get("basis") != "singular":
+    if not lora.singular:
         lora = lora.rotated()
     data = encode(lora, path.stem, form, dtype, diffusers or {})
     limit = max_mb * MEGABYTE

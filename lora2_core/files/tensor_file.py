@@ -39,7 +39,9 @@ DTYPES = {
 
 
 def shown(name: object) -> str:
-    """A name from a file in a sentence: on one line, without characters that turn the text."""
+    """Returns a name from a file in a sentence: on one line, without characters that turn the
+    text.
+    """
     text = name if isinstance(name, str) and name.isprintable() else ascii(name)
     return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 3]}..."
 
@@ -54,7 +56,7 @@ class Entry:
     end: int
 
     def tensor(self, payload: bytearray) -> Tensor:
-        """The values, in the payload's memory where that is aligned for them."""
+        """Returns the values, in the payload's memory where that is aligned for them."""
         if self.start == self.end:
             return torch.empty(self.shape, dtype=self.dtype)
         start = self.start
@@ -77,7 +79,7 @@ class Header:
     entries: Mapping[str, Entry]
 
     def tensors(self, payload: bytearray) -> dict[str, Tensor]:
-        """All tensors, in the order of the header."""
+        """Returns all tensors, in the order of the header."""
         return {key: entry.tensor(payload) for key, entry in self.entries.items()}
 
 
@@ -87,7 +89,7 @@ def read(
     *,
     longest: int = LONGEST_HEADER,
 ) -> tuple[Header, bytearray]:
-    """The header of a file, and the payload, whose memory the tensors will share.
+    """Returns the header of a file, and the payload, whose memory the tensors will share.
 
     accept: sees the header before the payload is read, and raises ValueError to refuse it. longest:
     bytes that the header may have. ValueError in one sentence that names the file, OSError from the
@@ -104,7 +106,7 @@ def read(
 
 
 def read_header(path: Path, *, longest: int = LONGEST_HEADER) -> Header:
-    """The header alone; errors as `read`."""
+    """Returns the header alone; errors as `read`."""
     name = shown(path.name)
     with opened(path, name) as file:
         return header_of(file, name, longest)
@@ -113,8 +115,8 @@ def read_header(path: Path, *, longest: int = LONGEST_HEADER) -> Header:
 def read_some(
     path: Path, choose: Callable[[Header], Iterable[str]]
 ) -> tuple[Header, dict[str, Tensor]]:
-    """The header, and the tensors that are chosen by it, without the rest of the payload; errors as
-    `read`.
+    """Returns the header, and the tensors that are chosen by it, without the rest of the payload;
+    errors as `read`.
     """
     name, found = shown(path.name), {}
     with opened(path, name) as file:
@@ -130,7 +132,7 @@ def read_some(
 
 
 def opened(path: Path, name: str) -> BinaryIO:
-    """A regular file to read: a pipe or a device would never end."""
+    """Returns a regular file to read: a pipe or a device would never end."""
     if not path.is_file():
         path.stat()  # says why when it can't be reached
         raise ValueError(f"{name} is no file that can be read.")
@@ -138,13 +140,13 @@ def opened(path: Path, name: str) -> BinaryIO:
 
 
 def header_of(file: BinaryIO, name: str, longest: int) -> Header:
-    """The header of a file that was just opened, whose name may no longer mean it."""
+    """Returns the header of a file that was just opened, whose name may no longer mean it."""
     size = os.fstat(file.fileno()).st_size
     return parse(first_bytes(file, size, name, longest), size, name)
 
 
 def first_bytes(file: BinaryIO, size: int, name: str, longest: int) -> bytes:
-    """Length and header, once the length is known to be possible."""
+    """Returns length and header, once the length is known to be possible."""
     start = file.read(8)
     length = int.from_bytes(start, "little")
     if len(start) < 8 or length > size - 8:
@@ -160,7 +162,7 @@ def first_bytes(file: BinaryIO, size: int, name: str, longest: int) -> bytes:
 
 
 def parse(raw: bytes, size: int, name: str) -> Header:
-    """The header of a file of `size` bytes; ValueError in one sentence that names it."""
+    """Returns the header of a file of `size` bytes; ValueError in one sentence that names it."""
     try:
         table = table_of(raw[8:])
         metadata = table.pop(METADATA, {})
@@ -177,7 +179,9 @@ def parse(raw: bytes, size: int, name: str) -> Header:
 
 
 def table_of(text: bytes) -> dict:
-    """The header's JSON, refused before it is parsed where it would take too much memory."""
+    """Returns the header's JSON, refused before it is parsed where it would take too much
+    memory.
+    """
     if not (text.startswith(b"{") and text.rstrip(b" ").endswith(b"}")):
         raise ValueError("it is no object in braces")
     unescaped = text.replace(rb"\\", b"").replace(rb"\"", b"")
@@ -195,7 +199,9 @@ def table_of(text: bytes) -> dict:
 
 
 def without_doubles(pairs: list[tuple[str, object]]) -> dict:
-    """An object of the JSON, whose keys must differ and be text that can be written again."""
+    """Returns an object of the JSON, whose keys must differ and be text that can be written
+    again.
+    """
     table = dict(pairs)
     if len(table) < len(pairs):
         double = Counter(key for key, _ in pairs).most_common(1)[0][0]
@@ -208,12 +214,12 @@ def without_doubles(pairs: list[tuple[str, object]]) -> dict:
 
 
 def whole(digits: str) -> float:
-    """A whole number; infinity for those of a length that takes Python long to read."""
+    """Returns a whole number; infinity for those of a length that takes Python long to read."""
     return int(digits) if len(digits) <= 19 else math.inf
 
 
 def entry_of(key: str, value: object) -> Entry:
-    """A tensor's entry, every field checked."""
+    """Returns a tensor's entry, every field checked."""
     name = shown(key)
     if not isinstance(value, dict) or set(value) != FIELDS:
         raise ValueError(f"{name} has other fields than {', '.join(sorted(FIELDS))}")
@@ -235,12 +241,12 @@ def entry_of(key: str, value: object) -> Entry:
 
 
 def are_sizes(value: object) -> bool:
-    """Whether it is a list of whole numbers from 0 on."""
+    """Returns whether it is a list of whole numbers from 0 on."""
     return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)
 
 
 def check_cover(entries: Mapping[str, Entry], size: int) -> None:
-    """Each byte of the payload belongs to one tensor."""
+    """Checks that each byte of the payload belongs to one tensor."""
     place = 0
     for key, entry in sorted(entries.items(), key=lambda pair: (pair[1].start, pair[1].end)):
         if entry.start != place:

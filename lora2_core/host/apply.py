@@ -19,19 +19,19 @@ from .naming import diffusers_paths, text_layer_names, weight_keys
 
 
 def as_patch(layer: LoraLayer) -> LoRAAdapter:
-    """The host's plain LoRA: alpha equals the rank, so its scale is 1."""
+    """Returns the host's plain LoRA: alpha equals the rank, so its scale is 1."""
     up, down = layer.file_tensors()
     return LoRAAdapter(set(), (up, down, float(layer.rank), None, None, None))
 
 
 def file_of(lora: RankedLora) -> str:
     """Returns how a sentence about an adapter of a file begins; empty for one that was trained."""
-    return f"{' '.join(name.split())}: " if (name := lora.info.get("file")) else ""
+    return f"{' '.join(name.split())}: " if (name := lora.origin.file.name) else ""
 
 
 def resolve(lora: RankedLora, model, clip=None) -> dict:
-    """Layer name -> the host's weight key, for the layers that model or clip have; checks every
-    shape.
+    """Returns layer name -> the host's weight key, for the layers that model or clip have; checks
+    every shape.
 
     ValueError when no layer matches or a shape differs, with the file where the adapter is of one;
     a partial match is a warning with counts.
@@ -69,7 +69,7 @@ def resolve(lora: RankedLora, model, clip=None) -> dict:
 
 
 def adopt(lora: RankedLora, model, clip=None) -> RankedLora:
-    """A loaded adapter with its layers named as in this model, whatever names its file has.
+    """Returns a loaded adapter with its layers named as in this model, whatever names its file has.
 
     Diffusion layers get their module path, text encoder layers their kohya name, and what matches
     nothing keeps its name; so heatmaps, comparisons and new files read the same for every source.
@@ -84,10 +84,10 @@ def adopt(lora: RankedLora, model, clip=None) -> RankedLora:
         return text.get(key.removesuffix(".weight"), name) if isinstance(key, str) else name
 
     layers = {name_of(name): layer for name, layer in lora.layers.items()}
-    info = dict(lora.info) | {"diffusers": diffusers_paths(model)}
-    return replace(
-        lora, layers=layers if len(layers) == len(lora.layers) else lora.layers, info=info
-    )
+    if len(layers) < len(lora.layers):  # two layers of one name: they keep their own
+        layers = lora.layers
+    base = replace(lora.origin.base, diffusers=diffusers_paths(model))
+    return replace(lora, layers=layers, origin=replace(lora.origin, base=base))
 
 
 def cut_for(lora: RankedLora, keep: float, found: Mapping) -> RankedLora:
@@ -121,7 +121,8 @@ def apply_lora(
     strength_clip: float,
     found: Mapping | None = None,
 ):
-    """(model, clip) clones with the adapter's updates added; the incoming ones stay as they are.
+    """Returns (model, clip) clones with the adapter's updates added; the incoming ones stay as they
+    are.
 
     found: what `resolve` says of this adapter, where that is known.
     """

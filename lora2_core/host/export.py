@@ -14,14 +14,14 @@ from ..files.saving import to_tensors
 
 
 def as_lora_model(lora: RankedLora) -> dict[str, Tensor]:
-    """What the host's Save LoRA Weights and Load LoRA Model take: a kohya file in fp32."""
-    paths = complete_map(lora.layers, lora.info.get("diffusers", {}))
+    """Returns what the host's Save LoRA Weights and Load LoRA Model take: a kohya file in fp32."""
+    paths = complete_map(lora.layers, lora.origin.base.diffusers)
     return to_tensors(lora, {n: kohya_name(n, paths) for n in lora.layers}, "kohya", torch.float32)
 
 
 def from_lora_model(tensors: object) -> RankedLora:
-    """The adapter in a LORA_MODEL, on the CPU; ValueError in one sentence when it is no plain
-    LoRA.
+    """Returns the adapter in a LORA_MODEL, on the CPU; ValueError in one sentence when it is no
+    plain LoRA.
     """
     if not isinstance(tensors, Mapping) or not all(
         isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in tensors.items()

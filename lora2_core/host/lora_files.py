@@ -20,7 +20,8 @@ def lora_file(name: str | None) -> str:
 def read_lora(name: str | None) -> RankedLora:
     """Returns the adapter in a file. Its info names the file."""
     lora = load(lora_file(name))
-    return replace(lora, info=dict(lora.info) | {"file": name})
+    file = replace(lora.origin.file, name=name)
+    return replace(lora, origin=replace(lora.origin, file=file))
 
 
 def missing_lora(name: str | None) -> str:

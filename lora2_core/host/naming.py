@@ -21,7 +21,7 @@ SD_CONTEXT = {768: ("sd_v1", "stable-diffusion-v1"), 1024: ("sd_v2", "stable-dif
 
 
 def diffusers_paths(model) -> dict[str, str]:
-    """Module path -> diffusers' module path of a UNet's layers, {} for other models."""
+    """Returns module path -> diffusers' module path of a UNet's layers, {} for other models."""
     table = comfy.utils.unet_to_diffusers(model.model.model_config.unet_config)
     suffix = ".weight"
     return {
@@ -32,8 +32,9 @@ def diffusers_paths(model) -> dict[str, str]:
 
 
 def peft_part(model, diffusers: dict[str, str]) -> str:
-    """What a PEFT file's names begin with: diffusers' names where layers are the same there, else
-    the host's own, which it accepts for every model (diffusers splits the fused layers of Flux).
+    """Returns what a PEFT file's names begin with: diffusers' names where layers are the same
+    there, else the host's own, which it accepts for every model (diffusers splits the fused layers
+    of Flux).
     """
     if diffusers:
         return "unet"
@@ -44,8 +45,8 @@ def peft_part(model, diffusers: dict[str, str]) -> str:
 
 
 def weight_keys(model, clip=None) -> dict:
-    """Every base name that the host accepts in a LoRA file -> the weight it changes (a key, or key
-    and slice).
+    """Returns every base name that the host accepts in a LoRA file -> the weight it changes (a key,
+    or key and slice).
     """
     keys = comfy.lora.model_lora_keys_unet(model.model, {})
     for path, name in diffusers_paths(
@@ -58,8 +59,8 @@ def weight_keys(model, clip=None) -> dict:
 
 
 def text_layer_names(text_model) -> dict[str, str]:
-    """Module path of each layer of a CLIP text encoder -> its name in kohya files: lora_te_ where
-    the model has one encoder, lora_te1_ and lora_te2_ where it has two.
+    """Returns module path of each layer of a CLIP text encoder -> its name in kohya files: lora_te_
+    where the model has one encoder, lora_te1_ and lora_te2_ where it has two.
     """
     keys = comfy.lora.model_lora_keys_clip(text_model, {})
     two = {"clip_l", "clip_g"} <= {name for name, _ in text_model.named_children()}
@@ -68,7 +69,7 @@ def text_layer_names(text_model) -> dict[str, str]:
 
 
 def base_facts(model) -> dict:
-    """What is known of the base model for the file's metadata, without any path."""
+    """Returns what is known of the base model for the file's metadata, without any path."""
     inner = model.model
     facts = {"prediction": "v" if inner.model_type.name.startswith("V_PREDICTION") else "epsilon"}
     if inner.model_type.name in ("FLOW", "FLUX"):

@@ -10,8 +10,8 @@ from ..paths import below, quoted, standing, unportable
 
 
 def place_of(prefix: str) -> tuple[Path, str]:
-    """The folder of a prefix, made, and how the next run's files begin; ValueError where it leads
-    out of the output folder or can't be made.
+    """Returns the folder of a prefix, made, and how the next run's files begin; ValueError where it
+    leads out of the output folder or can't be made.
     """
     output = folder_paths.get_output_directory()
     if (fault := unportable(prefix)) or below(output, prefix) is None:

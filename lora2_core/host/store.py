@@ -22,13 +22,13 @@ COPIED = 64  # MB: a larger file is linked, never written a second time
 
 
 def loras_folder() -> Path:
-    """The host's first loras folder."""
+    """Returns the host's first loras folder."""
     return Path(folder_paths.get_folder_paths("loras")[0])
 
 
 def check_prefix(prefix: str) -> Path:
-    """The folder that a prefix names, made if needed; ValueError when it leaves the loras folder or
-    can't be written.
+    """Returns the folder that a prefix names, made if needed; ValueError when it leaves the loras
+    folder or can't be written.
     """
     target = below(loras_folder(), prefix)
     if target is None:
@@ -57,15 +57,17 @@ def check_prefix(prefix: str) -> Path:
 
 
 def no_loras() -> bool:
-    """Whether the loras folders are empty; what a link in them leads to is not looked at."""
+    """Returns whether the loras folders are empty; what a link in them leads to is not looked
+    at.
+    """
     roots = [root for root in folder_paths.get_folder_paths("loras") if os.path.isdir(root)]
     return not any(os.listdir(root) for root in roots)
 
 
 def lora_path(name: object) -> Path | None:
-    """The path of a file in a loras folder, through links as the host's own list has them; None
-    where there is none, or the name leads out: a stranger's workflow must not name any file of the
-    machine.
+    """Returns the path of a file in a loras folder, through links as the host's own list has them;
+    None where there is none, or the name leads out: a stranger's workflow must not name any file of
+    the machine.
     """
     paths = (below(root, name) for root in folder_paths.get_folder_paths("loras"))
     return next((path for path in paths if path is not None and os.path.isfile(path)), None)
@@ -97,7 +99,7 @@ def write_under_loras(lora: RankedLora, prefix: str, **options) -> Saved:
     root, rest = standing(loras_folder(), prefix)
     folder, name, counter, _, _ = folder_paths.get_save_image_path(rest, str(root))
     path = Path(folder) / f"{name}_{counter:05}_.safetensors"
-    written = save(path, lora, diffusers=lora.info.get("diffusers"), **options)
+    written = save(path, lora, diffusers=lora.origin.base.diffusers, **options)
     return Saved(path.relative_to(loras_folder()).as_posix(), path, written)
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from lora2_core.adapter.aligned import aligned
+from lora2_core.adapter.origin import BaseModel, Origin
 from tests.toys import random_lora
 
 SHAPE = (8, 8, 2, None)
@@ -20,7 +21,7 @@ FILES = [f"lora_unet_{path.replace('.', '_')}" for path in DIFFUSERS.values()]
 
 def lora_of(names: list[str], diffusers: dict[str, str] | None = None):
     lora = random_lora(dict.fromkeys(names, SHAPE))
-    return replace(lora, info={"diffusers": diffusers}) if diffusers else lora
+    return replace(lora, origin=Origin(base=BaseModel(diffusers=diffusers))) if diffusers else lora
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 import lora2_core as lora2
 from lora2_core import LoraLayer, RankedLora
 from lora2_core.adapter.compress import compress, error_curve, parameters_for, relative_error
+from lora2_core.adapter.origin import Learned, Origin, RunFacts
 from tests.toys import SHAPES, foreign, metadata_of, random_lora
 
 LORA = random_lora()
@@ -95,11 +97,11 @@ def test_a_larger_tolerance_never_raises_a_rank(tolerances: tuple[float, float])
 def test_sensitivity_plays_no_part_and_is_not_handed_on(options: dict):
     """The error of the update is what was asked for, so a later cut goes by energy as well."""
     factors = dict(zip(SHAPES, (1e-6, 1.0, 0.0, 1e3), strict=True))
-    known = RankedLora(LORA.layers, dict(LORA.info) | {"sensitivity": factors})
+    known = replace(LORA, origin=Origin(Learned(sensitivity=factors)))
     cut = compress(known, **options)
     assert cut.ranks == compress(LORA, **options).ranks
-    assert "sensitivity" not in cut.info
-    assert known.info["sensitivity"] == factors, "what came in stays as it was"
+    assert not cut.origin.learned.sensitivity
+    assert known.origin.learned.sensitivity == factors, "what came in stays as it was"
 
 
 def test_the_curve_is_what_within_keeps():
@@ -116,7 +118,7 @@ def test_the_curve_is_what_within_keeps():
 
 def test_the_error_is_that_of_the_dense_update():
     cut = compress(LORA, tolerance=0.2)
-    said = cut.info["settings"]["compressed"]
+    said = cut.origin.run.settings["compressed"]
     assert said["error"] == pytest.approx(dense_error(LORA, cut), rel=1e-4)
     assert said == {"budget_mb": 0.0, "tolerance": 0.2, "error": said["error"]}
 
@@ -184,20 +186,20 @@ def test_files_of_other_programs(form: str, alpha: float | None, tmp_path: Path)
     assert again.ranks == cut.ranks
     torch.testing.assert_close(again.layers[base].delta(), cut.layers[base].delta())
     assert metadata_of(saved)["ss_base_model_version"] == "x"
-    assert again.info["settings"]["compressed"]["tolerance"] == 0.1
+    assert again.origin.run.settings["compressed"]["tolerance"] == 0.1
 
 
 def test_an_adapter_of_ours_keeps_what_it_knows(tmp_path: Path):
     """Also the layers of rank 0, and half-precision files are rotated anew."""
     lora = random_lora().rotated()
-    lora = RankedLora(lora.layers, dict(lora.info) | {"history": {"loss": [1.0, 0.5]}})
+    lora = replace(lora, origin=Origin(run=RunFacts(history={"loss": [1.0, 0.5]})))
     lora2.save(tmp_path / "a.safetensors", lora.within(400))
     loaded = lora2.load(tmp_path / "a.safetensors")
     cut = compress(loaded, tolerance=0.3)
-    assert list(cut.layers) == list(SHAPES) and cut.info["history"] == {"loss": [1.0, 0.5]}
+    assert list(cut.layers) == list(SHAPES) and cut.origin.run.history == {"loss": [1.0, 0.5]}
     assert dense_error(loaded, cut) <= 0.3 * (1 + 1e-5)
-    assert cut.info["learned_ranks"] == loaded.info["learned_ranks"]
-    assert "compressed" not in loaded.info["settings"], "what came in stays as it was"
+    assert cut.origin.learned.ranks == loaded.origin.learned.ranks
+    assert "compressed" not in loaded.origin.run.settings, "what came in stays as it was"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import lora2_core as lora2
 from lora2_core.adapter import history as module
 from lora2_core.adapter.history import History, check_tensorboard
 from lora2_core.adapter.lora import LoraLayer, RankedLora
+from lora2_core.adapter.origin import Origin
 from lora2_core.charts.report import page
 
 
@@ -24,7 +26,7 @@ def adapter(steps: int = 500, **info) -> RankedLora:
         "loss": [1 / (i + 1) for i in range(steps)],
         "mean_rank": [20 - 10 * i / max(1, steps - 1) for i in range(steps)],
     }
-    return RankedLora(layers, {"history": series, "steps": steps} | info)
+    return RankedLora(layers, Origin.from_info({"history": series, "steps": steps} | info))
 
 
 def test_every_step_is_a_line():
@@ -67,8 +69,9 @@ def test_an_adapter_that_tells_nothing_is_one_sentence(told: dict):
 @pytest.mark.parametrize("said", ["-5", "1e9", "x" * 99, "999999999", "", None, "٣"])
 def test_a_foreign_count_of_steps_does_no_harm(said):
     lora = adapter(5, metadata={"ss_steps": said})
-    info = {k: v for k, v in lora.info.items() if k != "steps"}
-    assert History.of(RankedLora(lora.layers, info)).steps == [1, 2, 3, 4, 5]
+    run = replace(lora.origin.run, steps=None)
+    lora = replace(lora, origin=replace(lora.origin, run=run))
+    assert History.of(lora).steps == [1, 2, 3, 4, 5]
 
 
 def test_the_page_has_what_there_is():

@@ -1,11 +1,14 @@
 """A finished adapter: every prefix of a layer is the best, every cut the cheapest."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora2_core import LoraLayer, RankedLora
+from lora2_core.adapter.origin import Learned, Origin
 from tests.toys import SHAPES, random_lora
 
 KEEPS = [1e-6, 0.01, 0.1, 0.25, 1 / 3, 0.5, 0.7, 0.9, 0.999, 1.0]
@@ -75,15 +78,15 @@ def test_an_empty_convolution_has_file_shapes_too():
 
 
 def test_rotation_of_an_adapter_says_so():
-    assert random_lora().info.get("basis") is None
-    assert LORA.info["basis"] == "singular"
-    assert LORA.truncated(0.5).info["basis"] == "singular"
+    assert not random_lora().singular
+    assert LORA.singular
+    assert LORA.truncated(0.5).singular
 
 
 def naive_within(lora: RankedLora, parameters: float) -> dict[str, int]:
     """Takes positions one by one, the most energy a parameter first, until one is too much."""
     ranks, used = dict.fromkeys(lora.layers, 0), 0
-    factors = lora.info.get("sensitivity", {})
+    factors = lora.origin.learned.sensitivity
     while True:
         offers = [
             (float(layer.energy[ranks[name]]) * factors.get(name, 1) / layer.cost, name)
@@ -113,17 +116,17 @@ def test_a_cut_takes_the_least_energy_a_parameter_and_never_exceeds(share: float
 def test_a_cut_weighs_energy_by_what_the_loss_made_of_it(share: float, factors: list[float]):
     """A layer that the file says nothing of counts as 1."""
     known = dict(zip(SHAPES, factors, strict=False))
-    lora = RankedLora(LORA.layers, dict(LORA.info) | {"sensitivity": known})
+    lora = replace(LORA, origin=Origin(Learned(sensitivity=known)))
     cut = lora.within(share * lora.parameters)
     assert cut.ranks == naive_within(lora, share * lora.parameters)
-    assert cut.info["sensitivity"] == known, "and a cut can be cut again"
+    assert cut.origin.learned.sensitivity == known, "and a cut can be cut again"
     again = cut.within(0.5 * share * lora.parameters)
     assert again.ranks == lora.within(0.5 * share * lora.parameters).ranks
 
 
 def test_a_layer_that_the_loss_does_not_feel_goes_first():
     first = next(iter(SHAPES))
-    lora = RankedLora(LORA.layers, {"sensitivity": {first: 0.0}})
+    lora = RankedLora(LORA.layers, Origin(Learned(sensitivity={first: 0.0})))
     cut = lora.within(lora.parameters - LORA.layers[first].rank * LORA.layers[first].cost)
     assert cut.ranks == LORA.ranks | {first: 0}
 

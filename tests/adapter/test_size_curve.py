@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from lora2_core.adapter.origin import Learned, Origin
 from lora2_core.adapter.size_curve import STEPS, size_curve
 from tests.toys import random_lora
 
@@ -17,7 +18,7 @@ SHAPES = {
 
 @pytest.mark.parametrize("sensitivity", [{}, {"a": 0.01, "c": 30.0}])
 def test_the_curve_is_what_truncation_leaves(sensitivity: dict[str, float]):
-    lora = replace(random_lora(SHAPES).rotated(), info={"sensitivity": sensitivity})
+    lora = replace(random_lora(SHAPES).rotated(), origin=Origin(Learned(sensitivity=sensitivity)))
     whole = sum(layer.norm**2 for layer in lora.layers.values())
     curve = size_curve(lora)
     for i in range(STEPS):

@@ -56,8 +56,8 @@ def main() -> None:
             )
             out = train_on(model, *dataset, run, lambda step: None)
             path = Path(folder) / f"{repeat}.safetensors"
-            save(path, out.lora, dtype="fp32", diffusers=out.lora.info["diffusers"])
-            hashes.append(load(path).info["metadata"]["sshs_model_hash"])
+            save(path, out.lora, dtype="fp32", diffusers=out.lora.origin.base.diffusers)
+            hashes.append(load(path).origin.file.metadata["sshs_model_hash"])
             losses.append(out.losses[-1])
         same = all(torch.equal(v, weights[k]) for k, v in model.model.state_dict().items())
         print(f"incoming MODEL after two trainings: weights bit-identical {same}, "

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora2_core import LoraLayer, RankedLora
+from lora2_core.adapter.origin import Origin, SourceFile
 from lora2_core.charts.info import LONGEST, layer_table, metadata_text, summary, tags
 
 NAME = "diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_{}"
@@ -21,7 +22,7 @@ def adapter(metadata: dict | None = None, ranks=(3, 1, 5)) -> RankedLora:
         return LoraLayer(up, down)
 
     layers = {NAME.format(part): layer(rank) for part, rank in zip("qkv", ranks, strict=True)}
-    return RankedLora(layers, {"metadata": metadata or {}})
+    return RankedLora(layers, Origin(file=SourceFile(metadata=metadata or {})))
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 6), st.integers(0, 2**31))

@@ -6,6 +6,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 import lora2_core as lora2
+from lora2_core.adapter.origin import Learned, Origin, RunFacts, SourceFile
 from lora2_core.charts.info import file_scales, summary
 from lora2_core.files.checksums import KEY as CHECKS
 from lora2_core.files.provenance import EDITED_NOTE, LEFT_OUT_NOTE, REWRITTEN_NOTE
@@ -34,16 +36,14 @@ def lora() -> lora2.RankedLora:
     made = random_lora().rotated()
     names = list(SHAPES)
     made.layers[names[2]] = made.layers[names[2]].first(0)
-    info = {
-        "basis": "singular",
-        "learned_ranks": dict(zip(names, (9, 12, 5, 3), strict=True)),
-        "rates": dict.fromkeys(names, 0.25),
-        "sensitivity": dict(zip(names, (1.0, 0.5, 0.25, 0.125), strict=True)),
-        "history": {"loss": [1.0, 0.5], "mean_rank": [9.0, 6.0]},
-        "settings": {"steps": 2},
-        "steps": 2,
-    }
-    return lora2.RankedLora(made.layers, info)
+    learned = Learned(
+        ranks=dict(zip(names, (9, 12, 5, 3), strict=True)),
+        nu=dict.fromkeys(names, 0.25),
+        sensitivity=dict(zip(names, (1.0, 0.5, 0.25, 0.125), strict=True)),
+    )
+    history = {"loss": [1.0, 0.5], "mean_rank": [9.0, 6.0]}
+    run = RunFacts(settings={"steps": 2}, history=history, steps=2)
+    return replace(made, origin=Origin(learned, run))
 
 
 @pytest.fixture(params=["kohya", "peft", "uniform"])
@@ -145,22 +145,22 @@ def apply(edit: str, path: Path) -> None:
 @pytest.mark.parametrize("edit", [*EDITS, *FORMS])
 def test_edited_metadata_is_a_warning_and_all_of_ours_is_used(edit: str, own: Path, caplog):
     before = lora2.load(own)
-    assert "notes" not in before.info
+    assert not before.origin.file.notes
     apply(edit, own)
     after = lora2.load(own)
-    assert after.info["notes"] == [EDITED_NOTE] and not after.info["left_out"]
+    assert after.origin.file.notes == [EDITED_NOTE] and not after.origin.file.left_out
     assert list(after.layers) == list(before.layers) and same_updates(before, after)
-    for key in ("history", "settings", "basis", "learned_ranks", "rates", "sensitivity"):
-        assert after.info[key] == before.info[key], key
+    assert after.singular and after.origin.learned == before.origin.learned
+    assert after.origin.run == before.origin.run
     assert "own.safetensors: its metadata was edited" in caplog.text and caplog.text.isascii()
-    assert file_scales(own, after.info["bases"]).keys() <= after.layers.keys()
-    assert summary(after, "own").splitlines()[-1 - len(after.info["changes"])] == EDITED_NOTE
+    assert file_scales(own, after.origin.file.bases).keys() <= after.layers.keys()
+    assert summary(after, "own").splitlines()[-1 - len(after.origin.file.changes)] == EDITED_NOTE
 
 
 def test_the_edited_rows_are_named(kohya: Path, caplog):
     apply("trigger words", kohya)
     with_metadata(kohya, lambda m: m.update({"modelspec.title": "x"}) or m.pop("ss_v2"))
-    changes = lora2.load(kohya).info["changes"]
+    changes = lora2.load(kohya).origin.file.changes
     assert changes == [
         "changed modelspec.title", "new modelspec.trigger_phrase", "new ss_tag_frequency",
         "gone ss_v2",
@@ -201,10 +201,15 @@ def test_our_own_entries_are_left_out_one_by_one(edit: str, age: str, kohya: Pat
     with_metadata(kohya, change)
     after = lora2.load(kohya)
     assert same_updates(before, after)
-    assert after.info["notes"] == [EDITED_NOTE, LEFT_OUT_NOTE]
-    assert [reason for reason in after.info["left_out"] if words in reason]
-    kept = {"history", "settings", "basis"} - {words.split()[0].removeprefix("lora2.")}
-    assert all(after.info[key] == before.info[key] for key in kept)
+    assert after.origin.file.notes == [EDITED_NOTE, LEFT_OUT_NOTE]
+    assert [reason for reason in after.origin.file.left_out if words in reason]
+    values = [
+        {"history": o.run.history, "settings": o.run.settings, "basis": lora.singular}
+        for lora in (before, after)
+        for o in [lora.origin]
+    ]
+    for key in values[0].keys() - {words.split()[0].removeprefix("lora2.")}:
+        assert values[0][key] == values[1][key]
     assert words in summary(after, "own") and words in caplog.text
 
 
@@ -228,10 +233,10 @@ def test_layers_keep_their_update_when_their_row_is_no_good(edit: str, age: str,
     with_metadata(path, change)
     after = lora2.load(path)
     assert same_updates(before, after) and len(after.layers) == len(before.layers)
-    assert LEFT_OUT_NOTE in after.info["notes"] and after.info["left_out"]
-    for key in ("learned_ranks", "rates", "sensitivity"):
-        expected = {n: v for n, v in before.info[key].items() if n != names[1]}
-        assert after.info[key] == expected
+    assert LEFT_OUT_NOTE in after.origin.file.notes and after.origin.file.left_out
+    for key, values in vars(before.origin.learned).items():
+        expected = {n: v for n, v in values.items() if n != names[1]}
+        assert getattr(after.origin.learned, key) == expected
 
 
 @pytest.mark.parametrize("place", [5, 6, 7], ids=["learned rank", "rate", "sensitivity"])
@@ -242,9 +247,9 @@ def test_a_row_with_other_sound_values_is_not_ours(place: int, kohya: Path):
         metadata["lora2.layers"] = json.dumps(rows)
 
     with_metadata(kohya, change)
-    info = lora2.load(kohya).info
-    assert len(info["left_out"]) == 2 and "was changed" in info["left_out"][0]
-    assert len(info["rates"]) == len(SHAPES) - 1
+    origin = lora2.load(kohya).origin
+    assert len(origin.file.left_out) == 2 and "was changed" in origin.file.left_out[0]
+    assert len(origin.learned.nu) == len(SHAPES) - 1
 
 
 def test_a_path_that_nothing_confirms_is_not_believed(kohya: Path):
@@ -255,14 +260,15 @@ def test_a_path_that_nothing_confirms_is_not_believed(kohya: Path):
     after = lora2.load(kohya)
     assert same_updates(before, after)
     assert all(name.startswith("lora_unet_down_blocks_") for name in after.layers)
-    assert list(after.info["rates"]) == list(after.layers)
+    assert list(after.origin.learned.nu) == list(after.layers)
 
 
 def test_without_its_metadata_it_is_a_plain_lora(own: Path, caplog):
     before = lora2.load(own)
     foreign(own, safetensors.torch.load_file(own))
     after = lora2.load(own)
-    assert same_updates(before, after) and set(after.info) == {"metadata"} and not caplog.text
+    assert same_updates(before, after) and not caplog.text
+    assert after.origin == Origin(file=SourceFile(metadata=after.origin.file.metadata))
 
 
 def scaled(tensors: dict[str, Tensor], factor: float, *endings: str) -> dict[str, Tensor]:
@@ -326,8 +332,8 @@ def test_other_tensors_are_a_plain_lora(rewrite: str, own: Path, caplog):
     plain = lora2.load(foreign(own.with_name("plain.safetensors"), tensors))
     resaved(own, lambda _: tensors)
     found = lora2.load(own)
-    assert found.info["notes"] == [REWRITTEN_NOTE] and not found.info["left_out"]
-    assert set(found.info) == {"metadata", "notes", "changes", "left_out"}
+    assert found.origin.file.notes == [REWRITTEN_NOTE] and not found.origin.file.left_out
+    assert found.origin == Origin(file=found.origin.file) and not found.origin.file.bases
     assert found.layers.keys() == plain.layers.keys()
     for name, layer in plain.layers.items():
         assert torch.equal(found.layers[name].delta(), layer.delta())
@@ -346,7 +352,7 @@ def test_files_of_every_age_may_be_rewritten(change: str, age: str, kohya: Path)
     if age == "first":
         kohya.write_bytes(GOLDEN.read_bytes())
     resaved(kohya, rewrites[change])
-    assert lora2.load(kohya).info["notes"] == [REWRITTEN_NOTE]
+    assert lora2.load(kohya).origin.file.notes == [REWRITTEN_NOTE]
 
 
 def test_a_new_hash_tells_that_one_tensor_was_changed_on_purpose(kohya: Path):
@@ -355,7 +361,7 @@ def test_a_new_hash_tells_that_one_tensor_was_changed_on_purpose(kohya: Path):
         lora2.load(kohya)
     digest = hashlib.sha256(parts(kohya)[1]).hexdigest()
     with_metadata(kohya, lambda m: m.update({"sshs_model_hash": digest}))
-    assert lora2.load(kohya).info["notes"] == [REWRITTEN_NOTE]
+    assert lora2.load(kohya).origin.file.notes == [REWRITTEN_NOTE]
 
 
 @pytest.mark.parametrize("age", ["new", "old", "first"])

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import lora2_core as lora2
+from lora2_core.adapter.origin import Learned, Origin
 from lora2_core.files.saving import DTYPES, FORMATS
 from tests.toys import SHAPES, foreign, metadata_of, random_lora
 
@@ -151,12 +153,12 @@ def test_the_file_says_what_it_is(tmp_path: Path):
     assert metadata["modelspec.sai_model_spec"] == "1.0.1"
     assert metadata["ss_seed"] == "7"
     assert str(tmp_path) not in json.dumps(metadata), "no path of the user's machine"
-    loaded = lora2.load(tmp_path / "mine.safetensors").info
-    assert len(loaded["history"]["loss"]) == 200 and loaded["history"]["loss"][-1] == 0
-    assert loaded["settings"] == info["settings"]
-    assert loaded["learned_ranks"] == adapters.ranks
+    loaded = lora2.load(tmp_path / "mine.safetensors").origin
+    assert len(loaded.run.history["loss"]) == 200 and loaded.run.history["loss"][-1] == 0
+    assert loaded.run.settings == info["settings"]
+    assert loaded.learned.ranks == adapters.ranks
     rates = dict(zip(adapters.ranks, adapters.rates.tolist(), strict=True))
-    assert loaded["rates"] == pytest.approx(rates, rel=1e-5)
+    assert loaded.learned.nu == pytest.approx(rates, rel=1e-5)
 
 
 def test_the_first_files_say_nothing_of_sensitivity(tmp_path: Path):
@@ -180,44 +182,44 @@ def test_the_first_files_say_nothing_of_sensitivity(tmp_path: Path):
     }  # fmt: skip
     loaded = lora2.load(foreign(tmp_path / "old.safetensors", tensors, metadata))
     assert list(loaded.ranks.values()) == [2, 1, 0]
-    assert list(loaded.info["learned_ranks"].values()) == [2, 1, 1]
-    assert list(loaded.info["rates"].values()) == [0.287823, 2.30259, 0.5]
-    assert loaded.info["sensitivity"] == {}
+    assert list(loaded.origin.learned.ranks.values()) == [2, 1, 1]
+    assert list(loaded.origin.learned.nu.values()) == [0.287823, 2.30259, 0.5]
+    assert loaded.origin.learned.sensitivity == {}
     assert list(loaded.within(22 + 11).ranks.values()) == [1, 1, 0]
     assert list(loaded.within(22).ranks.values()) == [0, 1, 0]
     lora2.save(tmp_path / "new.safetensors", loaded)
     again = lora2.load(tmp_path / "new.safetensors")
-    assert list(again.info["sensitivity"].values()) == [1.0, 1.0, 1.0]
+    assert list(again.origin.learned.sensitivity.values()) == [1.0, 1.0, 1.0]
     assert again.within(33).ranks == loaded.within(33).ranks
 
 
 def test_sensitivity_comes_back_and_decides_what_a_loaded_file_keeps(tmp_path: Path):
     lora = random_lora().rotated()
     factors = dict(zip(SHAPES, (1.0, 0.0123456789, 3.5e-21, 0.0), strict=True))
-    lora = lora2.RankedLora(lora.layers, dict(lora.info) | {"sensitivity": factors})
+    lora = replace(lora, origin=Origin(Learned(sensitivity=factors)))
     lora2.save(tmp_path / "a.safetensors", lora, dtype="fp32")
     rows = json.loads(metadata_of(tmp_path / "a.safetensors")["lora2.layers"])
     assert {len(row) for row in rows} == {8}
     loaded = lora2.load(tmp_path / "a.safetensors")
-    assert loaded.info["sensitivity"] == pytest.approx(factors, rel=1e-5)
+    assert loaded.origin.learned.sensitivity == pytest.approx(factors, rel=1e-5)
     for keep in (0.2, 0.5, 0.8):
         assert loaded.truncated(keep).ranks == lora.truncated(keep).ranks
         assert loaded.truncated(keep).ranks != random_lora().rotated().truncated(keep).ranks
     lora2.save(tmp_path / "b.safetensors", loaded.truncated(0.5))
-    again = lora2.load(tmp_path / "b.safetensors").info["sensitivity"]
-    assert again == loaded.info["sensitivity"]
+    again = lora2.load(tmp_path / "b.safetensors").origin.learned.sensitivity
+    assert again == loaded.origin.learned.sensitivity
 
 
 def test_finish_divides_worth_by_energy_and_cuts_by_it():
     _, adapters = attached("adaptive")
     plain = lora2.finish(adapters)
-    assert "sensitivity" not in plain.info, "no review has been"
+    assert not plain.origin.learned.sensitivity, "no review has been"
     adapters.worths = {"wide": 4.0, "conv": 1e-3, "narrow": 0.0}
     lora = lora2.finish(adapters)
     energy = {name: float(layer.energy.sum()) for name, layer in plain.layers.items()}
     expected = {name: adapters.worths[name] / energy[name] for name in energy}
     most = max(expected.values())
-    found = lora.info["sensitivity"]
+    found = lora.origin.learned.sensitivity
     assert found == pytest.approx({name: value / most for name, value in expected.items()})
     assert max(found.values()) == 1
     assert lora.ranks == plain.ranks, "all of it is below the ceiling"
@@ -258,7 +260,7 @@ def test_a_saved_adapter_is_in_the_singular_basis(tmp_path: Path):
     """Also one that did not come from training, else its prefixes would be no good."""
     lora2.save(tmp_path / "a.safetensors", random_lora(), dtype="fp32")
     loaded = lora2.load(tmp_path / "a.safetensors")
-    assert loaded.info["basis"] == "singular"
+    assert loaded.singular
     for layer in loaded.layers.values():
         singular = torch.linalg.svdvals(layer.delta().flatten(1).double())[: layer.rank]
         torch.testing.assert_close(layer.energy.sqrt(), singular, rtol=1e-4, atol=1e-5)

@@ -10,6 +10,7 @@ import torch
 
 from lora2_core import LoraLayer, RankedLora, load
 from lora2_core.adapter.model_order import in_model_order, order_key
+from lora2_core.adapter.origin import Learned, Origin, SourceFile
 from lora2_core.charts.info import (
     LONGEST,
     as_saved,
@@ -61,7 +62,7 @@ def test_layers_are_sorted_as_in_the_model(names):
 
 def test_the_order_of_training_stays():
     names = random.Random(0).sample(ORDERED, len(ORDERED))
-    lora = RankedLora(lora_of(names).layers, {"learned_ranks": {}})
+    lora = RankedLora(lora_of(names).layers, Origin(Learned(ranks=dict.fromkeys(names, 1))))
     assert list(in_model_order(lora).layers) == names
 
 
@@ -108,7 +109,9 @@ def test_an_adapter_of_a_run_tells_its_facts():
 def test_what_a_file_said_stays_with_an_adapter_made_of_it():
     """As far as it is still true: no ranks and no hashes."""
     metadata = {"ss_steps": "40", "ss_network_dim": "32", "sshs_model_hash": "abc"}
-    facts = as_saved(RankedLora(lora_of(ORDERED).layers, {"metadata": metadata}))
+    facts = as_saved(
+        RankedLora(lora_of(ORDERED).layers, Origin(file=SourceFile(metadata=metadata)))
+    )
     assert facts["ss_steps"] == "40" and facts["ss_network_dim"] == "Dynamic"
     assert "sshs_model_hash" not in facts
 

@@ -63,7 +63,7 @@ def test_a_seal_cannot_get_lost(good: Path, old: str):
     """A header without it is read with a warning, and no payload is the worse checked for it."""
     data = good.read_bytes().replace(f'"{old}"'.encode(), f'"{old[:-1]}_"'.encode())
     good.write_bytes(data)
-    assert lora2.load(good).info["notes"][0] == EDITED_NOTE
+    assert lora2.load(good).origin.file.notes[0] == EDITED_NOTE
     good.write_bytes(flipped(data, 8 * len(data) - 3))
     with pytest.raises(ValueError, match="good.safetensors is damaged, or another program"):
         lora2.load(good)
@@ -87,8 +87,8 @@ def test_a_foreign_file_with_a_hash_of_something_else_is_read_with_a_warning(
 def test_an_adapter_without_a_seal_is_read_on():
     lora = lora2.load(GOLDEN / "adapter-1.safetensors")
     assert lora.ranks == {"l0": 2, "l1": 6, "l2": 4}
-    assert lora.info["learned_ranks"] == lora.ranks and lora.info["basis"] == "singular"
-    assert len(lora.info["history"]["loss"]) == 20
+    assert lora.origin.learned.ranks == lora.ranks and lora.singular
+    assert len(lora.origin.run.history["loss"]) == 20
     norms = [layer.norm for layer in lora.layers.values()]
     assert norms == pytest.approx([0.1190299, 0.0918307, 0.1122271], rel=1e-5)
 

@@ -34,7 +34,12 @@ def bytes_of(outcome: Outcome) -> tuple:
     """All that two trainings could differ in but the time."""
     tensors = [t.numpy().tobytes() for layer in outcome.lora.layers.values()
                for t in (layer.up, layer.down)]  # fmt: skip
-    return tensors, outcome.losses, outcome.lora.info["history"], outcome.lora.info["learned_ranks"]
+    return (
+        tensors,
+        outcome.losses,
+        outcome.lora.origin.run.history,
+        outcome.lora.origin.learned.ranks,
+    )
 
 
 def out_of_memory(count: int, monkeypatch) -> None:

@@ -43,7 +43,7 @@ def test_losses_and_adapter_are_the_same(playground, mode: str):
     for name, layer in plain.lora.layers.items():
         found = again.lora.layers[name]
         torch.testing.assert_close(found.delta(), layer.delta(), rtol=1e-3, atol=1e-5)
-    assert again.lora.info["settings"]["checkpointing"] is True
+    assert again.lora.origin.run.settings["checkpointing"] is True
 
 
 def test_fewer_tensors_are_kept(playground):
@@ -97,7 +97,7 @@ def test_a_step_with_too_little_memory_turns_it_on_and_loses_nothing(
         out = train_on(*data, run_of(mode, "auto"), lambda s: None)
     assert out.stopped is None and out.losses == pytest.approx(wanted.losses, rel=1e-5)
     assert out.lora.ranks == wanted.lora.ranks
-    assert out.lora.info["settings"]["checkpointing"] is True
+    assert out.lora.origin.run.settings["checkpointing"] is True
     assert not any("forward" in vars(block) for block in inner.modules())
 
 

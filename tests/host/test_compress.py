@@ -49,7 +49,7 @@ def test_a_file_of_any_form_gives_nearly_the_same_output(node, playground, train
         trained,
         form=form,
         dtype="fp32",
-        diffusers=trained.info["diffusers"],
+        diffusers=trained.origin.base.diffusers,
     )
     without_ours = load(loras / "a.safetensors")
     base = playground.forward()
@@ -92,7 +92,7 @@ def test_every_key_of_a_foreign_diffusers_file_loads_in_the_stock_loader(
         trained,
         form="peft",
         dtype="fp32",
-        diffusers=trained.info["diffusers"],
+        diffusers=trained.origin.base.diffusers,
     )
     tensors = comfy.utils.load_torch_file(str(loras / "a.safetensors"), safe_load=True)
     save_file(tensors, loras / "foreign.safetensors")

@@ -190,7 +190,7 @@ def test_they_reach_the_loss(nodes, playground, folder):
     whole = HostRun.of(fields)
     plain = train_on(playground.model, made.latents, made.positive, whole, lambda step: None)
     assert out.losses != plain.losses
-    assert out.lora.info["settings"]["masked_loss"] is True
+    assert out.lora.origin.run.settings["masked_loss"] is True
     with torch.inference_mode(False):
         latents = [x["samples"].clone() for x in made.latents]
         items = weighed([Item(latent, {}) for latent in latents], run.mask)

@@ -61,7 +61,7 @@ def check_stock_loader(model, lora, folder) -> None:
     used = [layer for layer in lora.layers.values() if layer.rank]
     for form in ("kohya", "peft", "uniform"):
         path = folder / f"{form}.safetensors"
-        save(path, lora, form=form, diffusers=lora.info["diffusers"])
+        save(path, lora, form=form, diffusers=lora.origin.base.diffusers)
         tensors = comfy.utils.load_torch_file(str(path), safe_load=True)
         stock, _ = comfy.sd.load_lora_for_models(model, None, tensors, 1.0, 0.0)
         assert len(stock.patches) == len(used)

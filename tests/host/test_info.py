@@ -53,7 +53,7 @@ def test_a_trained_adapter_is_described(node, trained):
 def test_a_file_of_any_form_has_the_norms_of_its_adapter(node, trained, loras, form):
     save(
         loras / "a.safetensors", trained, form=form, dtype="fp32",
-        diffusers=trained.info["diffusers"],
+        diffusers=trained.origin.base.diffusers,
     )  # fmt: skip
     image, table, metadata = node.execute("a.safetensors").result
     expected = node.execute(None, trained).result
@@ -69,7 +69,7 @@ def test_what_another_program_changed_is_shown_where_a_file_is_read(
     nodes, playground, node, trained, loras
 ):
     path = loras / "a.safetensors"
-    save(path, trained, diffusers=trained.info["diffusers"])
+    save(path, trained, diffusers=trained.origin.base.diffusers)
     tensors = safetensors.torch.load_file(path)
     table, layers = node.execute("a.safetensors").result[1], list(trained.layers)
     load, compress = nodes["LoRA2Load"], nodes["LoRA2Compress"]

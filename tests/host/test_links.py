@@ -31,7 +31,7 @@ def disk(tmp_path, monkeypatch) -> Path:
 
 
 def small() -> RankedLora:
-    return RankedLora(random_lora(SMALL).rotated().layers, {"basis": "singular"})
+    return random_lora(SMALL).rotated()
 
 
 def test_a_linked_loras_folder_is_read_and_written(disk, nodes):

@@ -144,7 +144,7 @@ def test_a_run_with_masks_says_so(playground, tmp_path):
     assert same(plain.lora, ones.lora) and plain.losses == ones.losses
     assert not same(plain.lora, masked.lora)
     save(tmp_path / "a.safetensors", masked.lora)
-    settings = load(tmp_path / "a.safetensors").info["settings"]
+    settings = load(tmp_path / "a.safetensors").origin.run.settings
     found = {k: settings[k] for k in ("masked_loss", "mask_blur", "mask_floor")}
     assert found == {"masked_loss": True, "mask_blur": 1.0, "mask_floor": 0.2}
 

@@ -92,18 +92,20 @@ def test_a_run_with_a_prior_says_so_and_is_reproducible(playground, tmp_path):
     runs = [trained(playground, **of_class(playground, prior_weight=0.5)) for _ in range(2)]
     assert runs[0].stopped is None and runs[0].losses == runs[1].losses
     save(tmp_path / "a.safetensors", runs[0].lora)
-    info = load(tmp_path / "a.safetensors").info
-    assert info["metadata"]["ss_prior_loss_weight"] == "0.5"
-    assert info["metadata"]["ss_num_reg_images"] == "2"
-    assert info["settings"]["prior_images"] == 2 and "masked_loss" not in info["settings"]
+    origin = load(tmp_path / "a.safetensors").origin
+    assert origin.file.metadata["ss_prior_loss_weight"] == "0.5"
+    assert origin.file.metadata["ss_num_reg_images"] == "2"
+    assert origin.run.settings["prior_images"] == 2
+    assert "masked_loss" not in origin.run.settings
 
 
 def test_without_a_weight_it_is_as_without_the_node(playground):
     plain, none = trained(playground), trained(playground, **of_class(playground, prior_weight=0.0))
-    assert plain.losses == none.losses and plain.lora.info["settings"] == none.lora.info["settings"]
+    assert plain.losses == none.losses
+    assert plain.lora.origin.run.settings == none.lora.origin.run.settings
     for name, layer in plain.lora.layers.items():
         assert torch.equal(layer.delta(), none.lora.layers[name].delta())
-    assert not {"prior_weight", "masked_loss"} & set(plain.lora.info["settings"])
+    assert not {"prior_weight", "masked_loss"} & set(plain.lora.origin.run.settings)
 
 
 @pytest.mark.parametrize(

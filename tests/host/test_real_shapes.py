@@ -108,7 +108,7 @@ def built(name: str, dtype: torch.dtype = torch.float32) -> ModelPatcher:
 def check_stock_loader(model, lora, folder, sdxl: bool) -> None:
     """Saves an adapter; the host's loader must take every layer of it, under names of diffusers."""
     path = folder / "a.safetensors"
-    save(path, lora, diffusers=lora.info["diffusers"])
+    save(path, lora, diffusers=lora.origin.base.diffusers)
     tensors, facts = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
     assert all(
         key.startswith(("lora_unet_down", "lora_unet_mid", "lora_unet_up")) for key in tensors

@@ -62,7 +62,7 @@ def test_out_of_memory_in_the_first_step_after_the_checkpoint_turns_checkpointin
     out_of_memory(1, monkeypatch)
     rest = train(**keep(name, resume=part.checkpoint))
     assert rest.first == 7 and rest.stopped is None
-    assert rest.lora.info["settings"]["checkpointing"] is True
+    assert rest.lora.origin.run.settings["checkpointing"] is True
     assert rest.losses == pytest.approx(whole.losses, rel=1e-4)
 
 

@@ -33,7 +33,7 @@ def test_each_is_the_adapter_of_its_step(train, uninterrupted, folder, options: 
     for name in ranked:
         near = (found.layers[name].delta() - stopped.layers[name].delta()).norm()
         assert near <= 2e-3 * stopped.layers[name].delta().norm(), "but for fp16"
-    assert found.info["metadata"]["ss_steps"] == "5"
+    assert found.origin.file.metadata["ss_steps"] == "5"
 
 
 def test_a_disk_that_is_full_does_not_end_the_run(train, folder, monkeypatch, caplog):

@@ -114,9 +114,9 @@ def test_training_goes_on(playground, own):
     fresh, again = trained_on(playground, **fields), trained_on(playground, **fields, **data)
     assert again.losses[0] < fresh.losses[0]
     assert sum(again.losses[-8:]) < sum(again.losses[:8])
-    assert again.lora.info["settings"]["start"] == fingerprint(own)
-    assert again.lora.info["settings"]["weight_decay"] == 0
-    assert "start" not in fresh.lora.info["settings"]
+    assert again.lora.origin.run.settings["start"] == fingerprint(own)
+    assert again.lora.origin.run.settings["weight_decay"] == 0
+    assert "start" not in fresh.lora.origin.run.settings
     assert again.lora.mean_rank <= 4, "the ceiling holds"
 
 

@@ -55,7 +55,7 @@ def test_kinds_of_a_unet(name: str, kind: str):
 
 def check_stock(model, lora, folder) -> None:
     path = folder / "a.safetensors"
-    save(path, lora, diffusers=lora.info["diffusers"])
+    save(path, lora, diffusers=lora.origin.base.diffusers)
     tensors = comfy.utils.load_torch_file(str(path), safe_load=True)
     stock, _ = comfy.sd.load_lora_for_models(model, None, tensors, 1.0, 0.0)
     assert len(stock.patches) == sum(rank > 0 for rank in lora.ranks.values()) > 0
@@ -69,7 +69,7 @@ def test_every_kind_of_the_playground_trains_with_ranks_of_its_own(playground, k
     keys = {n for n in out.lora.layers if n.endswith("attn2.to_k")}
     assert keys and all(r == (1 if n in keys else 2) for n, r in out.lora.ranks.items())
     check_stock(playground.model, out.lora, tmp_path)
-    assert out.lora.info["settings"]["layers"] == kind
+    assert out.lora.origin.run.settings["layers"] == kind
 
 
 def test_the_layers_node_shows_what_would_be_trained(nodes, playground):

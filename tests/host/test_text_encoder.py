@@ -191,9 +191,9 @@ def test_strength_clip_scales_it_and_names_stay(playground, finished, tmp_path):
 
 def test_the_metadata_says_how_it_was_trained(playground, finished, tmp_path):
     save(tmp_path / "a.safetensors", finished[0])
-    metadata = load(tmp_path / "a.safetensors").info["metadata"]
+    metadata = load(tmp_path / "a.safetensors").origin.file.metadata
     assert metadata["ss_text_encoder_lr"] == "0.005" and metadata["ss_unet_lr"] == "0.01"
-    settings = finished[0].info["settings"]
+    settings = finished[0].origin.run.settings
     assert settings["text_targets"] == "self_attn" and settings["text_learning_rate"] == 0.005
 
 

@@ -130,7 +130,7 @@ def test_every_loader_gives_the_same_output(playground, trained, mode, form, tmp
     """
     lora = trained[mode].lora
     path = tmp_path / "a.safetensors"
-    save(path, lora, form=form, dtype="fp32", diffusers=lora.info["diffusers"])
+    save(path, lora, form=form, dtype="fp32", diffusers=lora.origin.base.diffusers)
     live = playground.forward(apply_lora(playground.model, None, lora, 1.0, 1.0)[0])
     ours = adopt(load(path), playground.model)
     assert ours.ranks == lora.ranks or form == "uniform"
@@ -159,7 +159,7 @@ def test_convolutions_and_other_linears_load_in_the_stock_loader(playground, tmp
     lora = train_on(playground.model, playground.latents, playground.positive, run, quiet).lora
     assert any(layer.kernel == (3, 3) for layer in lora.layers.values())
     path = tmp_path / "conv.safetensors"
-    save(path, lora, dtype="fp32", diffusers=lora.info["diffusers"])
+    save(path, lora, dtype="fp32", diffusers=lora.origin.base.diffusers)
     tensors = comfy.utils.load_torch_file(str(path), safe_load=True)
     stock, _ = comfy.sd.load_lora_for_models(playground.model, None, tensors, 1.0, 0.0)
     assert len(stock.patches) == sum(rank > 0 for rank in lora.ranks.values())
@@ -182,7 +182,7 @@ def test_the_same_seed_gives_the_same_file(playground, tmp_path):
         torch.manual_seed(noise)
         out = train_on(playground.model, playground.latents, playground.positive, run_of(), quiet)
         save(tmp_path / name, out.lora)
-        hashes.append(load(tmp_path / name).info["metadata"]["sshs_model_hash"])
+        hashes.append(load(tmp_path / name).origin.file.metadata["sshs_model_hash"])
     assert hashes[0] == hashes[1]
 
 

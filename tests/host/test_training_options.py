@@ -88,19 +88,19 @@ def test_all_of_it_trains_and_the_file_says_so(playground, tmp_path):
     out = trained(playground, **options)
     assert out.stopped is None and len(out.losses) == 4
     save(tmp_path / "a.safetensors", out.lora)
-    info = load(tmp_path / "a.safetensors").info
-    assert {k: info["settings"][k] for k in options} == options
+    origin = load(tmp_path / "a.safetensors").origin
+    assert {k: origin.run.settings[k] for k in options} == options
     expected = {
         "ss_optimizer": "SGD(weight_decay_a_run=1.5,momentum=0.9)", "ss_lr_scheduler": "cosine",
         "ss_lr_warmup_steps": "2", "ss_max_grad_norm": "1.0", "ss_min_snr_gamma": "5.0",
         "ss_noise_offset": "0.05", "ss_loss_type": "huber", "ss_huber_c": "0.5",
     }  # fmt: skip
-    assert {k: info["metadata"].get(k) for k in expected} == expected
+    assert {k: origin.file.metadata.get(k) for k in expected} == expected
 
 
 def test_a_plain_run_says_what_it_used(playground, tmp_path):
     save(tmp_path / "a.safetensors", trained(playground).lora)
-    metadata = load(tmp_path / "a.safetensors").info["metadata"]
+    metadata = load(tmp_path / "a.safetensors").origin.file.metadata
     assert metadata["ss_optimizer"] == "AdamW(weight_decay_a_run=1.5,betas=(0.9, 0.999))"
     assert metadata["ss_lr_scheduler"] == "late" and metadata["ss_loss_type"] == "l2"
     assert not {"ss_min_snr_gamma", "ss_noise_offset", "ss_huber_c"} & set(metadata)

@@ -150,12 +150,12 @@ def seen_flip(path: Path, data: bytes, bit: int) -> bool:
     except ValueError:
         return True
     start = 8 * (8 + int.from_bytes(data[:8], "little"))
-    return bit < start and bool(after.info.get("notes")) and same_updates(before, after)
+    return bit < start and bool(after.origin.file.notes) and same_updates(before, after)
 
 
 def same_updates(before: lora2.RankedLora, after: lora2.RankedLora) -> bool:
     """Whether every layer with a rank has the update that it had, under its name or the file's."""
-    bases = before.info["bases"]
+    bases = before.origin.file.bases
     wanted = {bases[name]: layer for name, layer in before.layers.items() if layer.rank}
     found = {n: layer for n, layer in after.layers.items() if layer.rank}
     named = {base: name for name, base in bases.items()}

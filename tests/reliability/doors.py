@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import folder_paths
 
 from lora2_core import RankedLora
+from lora2_core.adapter.origin import Origin, RunFacts
 from lora2_core.dataset.folder import check_folder, scan
 from lora2_core.dataset.walking import state
 from lora2_core.host.output import place_of
@@ -26,9 +28,7 @@ SMALL = {"diffusion_model.out.2": (4, 72, 2, (3, 3))}
 def told() -> RankedLora:
     """A small adapter with a history, for reports."""
     history = {"loss": [1.0, 0.5], "mean_rank": [2.0, 2.0]}
-    return RankedLora(
-        random_lora(SMALL).rotated().layers, {"history": history, "basis": "singular"}
-    )
+    return replace(random_lora(SMALL).rotated(), origin=Origin(run=RunFacts(history=history)))
 
 
 def doors(nodes: dict) -> dict[str, Callable[[object], object]]:

@@ -79,7 +79,7 @@ def payload_hashes(trainings: Trainings, count: int) -> set[str]:
             torch.manual_seed(number)
             path = Path(folder, "a.safetensors")
             lora2.save(path, trainings().lora)
-            found.add(lora2.load(path).info["metadata"]["sshs_model_hash"])
+            found.add(lora2.load(path).origin.file.metadata["sshs_model_hash"])
     return found
 
 

@@ -52,7 +52,7 @@ def bytes_of(outcome: Outcome) -> tuple:
     """All that two trainings could differ in but the time."""
     pairs = [(layer.up, layer.down) for layer in outcome.lora.layers.values()]
     tensors = [t.numpy().tobytes() for pair in pairs for t in pair]
-    return tensors, outcome.losses, outcome.lora.info["history"], outcome.lora.ranks
+    return tensors, outcome.losses, outcome.lora.origin.run.history, outcome.lora.ranks
 
 
 def stop_at(step: int, error: BaseException | type = Interrupt) -> Callable:

@@ -56,7 +56,7 @@ def test_a_save_that_comes_later_takes_the_cached_adapter(server: ComfyServer):
     entry = server.run(training(SAVE, seed=16))
     folder = server.base / "models" / "loras"
     name = entry["outputs"][SAVE]["text"][0].split(" (")[0]
-    one, other = (load(folder / n).info["metadata"] for n in (name, event["kept"]))
+    one, other = (load(folder / n).origin.file.metadata for n in (name, event["kept"]))
     assert one["sshs_model_hash"] == other["sshs_model_hash"]
 
 
@@ -73,5 +73,5 @@ def test_a_finished_run_that_is_resumed_gives_its_adapter(server: ComfyServer):
     assert "had ended before and had no step left" in event["notes"][-1]
     folder = server.base / "models" / "loras"
     one, other = (load(folder / name) for name in names)
-    hashes = [each.info["metadata"]["sshs_model_hash"] for each in (one, other)]
+    hashes = [each.origin.file.metadata["sshs_model_hash"] for each in (one, other)]
     assert hashes[0] == hashes[1]

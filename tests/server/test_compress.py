@@ -65,7 +65,7 @@ def test_a_training_is_connected_directly(server: ComfyServer):
     )
     entry = server.run(graph)
     after = load(server.base / "models" / "loras" / saved(server, entry, "small"))
-    assert after.info["settings"]["compressed"]["error"] <= 0.2
+    assert after.origin.run.settings["compressed"]["error"] <= 0.2
 
 
 @pytest.mark.parametrize(

@@ -39,16 +39,16 @@ def test_the_models_own_samples_are_preserved(server: ComfyServer):
     (text,) = server.run(training())["outputs"][SAVE]["text"]
     lora = load(server.base / "models" / "loras" / text.split(" (")[0])
     assert len(lora.ranks) == 28
-    metadata = lora.info["metadata"]
+    metadata = lora.origin.file.metadata
     assert metadata["ss_prior_loss_weight"] == "0.5" and metadata["ss_num_reg_images"] == "4"
-    assert lora.info["settings"]["masked_loss"] is True
+    assert lora.origin.run.settings["masked_loss"] is True
 
 
 def test_lists_of_a_dataset_are_a_prior(server: ComfyServer):
     graph = training(prior_latents=["dataset", 0], prior_positive=["dataset", 1], masks=None)
     (text,) = server.run(graph)["outputs"][SAVE]["text"]
     lora = load(server.base / "models" / "loras" / text.split(" (")[0])
-    assert lora.info["metadata"]["ss_num_reg_images"] == "8"
+    assert lora.origin.file.metadata["ss_num_reg_images"] == "8"
 
 
 @pytest.mark.parametrize(

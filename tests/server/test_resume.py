@@ -26,7 +26,7 @@ def saved_hash(server: ComfyServer, entry: dict) -> str:
     """Of the weights in the file that was saved."""
     (text,) = entry["outputs"][SAVE]["text"]
     lora = load(server.base / "models" / "loras" / text.split(" (")[0])
-    return lora.info["metadata"]["sshs_model_hash"]
+    return lora.origin.file.metadata["sshs_model_hash"]
 
 
 def resumable(server: ComfyServer) -> list[str]:

@@ -32,7 +32,7 @@ def test_from_another_training_and_then_from_its_file(server: ComfyServer):
     first = saved(server, server.run(training(lora2=[TRAIN, 0])))
     second = saved(server, server.run(training(lora_name=first)))
     loras = [load(server.base / "models" / "loras" / name) for name in (first, second)]
-    starts = [lora.info["settings"]["start"] for lora in loras]
+    starts = [lora.origin.run.settings["start"] for lora in loras]
     assert len(set(starts)) == 2 and loras[0].layers.keys() == loras[1].layers.keys()
 
 

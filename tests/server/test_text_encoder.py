@@ -35,7 +35,7 @@ def test_both_are_trained_saved_and_sampled(server: ComfyServer):
     name = text.split(" (")[0]
     lora = load(server.base / "models" / "loras" / name)
     assert sum(n.startswith("lora_te_") for n in lora.layers) == len(lora.layers) - 56
-    assert lora.info["metadata"]["ss_text_encoder_lr"] == "0.0025"
+    assert lora.origin.file.metadata["ss_text_encoder_lr"] == "0.0025"
     assert len(list((server.base / "output" / "text").glob("*.png"))) == 2
     assert server.files(entry, "after")
 

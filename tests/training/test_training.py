@@ -117,7 +117,7 @@ def test_finish_respects_the_ceiling(adaptive: lora2.Adapters):
     final = lora2.finish(adaptive)
     assert final.parameters <= adaptive.ceiling
     assert final.mean_rank <= 9
-    assert final.info["learned_ranks"] == adaptive.ranks
+    assert final.origin.learned.ranks == adaptive.ranks
 
 
 @pytest.mark.parametrize("megabytes", [0.0001, 0.0005, 0.001])
@@ -250,7 +250,7 @@ def test_attention_entropy_is_part_of_the_papers_loss(weight: float | None, shar
 
 def payload_hash(adapters: lora2.Adapters, folder) -> str:
     lora2.save(folder / "a.safetensors", adapters)
-    return lora2.load(folder / "a.safetensors").info["metadata"]["sshs_model_hash"]
+    return lora2.load(folder / "a.safetensors").origin.file.metadata["sshs_model_hash"]
 
 
 def test_gradients_take_no_memory_between_steps_and_none_is_left_of_a_broken_step(tmp_path: Path):

@@ -37,7 +37,7 @@ def hints(model, run: HostRun, positive: list | None = None) -> list[str]:
     if strengths(positive):
         told.append("The strength of a caption is not used in training.")
     start = run.start.start_from
-    if start is not None and (notes := start.info.get("notes")):
+    if start is not None and (notes := start.origin.file.notes):
         told += ["Of the LoRA to start from:", *notes]
     return told
 

@@ -80,5 +80,5 @@ def train_files(folder: Path, *, quick: bool = False) -> Iterator[tuple[Plain, P
         )
         lora = train_on(*source, run, lambda step: None).lora
         path = folder / f"plain_{index}.safetensors"
-        save(path, lora, form=plain.form, diffusers=lora.info["diffusers"])
+        save(path, lora, form=plain.form, diffusers=lora.origin.base.diffusers)
         yield plain, path

@@ -29,7 +29,7 @@ def travel(way: str, steps: int) -> dict:
             run = HostRun(RankSettings(), TrainSettings(steps))
             lora = train_on(model, *data, run, lambda step: None).lora
             trained = time.perf_counter()
-            save(path, lora, diffusers=lora.info["diffusers"])
+            save(path, lora, diffusers=lora.origin.base.diffusers)
         else:
             import safetensors.torch
 

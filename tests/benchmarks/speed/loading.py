@@ -13,6 +13,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from lora2_core import LoraLayer, RankedLora, load, save
+from lora2_core.adapter.origin import BaseModel, Origin
 from lora2_core.host.apply import adopt, apply_lora
 from lora2_core.host.naming import diffusers_paths
 from lora2_core.host.training.items import batch_of, make_items
@@ -35,7 +36,9 @@ def random_adapter(model: ModelPatcher, targets: str, rank: int) -> RankedLora:
         fall = 0.90 + 0.09 * torch.rand((), generator=generator)
         up *= 1e-3 * fall ** torch.arange(rank)
         layers[path] = LoraLayer(up, torch.randn(rank, module.in_features, generator=generator))
-    return RankedLora(layers, {"basis": "singular", "diffusers": diffusers_paths(model)})
+    return RankedLora(
+        layers, Origin(base=BaseModel(diffusers=diffusers_paths(model))), singular=True
+    )
 
 
 @torch.inference_mode()
@@ -75,7 +78,7 @@ def move_keep(name: str, megabytes: float, repeats: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "adapter.safetensors"
         lora = random_adapter(model, targets, rank)
-        save(path, lora, diffusers=lora.info["diffusers"])
+        save(path, lora, diffusers=lora.origin.base.diffusers)
         size = path.stat().st_size / 1e6
         lora = adopt(load(path), model)
     seconds = []
@@ -92,7 +95,7 @@ def compare_loaders(store: Store, name: str, repeats: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path, model = Path(folder) / "adapter.safetensors", build(name)
         lora = random_adapter(model, SPECS[name].targets, 64)
-        save(path, lora, diffusers=lora.info["diffusers"])
+        save(path, lora, diffusers=lora.origin.base.diffusers)
         del model
         for _ in range(repeats):
             for way in WAYS:
