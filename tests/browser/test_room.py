@@ -9,7 +9,7 @@ from PIL import Image
 
 from lora2_core.adapter.rank_map import arrange
 from tests.browser.front_end import FrontEnd
-from tests.browser.test_appearance import rank_map, training
+from tests.browser.made_up import rank_map, training
 from tests.hosting.server import ComfyServer
 
 DOUBLE = [f"{s}_{m}" for s in ("img", "txt") for m in ("attn.qkv", "attn.proj", "mlp.0", "mlp.2")]
