@@ -1,5 +1,5 @@
-"""The Rank Heatmap as a picture: blocks down, modules across, the learned rank in every cell; of
-two adapters, both and their difference.
+"""The Rank Heatmap as a picture: blocks down, modules across, the learned rank in every cell; for
+two adapters both maps and their difference.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from ..adapter.lora import RankedLora
 from ..adapter.rank_map import RankMap, rank_map
 from .drawing import DPI, blank, pixels
 
-WIDTH, WIDE = 1024, 1800  # pixels, of one adapter and of two
+WIDTH, WIDE = 1024, 1800  # pixels: the picture of one adapter, and of two
 MAP = "cividis"  # even in lightness and safe for every kind of colour blindness
-LESS, SAME, MORE = "#1f5fa8", "#f3f3f3", "#c4600d"  # of a difference
+LESS, SAME, MORE = "#1f5fa8", "#f3f3f3", "#c4600d"  # colours of a difference
 RANKS = "rank of the layer (grey: not adapted)"
-NUMBERED = 24  # rows: more of them are drawn thinner
+NUMBERED = 24  # rows: with more of them every row is drawn lower
 
 
 @dataclass(frozen=True)
 class Panel:
     """One map of a picture: numbers [rows, columns] with NaN where there is no layer, the numbers
-    at both ends of its colours, and whether it is a difference.
+    at both ends of its colour scale, and whether the numbers are a difference.
     """
 
     title: str
@@ -34,12 +34,12 @@ class Panel:
 def draw(
     lora: RankedLora, title: str = "Learned ranks", compare: RankedLora | None = None
 ) -> np.ndarray:
-    """Returns uint8 RGB [height, 1024, 3], or 1800 wide with a second adapter; the height follows
-    the number of blocks.
+    """Returns the picture, uint8 RGB [height, 1024, 3], or 1800 wide with a second adapter; more
+    blocks make it higher.
     """
     tables = [rank_map(one) for one in (lora, compare) if one is not None]
     rows, columns = _union([t.rows for t in tables]), _union([t.columns for t in tables])
-    grids = [_grid(table, rows, columns) for table in tables]
+    grids = [table.grid(rows=rows, columns=columns) for table in tables]
     top = max(1.0, *(float(np.nanmax(grid)) for grid in grids))
     if compare is None:
         panels = [Panel("", grids[0], (0, top))]
@@ -67,8 +67,8 @@ def draw(
 
 
 def draw_cells(figure, axes, table: RankMap, size: float) -> None:
-    """One map with its names and its scale; `size` of letters in points."""
-    grid = _grid(table, table.rows, table.columns)
+    """Draws one map with its names and its colour scale; `size` of letters is in points."""
+    grid = table.grid()
     panel = Panel("", grid, (0, max(1.0, float(np.nanmax(grid)))))
     image = _cells(axes, panel, table.rows, table.columns, size)
     _scale(figure, image, axes, RANKS)
@@ -83,15 +83,10 @@ def _union(lists: list[list[str]]) -> list[str]:
     return list(dict.fromkeys(name for one in lists for name in one))
 
 
-def _grid(table: RankMap, rows: list[str], columns: list[str]) -> np.ndarray:
-    grid = np.full((len(rows), len(columns)), np.nan)
-    for cell in table.cells:
-        grid[rows.index(cell.row), columns.index(cell.column)] = cell.rank
-    return grid
-
-
 def _difference(title: str, first: np.ndarray, second: np.ndarray) -> Panel:
-    """Returns what the second has more; a layer that only one has counts as rank 0 in the other."""
+    """Returns the second minus the first; a layer that only one of them has counts as rank 0 in the
+    other.
+    """
     apart = np.nan_to_num(second) - np.nan_to_num(first)
     apart[np.isnan(first) & np.isnan(second)] = np.nan
     most = max(1.0, float(np.nanmax(np.abs(apart))))
@@ -99,7 +94,7 @@ def _difference(title: str, first: np.ndarray, second: np.ndarray) -> Panel:
 
 
 def _cells(axes, panel: Panel, rows: list[str], columns: list[str], size: float):
-    """Returns one map with a number in every cell; the image, for its scale."""
+    """Draws one map with a number in every cell; returns its image, which a colour scale needs."""
     from matplotlib.colors import LinearSegmentedColormap
 
     signed = LinearSegmentedColormap.from_list("signed", [LESS, SAME, MORE])
@@ -134,13 +129,14 @@ def _cells(axes, panel: Panel, rows: list[str], columns: list[str], size: float)
 
 
 def _scale(figure, image, axes, label: str) -> None:
+    """Draws the colour scale of an image beside axes."""
     bar = figure.colorbar(image, ax=axes, fraction=0.025, pad=0.015)
     bar.set_label(label, fontsize=10)
     bar.outline.set_visible(False)
 
 
 def _part_lines(axes, rows: list[str], columns: list[str]) -> None:
-    """Wider lines between down, mid and up, and between self- and cross-attention."""
+    """Draws wider lines between down, mid and up, and between self- and cross-attention."""
     for axis in axes:
         for names, line in ((rows, axis.axhline), (columns, axis.axvline)):
             for i in range(1, len(names)):
@@ -149,5 +145,5 @@ def _part_lines(axes, rows: list[str], columns: list[str]) -> None:
 
 
 def _part(name: str) -> str:
-    """Returns down, mid, up; self, cross; double_blocks, single_blocks."""
+    """Returns the first word of a row or column: down, mid, up; self, cross; double_blocks."""
     return name.replace(",", " ").replace(".", " ").split(" ")[0]

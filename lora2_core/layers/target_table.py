@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ..adapter.rank_map import arrange
+from ..adapter.layout import arrange
 from ..ranks.layer_ranks import lines_of
 from ..ranks.settings import RankSettings
 from ..units import BYTES_PER_PARAMETER, MEGABYTE

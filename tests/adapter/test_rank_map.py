@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from lora2_core import LoraLayer, RankedLora
-from lora2_core.adapter.rank_map import arrange, place, rank_map
+from lora2_core.adapter.layout import Block, Module, arrange, block_of, module_of, position
+from lora2_core.adapter.rank_map import rank_map
 from tests.toys import random_lora
 
-PLACES = {
+POSITIONS = {
     # SDXL as the host names it
     "diffusion_model.input_blocks.4.1.transformer_blocks.3.attn2.to_out.0": (
         "down 4, block 3",
@@ -60,9 +61,9 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("name", PLACES)
-def test_place(name: str):
-    assert place(name) == PLACES[name]
+@pytest.mark.parametrize("name", POSITIONS)
+def test_position(name: str):
+    assert position(name) == POSITIONS[name]
 
 
 SDXL = [
@@ -88,7 +89,7 @@ SDXL = [
 
 def test_all_560_layers_of_sdxl_have_a_place_of_their_own():
     assert len(SDXL) == 560
-    assert len(set(map(place, SDXL))) == 560
+    assert len(set(map(position, SDXL))) == 560
 
 
 def test_diffusers_names_do_not_share_places_either():
@@ -96,7 +97,7 @@ def test_diffusers_names_do_not_share_places_either():
         f"down_blocks.{b}.attentions.{a}.transformer_blocks.{i}.attn{n}.to_q"
         for b in (1, 2) for a in (0, 1) for i in (0, 1) for n in (1, 2)
     ]  # fmt: skip
-    assert len(set(map(place, names))) == len(names)
+    assert len(set(map(position, names))) == len(names)
 
 
 def test_rows_follow_the_model_and_columns_are_self_cross_others():
@@ -118,7 +119,7 @@ def test_cells_say_rank_limit_norm_and_size():
     assert [cell.name for cell in table.cells] == list(lora.layers)
     for cell in table.cells:
         layer = lora.layers[cell.name]
-        assert (cell.row, cell.column) == place(cell.name)
+        assert (cell.row, cell.column) == position(cell.name)
         assert cell.rank == layer.rank
         assert cell.max_rank == min(layer.delta().flatten(1).shape)
         assert cell.norm == pytest.approx(float(layer.delta().norm()), rel=1e-4, abs=1e-6)
@@ -128,8 +129,35 @@ def test_cells_say_rank_limit_norm_and_size():
 
 def test_the_json_is_plain_values():
     json = rank_map(random_lora()).as_json()
-    assert set(json) == {"rows", "columns", "cells"}
-    assert all(isinstance(v, (str, int, float)) for cell in json["cells"] for v in cell.values())
+    assert set(json) == {"rows", "columns", "cells", "blocks", "modules"}
+    for key in ("cells", "blocks", "modules"):
+        assert all(isinstance(v, (str, int, float)) for entry in json[key] for v in entry.values())
+    assert len(json["blocks"]) == len(json["rows"])
+    assert len(json["modules"]) == len(json["columns"])
+
+
+@pytest.mark.parametrize(
+    "row, block",
+    {
+        "down 4, block 3": Block("down", "4", "3", unet=True),
+        "up 0.2": Block("up", "0.2", "", unet=True),
+        "mid": Block("mid", "", "", unet=True),
+        "double_blocks.7": Block("double blocks", "", "7", unet=False),
+        "lora_te1.text_model_encoder_layers.11": Block(
+            "lora te1 text model encoder layers", "", "11", unet=False
+        ),
+        "proj": Block("proj", "", "", unet=False),
+        "": Block("other layers", "", "", unet=False),
+    }.items(),
+)
+def test_a_row_says_which_block_it_is(row: str, block: Block):
+    assert block_of(row) == block
+
+
+def test_a_column_says_which_module_it_is():
+    assert module_of("self q") == Module("self", "self q")
+    assert module_of("img_attn.to.qkv") == Module("img_attn", "img_attn to.qkv")
+    assert module_of("linear1") == Module("", "linear1")
 
 
 def test_single_blocks_need_no_number_beside_a_text_encoder_either():

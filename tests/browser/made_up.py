@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from lora2_core.adapter.rank_map import arrange
+from lora2_core.adapter.layout import arrange
 
 LAYERS = [
     f"diffusion_model.{block}.1.transformer_blocks.{i}.{attention}.{leaf}"

@@ -44,7 +44,7 @@ FAIL = """([id, kind]) => app.api.dispatchEvent(new CustomEvent('execution_error
     prompt_id: 'p', node_id: String(id), node_type: kind, executed: [], timestamp: 0,
     exception_message: 'It failed.', exception_type: 'ValueError', traceback: [],
     current_inputs: {}, current_outputs: [] } }))"""
-PAINTED = """colours => import('/extensions/comfyui-lora2/colours.js').then(
+PAINTED = """colours => import('/extensions/comfyui-lora2/drawing/colours.js').then(
     ({ palette, contrast, amount, difference, css }) => {
         const parse = text => text.match(/\\d+/g).map(Number);
         const least = (one, ...grounds) => Math.min(...grounds.map(g => contrast(one, g)));
@@ -148,8 +148,8 @@ def test_a_change_of_theme_reaches_open_views(page_of_look: FrontEnd, look: Look
 def test_titles_can_be_read_on_the_colours_of_our_nodes(page_of_look: FrontEnd, look: Look) -> None:
     """A palette that says that it is light has its nodes' colours lightened by the front end."""
     ratios = """async types => {
-        const { contrast } = await import('/extensions/comfyui-lora2/colours.js');
-        const { colourOf } = await import('/extensions/comfyui-lora2/theme.js');
+        const { contrast } = await import('/extensions/comfyui-lora2/drawing/colours.js');
+        const { colourOf } = await import('/extensions/comfyui-lora2/drawing/theme.js');
         const title = colourOf(LiteGraph.NODE_TITLE_COLOR);
         return types.map(t => LiteGraph.createNode(t).color).filter(Boolean)
             .map(colour => contrast(title, colourOf(colour)));

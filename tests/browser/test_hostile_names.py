@@ -7,6 +7,7 @@ import pytest
 import safetensors.torch
 from safetensors import safe_open
 
+from lora2_core.adapter.layout import as_json
 from lora2_core.files.seal import EMPTY, KEY, sealed
 from tests.browser.front_end import QUICK_START, RUN, FrontEnd, workflow
 
@@ -70,7 +71,7 @@ def test_names_and_metadata_are_text(
 def test_layers_and_notes_of_any_name_are_text(front_end: FrontEnd, name: str) -> None:
     """Straight to the views: no loader would let such layers in."""
     layer = {"name": name, "row": name, "column": name, "rank": 1, "max_rank": 2, "norm": 1}
-    shown = {"rows": [name], "columns": [name], "cells": [layer | {"bytes": 4}]}
+    shown = as_json([name], [name], [layer | {"bytes": 4}])
     front_end.page.evaluate("app.graph.clear()")
     heatmap = front_end.add("LoRA2RankHeatmap", (0, 0), [])
     show = "([id, key, value]) => app.graph.getNodeById(id).onExecuted({ [key]: [value] })"

@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from lora2_core.adapter.rank_map import arrange
+from lora2_core.adapter.layout import arrange
 from tests.browser.front_end import FrontEnd
 from tests.browser.made_up import rank_map, training
 

@@ -11,6 +11,8 @@ import torch
 from lora2_core import LoraLayer, RankedLora, load
 from lora2_core.adapter.model_order import in_model_order, order_key
 from lora2_core.adapter.origin import Learned, Origin, SourceFile
+from lora2_core.adapter.rank_map import rank_map
+from lora2_core.adapter.sections import sections
 from lora2_core.charts.info import (
     LONGEST,
     as_saved,
@@ -20,7 +22,7 @@ from lora2_core.charts.info import (
     readable,
     summary,
 )
-from lora2_core.charts.info_picture import number, picture, sections
+from lora2_core.charts.info_picture import number, picture
 from tests.toys import foreign, random_lora, trained
 
 ORDERED = [
@@ -148,13 +150,13 @@ def test_the_summary_of_a_file_has_its_size_and_trigger():
 
 
 def test_the_picture_has_text_encoders_and_kinds_of_blocks_apart():
-    parts = sections(lora_of([*ORDERED, *DIFFUSERS]))
+    parts = sections(rank_map(lora_of([*ORDERED, *DIFFUSERS])))
     assert [len(part.rows) for part in parts] == [6, 4, 1, 2, 1, 1, 1]
     assert sum(len(part.cells) for part in parts) == len(ORDERED) + len(DIFFUSERS)
     te = next(part for part in parts if part.title.startswith("lora_te1"))
     assert (te.title, te.labels) == ("lora_te1.text_model_encoder_layers", ["2", "11"])
     leaves = [f"blocks.0.{x}" for x in ("self_attn.out", "self_attn.v", "self_attn.k", "mlp.q")]
-    (part,) = sections(lora_of(leaves))
+    (part,) = sections(rank_map(lora_of(leaves)))
     assert part.columns == ["mlp.q", "self_attn.k", "self_attn.v", "self_attn.out"]
 
 

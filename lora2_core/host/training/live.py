@@ -13,8 +13,8 @@ from collections import deque
 from collections.abc import Sequence
 from uuid import uuid4
 
+from ...adapter.layout import arrange
 from ...adapter.lora import RankedLora
-from ...adapter.rank_map import arrange
 from ...training.run import Step
 from .previews import Shown
 
