@@ -3,7 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from ..lora2_core.host import store
-from ..lora2_core.host.training import checkpoints
+from ..lora2_core.host.training import checkpoint_files
 from ..lora2_core.saying import plainly
 from . import (
     apply,
@@ -58,7 +58,7 @@ class LoRA2Extension(ComfyExtension):
     async def on_load(self) -> None:
         """What a crash left half written goes at the next start."""
         store.sweep_orphans()
-        checkpoints.sweep_orphans()
+        checkpoint_files.sweep_orphans()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES

@@ -80,12 +80,13 @@ def inference_mode():
 @pytest.fixture
 def train(playground):
     """A short training with some options."""
-    from lora2_core.host.training.run import HostRun, train_on
+    from lora2_core.host.training.choices import Choices
+    from lora2_core.host.training.run import train_on
     from tests.host.killed import FIELDS
 
     def go(on_step=lambda step: None, **options):
         data = playground.model, playground.latents, playground.positive
-        return train_on(*data, HostRun.of(FIELDS | options), on_step)
+        return train_on(*data, Choices.of(FIELDS | options), on_step)
 
     return go
 
