@@ -10,6 +10,6 @@ def examples_of(model, inner, latents: list[dict], positive: list[list]) -> list
     return make_examples(model, inner, Pictures.of(model, latents, positive))
 
 
-def masked(examples: list[Example], settings: MaskSettings) -> list[Example]:
+def with_masks(examples: list[Example], settings: MaskSettings) -> list[Example]:
     """Returns the examples with the weights of masks."""
     return with_weights(examples, mask_weights(settings, [e.latent for e in examples]))

@@ -15,7 +15,7 @@ from lora2_core.host.training.choices import Choices
 from lora2_core.host.training.examples import Example
 from lora2_core.host.training.masks import MaskSettings
 from lora2_core.host.training.run import train_on
-from tests.host.examples import masked
+from tests.host.examples import with_masks
 
 from .test_dataset import SMALL, dataset
 
@@ -195,7 +195,7 @@ def test_they_reach_the_loss(nodes, playground, folder):
     assert out.lora.info["settings"]["masked_loss"] is True
     with torch.inference_mode(False):
         latents = [x["samples"].clone() for x in made.latents]
-        items = masked([Example(latent, {}) for latent in latents], run.mask)
+        items = with_masks([Example(latent, {}) for latent in latents], run.mask)
     row = torch.tensor([2.0] * 4 + [0.0] * 4)
     assert all(torch.equal(i.weights[0, 0], row.expand(8, 8)) for i in items)
 

@@ -18,7 +18,7 @@ from lora2_core.host.training.masks import (
 )
 from lora2_core.host.training.objective import denoising_loss, weights_of
 from lora2_core.host.training.run import train_on
-from tests.host.examples import masked
+from tests.host.examples import with_masks
 
 FIELDS = {"steps": 3, "learning_rate": 1e-2, "mode": "fixed", "target_rank": 2, "batch_size": 2}
 
@@ -69,14 +69,14 @@ def test_ones_are_exactly_no_mask(settings: dict, blur: float):
     mask = torch.rand(1, 64, 64) if settings else torch.ones(1, 64, 64)
     chosen = MaskSettings([mask], mask_blur=blur, **settings)
     items = [Example(torch.zeros(1, 8, 8, 8), {})]
-    assert masked(items, chosen)[0].weights is None and weights_of(items) is None
+    assert with_masks(items, chosen)[0].weights is None and weights_of(items) is None
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8, 8), (1, 16, 1, 8, 8), (1, 16, 3, 8, 8)])
 def test_pictures_with_and_without_a_mask_share_a_batch(shape: tuple):
     items = [Example(torch.zeros(shape), {}) for _ in range(2)]
     masks = [half(), torch.ones(1, 32, 32)]
-    one, other = masked(items, MaskSettings(masks))
+    one, other = with_masks(items, MaskSettings(masks))
     weights = weights_of([other, one])
     assert weights.shape == (2, 1, *shape[2:])
     assert torch.equal(weights[0], torch.ones(1, *shape[2:]))
@@ -110,7 +110,7 @@ def test_what_is_masked_out_counts_by_the_floor_only(floor: float):
     generator = torch.Generator().manual_seed(0)
     latents, noise = torch.randn(2, 1, 4, 8, 8, generator=generator)
     sigma = torch.tensor([0.8])
-    (item,) = masked([Example(latents, {})], MaskSettings([half()], mask_floor=floor))
+    (item,) = with_masks([Example(latents, {})], MaskSettings([half()], mask_floor=floor))
 
     def gradient(latents: torch.Tensor, weights) -> torch.Tensor:
         places = torch.full((8, 8), 0.5, requires_grad=True)

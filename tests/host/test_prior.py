@@ -13,7 +13,7 @@ from lora2_core.host.training.objective import make_draw
 from lora2_core.host.training.prior import PriorSettings, joint_loss
 from lora2_core.host.training.run import train_on
 from lora2_core.training.loss import LossSettings
-from tests.host.examples import examples_of, masked
+from tests.host.examples import examples_of, with_masks
 
 from .flow_models import build, pictures
 
@@ -47,7 +47,7 @@ def test_it_is_the_subjects_loss_and_the_priors(playground, monkeypatch, shapes,
         ours = examples_of(playground.model, inner, playground.latents[:2], playground.positive[:2])
         theirs = examples_of(playground.model, inner, others, playground.positive[2:])
         generator = torch.Generator().manual_seed(0)
-        subject = make_draw(inner, masked(ours, mask), 2, settings)(generator)
+        subject = make_draw(inner, with_masks(ours, mask), 2, settings)(generator)
         class_ = make_draw(inner, theirs, 2, settings)(generator)
         weight = inner.diffusion_model.middle_block[1].transformer_blocks[0].attn2.to_q.weight
         weight.requires_grad_(True)
@@ -161,7 +161,7 @@ def test_flow_models_by_one_pass_or_two(name: str, monkeypatch):
     with on_loan(model) as inner, torch.no_grad():
         items = examples_of(model, inner, latents, positive)
         generator = torch.Generator().manual_seed(0)
-        subject = make_draw(inner, masked(items[:2], MaskSettings([mask])), 2)(generator)
+        subject = make_draw(inner, with_masks(items[:2], MaskSettings([mask])), 2)(generator)
         class_ = make_draw(inner, items[2:], 2)(generator)
         together = joint_loss(inner, subject, class_, 0.7, {})
         monkeypatch.setattr(prior, "by_shape", lambda items: [[0], [1]])

@@ -22,7 +22,7 @@ from .examples import Example, make_examples
 from .gradient_checkpointing import GradientCheckpointing
 from .inputs import Inputs
 from .loan import Loan, lent
-from .objective import make_loss
+from .objective import Renew, make_loss
 from .pictures import Pictures
 from .prior import make_joint_loss, naming_the_prior
 from .text_encoder import TextEncoder, text_layers
@@ -95,11 +95,7 @@ def set_up(model, inputs: Inputs, choices: Choices) -> Iterator[Setup]:
             override = stack.enter_context(recorded_attention(loan.inner, attention))
             options["optimized_attention_override"] = override
         renew = text_encoder and text_encoder.renewed
-        parts = choices.batch_size, options, choices.loss, renew
-        loss_fn = make_loss(loan.inner, examples, *parts)
-        if prior_examples:
-            both = examples, prior_examples, choices.prior.prior_weight
-            loss_fn = make_joint_loss(loan.inner, *both, *parts)
+        loss_fn = loss_function(loan.inner, examples, prior_examples, options, choices, renew)
         half = loan.inner.get_dtype_inference() == torch.float16
         run = Run(adapters, choices.training, half=half, processes=Processes.joined())
         yield Setup(
@@ -151,6 +147,22 @@ def attach_to(
         start=start,
         speeds=speeds,
     )
+
+
+def loss_function(
+    inner,
+    examples: list[Example],
+    prior_examples: list[Example],
+    options: dict,
+    choices: Choices,
+    renew: Renew | None,
+) -> Callable[[torch.Generator], Tensor]:
+    """Returns loss_fn(generator) of a random batch, with one of the prior where there is one."""
+    parts = choices.batch_size, options, choices.loss, renew
+    if not prior_examples:
+        return make_loss(inner, examples, *parts)
+    weight = choices.prior.prior_weight
+    return make_joint_loss(inner, examples, prior_examples, weight, *parts)
 
 
 def check_budget(adapters: Adapters) -> None:
