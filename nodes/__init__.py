@@ -3,7 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from ..lora2_core.host import store
-from ..lora2_core.host.training import checkpoints
+from ..lora2_core.host.training import checkpoint_files
 from ..lora2_core.saying import plainly
 from . import (
     apply,
@@ -47,7 +47,7 @@ class LoRA2Extension(ComfyExtension):
     async def on_load(self) -> None:
         """Removes what a crash left half written."""
         store.sweep_orphans()
-        checkpoints.sweep_orphans()
+        checkpoint_files.sweep_orphans()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Returns every node of the pack."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..lora2_core.host.training.run import HostRun
+from ..lora2_core.host.training.choices import Choices
 from ..lora2_core.layers.layer import is_adaptable
 from ..lora2_core.layers.target_table import rows, summary, table
 from ..lora2_core.ranks.layer_ranks import MOST
@@ -56,10 +56,12 @@ class LoRA2Layers(io.ComfyNode):
     @checked
     def execute(cls, model, options=None, target_rank=64) -> io.NodeOutput:
         check_model(model)
-        run = HostRun.of({"max_rank": MOST, "target_rank": target_rank, **check_options(options)})
-        layers = rows(run.target.chosen(model.model), run.rank)
+        choices = Choices.of(
+            {"max_rank": MOST, "target_rank": target_rank, **check_options(options)}
+        )
+        layers = rows(choices.target.chosen(model.model), choices.rank)
         adaptable = sum(map(is_adaptable, model.model.modules()))
-        shown = {"text": (summary(layers, run.rank, adaptable),)}
+        shown = {"text": (summary(layers, choices.rank, adaptable),)}
         return io.NodeOutput(table(layers), len(layers), list(layers), ui=shown)
 
 

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import comfy.model_management
-import comfy.utils
-import torch
+from functools import partial
+
 from comfy_api.latest import io
 from server import PromptServer
 
-from ..lora2_core import Step
 from ..lora2_core.host import live_events
 from ..lora2_core.host.apply import apply_lora
-from ..lora2_core.host.behind import is_taken, running
 from ..lora2_core.host.export import as_lora_model
-from ..lora2_core.host.only_said import OnlySaid
-from ..lora2_core.host.store import KEPT, RESCUED, check_prefix, save_under_loras
-from ..lora2_core.host.training.console import Console
-from ..lora2_core.host.training.hints import FINISHED, UNSAVED, UNTAKEN, hints
-from ..lora2_core.host.training.live import Progress, count_pictures, last_step
-from ..lora2_core.host.training.odd_values import odd_values
-from ..lora2_core.host.training.previews import Shown
-from ..lora2_core.host.training.run import HostRun, Outcome, out_of_memory, train_on
+from ..lora2_core.host.store import RESCUED, check_prefix
+from ..lora2_core.host.training.choices import Choices
+from ..lora2_core.host.training.ending import adapter_is_taken, end, end_early
+from ..lora2_core.host.training.live import Origin
+from ..lora2_core.host.training.run import train_on
+from ..lora2_core.host.training.run_view import RunView
 from ..lora2_core.ranks.settings import MODES
-from ..lora2_core.saying import log
 from . import inputs
 from .checking import checked
 from .sockets import (
@@ -37,11 +31,6 @@ from .sockets import (
 )
 
 EVENT = "lora2.train"
-ADAPTER_OUTPUTS = 3  # lora2, lora and model come first
-ADVICE = (
-    "Too little memory: lower batch_size or max_rank, take smaller pictures, or set checkpointing "
-    "to on in LoRA2 Memory Options."
-)
 
 
 class LoRA2Train(io.ComfyNode):
@@ -180,125 +169,32 @@ class LoRA2Train(io.ComfyNode):
         }
         fields = {name: first(name, values) for name, values in fields.items()} | {"clip": clip}
         check_model(first("model", model))
-        chosen = check_options((options or [None])[0])
-        run = HostRun.of({**chosen, **fields})
+        choices = Choices.of({**check_options((options or [None])[0]), **fields})
         check_prefix(RESCUED)
-        say = OnlySaid()
-        notes = say(hints, model[0], run, positive) or []
-        notes += say(lambda: list(odd_values(run, latents))) or []
-        taken = say(cls.is_taken) is not False
-        if not taken:
-            notes.append(UNTAKEN)
-        progress = Progress(*cls.origin(), steps[0], notes)
-        progress.batch_size, progress.pictures = run.batch_size, count_pictures(latents)
-        say(lambda: cls.tell(progress.beginning()))
-        data = model[0], latents, positive
-        with Console(steps[0]) as console:
-            outcome = train_on(*data, run, *cls.reporters(progress, console, say))
-        if outcome.stopped is not None:
-            raise cls.rescue(outcome, progress)
-        if outcome.first == len(outcome.losses):
-            progress.notes.append(FINISHED)
-        if not taken:
-            cls.keep(outcome, progress)
-        say(progress.add, last_step(outcome.lora, outcome.losses, outcome.ceiling))
-        if last := say(progress.event, whole=True):
-            say(cls.tell, last)
+        data, origin = (model[0], latents, positive), cls.origin()
+        view = RunView(origin, choices, partial(live_events.send, EVENT))
+        server = getattr(PromptServer, "instance", None)  # None outside the host's server
+        taken = view.say(adapter_is_taken, origin, server) is not False
+        view.begin(*data, taken)
+        with view:
+            outcome = train_on(*data, choices, view.after, view.show)
+        if outcome.stopped_by is not None:
+            raise end_early(outcome, view)
+        event = end(outcome, view, taken)
         patched = apply_lora(model[0], clip, outcome.lora, 1.0, 1.0)
-        shown = {EVENT: [last]} if last else {}
+        shown = {EVENT: [event]} if event else {}
         return io.NodeOutput(outcome.lora, as_lora_model(outcome.lora), *patched, ui=shown)
 
     @classmethod
-    def is_taken(cls) -> bool:
-        """Returns whether a node that the host executes needs the adapter; where the host does not
-        say, one does.
-        """
-        if cls.hidden is None:  # not called by the executor
-            return True
-        server = PromptServer.instance
-        if (found := running(server, server.last_prompt_id)) is None:
-            return True
-        return is_taken(str(cls.hidden.unique_id), ADAPTER_OUTPUTS, *found)
-
-    @classmethod
-    def keep(cls, outcome: Outcome, progress: Progress) -> None:
-        """Writes an adapter that goes to no other node, and lets the node say where it is."""
-        try:
-            progress.kept, _ = save_under_loras(outcome.lora, KEPT)
-        except (OSError, ValueError, MemoryError) as error:  # the outputs still hold it
-            log.error("The adapter could not be saved: %s", error or "too little memory")
-            progress.notes.append(UNSAVED)
-        else:
-            log.info("The adapter is saved as %s.", progress.kept)
-
-    @classmethod
-    def origin(cls) -> tuple[str, str | None, str | None]:
-        """Ids of this node, of the prompt and of the workflow: node ids repeat in others."""
-        if cls.hidden is None:  # not called by the executor
-            return "", None, None
+    def origin(cls) -> Origin:
+        """Returns whose events this run's are; nobody's where the executor has not called."""
+        if cls.hidden is None:
+            return Origin()
         info = cls.hidden.extra_pnginfo
         info = info[0] if isinstance(info, list) else info
         workflow = ((info or {}).get("workflow") or {}).get("id")
-        return cls.hidden.unique_id, PromptServer.instance.last_prompt_id, workflow
-
-    @classmethod
-    def reporters(cls, progress: Progress, console: Console, say: OnlySaid):
-        """Called after every step: the host's progress bar, the terminal, live events, and the
-        interrupt; and after every preview. `say` guards the run from all but the interrupt.
-        """
-        bar = comfy.utils.ProgressBar(progress.steps)
-
-        def event(**kind) -> None:
-            if kind or progress.due():
-                cls.tell(progress.event(**kind))
-
-        def report(step: Step) -> None:
-            say(bar.update_absolute, step.index)
-            say(console.step, step)
-            say(progress.add, step)
-            say(event)
-            comfy.model_management.throw_exception_if_processing_interrupted()
-
-        def show(shown: Shown) -> None:
-            say(console.pause, shown.seconds)
-            say(progress.show, shown)
-            if progress.last is not None:  # else the first step tells of it
-                say(event, whole=True)
-
-        return report, show
-
-    @classmethod
-    def tell(cls, event: dict) -> None:
-        """One live event, to every open page."""
-        live_events.send(EVENT, event)
-
-    @classmethod
-    def rescue(cls, outcome: Outcome, progress: Progress) -> BaseException:
-        """Saves what an ended run has learned; returns the exception to raise."""
-        if not outcome.losses:
-            return outcome.stopped
-        cancelled = isinstance(outcome.stopped, comfy.model_management.InterruptProcessingException)
-        name = None
-        try:
-            name, _ = save_under_loras(outcome.lora, RESCUED)
-            kept = f"The adapter so far is saved as {name}."
-        except (OSError, ValueError, MemoryError) as error:  # it must not hide why the run ended
-            kept = f"The adapter so far could not be saved: {error or 'too little memory'}"
-        if out_of_memory(outcome.stopped):
-            kept = f"{ADVICE} {kept}"
-        if outcome.checkpoint:
-            kept += (
-                f" To go on from there, choose resume {outcome.checkpoint} in LoRA2 Checkpoint "
-                "Options (press R for the list)."
-            )
-        if progress.last is not None:  # else it only went through what it had resumed
-            progress.end("cancelled" if cancelled else "failed", name)
-            OnlySaid()(lambda: cls.tell(progress.event(whole=True)))
-        log.warning("LoRA2 Train ended at step %d. %s", len(outcome.losses), kept)
-        if cancelled:
-            return outcome.stopped
-        kind = torch.OutOfMemoryError if out_of_memory(outcome.stopped) else RuntimeError
-        return kind(f"{outcome.stopped} {kept}")
+        prompt = PromptServer.instance.last_prompt_id
+        return Origin(str(cls.hidden.unique_id), prompt, workflow)
 
 
 NODES = [LoRA2Train]

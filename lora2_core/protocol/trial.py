@@ -25,7 +25,8 @@ from ..host.apply import apply_lora
 from ..host.data.folder_dataset import make_dataset
 from ..host.local_encoders import clip_features, dino_features
 from ..host.playground import load_playground
-from ..host.training.run import HostRun, Outcome, train_on
+from ..host.training.choices import Choices
+from ..host.training.run import Outcome, train_on
 from ..playground import asset
 from .dreambooth import Subject, read_subjects
 from .plan import PLAYGROUND, Plan, Trial
@@ -117,10 +118,10 @@ class Workshop:
         settings = DatasetSettings(text, self.plan.resolution, buckets=False)
         told = subject.name, self.clip, self.vae, settings, lambda done, of: None
         data = make_dataset(*told)
-        run = HostRun.of(choices)
-        outcome = train_on(self.model, data.latents, data.positive, run, lambda step: None)
-        if outcome.stopped is not None:
-            raise outcome.stopped
+        pictures = data.latents, data.positive
+        outcome = train_on(self.model, *pictures, Choices.of(choices), lambda step: None)
+        if outcome.stopped_by is not None:
+            raise outcome.stopped_by
         return outcome
 
     def draw(self, model, clip, prompt: str, seed: int) -> Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .run import Run
+from .run import Run, Step
 from .run_state import Tree, captured, restore_adapters
 
 EVERY = 25  # steps between two copies at most: one costs about two reads of the adapter
@@ -45,11 +45,12 @@ class LastGood:
             found += [component.lora_up.isfinite().all(), component.lora_down.isfinite().all()]
         return bool(torch.stack(found).all())
 
-    def after(self, step: int) -> None:
+    def after(self, step: Step) -> None:
         """Copies where a copy is due, often at first, and the adapter whole."""
-        if step >= self.due and self.finite():
+        if step.index >= self.due and self.finite():
             self.copy = copied(captured(self.run)["adapters"])
-            self.step, self.due = step, min(2 * step, step + EVERY)
+            self.step = step.index
+            self.due = min(2 * self.step, self.step + EVERY)
 
     def restore(self) -> bool:
         """Puts the copy back where it is needed; says whether it was."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ...lora2_core.host.training.run import CHECKPOINTING
+from ...lora2_core.host.training.choices import CHECKPOINTING
 from .base import AUTO, OptionsNode, chain
 
 

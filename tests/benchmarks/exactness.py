@@ -15,8 +15,9 @@ import torch
 from lora2_core import RankSettings, TrainSettings, attach, load, save
 from lora2_core.host.apply import adopt, apply_lora
 from lora2_core.host.playground import load_playground
+from lora2_core.host.training.choices import Choices
 from lora2_core.host.training.loan import on_loan
-from lora2_core.host.training.run import HostRun, train_on
+from lora2_core.host.training.run import train_on
 from lora2_core.layers.targets import ATTENTION
 from lora2_core.playground import asset
 from lora2_core.playground.subjects import examples
@@ -49,7 +50,7 @@ def main() -> None:
     hashes, losses = [], []
     with tempfile.TemporaryDirectory() as folder:
         for repeat in range(2):
-            run = HostRun(
+            run = Choices(
                 RankSettings(target_rank=8, max_rank=32),
                 TrainSettings(100, 2e-3, seed=7),
                 batch_size=8,

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 
-from lora2_core.host.training.items import batch_of, make_items
+from lora2_core.host.training.examples import collate
 from lora2_core.host.training.loan import on_loan
 from lora2_core.host.training.objective import denoising_loss, sigma_at
 from lora2_core.playground.subjects import BACKGROUNDS, SUBJECTS, caption, compose
+from tests.host.examples import examples_of
 from tests.playground.pictures import load
 
 TRAINED, LEVELS = 8, 10
@@ -41,8 +42,8 @@ def held_out_loss(model, pictures: Pictures) -> float:
     """
     generator = torch.Generator().manual_seed(0)
     with on_loan(model) as inner, torch.no_grad():
-        items, total = make_items(model, inner, *pictures), 0.0
-        latents, conditions = batch_of(items, list(range(len(items))))
+        items, total = examples_of(model, inner, *pictures), 0.0
+        latents, conditions = collate(items)
         for level in range(LEVELS):
             position = torch.full((len(items),), (level + 0.5) / LEVELS)
             sigma = sigma_at(inner.model_sampling, position)

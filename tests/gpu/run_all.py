@@ -24,7 +24,7 @@ from statistics import median
 import torch
 
 from lora2_core import RankSettings, TrainSettings, attach, train
-from lora2_core.host.training.recomputing import checkpointed, repeated_blocks
+from lora2_core.host.training.gradient_checkpointing import checkpointed, repeated_blocks
 from tests.gpu.unet import SDXL, SMALL, UNet
 
 TARGETS = r"attn[12]\.to_(q|k|v|out\.0)$"

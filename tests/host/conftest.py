@@ -82,12 +82,13 @@ def inference_mode():
 @pytest.fixture
 def train(playground):
     """A short training with some options."""
-    from lora2_core.host.training.run import HostRun, train_on
+    from lora2_core.host.training.choices import Choices
+    from lora2_core.host.training.run import train_on
     from tests.host.killed import FIELDS
 
     def go(on_step=lambda step: None, **options):
         data = playground.model, playground.latents, playground.positive
-        return train_on(*data, HostRun.of(FIELDS | options), on_step)
+        return train_on(*data, Choices.of(FIELDS | options), on_step)
 
     return go
 
@@ -95,7 +96,8 @@ def train(playground):
 @pytest.fixture(scope="session")
 def uninterrupted(playground):
     """What `train` gives for some options, trained once for all tests that compare with it."""
-    from lora2_core.host.training.run import HostRun, train_on
+    from lora2_core.host.training.choices import Choices
+    from lora2_core.host.training.run import train_on
     from tests.host.kept import quiet
     from tests.host.killed import FIELDS
 
@@ -105,7 +107,7 @@ def uninterrupted(playground):
         key = tuple(sorted(options.items()))
         if key not in outcomes:
             data = playground.model, playground.latents, playground.positive
-            outcomes[key] = train_on(*data, HostRun.of(FIELDS | options), quiet)
+            outcomes[key] = train_on(*data, Choices.of(FIELDS | options), quiet)
         return outcomes[key]
 
     return of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import comfy.model_management
 import torch
 
-from lora2_core.host.training import run as host_run
+from lora2_core.host.training import setup
 from lora2_core.host.training.run import Outcome
 
 
@@ -44,7 +44,7 @@ def bytes_of(outcome: Outcome) -> tuple:
 
 def out_of_memory(count: int, monkeypatch) -> None:
     """At the count-th forward pass."""
-    make = host_run.make_loss
+    make = setup.make_loss
 
     def failing(*args):
         loss_fn, calls = make(*args), []
@@ -58,4 +58,4 @@ def out_of_memory(count: int, monkeypatch) -> None:
 
         return loss
 
-    monkeypatch.setattr(host_run, "make_loss", failing)
+    monkeypatch.setattr(setup, "make_loss", failing)

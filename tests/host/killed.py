@@ -25,7 +25,8 @@ def main(output: str) -> None:
     import torch
 
     from lora2_core.host.playground import load_playground
-    from lora2_core.host.training.run import HostRun, train_on
+    from lora2_core.host.training.choices import Choices
+    from lora2_core.host.training.run import train_on
     from lora2_core.playground import asset, subjects
 
     folder_paths.set_output_directory(output)
@@ -34,7 +35,7 @@ def main(output: str) -> None:
         images, captions = subjects.examples("owl", 4)
         latents = [{"samples": vae.encode(image[None])} for image in images]
         positive = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in captions]
-        train_on(model, latents, positive, HostRun.of(FIELDS | KEEP), lambda step: say(step.index))
+        train_on(model, latents, positive, Choices.of(FIELDS | KEEP), lambda step: say(step.index))
 
 
 def say(index: int) -> None:

@@ -6,7 +6,8 @@ import folder_paths
 import pytest
 import torch
 
-import lora2_core.host.training.run as run
+from lora2_core.host.training import setup
+from lora2_core.host.training.choices import Choices
 
 ARGUMENTS = {
     "steps": [2], "batch_size": [1], "learning_rate": [1e-3], "mode": ["adaptive"],
@@ -21,7 +22,7 @@ def untouched(monkeypatch):
     def begun(*_, **__):
         raise AssertionError("training began on bad input")
 
-    monkeypatch.setattr(run, "Run", begun)
+    monkeypatch.setattr(setup, "Run", begun)
 
 
 def with_nan(latent: dict) -> dict:
@@ -174,17 +175,17 @@ def test_a_later_node_also_sets_defaults_back(nodes, name, changes):
     """A run is then as without any options."""
     node = nodes[name]
     (first,) = node.execute(**defaults(node, **changes)).result
-    plain, changed = run.HostRun.of({}), run.HostRun.of(first)
+    plain, changed = Choices.of({}), Choices.of(first)
     assert changed != plain
     (last,) = node.execute(**defaults(node), options=first).result
-    assert run.HostRun.of(last) == plain
+    assert Choices.of(last) == plain
     (again,) = node.execute(**defaults(node, **changes), options=last).result
-    assert run.HostRun.of(again) == changed
+    assert Choices.of(again) == changed
 
 
 def test_a_text_that_says_auto_is_a_text(nodes):
     (options,) = nodes["LoRA2TargetOptions"].execute(targets="auto", only_blocks="auto").result
-    chosen = run.HostRun.of(options).target
+    chosen = Choices.of(options).target
     assert (chosen.targets, chosen.only_blocks) == ("auto", "auto")
 
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from lora2_core.host.training.checkpointing import LATEST, KeepSettings
-from lora2_core.host.training.run import HostRun, train_on
+from lora2_core.host.training.checkpoint_keeping import LATEST, KeepSettings
+from lora2_core.host.training.choices import Choices
+from lora2_core.host.training.run import train_on
 from tests.host.kept import keep, out_of_memory, quiet, stop_at
 from tests.host.killed import FIELDS
 
@@ -14,7 +15,7 @@ def kept(playground) -> str:
     """A checkpoint to be refused."""
     data = playground.model, playground.latents, playground.positive
     with torch.inference_mode():
-        return train_on(*data, HostRun.of(FIELDS | keep("kept")), stop_at(2)).checkpoint
+        return train_on(*data, Choices.of(FIELDS | keep("kept")), stop_at(2)).checkpoint
 
 
 @pytest.mark.parametrize(
@@ -37,7 +38,7 @@ def test_another_run_is_refused_before_any_step(train, kept, change: dict, sente
 
 
 def test_other_pictures_are_refused_and_what_encoding_again_changes_is_not(playground, kept):
-    run = HostRun.of(FIELDS | keep("kept", 0, kept))
+    run = Choices.of(FIELDS | keep("kept", 0, kept))
     latents, captions = list(playground.latents), list(playground.positive)
     with pytest.raises(ValueError, match="pictures 4 there, 3 here"):
         train_on(playground.model, latents[:3], captions[:3], run, quiet)
@@ -47,13 +48,13 @@ def test_other_pictures_are_refused_and_what_encoding_again_changes_is_not(playg
         other = [captions[0], [[-captions[1][0][0], captions[1][0][1]]], *captions[2:]]
         train_on(playground.model, latents, other, run, quiet)
     near = [{"samples": latent["samples"] * 1.001} for latent in latents]
-    assert train_on(playground.model, near, captions, run, quiet).first == 2
+    assert train_on(playground.model, near, captions, run, quiet).resumed_after == 2
 
 
 def test_another_base_model_is_refused(playground, kept):
     model = playground.model.clone()
     weight = next(p for n, p in model.model.named_parameters() if n.endswith("to_q.weight"))
-    run = HostRun.of(FIELDS | keep("kept", 0, kept))
+    run = Choices.of(FIELDS | keep("kept", 0, kept))
     before = weight.clone()
     weight.mul_(2)
     try:
@@ -67,8 +68,8 @@ def test_the_defaults_are_what_happens_without_the_node(nodes):
     node = nodes["LoRA2CheckpointOptions"]
     inputs = {f.id: f.default for f in node.define_schema().inputs if f.id != "options"}
     (options,) = node.execute(**inputs).result
-    assert HostRun.of({**options, **FIELDS}) == HostRun.of(FIELDS)
-    assert not HostRun.of(FIELDS).keep.used
+    assert Choices.of({**options, **FIELDS}) == Choices.of(FIELDS)
+    assert not Choices.of(FIELDS).keep.used
 
 
 def test_every_field_reaches_its_settings_and_the_list_shows_what_is_there(nodes, kept):
@@ -77,7 +78,7 @@ def test_every_field_reaches_its_settings_and_the_list_shows_what_is_there(nodes
     assert combo.options[:2] == ["none", LATEST] and kept in combo.options
     fields = {"every": 7, "keep_last": 3, "name": "mine", "resume": kept}
     (options,) = node.execute(**fields, options={"targets": "attn2"}).result
-    run = HostRun.of({**options, "steps": 4})
+    run = Choices.of({**options, "steps": 4})
     assert run.keep == KeepSettings(7, 3, "mine", kept) and run.target.targets == "attn2"
 
 
@@ -98,7 +99,6 @@ def test_the_form_is_checked_before_anything_runs(nodes, inputs: dict, answer):
 
 def test_the_error_says_how_to_go_on(nodes, playground, monkeypatch, caplog):
     out_of_memory(3, monkeypatch)
-    monkeypatch.setattr(nodes["LoRA2Train"], "reporters", lambda *_: (quiet, quiet))
     fields = {
         "model": [playground.model], "latents": playground.latents,
         "positive": playground.positive, "steps": [5], "batch_size": [1], "learning_rate": [1e-3],

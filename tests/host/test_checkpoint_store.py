@@ -4,26 +4,26 @@ import logging
 
 import pytest
 
-from lora2_core.host.training import checkpoints
-from lora2_core.host.training.checkpointing import LATEST, KeepSettings
-from lora2_core.host.training.checkpoints import (
+from lora2_core.host.training import checkpoint_files
+from lora2_core.host.training.checkpoint_files import (
     checkpoint_list,
     checkpoints_folder,
     file_of,
     folder_of,
 )
+from lora2_core.host.training.checkpoint_keeping import LATEST, KeepSettings
 from tests.host.kept import keep, stop_at
 
 
 def test_the_last_ones_of_a_run_stay_and_all_of_other_runs(train, name):
     other = train(stop_at(2), seed=4, **keep(name, 1))
     train(**keep(name, 1, keep_last=3))
-    files = {path.name: card for path, card in checkpoints.cards_in(folder_of(name)).items()}
+    files = {path.name: card for path, card in checkpoint_files.cards_in(folder_of(name)).items()}
     assert [card.step for card in files.values()] == [1, 2, 10, 11, 12]
     assert len({card.run for card in files.values()}) == 2
     train(stop_at(2), seed=5, **keep(name, 2))  # the name of a file of another run is taken
     assert f"{name}/step-000002_2.safetensors" in checkpoint_list()
-    assert train(seed=4, **keep(name, 0, other.checkpoint)).first == 2
+    assert train(seed=4, **keep(name, 0, other.checkpoint)).resumed_after == 2
 
 
 @pytest.mark.parametrize(
@@ -42,10 +42,10 @@ def test_a_failing_disk_does_not_end_the_run_and_nothing_is_removed(
     def full(*_):
         raise error
 
-    monkeypatch.setattr(checkpoints, "write_atomic", full)
+    monkeypatch.setattr(checkpoint_files, "write_atomic", full)
     with caplog.at_level(logging.ERROR):
         rest = train(**keep(name, 1, part.checkpoint, keep_last=1))
-    assert rest.stopped is None and len(rest.losses) == 12
+    assert rest.stopped_by is None and len(rest.losses) == 12
     assert f"The checkpoint of step 7 is not written: {reason}" in caplog.text
     assert {p: p.read_bytes() for p in folder_of(name).iterdir()} == before
 
@@ -56,7 +56,7 @@ def test_what_a_crash_left_is_swept_and_a_damaged_file_is_passed_over(train, nam
     (folder / ".step-000009.safetensors.77.tmp").write_bytes(b"half")
     (folder / "step-000099.safetensors").write_bytes(b"half")
     rest = train(**keep(name, 3, LATEST))
-    assert rest.first == 6
+    assert rest.resumed_after == 6
     assert "step-000099.safetensors is no safetensors file" in caplog.text
     assert not list(folder.glob(".*"))
     path = file_of(part.checkpoint.replace("06", "09"))
@@ -110,5 +110,5 @@ def test_a_folder_that_cannot_be_read_does_not_break_the_list(monkeypatch, caplo
         raise PermissionError("Permission denied")
 
     checkpoints_folder().joinpath("a").mkdir(parents=True, exist_ok=True)
-    monkeypatch.setattr(checkpoints, "files_in", forbidden)
+    monkeypatch.setattr(checkpoint_files, "files_in", forbidden)
     assert checkpoint_list() == [] and "can't be listed: Permission denied" in caplog.text

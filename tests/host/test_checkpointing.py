@@ -9,15 +9,16 @@ import torch
 from torch import nn
 
 from lora2_core import RankSettings, TrainSettings
-from lora2_core.host.training.recomputing import checkpointed, repeated_blocks
-from lora2_core.host.training.run import HostRun, train_on
+from lora2_core.host.training.choices import Choices
+from lora2_core.host.training.gradient_checkpointing import checkpointed, repeated_blocks
+from lora2_core.host.training.run import train_on
 from tests.reliability.trainings import losses_through
 from tests.tiers import each_once
 
 
-def run_of(mode: str, checkpointing: str) -> HostRun:
+def run_of(mode: str, checkpointing: str) -> Choices:
     rank = RankSettings(mode=mode, target_rank=4, max_rank=16)
-    return HostRun(rank, TrainSettings(6, 1e-2, seed=3), 2, checkpointing=checkpointing)
+    return Choices(rank, TrainSettings(6, 1e-2, seed=3), 2, checkpointing=checkpointing)
 
 
 def kept_bytes(train) -> int:
@@ -39,7 +40,7 @@ def kept_bytes(train) -> int:
 def test_losses_and_adapter_are_the_same(playground, mode: str):
     data = playground.model, playground.latents, playground.positive
     plain, again = (train_on(*data, run_of(mode, c), lambda s: None) for c in ("off", "on"))
-    assert again.stopped is None and again.losses == pytest.approx(plain.losses, rel=1e-5)
+    assert again.stopped_by is None and again.losses == pytest.approx(plain.losses, rel=1e-5)
     for name, layer in plain.lora.layers.items():
         found = again.lora.layers[name]
         torch.testing.assert_close(found.delta(), layer.delta(), rtol=1e-3, atol=1e-5)
@@ -95,7 +96,7 @@ def test_a_step_with_too_little_memory_turns_it_on_and_loses_nothing(
     inner = playground.model.model
     with losses_through(out_of_memory_from(first, inner)):
         out = train_on(*data, run_of(mode, "auto"), lambda s: None)
-    assert out.stopped is None and out.losses == pytest.approx(wanted.losses, rel=1e-5)
+    assert out.stopped_by is None and out.losses == pytest.approx(wanted.losses, rel=1e-5)
     assert out.lora.ranks == wanted.lora.ranks
     assert out.lora.origin.run.settings["checkpointing"] is True
     assert not any("forward" in vars(block) for block in inner.modules())
@@ -125,7 +126,7 @@ def test_where_that_is_not_enough_the_run_ends_with_what_was_learned(
     change = out_of_memory_from(4, playground.model.model, whatever=checkpointing != "off")
     with losses_through(change):
         out = train_on(*data, run_of("adaptive", checkpointing), lambda s: None)
-    assert len(out.losses) == 3 and isinstance(out.stopped, torch.OutOfMemoryError)
+    assert len(out.losses) == 3 and isinstance(out.stopped_by, torch.OutOfMemoryError)
 
 
 def test_an_unknown_choice_is_refused():

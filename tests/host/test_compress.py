@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from lora2_core import RankSettings, TrainSettings, load, save
 from lora2_core.host.apply import apply_lora
 from lora2_core.host.export import as_lora_model
-from lora2_core.host.training.run import HostRun, train_on
+from lora2_core.host.training.choices import Choices
+from lora2_core.host.training.run import train_on
 from lora2_core.layers.targets import TargetSettings
 
 LAYERS = r"attn[12]\.to_(q|k|v|out\.0)$|in_layers\.2$|ff\.net\.2$"
@@ -26,7 +27,7 @@ def node(nodes):
 def trained(playground):
     """A plain LoRA of attention, feed-forward and convolution layers."""
     settings = RankSettings(mode="fixed", target_rank=16)
-    run = HostRun(
+    run = Choices(
         settings, TrainSettings(12, 1e-2), batch_size=2, target=TargetSettings(targets=LAYERS)
     )
     with torch.inference_mode():

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from lora2_core.host.training.choices import Choices
 from lora2_core.host.training.masks import MaskSettings
 from lora2_core.host.training.prior import PriorSettings
-from lora2_core.host.training.run import HostRun
 
 TRAINING = {"steps": 2, "mode": "fixed", "target_rank": 2}
 FIELDS = {"prior_weight": [1.0], "mask_blur": [0.0], "mask_floor": [0.1]}
@@ -16,7 +16,7 @@ def test_the_defaults_are_what_happens_without_the_node(nodes):
     inputs = {field.id: field for field in node.define_schema().inputs}
     assert {k: [inputs[k].default] for k in FIELDS} == FIELDS
     assert node.execute(**FIELDS).result == ({},)
-    run = HostRun.of(TRAINING)
+    run = Choices.of(TRAINING)
     assert run.prior == PriorSettings() and run.mask == MaskSettings()
 
 
@@ -26,7 +26,7 @@ def test_lists_arrive_as_they_are(nodes, playground):
     given = {"prior_latents": data[0], "prior_positive": data[1], "masks": masks}
     (options,) = nodes["LoRA2DataOptions"].execute(**fields, **given).result
     (chain,) = nodes["LoRA2TargetOptions"].execute(targets="attn2", options=options).result
-    run = HostRun.of({**chain, **TRAINING})
+    run = Choices.of({**chain, **TRAINING})
     assert run.prior.prior_latents is data[0] and run.prior.prior_positive is data[1]
     assert run.mask.masks is masks and run.target.targets == "attn2"
     assert run.prior.prior_weight == 0.5
@@ -49,4 +49,4 @@ def test_half_a_prior_is_refused(nodes, playground, missing: str):
     del given[missing]
     (options,) = nodes["LoRA2DataOptions"].execute(**FIELDS, **given).result
     with pytest.raises(ValueError, match=f"connect {missing} too"):
-        HostRun.of({**options, **TRAINING})
+        Choices.of({**options, **TRAINING})

@@ -12,7 +12,8 @@ from lora2_core import RankSettings, TrainSettings
 from lora2_core.dataset.plan import DatasetSettings
 from lora2_core.host.data.encoding import clip_identity, from_tensors, to_tensors, vae_identity
 from lora2_core.host.data.folder_dataset import make_dataset
-from lora2_core.host.training.run import HostRun, train_on
+from lora2_core.host.training.choices import Choices
+from lora2_core.host.training.run import train_on
 
 SMALL = DatasetSettings(caption="owl, noto style", resolution=32)
 
@@ -132,9 +133,9 @@ def test_the_lists_train(playground, folder):
     Image.new("RGB", (60, 36), "red").save(folder / "wide.png")
     made = dataset(playground, DatasetSettings("red", resolution=32, flip=True))
     assert {tuple(x["samples"].shape) for x in made.latents} == {(1, 8, 8, 8), (1, 8, 6, 10)}
-    run = HostRun(RankSettings(target_rank=4, max_rank=8), TrainSettings(steps=6), batch_size=2)
+    run = Choices(RankSettings(target_rank=4, max_rank=8), TrainSettings(steps=6), batch_size=2)
     out = train_on(playground.model, made.latents, made.positive, run, lambda step: None)
-    assert len(out.losses) == 6 and out.stopped is None
+    assert len(out.losses) == 6 and out.stopped_by is None
 
 
 def test_the_hosts_own_nodes_take_the_lists(playground, folder):

@@ -11,9 +11,11 @@ import lora2_core.host.data.picture_masks as picture_masks
 from lora2_core.dataset.crops import crops_of
 from lora2_core.dataset.plan import DatasetSettings
 from lora2_core.host.data.picture_masks import fitted_mask
-from lora2_core.host.training.items import Item
-from lora2_core.host.training.masks import MaskSettings, weighed
-from lora2_core.host.training.run import HostRun, train_on
+from lora2_core.host.training.choices import Choices
+from lora2_core.host.training.examples import Example
+from lora2_core.host.training.masks import MaskSettings
+from lora2_core.host.training.run import train_on
+from tests.host.examples import with_masks
 
 from .test_dataset import SMALL, dataset
 
@@ -184,16 +186,16 @@ def test_they_reach_the_loss(nodes, playground, folder):
     widgets = {"prior_weight": [1.0], "mask_blur": [0.0], "mask_floor": [0.0]}
     (options,) = nodes["LoRA2DataOptions"].execute(masks=made.masks, **widgets).result
     fields = {"steps": 3, "learning_rate": 1e-2, "mode": "fixed", "target_rank": 2, "seed": 0}
-    run = HostRun.of(options | fields)
+    run = Choices.of(options | fields)
     assert run.mask == MaskSettings(mask_floor=0.0) and run.mask.facts()["masked_loss"]
     out = train_on(playground.model, made.latents, made.positive, run, lambda step: None)
-    whole = HostRun.of(fields)
+    whole = Choices.of(fields)
     plain = train_on(playground.model, made.latents, made.positive, whole, lambda step: None)
     assert out.losses != plain.losses
     assert out.lora.origin.run.settings["masked_loss"] is True
     with torch.inference_mode(False):
         latents = [x["samples"].clone() for x in made.latents]
-        items = weighed([Item(latent, {}) for latent in latents], run.mask)
+        items = with_masks([Example(latent, {}) for latent in latents], run.mask)
     row = torch.tensor([2.0] * 4 + [0.0] * 4)
     assert all(torch.equal(i.weights[0, 0], row.expand(8, 8)) for i in items)
 

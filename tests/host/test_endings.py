@@ -7,7 +7,7 @@ import torch
 
 import lora2_core as lora2
 from lora2_core.host import store
-from tests.host.kept import quiet, stop_at
+from tests.host.kept import stop_at
 from tests.reliability import endings
 from tests.reliability.endings import left_behind, memory_faults, nan_from, poisoned, raise_at
 from tests.reliability.trainings import losses_through
@@ -53,9 +53,8 @@ def test_too_little_memory_keeps_what_was_learned(trainings, monkeypatch):
 
 
 @pytest.fixture
-def node(nodes, monkeypatch):
-    """LoRA² Train without a server that would be told of its steps."""
-    monkeypatch.setattr(nodes["LoRA2Train"], "reporters", lambda *_: (quiet, quiet))
+def node(nodes):
+    """LoRA² Train; no server is told of its steps."""
     return nodes["LoRA2Train"]
 
 
@@ -105,7 +104,7 @@ def test_an_error_before_anything_is_learned_stays_that_error(node, playground):
 def test_a_run_whose_optimizer_breaks_ends_with_the_last_good_copy(trainings):
     whole = trainings(stop_at(4), steps=40)
     out = endings.with_bad_moments(trainings, 5, float("nan"))
-    assert "not finite after step" in str(out.stopped) and "of step 4." in str(out.stopped)
+    assert "not finite after step" in str(out.stopped_by) and "of step 4." in str(out.stopped_by)
     assert out.lora.ranks == whole.lora.ranks  # the copy of step 4
     for name, layer in out.lora.layers.items():
         torch.testing.assert_close(layer.delta(), whole.lora.layers[name].delta())

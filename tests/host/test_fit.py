@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from lora2_core import RankSettings, TrainSettings
-from lora2_core.host.training import run as host_run
-from lora2_core.host.training.run import HostRun, train_on
+from lora2_core.host.training import setup
+from lora2_core.host.training.choices import Choices
+from lora2_core.host.training.run import train_on
 from tests.tiers import each_once, fast
 
 from .flow_models import FAMILIES, build, pictures
@@ -32,10 +33,10 @@ def refused(name: str, monkeypatch, change) -> str:
     def begun(*_, **__):
         raise AssertionError("training began")
 
-    monkeypatch.setattr(host_run, "Run", begun)
+    monkeypatch.setattr(setup, "Run", begun)
     model, latents, (cross, facts) = made(name)
     positive = [[[cross, facts]], [change(cross, facts)]]
-    run = HostRun(RankSettings(target_rank=2, max_rank=4), TrainSettings(2, 1e-3))
+    run = Choices(RankSettings(target_rank=2, max_rank=4), TrainSettings(2, 1e-3))
     with pytest.raises(ValueError) as error:
         train_on(model, latents, positive, run, lambda step: None)
     return str(error.value)
@@ -62,5 +63,5 @@ def test_no_pooled_vector_where_the_model_needs_one(monkeypatch):
 @pytest.mark.parametrize("name", fast(NAMES, "SD3", "SDXL", "SD1.5"))
 def test_what_suits_is_trained(name):
     model, latents, entry = made(name)
-    run = HostRun(RankSettings(target_rank=2, max_rank=4), TrainSettings(1, 1e-3))
-    assert train_on(model, latents, [[entry]], run, lambda step: None).stopped is None
+    run = Choices(RankSettings(target_rank=2, max_rank=4), TrainSettings(1, 1e-3))
+    assert train_on(model, latents, [[entry]], run, lambda step: None).stopped_by is None

@@ -13,13 +13,15 @@ import torch
 
 from lora2_core import RankSettings, TrainSettings, save
 from lora2_core.files.metadata import run_entries
-from lora2_core.host.training.items import batch_of, by_shape, make_items
+from lora2_core.host.training.choices import Choices
+from lora2_core.host.training.examples import by_shape, collate
+from lora2_core.host.training.gradient_checkpointing import checkpointed, repeated_blocks
 from lora2_core.host.training.loan import on_loan
 from lora2_core.host.training.objective import denoising_loss, sigma_at
-from lora2_core.host.training.recomputing import checkpointed, repeated_blocks
-from lora2_core.host.training.run import HostRun, train_on
+from lora2_core.host.training.run import train_on
 from lora2_core.layers.adapters import attach
 from lora2_core.layers.targets import ATTENTION
+from tests.host.examples import examples_of
 from tests.tiers import each_once, fast
 
 from .flow_models import FAMILIES, build, pictures
@@ -28,9 +30,9 @@ from .untrained import untrained
 NAMES = list(FAMILIES)
 
 
-def run_of(checkpointing: str = "off", steps: int = 20, rate: float = 3e-2) -> HostRun:
+def run_of(checkpointing: str = "off", steps: int = 20, rate: float = 3e-2) -> Choices:
     rank = RankSettings(target_rank=4, max_rank=8)
-    return HostRun(rank, TrainSettings(steps, rate), 2, checkpointing=checkpointing)
+    return Choices(rank, TrainSettings(steps, rate), 2, checkpointing=checkpointing)
 
 
 @pytest.mark.parametrize("name", fast(NAMES, "Flux", "Wan 2.1"))
@@ -70,7 +72,7 @@ def check_stock_loader(model, lora, folder) -> None:
 @pytest.mark.parametrize(("name", "dtype"), each_once(NAMES, [torch.bfloat16, torch.float16]))
 def test_half_precision_trains_as_well(name, dtype):
     out = train_on(build(name, dtype), *pictures(name), run_of(steps=4), lambda step: None)
-    assert out.stopped is None and all(map(torch.isfinite, map(torch.tensor, out.losses)))
+    assert out.stopped_by is None and all(map(torch.isfinite, map(torch.tensor, out.losses)))
     said = {torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
     assert run_entries(out.lora, "")["ss_mixed_precision"] == said
 
@@ -83,7 +85,7 @@ def test_gradients_agree_with_central_differences(name, checkpointing):
     model, (latents, positive) = build(name), pictures(name)
     generator = torch.Generator().manual_seed(2)
     with on_loan(model) as inner:
-        x0, conditions = batch_of(make_items(model, inner, latents, positive), [0, 1])
+        x0, conditions = collate(examples_of(model, inner, latents, positive)[:2])
         noise = torch.randn(x0.shape, generator=generator)
         sigma = torch.tensor([0.3, 0.8])
         adapters = attach(inner, ATTENTION, RankSettings(mode="fixed", target_rank=4))
@@ -138,7 +140,7 @@ def test_the_loss_is_that_of_flow_matching(name):
     """mean((v - (noise - x0))²) at x = (1 - s) x0 + s noise, by the host's fused inference code."""
     model, (latents, positive) = build(name), pictures(name)
     with on_loan(model) as inner:
-        x0, conditions = batch_of(make_items(model, inner, latents, positive), [0, 1])
+        x0, conditions = collate(examples_of(model, inner, latents, positive)[:2])
         noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(3))
         sigma = torch.tensor([0.1, 0.7])
         loss = denoising_loss(inner, x0, noise, sigma, conditions, {})
@@ -196,7 +198,7 @@ def test_captions_of_different_lengths_do_not_share_a_batch():
     masks = [torch.tensor([[1] * n + [0] * (6 - n)]) for n in (4, 6, 4)]
     entries = [[[cross, {"attention_mask": mask}]] for mask in masks]
     with on_loan(model) as inner:
-        items = make_items(model, inner, latents, entries)
+        items = examples_of(model, inner, latents, entries)
         groups = by_shape(items)
     assert groups == [[0, 2], [1]]
     assert len(train_on(model, latents, entries, run_of(steps=3), lambda s: None).losses) == 3

@@ -7,8 +7,9 @@ import torch
 
 from lora2_core import RankSettings, TrainSettings, save
 from lora2_core.files.provenance import EDITED_NOTE, REWRITTEN_NOTE
+from lora2_core.host.training.choices import Choices
 from lora2_core.host.training.hints import hints
-from lora2_core.host.training.run import HostRun, train_on
+from lora2_core.host.training.run import train_on
 from tests.toys import foreign, metadata_of
 
 
@@ -20,7 +21,7 @@ def node(nodes):
 @pytest.fixture(scope="module")
 def trained(playground):
     settings = RankSettings(target_rank=4, max_rank=8)
-    run = HostRun(settings, TrainSettings(8, 1e-2), batch_size=2)
+    run = Choices(settings, TrainSettings(8, 1e-2), batch_size=2)
     with torch.inference_mode():
         return train_on(
             playground.model, playground.latents, playground.positive, run, lambda step: None
@@ -86,7 +87,7 @@ def test_what_another_program_changed_is_shown_where_a_file_is_read(
         assert sorted(loaded.result[2].layers) == sorted(layers)
         assert note in compress.execute("a.safetensors").ui["text"][0].splitlines()
         (options,) = nodes["LoRA2StartOptions"].execute(lora_name="a.safetensors").result
-        run = HostRun.of({**options, "targets": r"attn1.to_q$"})
+        run = Choices.of({**options, "targets": r"attn1.to_q$"})
         assert hints(playground.model, run)[-1] == note
 
 

@@ -2,8 +2,8 @@
 
 import torch
 
-from lora2_core.host.training.items import make_items
 from lora2_core.host.training.loan import on_loan
+from tests.host.examples import examples_of
 
 
 def storages(items: list, name: str) -> set[int]:
@@ -18,9 +18,9 @@ def test_shared_tensors_are_stored_once(playground):
     latents = [{"samples": t} for t in (one, one, two, one, batch, batch)]
     positive = [first, first, first, second, first, second, first, second]
     with on_loan(playground.model) as inner:
-        items = make_items(playground.model, inner, latents, positive)
+        items = examples_of(playground.model, inner, latents, positive)
         alone = [
-            make_items(playground.model, inner, [{"samples": picture.clone()}], [caption])[0]
+            examples_of(playground.model, inner, [{"samples": picture.clone()}], [caption])[0]
             for picture, caption in zip(
                 [one, one, two, one, one, two, one, two], positive, strict=True
             )
@@ -37,6 +37,6 @@ def test_shared_tensors_are_stored_once(playground):
 
 def test_one_caption_for_all_is_stored_once(playground):
     with on_loan(playground.model) as inner:
-        items = make_items(playground.model, inner, playground.latents, playground.positive[:1])
+        items = examples_of(playground.model, inner, playground.latents, playground.positive[:1])
     assert len({item.latent.data_ptr() for item in items}) == 4
     assert len(storages(items, "c_crossattn")) == 1

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from lora2_core.host.training import live
-from lora2_core.host.training.live import POINTS, Progress
+from lora2_core.host.training.latents import count_pictures
+from lora2_core.host.training.live import POINTS, Origin, Progress
 from lora2_core.training.run import Step
 
 SDXL = {
@@ -24,7 +25,7 @@ def step(index: int, loss: float = 0.5, ranks: dict[str, int] | None = None) -> 
 
 def follow(steps: int, every: int = 1) -> tuple[Progress, list[dict]]:
     """A run of so many steps, with an event after every so many."""
-    progress, events = Progress("7", "p", "w", steps), []
+    progress, events = Progress(Origin("7", "p", "w"), steps), []
     for i in range(1, steps + 1):
         progress.add(step(i, loss=1 / i))
         if i % every == 0:
@@ -43,7 +44,7 @@ def test_the_first_event_and_the_last_are_whole():
 def test_a_page_that_missed_some_gets_all_after_a_while(monkeypatch):
     now = 100.0
     monkeypatch.setattr(live.time, "monotonic", lambda: now)
-    progress = Progress("7", None, None, 100)
+    progress = Progress(Origin("7", None, None), 100)
     whole = []
     for i in range(1, 41):
         now += 0.5
@@ -59,7 +60,7 @@ def test_a_page_that_missed_some_gets_all_after_a_while(monkeypatch):
 def test_events_are_at_most_four_a_second(monkeypatch):
     now = 100.0
     monkeypatch.setattr(live.time, "monotonic", lambda: now)
-    progress, due = Progress("7", None, None, 1000), []
+    progress, due = Progress(Origin("7", None, None), 1000), []
     for i in range(1, 1001):
         now += 0.01
         progress.add(step(i))
@@ -86,10 +87,10 @@ def test_the_finished_adapter_takes_the_place_of_the_last_step():
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_what_json_does_not_have_is_none(loss: float):
-    progress = Progress("7", None, None, 3)
+    progress = Progress(Origin("7", None, None), 3)
     progress.add(step(1))
     progress.add(step(2, loss))
-    event = progress.event(whole=True)
+    event = progress.event(full=True)
     assert json.loads(json.dumps(event, allow_nan=False))["loss"] is None
     assert event["smooth"] == 0.5 and "not a number" in event["text"]
 
@@ -97,13 +98,13 @@ def test_what_json_does_not_have_is_none(loss: float):
 def test_it_costs_less_than_a_percent_of_a_run(capsys):
     """560 layers, steps of a tenth of a second: what is added and sent, with its JSON."""
     steps = 400
-    progress = Progress("7", None, None, steps)
+    progress = Progress(Origin("7", None, None), steps)
     began, sent, size = time.process_time(), 0, 0
     for i in range(1, steps + 1):
         progress.add(step(i, ranks=SDXL))
         if i * FASTEST >= sent * live.INTERVAL:  # as often as such a run would
             whole = i * FASTEST % live.WHOLE < live.INTERVAL
-            size += len(json.dumps(progress.event(whole=whole)))
+            size += len(json.dumps(progress.event(full=whole)))
             sent += 1
     share = (time.process_time() - began) / (steps * FASTEST)
     with capsys.disabled():
@@ -113,28 +114,28 @@ def test_it_costs_less_than_a_percent_of_a_run(capsys):
 
 
 def test_a_run_that_ended_early_says_how_and_what_is_kept():
-    progress = Progress("7", "p", "w", 9)
+    progress = Progress(Origin("7", "p", "w"), 9)
     progress.add(step(4))
     progress.end("cancelled", "lora2/interrupted_00001_.safetensors")
-    event = json.loads(json.dumps(progress.event(whole=True), allow_nan=False))
+    event = json.loads(json.dumps(progress.event(full=True), allow_nan=False))
     assert event["ended"] == {"why": "cancelled", "kept": "lora2/interrupted_00001_.safetensors"}
     assert "points" in event and "map" in event, "a page that missed all of it can show it"
 
 
 def test_the_epoch_is_told_where_the_number_of_pictures_is_known():
-    progress = Progress("7", "p", "w", 40)
+    progress = Progress(Origin("7", "p", "w"), 40)
     progress.add(step(1))
     assert progress.event()["epoch"] is progress.event()["epochs"] is None
     latents = [{"samples": torch.zeros(3, 4, 8, 8)}, {"samples": torch.zeros(5, 4, 8, 8)}]
-    progress.batch_size, progress.pictures = 2, live.count_pictures(latents)
+    progress.batch_size, progress.pictures = 2, count_pictures(latents)
     progress.add(step(10))
     event = progress.event()
     assert (event["epoch"], event["epochs"]) == (2.5, 10.0)
-    assert live.count_pictures([None]) == live.count_pictures([{"samples": 3}]) == 0
+    assert count_pictures([None]) == count_pictures([{"samples": 3}]) == 0
 
 
 def test_a_run_that_has_begun_is_told_as_the_same_run():
-    progress = Progress("7", "p", "w", 40)
+    progress = Progress(Origin("7", "p", "w"), 40)
     progress.add(step(1))
     begun = progress.beginning()
     assert begun.pop("begun") is True and begun.items() <= progress.event().items()

@@ -7,18 +7,18 @@ import pytest
 import torch
 
 from lora2_core import load, save
-from lora2_core.host.training import objective
-from lora2_core.host.training import run as host_run
-from lora2_core.host.training.items import Item
+from lora2_core.host.training import objective, setup
+from lora2_core.host.training.choices import Choices
+from lora2_core.host.training.examples import Example
 from lora2_core.host.training.masks import (
     MaskSettings,
     flatten_masks,
     mask_weights,
-    place_weights,
-    weighed,
+    weights_of_mask,
 )
 from lora2_core.host.training.objective import denoising_loss, weights_of
-from lora2_core.host.training.run import HostRun, train_on
+from lora2_core.host.training.run import train_on
+from tests.host.examples import with_masks
 
 FIELDS = {"steps": 3, "learning_rate": 1e-2, "mode": "fixed", "target_rank": 2, "batch_size": 2}
 
@@ -58,7 +58,7 @@ def test_against_the_definition(blur: float, floor: float):
     mask = torch.rand(1, 1, 32, 48, generator=torch.Generator().manual_seed(0)).round()
     small = mask[0, 0].reshape(8, 4, 12, 4).mean(dim=(1, 3))
     expected = floor + (1 - floor) * (blurred(small, blur) if blur else small)
-    found = place_weights(mask, 8, 12, MaskSettings(mask_blur=blur, mask_floor=floor))
+    found = weights_of_mask(mask, 8, 12, MaskSettings(mask_blur=blur, mask_floor=floor))
     torch.testing.assert_close(found[0, 0], expected / expected.mean(), rtol=1e-4, atol=1e-5)
     assert float(found.mean()) == pytest.approx(1)
 
@@ -68,15 +68,15 @@ def test_against_the_definition(blur: float, floor: float):
 def test_ones_are_exactly_no_mask(settings: dict, blur: float):
     mask = torch.rand(1, 64, 64) if settings else torch.ones(1, 64, 64)
     chosen = MaskSettings([mask], mask_blur=blur, **settings)
-    items = [Item(torch.zeros(1, 8, 8, 8), {})]
-    assert weighed(items, chosen)[0].weights is None and weights_of(items) is None
+    items = [Example(torch.zeros(1, 8, 8, 8), {})]
+    assert with_masks(items, chosen)[0].weights is None and weights_of(items) is None
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8, 8), (1, 16, 1, 8, 8), (1, 16, 3, 8, 8)])
 def test_pictures_with_and_without_a_mask_share_a_batch(shape: tuple):
-    items = [Item(torch.zeros(shape), {}) for _ in range(2)]
+    items = [Example(torch.zeros(shape), {}) for _ in range(2)]
     masks = [half(), torch.ones(1, 32, 32)]
-    one, other = weighed(items, MaskSettings(masks))
+    one, other = with_masks(items, MaskSettings(masks))
     weights = weights_of([other, one])
     assert weights.shape == (2, 1, *shape[2:])
     assert torch.equal(weights[0], torch.ones(1, *shape[2:]))
@@ -110,25 +110,25 @@ def test_what_is_masked_out_counts_by_the_floor_only(floor: float):
     generator = torch.Generator().manual_seed(0)
     latents, noise = torch.randn(2, 1, 4, 8, 8, generator=generator)
     sigma = torch.tensor([0.8])
-    (item,) = weighed([Item(latents, {})], MaskSettings([half()], mask_floor=floor))
+    (item,) = with_masks([Example(latents, {})], MaskSettings([half()], mask_floor=floor))
 
     def gradient(latents: torch.Tensor, weights) -> torch.Tensor:
         places = torch.full((8, 8), 0.5, requires_grad=True)
         parts = (latents, noise, sigma, {}, {}, objective.DEFAULT, weights)
         return torch.autograd.grad(denoising_loss(Linear(places), *parts), places)[0]
 
-    plain, masked = gradient(latents, None), gradient(latents, item.weights)
+    plain, weighed = gradient(latents, None), gradient(latents, item.weights)
     mean = (1 + floor) / 2
-    torch.testing.assert_close(masked[:, :4], plain[:, :4] / mean)
-    torch.testing.assert_close(masked[:, 4:], plain[:, 4:] * floor / mean)
+    torch.testing.assert_close(weighed[:, :4], plain[:, :4] / mean)
+    torch.testing.assert_close(weighed[:, 4:], plain[:, 4:] * floor / mean)
     changed = latents.clone()
     changed[..., 4:] += 100
-    assert torch.equal(gradient(changed, item.weights)[:, :4], masked[:, :4])
+    assert torch.equal(gradient(changed, item.weights)[:, :4], weighed[:, :4])
 
 
 def trained(playground, **options):
     data = playground.model, playground.latents, playground.positive
-    return train_on(*data, HostRun.of({**FIELDS, **options}), lambda step: None)
+    return train_on(*data, Choices.of({**FIELDS, **options}), lambda step: None)
 
 
 def same(one, other) -> bool:
@@ -177,7 +177,7 @@ def test_masks_that_do_not_fit(playground, monkeypatch, change: dict, sentence: 
     def begun(*_, **__):
         raise AssertionError("training began on bad input")
 
-    monkeypatch.setattr(host_run, "lent", begun)
+    monkeypatch.setattr(setup, "lent", begun)
     with pytest.raises(ValueError, match=sentence) as error:
         trained(playground, **change)
     assert "\n" not in str(error.value) and str(error.value).endswith(".")

@@ -6,8 +6,9 @@ import torch
 from comfy.model_base import ModelType
 
 from lora2_core.host.playground import build_model, latent_format
+from lora2_core.host.training.cross_attention import recorded_attention
 from lora2_core.host.training.loan import on_loan
-from lora2_core.host.training.objective import cross_attention, denoising_loss, sigma_at
+from lora2_core.host.training.objective import denoising_loss, sigma_at
 from lora2_core.training.attention import EntropyRecord, attention_entropy
 
 
@@ -79,7 +80,7 @@ def test_entropy_sees_every_cross_attention_call_and_only_those(inner):
     before, record = hooks(), Record()
     with torch.no_grad():
         plain = denoising_loss(inner, latents, noise, sigma, conditions, {})
-        with cross_attention(inner, record) as override:
+        with recorded_attention(inner, record) as override:
             options = {"optimized_attention_override": override}
             loss = denoising_loss(inner, latents, noise, sigma, conditions, options)
     assert torch.equal(plain, loss) and hooks() == before

@@ -3,16 +3,16 @@
 import pytest
 import torch
 
+from lora2_core.host.training.choices import Choices
 from lora2_core.host.training.odd_values import odd_values, of_learning_rate
 from lora2_core.host.training.previews import Preview
-from lora2_core.host.training.run import HostRun
 
 FOUR = [{"samples": torch.zeros(3, 4, 8, 8)}, {"samples": torch.zeros(1, 4, 8, 8)}]
 USUAL = {"steps": 100, "learning_rate": 1e-4, "mode": "fixed", "target_rank": 4, "max_rank": 8}
 
 
 def told(latents=FOUR, **choices) -> list[str]:
-    return list(odd_values(HostRun.of(USUAL | choices), latents))
+    return list(odd_values(Choices.of(USUAL | choices), latents))
 
 
 @pytest.mark.parametrize(

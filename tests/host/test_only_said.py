@@ -30,7 +30,8 @@ def quiet(*_, **__):
 @pytest.fixture
 def run(nodes, playground, monkeypatch):
     """Trains through the node; returns its output."""
-    host = SimpleNamespace(client_id=None, last_prompt_id=None, send_sync=quiet)
+    loop = SimpleNamespace(call_soon_threadsafe=quiet)
+    host = SimpleNamespace(client_id=None, last_prompt_id=None, send_sync=quiet, loop=loop)
     monkeypatch.setattr(server.PromptServer, "instance", host, raising=False)
     data = {"model": playground.model, "latents": playground.latents}
 
@@ -54,7 +55,7 @@ FAULTS = {
     "the last line": lambda patch, host: patch.setattr(Console, "end", fail),
     "progress": lambda patch, host: patch.setattr(live.Progress, "add", fail),
     "an event's text": lambda patch, host: patch.setattr(live.Progress, "event", fail),
-    "hints": lambda patch, host: patch.setattr(hints, "strengths", fail),
+    "hints": lambda patch, host: patch.setattr(hints, "has_strength", fail),
     "terminal": lambda patch, host: patch.setattr(
         sys, "stderr", SimpleNamespace(write=fail, flush=fail, encoding="cp932")
     ),

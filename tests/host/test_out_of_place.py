@@ -9,11 +9,13 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from lora2_core import RankSettings, TrainSettings
-from lora2_core.host.training.items import batch_of, make_items
+from lora2_core.host.training.choices import Choices
+from lora2_core.host.training.examples import collate
 from lora2_core.host.training.loan import on_loan
 from lora2_core.host.training.objective import forward_mode
 from lora2_core.host.training.out_of_place import OutOfPlace, is_augmented
-from lora2_core.host.training.run import HostRun, train_on
+from lora2_core.host.training.run import train_on
+from tests.host.examples import examples_of
 
 from .flow_models import FAMILIES, LTXV, build, pictures
 
@@ -105,9 +107,10 @@ def test_models_compute_the_same(name):
     """
     model = build(name)
     with on_loan(model) as inner, torch.no_grad():
-        items, sigma, out = make_items(model, inner, *pictures(name)), torch.tensor([0.2, 0.9]), []
+        examples, sigma = examples_of(model, inner, *pictures(name)), torch.tensor([0.2, 0.9])
+        out = []
         for mode in (nullcontext(), forward_mode(inner)):
-            x, conditions = batch_of(items, [0, 1])
+            x, conditions = collate(examples[:2])
             with mode:
                 out.append(inner.apply_model(x, sigma, transformer_options={}, **conditions))
     torch.testing.assert_close(*out, rtol=1e-5, atol=1e-5)
@@ -123,6 +126,6 @@ def test_what_is_written_over_in_another_way_is_refused(checkpointing):
     """LTX calls x.addcmul_(...); without a word, a checkpoint would give wrong gradients."""
     latents = [{"samples": torch.randn(1, 128, 2, 4, 4)}]
     facts = {"attention_mask": torch.ones(1, 6, dtype=torch.long)}
-    run = HostRun(RankSettings(), TrainSettings(2, 1e-2), checkpointing=checkpointing)
+    run = Choices(RankSettings(), TrainSettings(2, 1e-2), checkpointing=checkpointing)
     with pytest.raises(ValueError, match="writes over values that its gradients need"):
         train_on(build(LTXV), latents, [[[torch.randn(1, 6, 24), facts]]], run, lambda s: None)

@@ -13,8 +13,9 @@ from comfy.model_patcher import ModelPatcher
 from PIL import Image
 
 from lora2_core.host.apply import apply_lora
+from lora2_core.host.training.choices import Choices
 from lora2_core.host.training.previews import Preview, decode, sample
-from lora2_core.host.training.run import HostRun, train_on
+from lora2_core.host.training.run import train_on
 from tests.host.flow_models import FAMILIES, build, pictures
 from tests.host.kept import bytes_of, keep, quiet
 from tests.host.test_training import fingerprint, hooks_of, state_of
@@ -45,7 +46,7 @@ def run(playground, shown):
 
     def go(*previews, on_step=quiet, model=None, **options):
         data = model or playground.model, playground.latents, playground.positive
-        settings = HostRun.of(FIELDS | options | {"previews": previews})
+        settings = Choices.of(FIELDS | options | {"previews": previews})
         return train_on(*data, settings, on_step, shown.append)
 
     return go
@@ -154,8 +155,8 @@ def test_flow_models_draw_as_the_host_does(family, monkeypatch, tmp_path):
     model, (latents, positive) = build(family), pictures(family)
     preview, shown = Preview(positive[0], FirstChannels(), preview_every=1, steps=2, cfg=1.0), []
     fields = {"steps": 3, "target_rank": 2, "max_rank": 4, "checkpointing": "on"}
-    plain = train_on(model, latents, positive, HostRun.of(fields), quiet)
-    settings = HostRun.of(fields | {"previews": (preview,)})
+    plain = train_on(model, latents, positive, Choices.of(fields), quiet)
+    settings = Choices.of(fields | {"previews": (preview,)})
     out = train_on(model, latents, positive, settings, quiet, shown.append)
     assert bytes_of(out) == bytes_of(plain) and [s.step for s in shown] == [0, 1, 2, 3]
     with Image.open(tmp_path / shown[0].subfolder / shown[0].filename) as image:
@@ -182,11 +183,11 @@ def test_an_interrupt_inside_ends_the_run_and_keeps_all(run, preview, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(previews, "sample", interrupted)
         part = run(preview(), ema=0.9, **keep("shown", 10))
-    assert isinstance(part.stopped, comfy.model_management.InterruptProcessingException)
+    assert isinstance(part.stopped_by, comfy.model_management.InterruptProcessingException)
     assert len(part.losses) == 5 and len(files(tmp_path)) == 1
     assert part.checkpoint == "shown/step-000005.safetensors"
     rest = run(preview(), ema=0.9, **keep("shown", 10, part.checkpoint))
-    assert rest.first == 5 and bytes_of(rest) == bytes_of(whole)
+    assert rest.resumed_after == 5 and bytes_of(rest) == bytes_of(whole)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +213,7 @@ def test_a_preview_that_fails_is_one_warning(run, preview, monkeypatch, caplog, 
     (record,) = caplog.records
     assert record.getMessage().startswith("The preview of step 0 failed") and said in caplog.text
     assert "\n" not in record.getMessage()
-    assert out.stopped is None and bytes_of(out) == bytes_of(plain)
+    assert out.stopped_by is None and bytes_of(out) == bytes_of(plain)
 
 
 def test_memory_is_given_back(playground, run, preview):

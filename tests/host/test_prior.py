@@ -5,15 +5,15 @@ import pytest
 import torch
 
 from lora2_core import load, save
-from lora2_core.host.training import objective, prior
-from lora2_core.host.training import run as host_run
-from lora2_core.host.training.items import make_items
+from lora2_core.host.training import objective, prior, setup
+from lora2_core.host.training.choices import Choices
 from lora2_core.host.training.loan import on_loan
-from lora2_core.host.training.masks import MaskSettings, weighed
+from lora2_core.host.training.masks import MaskSettings
 from lora2_core.host.training.objective import make_draw
 from lora2_core.host.training.prior import PriorSettings, joint_loss
-from lora2_core.host.training.run import HostRun, train_on
+from lora2_core.host.training.run import train_on
 from lora2_core.training.loss import LossSettings
+from tests.host.examples import examples_of, with_masks
 
 from .flow_models import build, pictures
 
@@ -44,17 +44,17 @@ def test_it_is_the_subjects_loss_and_the_priors(playground, monkeypatch, shapes,
         objective, "denoising_loss", lambda *a: calls.append(len(a[1])) or plain(*a)
     )
     with on_loan(playground.model) as inner:
-        ours = make_items(playground.model, inner, playground.latents[:2], playground.positive[:2])
-        theirs = make_items(playground.model, inner, others, playground.positive[2:])
+        ours = examples_of(playground.model, inner, playground.latents[:2], playground.positive[:2])
+        theirs = examples_of(playground.model, inner, others, playground.positive[2:])
         generator = torch.Generator().manual_seed(0)
-        subject = make_draw(inner, weighed(ours, mask), 2, settings)(generator)
+        subject = make_draw(inner, with_masks(ours, mask), 2, settings)(generator)
         class_ = make_draw(inner, theirs, 2, settings)(generator)
         weight = inner.diffusion_model.middle_block[1].transformer_blocks[0].attn2.to_q.weight
         weight.requires_grad_(True)
         losses = []
         for draw in (subject, class_):
-            latents = torch.cat([item.latent for item in draw.items])
-            conditions = objective.batch_of(draw.items, [0, 1])[1]
+            latents = torch.cat([item.latent for item in draw.examples])
+            conditions = objective.collate(draw.examples)[1]
             x = inner.model_sampling.noise_scaling(draw.sigma, draw.noise.clone(), latents)
             out = inner.apply_model(x, draw.sigma, transformer_options={}, **conditions)
             error = (out - latents) / draw.sigma.view(-1, 1, 1, 1)
@@ -80,7 +80,7 @@ def test_it_is_the_subjects_loss_and_the_priors(playground, monkeypatch, shapes,
 
 def trained(playground, **options):
     data = playground.model, playground.latents[:2], playground.positive[:2]
-    return train_on(*data, HostRun.of({**FIELDS, **options}), lambda step: None)
+    return train_on(*data, Choices.of({**FIELDS, **options}), lambda step: None)
 
 
 def of_class(playground, **more) -> dict:
@@ -90,7 +90,7 @@ def of_class(playground, **more) -> dict:
 
 def test_a_run_with_a_prior_says_so_and_is_reproducible(playground, tmp_path):
     runs = [trained(playground, **of_class(playground, prior_weight=0.5)) for _ in range(2)]
-    assert runs[0].stopped is None and runs[0].losses == runs[1].losses
+    assert runs[0].stopped_by is None and runs[0].losses == runs[1].losses
     save(tmp_path / "a.safetensors", runs[0].lora)
     origin = load(tmp_path / "a.safetensors").origin
     assert origin.file.metadata["ss_prior_loss_weight"] == "0.5"
@@ -123,7 +123,7 @@ def test_without_a_weight_it_is_as_without_the_node(playground):
     ],
 )
 def test_contradictions(playground, monkeypatch, change: dict, sentence: str):
-    monkeypatch.setattr(host_run, "lent", wrong)
+    monkeypatch.setattr(setup, "lent", wrong)
     foreign = {
         "prior_latents": [{"samples": torch.zeros(2, 4, 8, 8)}],
         "prior_positive": [[[torch.zeros(1, 77, 768), {}]]],
@@ -150,8 +150,8 @@ def test_an_interrupt_keeps_what_was_learned(playground):
         raise comfy.model_management.InterruptProcessingException
 
     data = playground.model, playground.latents, playground.positive
-    outcome = train_on(*data, HostRun.of({**FIELDS, **of_class(playground)}), interrupt)
-    assert len(outcome.losses) == 1 and outcome.stopped is not None
+    outcome = train_on(*data, Choices.of({**FIELDS, **of_class(playground)}), interrupt)
+    assert len(outcome.losses) == 1 and outcome.stopped_by is not None
 
 
 @pytest.mark.parametrize("name", ["Flux", "Qwen-Image"])
@@ -161,9 +161,9 @@ def test_flow_models_by_one_pass_or_two(name: str, monkeypatch):
     mask = torch.zeros(1, 32, 32)
     mask[..., :16] = 1
     with on_loan(model) as inner, torch.no_grad():
-        items = make_items(model, inner, latents, positive)
+        items = examples_of(model, inner, latents, positive)
         generator = torch.Generator().manual_seed(0)
-        subject = make_draw(inner, weighed(items[:2], MaskSettings([mask])), 2)(generator)
+        subject = make_draw(inner, with_masks(items[:2], MaskSettings([mask])), 2)(generator)
         class_ = make_draw(inner, items[2:], 2)(generator)
         together = joint_loss(inner, subject, class_, 0.7, {})
         monkeypatch.setattr(prior, "by_shape", lambda items: [[0], [1]])
@@ -172,5 +172,5 @@ def test_flow_models_by_one_pass_or_two(name: str, monkeypatch):
     torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-6)
     data = [{"samples": latents[0]["samples"][:2]}], positive
     preserved = {"prior_latents": latents, "prior_positive": positive, "masks": [mask]}
-    out = train_on(model, *data, HostRun.of({**FIELDS, **preserved}), lambda step: None)
-    assert out.stopped is None and len(out.losses) == 3
+    out = train_on(model, *data, Choices.of({**FIELDS, **preserved}), lambda step: None)
+    assert out.stopped_by is None and len(out.losses) == 3

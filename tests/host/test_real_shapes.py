@@ -12,7 +12,8 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from lora2_core import RankSettings, TrainSettings, save
-from lora2_core.host.training.run import HostRun, train_on
+from lora2_core.host.training.choices import Choices
+from lora2_core.host.training.run import train_on
 from tests.tiers import each_once
 
 from .untrained import untrained
@@ -79,7 +80,7 @@ def test_trains_and_every_key_loads_in_the_stock_loader(name, dtype, tmp_path):
     latents = [{"samples": torch.randn(2, 4, 16, 16, generator=generator)}]
     facts = {"pooled_output": torch.randn(1, 32, generator=generator)} if sdxl else {}
     positive = [[[torch.randn(1, 77, 64, generator=generator), facts]]]
-    run = HostRun(RankSettings(target_rank=4, max_rank=8), TrainSettings(8, 1e-2), batch_size=2)
+    run = Choices(RankSettings(target_rank=4, max_rank=8), TrainSettings(8, 1e-2), batch_size=2)
     out = train_on(model, latents, positive, run, lambda step: None)
     assert all(map(torch.isfinite, map(torch.tensor, out.losses)))
     layers = [n for n, _ in model.model.named_modules() if re.search(UNET_ATTENTION, n)]

@@ -42,7 +42,7 @@ def test_a_disk_that_is_full_does_not_end_the_run(train, folder, monkeypatch, ca
 
     monkeypatch.setattr(snapshots, "save_under_loras", full)
     with caplog.at_level(logging.ERROR):
-        assert train(adapter_every=5).stopped is None
+        assert train(adapter_every=5).stopped_by is None
     assert "The adapter of step 5 is not saved" in caplog.text
     assert "No space left on device" in caplog.text
 

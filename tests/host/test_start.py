@@ -10,7 +10,8 @@ import torch
 
 from lora2_core import load, save
 from lora2_core.host.naming import diffusers_paths
-from lora2_core.host.training.run import HostRun, train_on
+from lora2_core.host.training.choices import Choices
+from lora2_core.host.training.run import train_on
 from lora2_core.host.training.start import StartSettings
 from lora2_core.layers.starting import fingerprint
 from tests.host.kept import bytes_of, keep, quiet, stop_at
@@ -28,7 +29,7 @@ def own(playground):
     data = playground.model, playground.latents, playground.positive
     fields = FIELDS | {"targets": r"attn\d.to_(q|k|v|out.0)$", "steps": 12}
     with torch.inference_mode():
-        return train_on(*data, HostRun.of(fields), quiet).lora
+        return train_on(*data, Choices.of(fields), quiet).lora
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ OURS, OTHERS = ("own_kohya", "own_peft", "own_uniform"), ("other_kohya", "other_
 
 def trained_on(playground, model=None, on_step=quiet, **fields):
     data = model or playground.model, playground.latents, playground.positive
-    return train_on(*data, HostRun.of(fields), on_step)
+    return train_on(*data, Choices.of(fields), on_step)
 
 
 def as_the_host_applies(playground, path):
@@ -150,7 +151,7 @@ def test_a_checkpoint_of_such_a_run_goes_on_to_the_same_bytes(playground, own, f
     whole = trained_on(playground, **fields)
     part = trained_on(playground, on_step=stop_at(7), **fields, **keep(name))
     rest = trained_on(playground, **fields, **keep(name, resume=part.checkpoint))
-    assert rest.first == 7 and bytes_of(rest) == bytes_of(whole)
+    assert rest.resumed_after == 7 and bytes_of(rest) == bytes_of(whole)
     again = keep(name, 0, part.checkpoint)
     other = load(files / "own_kohya.safetensors").within(3000)
     with pytest.raises(ValueError, match=r"another run: start [0-9a-f]{16} there, [0-9a-f]{16} he"):
@@ -204,12 +205,12 @@ def test_the_form_reads_a_file_or_takes_an_adapter(nodes, own, files, monkeypatc
     node, path = nodes["LoRA2StartOptions"], files / "other_kohya.safetensors"
     monkeypatch.setattr(folder_paths, "get_folder_paths", lambda kind: [str(files)])
     (options,) = node.execute(lora_name=path.name, options={"targets": "attn2"}).result
-    run = HostRun.of({**options, "steps": 3})
+    run = Choices.of({**options, "steps": 3})
     assert fingerprint(run.start.start_from) == fingerprint(load(path))
     assert run.target.targets == "attn2"
     fields = {"strength": 0.5, "adopt_layers": False, "lora_name": "gone.safetensors"}
     (options,) = node.execute(**fields, lora2=own).result
-    assert HostRun.of(options).start == StartSettings(None, 0.5, False)
+    assert Choices.of(options).start == StartSettings(None, 0.5, False)
     assert options["start_from"] is own
     inputs = {f.id: getattr(f, "default", None) for f in node.define_schema().inputs}
     assert (inputs["strength"], inputs["adopt_layers"]) == (1.0, True), "as without the fields"

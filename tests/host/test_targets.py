@@ -8,8 +8,9 @@ import torch
 from comfy.model_base import ModelType
 
 from lora2_core import save
+from lora2_core.host.training.choices import Choices
 from lora2_core.host.training.facts import settings_of
-from lora2_core.host.training.run import HostRun, train_on
+from lora2_core.host.training.run import train_on
 from lora2_core.layers.targets import LAYERS, TargetSettings
 
 from .flow_models import FAMILIES, build
@@ -65,7 +66,7 @@ def check_stock(model, lora, folder) -> None:
 def test_every_kind_of_the_playground_trains_with_ranks_of_its_own(playground, kind, tmp_path):
     fields = FIELDS | {"layers": kind, "layer_ranks": "attn2.*to_k = 1"}
     data = playground.model, playground.latents, playground.positive
-    out = train_on(*data, HostRun.of(fields), lambda step: None)
+    out = train_on(*data, Choices.of(fields), lambda step: None)
     keys = {n for n in out.lora.layers if n.endswith("attn2.to_k")}
     assert keys and all(r == (1 if n in keys else 2) for n, r in out.lora.ranks.items())
     check_stock(playground.model, out.lora, tmp_path)
@@ -81,7 +82,7 @@ def test_the_layers_node_shows_what_would_be_trained(nodes, playground):
     shown = nodes["LoRA2Layers"].execute(playground.model, options)
     table, count, names = shown.result
     lines = table.split("\n")
-    run = HostRun.of({**options, **FIELDS})
+    run = Choices.of({**options, **FIELDS})
     assert count == len(lines) - 1 == len(run.target.chosen(playground.model.model))
     for line in lines[1:]:
         block, name, shape, rank, target, cost, parameters = line.split("\t")
@@ -104,7 +105,7 @@ def test_the_layers_node_shows_what_would_be_trained(nodes, playground):
 def test_old_workflows_choose_as_before(nodes):
     """Saved with nothing but the pattern."""
     (options,) = nodes["LoRA2TargetOptions"].execute(targets="attn2").result
-    run = HostRun.of(options | FIELDS)
+    run = Choices.of(options | FIELDS)
     assert run.target == TargetSettings(targets="attn2")
     new = {"layers", "only_blocks", "without_blocks", "layer_ranks"}
     assert not new & settings_of(run).keys(), "a checkpoint of theirs goes on"

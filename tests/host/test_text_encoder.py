@@ -18,11 +18,13 @@ from lora2_core import attach, load, save
 from lora2_core.host.apply import adopt, apply_lora
 from lora2_core.host.data.encoding import CAPTION
 from lora2_core.host.export import as_lora_model
-from lora2_core.host.training.items import make_items
+from lora2_core.host.training.choices import Choices
+from lora2_core.host.training.examples import make_examples
 from lora2_core.host.training.loan import lent
 from lora2_core.host.training.objective import Draw, loss_of
+from lora2_core.host.training.pictures import Pictures
 from lora2_core.host.training.previews import Preview, decode, sample
-from lora2_core.host.training.run import HostRun, train_on
+from lora2_core.host.training.run import train_on
 from lora2_core.host.training.text_encoder import TextEncoder, TextSettings
 from lora2_core.playground import subjects
 from lora2_core.ranks.settings import RankSettings
@@ -38,7 +40,7 @@ def trained(playground, on_step=quiet, positive=None, **fields):
     """A short training of both."""
     chosen = FIELDS | {"clip": playground.clip, "captions": CAPTIONS} | fields
     data = playground.model, playground.latents, positive or playground.positive
-    return train_on(*data, HostRun.of(chosen), on_step)
+    return train_on(*data, Choices.of(chosen), on_step)
 
 
 def text_layers(lora) -> list[str]:
@@ -75,7 +77,7 @@ def blocks(playground) -> int:
 def test_both_are_trained_and_leave_as_they_came(playground, mode: str):
     before, outputs = state_of(playground.clip), encoded(playground.clip)
     out = trained(playground, mode=mode)
-    assert out.stopped is None and len(out.losses) == 12
+    assert out.stopped_by is None and len(out.losses) == 12
     names = text_layers(out.lora)
     assert len(names) == LAYERS * blocks(playground)
     assert names[0] == "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
@@ -90,7 +92,7 @@ def test_the_loss_falls_further_than_with_the_model_alone(playground):
     fields = FIELDS | {"steps": 60, "batch_size": 4, "learning_rate": 5e-3, "mode": "fixed"}
     both = trained(playground, **fields)
     data = playground.model, playground.latents, playground.positive
-    alone = train_on(*data, HostRun.of(fields), quiet)
+    alone = train_on(*data, Choices.of(fields), quiet)
     assert both.losses[0] == pytest.approx(alone.losses[0], rel=1e-5), "the same captions"
     assert sum(both.losses[-10:]) < 0.9 * sum(both.losses[:10])
     assert sum(both.losses[-10:]) < sum(alone.losses[-10:])
@@ -101,9 +103,9 @@ def test_gradients_agree_with_differences(playground):
     text = TextSettings(playground.clip, CAPTIONS)
     with lent(playground.model, playground.clip.patcher) as loan:
         encoder = TextEncoder(playground.clip, loan)
-        entries = [entry for (entry,) in playground.positive]
-        positive = encoder.told(entries, CAPTIONS)
-        items = make_items(playground.model, loan.inner, playground.latents, positive)
+        pictures = Pictures.of(playground.model, playground.latents, playground.positive)
+        pictures = encoder.encoded(replace(pictures, texts=CAPTIONS))
+        items = make_examples(playground.model, loan.inner, pictures)
         layers = text.chosen(encoder.patcher.model)
         adapters = attach(loan.inner, layers, RankSettings(mode="fixed", target_rank=4))
         try:
@@ -112,7 +114,7 @@ def test_gradients_agree_with_differences(playground):
             ups = [c.lora_up for c in adapters.components.values()]
 
             def loss():
-                drawn = Draw(encoder.renew(items), noise, torch.full((4,), 3.0))
+                drawn = Draw(encoder.renewed(items), noise, torch.full((4,), 3.0))
                 return loss_of(loan.inner, drawn, {})
 
             adapters.refresh()
@@ -201,7 +203,7 @@ def test_a_run_goes_on_to_the_same_bytes_and_another_one_is_refused(playground, 
     whole = trained(playground)
     part = trained(playground, stop_at(7), **keep(name))
     rest = trained(playground, **keep(name, resume=part.checkpoint))
-    assert rest.first == 7 and bytes_of(rest) == bytes_of(whole)
+    assert rest.resumed_after == 7 and bytes_of(rest) == bytes_of(whole)
     again = keep(name, 0, part.checkpoint)
     with pytest.raises(ValueError, match="text_learning_rate 0.005 there, 0.002 here"):
         trained(playground, text_learning_rate=0.002, **again)
@@ -219,7 +221,7 @@ def test_a_run_goes_on_to_the_same_bytes_and_another_one_is_refused(playground, 
         weight.copy_(before)
     with pytest.raises(ValueError, match="another model"):
         data = playground.model, playground.latents, playground.positive
-        train_on(*data, HostRun.of(FIELDS | again), quiet)
+        train_on(*data, Choices.of(FIELDS | again), quiet)
 
 
 def test_its_learning_rate_is_its_own(playground):
@@ -251,7 +253,7 @@ def test_the_conditioning_may_say_its_captions(playground):
 def test_priors_have_captions_too(playground):
     prior = {"prior_latents": playground.latents[:2], "prior_positive": playground.positive[:2]}
     out = trained(playground, **prior, prior_captions=["koala, noto style, red background"])
-    assert text_layers(out.lora) and out.stopped is None
+    assert text_layers(out.lora) and out.stopped_by is None
     with pytest.raises(ValueError, match="prior_positive does not say .* connect prior_captions"):
         trained(playground, **prior)
 
@@ -263,7 +265,7 @@ def test_it_starts_from_a_finished_adapter_of_both(playground, finished):
     model, clip = apply_lora(playground.model, playground.clip, lora, 1.0, 1.0)
     data = model, playground.latents, playground.positive
     fields = first | {"clip": clip, "captions": CAPTIONS}
-    patched = train_on(*data, HostRun.of(fields), quiet)
+    patched = train_on(*data, Choices.of(fields), quiet)
     assert started.losses[0] == pytest.approx(patched.losses[0], rel=1e-4)
     assert started.losses[0] != pytest.approx(trained(playground, **first).losses[0], rel=1e-3)
 
@@ -322,8 +324,8 @@ def test_lora2_dataset_says_its_captions(playground, folder, nodes):
         texts = [entry[1][CAPTION] for (entry,) in positive]
         assert set(texts) == {*CAPTIONS, ""}
         data = playground.model, latents, positive
-        out = train_on(*data, HostRun.of(FIELDS | {"clip": playground.clip}), quiet)
-        assert out.stopped is None and text_layers(out.lora)
+        out = train_on(*data, Choices.of(FIELDS | {"clip": playground.clip}), quiet)
+        assert out.stopped_by is None and text_layers(out.lora)
 
 
 def test_every_other_node_takes_it(nodes, playground, finished):

@@ -15,9 +15,10 @@ import torch
 from comfy.supported_models_base import ClipTarget
 
 from lora2_core import save
+from lora2_core.host.training.choices import Choices
 from lora2_core.host.training.loan import lent
-from lora2_core.host.training.run import HostRun, train_on
-from lora2_core.host.training.text_encoder import TextEncoder, TextSettings, text_modules
+from lora2_core.host.training.run import train_on
+from lora2_core.host.training.text_encoder import TextEncoder, TextSettings, text_layers
 from tests.host.kept import quiet
 from tests.host.test_real_shapes import SD2, SD15, SDXL, patcher
 
@@ -60,7 +61,7 @@ def test_every_key_of_both_loads_in_the_stock_loader(name: str, tmp_path, caplog
     generator = torch.Generator().manual_seed(1)
     latents = [{"samples": torch.randn(2, 4, 16, 16, generator=generator)}]
     positive = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in PROMPTS]
-    run = HostRun.of({
+    run = Choices.of({
         "steps": 6, "learning_rate": 1e-2, "mode": "fixed", "target_rank": 2, "max_rank": 4,
         "clip": clip, "captions": PROMPTS, "text_targets": "self_attn|mlp",
     })  # fmt: skip
@@ -101,7 +102,7 @@ def test_one_of_two_encoders_can_be_chosen():
     stage = build("SDXL").cond_stage_model
     names = TextSettings(text_targets="te1.*self_attn").chosen(stage)
     assert len(names) == 12 and all(name.startswith("lora_te1") for name in names)
-    assert len(text_modules(stage)) == 36
+    assert len(text_layers(stage)) == 36
 
 
 def test_other_text_encoders_are_refused():
@@ -115,4 +116,4 @@ def test_other_text_encoders_are_refused():
     model = patcher(*UNETS["SD1.5"], torch.float32, comfy.model_base.ModelType.EPS)
     with pytest.raises(ValueError, match="text encoder t5xxl is not trained here, only the CLIPs"):
         train_on(model, [{"samples": torch.zeros(1, 4, 16, 16)}],
-                 [[[torch.zeros(1, 77, 64), {}]]], HostRun.of({"clip": clip}), quiet)  # fmt: skip
+                 [[[torch.zeros(1, 77, 64), {}]]], Choices.of({"clip": clip}), quiet)  # fmt: skip

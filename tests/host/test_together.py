@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from lora2_core import load
-from lora2_core.host.training.run import HostRun, train_on
+from lora2_core.host.training.choices import Choices
+from lora2_core.host.training.run import train_on
 from tests.host.kept import bytes_of, keep, quiet, stop_at
 
 DATASET = {
@@ -66,11 +67,11 @@ def everything(nodes, playground, folder, monkeypatch, tmp_path) -> tuple:
 
 def test_all_options_at_once(nodes, everything, name, tmp_path):
     data, options = everything
-    first = train_on(*data, HostRun.of(options | TRAIN | {"steps": 4}), quiet).lora
+    first = train_on(*data, Choices.of(options | TRAIN | {"steps": 4}), quiet).lora
     (options,) = nodes["LoRA2StartOptions"].execute(lora2=first, options=options).result
     options |= TRAIN | {"adapter_every": 6}
-    whole = train_on(*data, HostRun.of(options), quiet)
-    assert whole.stopped is None and torch.tensor(whole.losses).isfinite().all()
+    whole = train_on(*data, Choices.of(options), quiet)
+    assert whole.stopped_by is None and torch.tensor(whole.losses).isfinite().all()
     names = list(whole.lora.layers)
     assert any(n.startswith("lora_te_") and "mlp" in n for n in names)
     assert any(".ff.net." in n for n in names) and not any("middle_block" in n for n in names)
@@ -79,6 +80,6 @@ def test_all_options_at_once(nodes, everything, name, tmp_path):
     assert load(path).ranks.keys() == whole.lora.ranks.keys()
     assert len(list((tmp_path / "output").rglob("*.png"))) == 2 + 3, "0, 4 and 0, 6, 12"
 
-    part = train_on(*data, HostRun.of(options | keep(name)), stop_at(7))
-    rest = train_on(*data, HostRun.of(options | keep(name, resume=part.checkpoint)), quiet)
-    assert rest.first == 7 and bytes_of(rest) == bytes_of(whole)
+    part = train_on(*data, Choices.of(options | keep(name)), stop_at(7))
+    rest = train_on(*data, Choices.of(options | keep(name, resume=part.checkpoint)), quiet)
+    assert rest.resumed_after == 7 and bytes_of(rest) == bytes_of(whole)

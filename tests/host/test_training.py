@@ -14,14 +14,15 @@ from comfy.model_patcher import ModelPatcher
 from lora2_core import RankSettings, TrainSettings, load, save
 from lora2_core.host.apply import adopt, apply_lora
 from lora2_core.host.export import as_lora_model
-from lora2_core.host.training.run import HostRun, train_on
+from lora2_core.host.training.choices import Choices
+from lora2_core.host.training.run import train_on
 from lora2_core.layers.targets import TargetSettings
 
 SHORT = TrainSettings(steps=6, learning_rate=1e-2, seed=3)
 
 
-def run_of(mode: str = "adaptive", training: TrainSettings = SHORT) -> HostRun:
-    return HostRun(RankSettings(mode=mode, target_rank=4, max_rank=8), training, batch_size=2)
+def run_of(mode: str = "adaptive", training: TrainSettings = SHORT) -> Choices:
+    return Choices(RankSettings(mode=mode, target_rank=4, max_rank=8), training, batch_size=2)
 
 
 def quiet(step) -> None:
@@ -78,7 +79,7 @@ def trained(playground):
 def test_the_model_leaves_as_it_came(playground, mode):
     before, output = state_of(playground.model), playground.forward()
     out = train_on(playground.model, playground.latents, playground.positive, run_of(mode), quiet)
-    assert len(out.losses) == SHORT.steps and out.stopped is None
+    assert len(out.losses) == SHORT.steps and out.stopped_by is None
     assert state_of(playground.model) == before
     assert torch.equal(playground.forward(), output)
 
@@ -90,7 +91,7 @@ def test_an_exception_in_the_middle_leaves_the_model_as_it_came(playground):
         raise RuntimeError("the disk is on fire")
 
     out = train_on(playground.model, playground.latents, playground.positive, run_of(), fail)
-    assert "on fire" in str(out.stopped) and len(out.losses) == 1
+    assert "on fire" in str(out.stopped_by) and len(out.losses) == 1
     assert state_of(playground.model) == before
 
 
@@ -102,7 +103,7 @@ def test_an_interrupt_keeps_what_was_learned(playground):
             raise comfy.model_management.InterruptProcessingException
 
     out = train_on(playground.model, playground.latents, playground.positive, run_of(), interrupt)
-    assert isinstance(out.stopped, comfy.model_management.InterruptProcessingException)
+    assert isinstance(out.stopped_by, comfy.model_management.InterruptProcessingException)
     assert len(out.losses) == 3
     assert any(layer.up.abs().sum() > 0 for layer in out.lora.layers.values())
     assert state_of(playground.model) == before
@@ -150,7 +151,7 @@ def test_every_loader_gives_the_same_output(playground, trained, mode, form, tmp
 
 def test_convolutions_and_other_linears_load_in_the_stock_loader(playground, tmp_path):
     """Conv2d with and without stride, feed-forward, projections: every key matches."""
-    run = HostRun(
+    run = Choices(
         RankSettings(target_rank=3, max_rank=6),
         SHORT,
         batch_size=2,

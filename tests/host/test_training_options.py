@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from lora2_core import RankSettings, TrainSettings, load, save
-from lora2_core.host.training import run as host_run
-from lora2_core.host.training.run import HostRun, train_on
+from lora2_core.host.training import setup
+from lora2_core.host.training.choices import Choices
+from lora2_core.host.training.run import train_on
 from lora2_core.training import optimizers
 from lora2_core.training.loss import LossSettings
 
@@ -23,7 +24,7 @@ def defaults(node) -> dict:
 @pytest.mark.parametrize("name", ["LoRA2OptimizerOptions", "LoRA2LossOptions"])
 def test_the_defaults_are_what_happens_without_the_node(nodes, name: str):
     (options,) = nodes[name].execute(**defaults(nodes[name])).result
-    assert HostRun.of({**options, **FIELDS}) == HostRun.of(FIELDS)
+    assert Choices.of({**options, **FIELDS}) == Choices.of(FIELDS)
 
 
 def test_every_field_reaches_its_settings(nodes):
@@ -38,7 +39,7 @@ def test_every_field_reaches_its_settings(nodes):
     (first,) = nodes["LoRA2OptimizerOptions"].execute(**optimizer).result
     (both,) = nodes["LoRA2LossOptions"].execute(**loss, options=first).result
     (chain,) = nodes["LoRA2TargetOptions"].execute(targets="attn2", options=both).result
-    run = HostRun.of({**chain, **FIELDS})
+    run = Choices.of({**chain, **FIELDS})
     assert run.training == TrainSettings(steps=4, learning_rate=1e-2, **optimizer)
     assert run.loss == LossSettings(**loss)
     assert run.rank == RankSettings(mode="fixed", target_rank=2)
@@ -62,7 +63,7 @@ def test_bad_options(nodes, playground, monkeypatch, options: dict, sentence: st
     def begun(*_, **__):
         raise AssertionError("training began on bad input")
 
-    monkeypatch.setattr(host_run, "Run", begun)
+    monkeypatch.setattr(setup, "Run", begun)
     monkeypatch.setattr(optimizers, "find_spec", lambda package: None)
     fields = {
         "model": [playground.model], "latents": playground.latents,
@@ -76,7 +77,7 @@ def test_bad_options(nodes, playground, monkeypatch, options: dict, sentence: st
 
 def trained(playground, on_step=lambda step: None, **options):
     data = playground.model, playground.latents, playground.positive
-    return train_on(*data, HostRun.of({**FIELDS, **options}), on_step)
+    return train_on(*data, Choices.of({**FIELDS, **options}), on_step)
 
 
 def test_all_of_it_trains_and_the_file_says_so(playground, tmp_path):
@@ -86,7 +87,7 @@ def test_all_of_it_trains_and_the_file_says_so(playground, tmp_path):
         "sampling": "high_noise",
     }  # fmt: skip
     out = trained(playground, **options)
-    assert out.stopped is None and len(out.losses) == 4
+    assert out.stopped_by is None and len(out.losses) == 4
     save(tmp_path / "a.safetensors", out.lora)
     origin = load(tmp_path / "a.safetensors").origin
     assert {k: origin.run.settings[k] for k in options} == options
@@ -107,8 +108,8 @@ def test_a_plain_run_says_what_it_used(playground, tmp_path):
 
 
 def test_cancelling_keeps_the_running_mean(playground, monkeypatch):
-    made, attach, seen = [], host_run.attach, []
-    monkeypatch.setattr(host_run, "attach", lambda *a, **k: made.append(attach(*a, **k)) or made[0])
+    made, attach, seen = [], setup.attach, []
+    monkeypatch.setattr(setup, "attach", lambda *a, **k: made.append(attach(*a, **k)) or made[0])
 
     def interrupt(step) -> None:
         component = next(iter(made[0].components.values()))
@@ -117,7 +118,7 @@ def test_cancelling_keeps_the_running_mean(playground, monkeypatch):
             raise comfy.model_management.InterruptProcessingException
 
     out = trained(playground, interrupt, ema=0.99)
-    assert isinstance(out.stopped, comfy.model_management.InterruptProcessingException)
+    assert isinstance(out.stopped_by, comfy.model_management.InterruptProcessingException)
     first, second, third = seen  # weighed by decays of 2/11, 3/12 and 4/13
     mean = (4 * (first / 4 + 3 * second / 4) + 9 * third) / 13
     (name, component) = next(iter(made[0].components.items()))
@@ -133,6 +134,6 @@ def test_weightings_are_refused_before_a_flow_model_is_loaded(playground, monkey
     flow = comfy.model_base.model_sampling(playground.model.model.model_config, ModelType.FLOW)
     model = playground.model.clone()
     model.add_object_patch("model_sampling", flow)
-    run = replace(HostRun.of(FIELDS), loss=LossSettings(weighting="debiased"))
+    run = replace(Choices.of(FIELDS), loss=LossSettings(weighting="debiased"))
     with pytest.raises(ValueError, match="neither of eps nor of v prediction"):
         train_on(model, playground.latents, playground.positive, run, lambda step: None)

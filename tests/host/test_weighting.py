@@ -17,6 +17,7 @@ from lora2_core.host.training.objective import (
     snr_weights,
 )
 from lora2_core.training.loss import LossSettings
+from tests.host.examples import examples_of
 
 KINDS = [ModelType.EPS, ModelType.V_PREDICTION]
 FLOWS = [ModelType.FLOW, ModelType.FLUX]
@@ -142,7 +143,6 @@ def ends(model) -> list[torch.Tensor]:
 def test_a_batch_is_drawn_as_ever_and_offset_on_top(playground, monkeypatch):
     """The same pictures, noise and timesteps with and without options; the offset comes last."""
     from lora2_core.host.training import objective
-    from lora2_core.host.training.items import make_items
 
     seen = []
 
@@ -152,7 +152,7 @@ def test_a_batch_is_drawn_as_ever_and_offset_on_top(playground, monkeypatch):
 
     monkeypatch.setattr(objective, "denoising_loss", record)
     with on_loan(playground.model) as inner:
-        items = make_items(playground.model, inner, playground.latents, playground.positive)
+        items = examples_of(playground.model, inner, playground.latents, playground.positive)
         for settings in (LossSettings(), LossSettings(noise_offset=0.1, max_timestep=0.5)):
             make_loss(inner, items, 2, {}, settings)(torch.Generator().manual_seed(5))
     (latents, noise, sigma), (again, offset, lower) = seen

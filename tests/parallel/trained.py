@@ -22,7 +22,8 @@ def main() -> None:
         dist.init_process_group("gloo")
     from lora2_core import save
     from lora2_core.host.playground import load_playground
-    from lora2_core.host.training.run import HostRun, train_on
+    from lora2_core.host.training.choices import Choices
+    from lora2_core.host.training.run import train_on
     from lora2_core.playground import asset, subjects
 
     rate = 5e-5 if mode == "paper" else 5e-3  # with paper's init 5e-3 is chaos: it shows rounding
@@ -33,10 +34,10 @@ def main() -> None:
         images, captions = subjects.examples("owl", 8)
         latents = [{"samples": vae.encode(image[None])} for image in images]
         positive = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in captions]
-        run = HostRun.of(choices | {"target_rank": 4, "max_rank": 16})
+        run = Choices.of(choices | {"target_rank": 4, "max_rank": 16})
         told = train_on(model, latents, positive, run, lambda step: ranks.append(step.ranks))
-    if told.stopped is not None:
-        raise told.stopped
+    if told.stopped_by is not None:
+        raise told.stopped_by
     name = f"{os.environ.get('RANK', 'alone')}"
     save(folder / f"{name}.safetensors", told.lora, dtype="fp32")
     facts = {"losses": told.losses, "ranks": ranks}

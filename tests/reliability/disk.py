@@ -13,7 +13,7 @@ from pathlib import Path
 
 import lora2_core as lora2
 from lora2_core import atomic
-from lora2_core.host.training.checkpoints import folder_of
+from lora2_core.host.training.checkpoint_files import folder_of
 from tests.reliability.figures import Figure
 from tests.reliability.trainings import Trainings, stop_at
 from tests.toys import random_lora
@@ -147,7 +147,7 @@ def failed_checkpoints(trainings: Trainings, seed: int) -> tuple[int, list[str]]
             with failing(call, error):
                 rest = trainings(**options, resume=part.checkpoint)
             after = contents(folder_of(name))
-            if rest.stopped is not None or len(rest.losses) != 12:
+            if rest.stopped_by is not None or len(rest.losses) != 12:
                 wrong.append(f"{call}, {errno.errorcode[error]}: the run ended")
             lost = {k for k in before if after.get(k) != before[k]}
             if lost and call not in ("fsync",):  # the first write of two failed

@@ -16,7 +16,7 @@ from lora2_core.dataset.folder import check_folder, scan
 from lora2_core.dataset.walking import state
 from lora2_core.host.output import place_of
 from lora2_core.host.store import loras_folder, save_under_loras
-from lora2_core.host.training.checkpoints import checkpoints_folder, file_of, prepare
+from lora2_core.host.training.checkpoint_files import checkpoints_folder, file_of, prepare
 from tests.hosting.inprocess import REPOSITORY
 from tests.reliability.figures import Figure
 from tests.reliability.hostile import Watch, traps, try_names, written_through

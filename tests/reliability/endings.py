@@ -10,8 +10,8 @@ from random import Random
 import torch
 
 import lora2_core as lora2
-from lora2_core.host.training import run as host_run
-from lora2_core.host.training.checkpoints import file_of, folder_of
+from lora2_core.host.training import memory, setup
+from lora2_core.host.training.checkpoint_files import file_of, folder_of
 from lora2_core.training.checkpoint import decode
 from lora2_core.training.run import PATIENCE
 from tests.reliability.figures import Figure
@@ -182,7 +182,7 @@ def poison_gradient(number: int, value: float) -> Callable:
 
 def with_bad_moments(trainings: Trainings, step: int, value: float):
     """A run whose optimizer remembers a value that is none after a step."""
-    run_class, made = host_run.Run, []
+    run_class, made = setup.Run, []
 
     class Seen(run_class):
         def __init__(self, *args: object, **kwargs: object):
@@ -197,11 +197,11 @@ def with_bad_moments(trainings: Trainings, step: int, value: float):
                     if name in state.get(parameter, {}):
                         state[parameter][name].fill_(value)
 
-    host_run.Run = Seen
+    setup.Run = Seen
     try:
         return trainings(on_step, steps=STEPS, **kept(f"bad{step}", every=5))
     finally:
-        host_run.Run = run_class
+        setup.Run = run_class
 
 
 def poisoned(trainings: Trainings, seed: int, count: int) -> tuple[int, list[str]]:
@@ -236,8 +236,8 @@ def faults_of(what: str, outcome, stopped: bool | None) -> list[str]:
         found.append(f"{what}: the adapter is not finite")
     if not any(t.any() for t in tensors):
         found.append(f"{what}: nothing was learned")
-    if stopped is not None and (outcome.stopped is not None) != stopped:
-        found.append(f"{what}: stopped by {outcome.stopped!r}")
+    if stopped is not None and (outcome.stopped_by is not None) != stopped:
+        found.append(f"{what}: stopped by {outcome.stopped_by!r}")
     if outcome.checkpoint:
         for path in file_of(outcome.checkpoint).parent.glob("*.safetensors"):
             adapters = decode(path)[1]["adapters"]
@@ -305,8 +305,8 @@ def memory_faults(trainings: Trainings) -> tuple[int, list[str]]:
             with losses_through(change):
                 out = trainings(checkpointing="off")
             learned = len(out.losses) == step - 1
-            if not (learned and host_run.out_of_memory(out.stopped)):
-                wrong.append(f"{where} of step {step}: {len(out.losses)} steps, {out.stopped!r}")
+            if not (learned and memory.out_of_memory(out.stopped_by)):
+                wrong.append(f"{where} of step {step}: {len(out.losses)} steps, {out.stopped_by!r}")
             wrong += [
                 f"{where} of step {step}: {w}" for w in changed(before, host_state(trainings.model))
             ]

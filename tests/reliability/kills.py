@@ -9,8 +9,8 @@ from random import Random
 
 import safetensors
 
-from lora2_core.host.training.checkpointing import LATEST
-from lora2_core.host.training.checkpoints import cards_in, folder_of, latest, prepare
+from lora2_core.host.training.checkpoint_files import cards_in, folder_of, latest, prepare
+from lora2_core.host.training.checkpoint_keeping import LATEST
 from tests.reliability.figures import Figure
 from tests.reliability.killed_saves import killed, killed_saves
 from tests.reliability.trainings import Trainings, bytes_of

@@ -14,7 +14,8 @@ from random import Random
 
 import torch
 
-import lora2_core.host.training.run as host_run
+from lora2_core.host.training import setup
+from lora2_core.host.training.choices import SETTINGS, Choices
 from tests.reliability.figures import Figure
 
 SKIPPED = ("LoRA2Playground",)  # has no input
@@ -53,16 +54,8 @@ def texts_of(kind: str) -> list[object]:
 
 def known_options() -> list[str]:
     """The name of every option that a chain may hold."""
-    kinds = (
-        host_run.HostRun, host_run.RankSettings, host_run.TrainSettings, host_run.TargetSettings,
-        host_run.LossSettings, host_run.PriorSettings, host_run.MaskSettings,
-        host_run.KeepSettings, host_run.StartSettings, host_run.TextSettings,
-        host_run.SnapshotSettings,
-    )  # fmt: skip
-    inner = {
-        "rank", "training", "target", "loss", "prior", "mask", "keep", "start", "text", "snapshots",
-    }  # fmt: skip
-    return sorted({f.name for kind in kinds for f in fields(kind)} - inner)
+    kinds = (Choices, *SETTINGS.values())
+    return sorted({f.name for kind in kinds for f in fields(kind)} - SETTINGS.keys())
 
 
 class Prompts:
@@ -115,12 +108,12 @@ def stopped_at_the_start():
     def begun(*_: object, **__: object) -> None:
         raise Started
 
-    before = host_run.Run
-    host_run.Run = begun
+    before = setup.Run
+    setup.Run = begun
     try:
         yield
     finally:
-        host_run.Run = before
+        setup.Run = before
 
 
 def answer(node, arguments: dict) -> str | None:

@@ -15,8 +15,9 @@ import comfy.model_management
 import numpy as np
 import torch
 
-from lora2_core.host.training import run as host_run
-from lora2_core.host.training.run import HostRun, Outcome, train_on
+from lora2_core.host.training import setup
+from lora2_core.host.training.choices import Choices
+from lora2_core.host.training.run import Outcome, train_on
 from tests.host.killed import FIELDS
 
 Interrupt = comfy.model_management.InterruptProcessingException
@@ -45,7 +46,7 @@ class Trainings:
     def __call__(self, on_step: Callable = lambda step: None, **options: object) -> Outcome:
         data = self.model, self.latents, self.positive
         with torch.inference_mode():
-            return train_on(*data, HostRun.of(FIELDS | options), on_step)
+            return train_on(*data, Choices.of(FIELDS | options), on_step)
 
 
 def bytes_of(outcome: Outcome) -> tuple:
@@ -68,7 +69,7 @@ def stop_at(step: int, error: BaseException | type = Interrupt) -> Callable:
 @contextmanager
 def losses_through(change: Callable[[int, torch.Tensor], torch.Tensor]):
     """Every loss goes through change(number from 1, loss), which may also raise."""
-    make = host_run.make_loss
+    make = setup.make_loss
 
     def changed(*args: object) -> Callable:
         loss_fn, calls = make(*args), []
@@ -79,11 +80,11 @@ def losses_through(change: Callable[[int, torch.Tensor], torch.Tensor]):
 
         return loss
 
-    host_run.make_loss = changed
+    setup.make_loss = changed
     try:
         yield
     finally:
-        host_run.make_loss = make
+        setup.make_loss = make
 
 
 def host_state(model) -> dict[str, object]:

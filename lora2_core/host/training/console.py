@@ -1,5 +1,5 @@
-"""The progress of a run in the terminal: one line that is written over, as the host's samplers have
-it, and one in the log at the end.
+"""Shows the progress of a run in the terminal: one line that is written over, as the host's
+samplers have it, and one in the log at the end.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ from ...saying import log, writable
 from ...training.run import Step
 from ..only_said import OnlySaid
 
-SMOOTHING = 0.12  # weight of a new loss in the running mean, as in the graph
+# weight of a new loss in the running mean, as in the graph: a mean over about 16 steps
+SMOOTHING = 0.12
 
 
 class Terminal:
-    """Standard error, whose failures vanish: tqdm would keep the lock that all its bars share."""
+    """Writes to standard error and lets its failures vanish: tqdm would keep the lock that all its
+    bars share.
+    """
 
     encoding = "ascii"
 
@@ -30,22 +33,24 @@ class Terminal:
             sys.stderr.write(writable(text))
 
     def flush(self) -> None:
-        """Flushes where that is possible."""
+        """Flushes what can be flushed."""
         with contextlib.suppress(Exception):
             sys.stderr.flush()
 
     def fileno(self) -> int:
-        """Returns the descriptor, by which the width of the terminal is found."""
+        """Returns the descriptor, which tells tqdm how wide the terminal is."""
         return sys.stderr.fileno()
 
 
 class Console:
-    """`with Console(steps) as console:` around a run; what isn't training is not in its speed."""
+    """Shows a run: `with Console(steps) as console:`. Its speed is that of training alone, without
+    previews.
+    """
 
     def __init__(self, steps: int):
         self.steps, self.bar, self.last = steps, None, None
         self.loss: float | None = None
-        self.began, self.apart = time.monotonic(), 0.0  # seconds
+        self.began, self.paused = time.monotonic(), 0.0  # seconds
 
     def __enter__(self) -> Console:
         return self
@@ -55,17 +60,17 @@ class Console:
             OnlySaid()(self.end)
 
     def end(self) -> None:
-        """Closes the line and writes the one that stays."""
+        """Closes the line of progress, and writes the line that stays."""
         self.bar.close()
         seconds = time.monotonic() - self.began
-        previews = f" ({self.apart:.1f} s of them for previews)" if self.apart else ""
+        previews = f" ({self.paused:.1f} s of them for previews)" if self.paused else ""
         log.info(
             "LoRA2 Train: step %d of %d after %.1f s%s, %s.",
-            self.last.index, self.steps, seconds, previews, self.said(self.last),
+            self.last.index, self.steps, seconds, previews, self.text_of(self.last),
         )  # fmt: skip
 
     def step(self, step: Step) -> None:
-        """A step was made."""
+        """Shows that a step was made."""
         if self.bar is None:
             self.bar = tqdm(
                 desc="LoRA2 Train", total=self.steps, initial=step.index - 1,
@@ -76,16 +81,17 @@ class Console:
             mean = step.loss if self.loss is None else self.loss
             self.loss = mean + SMOOTHING * (step.loss - mean)
         self.last = step
-        self.bar.set_postfix_str(self.said(step), refresh=False)
+        self.bar.set_postfix_str(self.text_of(step), refresh=False)
         self.bar.update()
 
-    def said(self, step: Step) -> str:
+    def text_of(self, step: Step) -> str:
+        """Returns the running mean of the loss, the mean rank and the size after a step."""
         loss = "not a number" if self.loss is None else f"{self.loss:.4f}"
         return f"loss {loss}, mean rank {step.mean_rank:.1f}, {step.megabytes:.2f} MB"
 
     def pause(self, seconds: float) -> None:
-        """So long something else was done."""
-        self.apart += seconds
+        """Takes so many seconds, in which something else was done, out of the speed."""
+        self.paused += seconds
         if self.bar is not None and not self.bar.disable:
             self.bar.start_t += seconds
             self.bar.last_print_t += seconds

@@ -1,83 +1,75 @@
-"""What is known of a run in plain values: for its file, and for the checkpoints that it may go on
-from.
+"""What is known of a run in plain values: for the metadata of its file, and for the checkpoints
+that it may go on from.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING
 
 import torch
 
-from ...training.run import Run
 from ..data.encoding import weights_identity
 from ..naming import base_facts, diffusers_paths, peft_part
-from .recomputing import Recomputing
-
-if TYPE_CHECKING:
-    from .run import HostRun
+from .choices import Choices
+from .setup import Setup
 
 PRECISIONS = {torch.float16: "fp16", torch.bfloat16: "bf16"}  # as sd-scripts write them; fp32: "no"
 
 
-def settings_of(run: HostRun) -> dict:
-    """Everything that was chosen, as plain values."""
-    rank = {k: v for k, v in asdict(run.rank).items() if (k, v) != ("layer_ranks", "")}
+def settings_of(choices: Choices) -> dict:
+    """Returns everything that was chosen, as plain values."""
+    started = choices.start.start_from is not None
+    rank = {k: v for k, v in asdict(choices.rank).items() if (k, v) != ("layer_ranks", "")}
     return (
         rank
-        | asdict(run.training.resolved(run.rank.rules, started=run.start.start_from is not None))
-        | asdict(run.loss)
-        | run.prior.facts()
-        | run.mask.facts()
-        | run.target.facts()
-        | run.start.facts
-        | run.text.facts(run.training.learning_rate)
-        | {"batch_size": run.batch_size}
+        | asdict(choices.training.resolved(choices.rank.rules, started=started))
+        | asdict(choices.loss)
+        | choices.prior.facts()
+        | choices.mask.facts()
+        | choices.target.facts()
+        | choices.start.facts
+        | choices.text.facts(choices.training.learning_rate)
+        | {"batch_size": choices.batch_size}
     )
 
 
-def facts_to_keep(model, inner, run: HostRun, items: list) -> dict:
-    """Everything that must be the same for a run to go on exactly; recomputed activations are, and
-    a model with patches can't be told from another.
+def facts_to_resume(model, choices: Choices, setup: Setup) -> dict:
+    """Returns everything that must be the same for a run to go on exactly. Gradient checkpointing
+    may differ; a model with patches can't be told from another.
     """
-    shapes = sorted({tuple(item.latent.shape[1:]) for item in items})
-    texts = {"text encoder": weights_identity(run.text.clip.patcher)} if run.text.used else {}
+    examples, text = setup.all_examples, choices.text
+    shapes = sorted({tuple(example.latent.shape[1:]) for example in examples})
+    texts = {"text encoder": weights_identity(text.clip.patcher)} if text.used else {}
     return (
-        settings_of(run)
+        settings_of(choices)
         | texts
         | {
-            "pictures": len(items),
+            "pictures": len(examples),
             "latents": [list(shape) for shape in shapes],
-            "dtype": str(inner.get_dtype_inference()).removeprefix("torch."),
+            "dtype": str(setup.loan.inner.get_dtype_inference()).removeprefix("torch."),
             "base model": None if model.patches else weights_identity(model),
         }
     )
 
 
-def run_facts(
-    model,
-    run: HostRun,
-    items: list,
-    training: Run,
-    started: datetime,
-    recomputing: Recomputing,
-) -> dict:
-    """What the file's metadata will say of the run."""
+def metadata_of(model, choices: Choices, setup: Setup) -> dict:
+    """Returns what the metadata of a file would say if the run ended now."""
+    run, examples = setup.run, setup.examples
     paths = diffusers_paths(model)
-    height, width = items[0].latent.shape[-2:]
+    height, width = examples[0].latent.shape[-2:]
     ratio = getattr(model.get_model_object("latent_format"), "spacial_downscale_ratio", 8)
     dtype = PRECISIONS.get(model.model.get_dtype_inference(), "no")
-    settings = settings_of(run) | {"checkpointing": recomputing.on, "dtype": dtype}
+    own = {"checkpointing": setup.checkpointing.on, "dtype": dtype}
     return {
-        "settings": settings,
-        "history": {"loss": training.losses, "mean_rank": training.mean_ranks},
-        "steps": len(training.losses),
-        "images": len(items),
+        "settings": settings_of(choices) | own,
+        "history": {"loss": run.losses, "mean_rank": run.mean_ranks},
+        "steps": len(run.losses),
+        "images": len(examples),
         "resolution": f"{width * ratio}x{height * ratio}",
         "base": base_facts(model),
         "diffusers": paths,
         "part": peft_part(model, paths),
-        "started": int(started.timestamp()),
+        "started": int(setup.started.timestamp()),
         "finished": int(datetime.now(timezone.utc).timestamp()),
     }

@@ -1,4 +1,4 @@
-"""Models on loan: cloned ModelPatchers made ready for autograd, and put back exactly as they
+"""Lends models: cloned ModelPatchers are made ready for autograd, and put back exactly as they
 came.
 """
 
@@ -13,8 +13,8 @@ from torch import nn
 
 
 def plain_alias(tensor: torch.Tensor) -> torch.Tensor:
-    """A normal tensor on the storage of an inference tensor, which autograd refuses; nothing is
-    copied.
+    """Returns a normal tensor on the storage of an inference tensor, which autograd refuses; copies
+    nothing.
     """
     alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
     return alias.set_(
@@ -43,7 +43,7 @@ def replace_inference_tensors(module: nn.Module, replaced: list) -> None:
 
 
 def trainable_clone(model):
-    """A clone that shares the weights; of a dynamic patcher, one with weights of its own.
+    """Returns a clone that shares the weights; of a dynamic patcher, one with weights of its own.
 
     A dynamic patcher's weights lie in memory that may be taken back between forward and backward,
     so the host is asked for its non-dynamic form, which it loads from the model's file.
@@ -59,9 +59,9 @@ def trainable_clone(model):
 
 
 class Loan:
-    """Clones of a model's ModelPatcher and of others that belong to it, loaded and made ready for
-    autograd by `take`, put back by `give_back`: every parameter and buffer is then the one that it
-    was. Weights are shared, not copied.
+    """Holds clones of a model's ModelPatcher and of others that belong to it. `take` loads them and
+    makes them ready for autograd; `give_back` puts every parameter and buffer back. Weights are
+    shared, not copied.
     """
 
     def __init__(self, model, *others):
@@ -72,16 +72,17 @@ class Loan:
         self.replaced: list[tuple[dict, str, torch.Tensor]] = []
 
     def modules(self) -> list[nn.Module]:
-        """All of all models."""
+        """Returns all modules of all models."""
         return [module for patcher in self.patchers for module in patcher.model.modules()]
 
     def parameters(self) -> list[nn.Parameter]:
-        """All of all models."""
+        """Returns all parameters of all models."""
         return [p for patcher in self.patchers for p in patcher.model.parameters()]
 
     def take(self) -> None:
-        """The host's `in_training` is on then: its fused rope and norms have no gradients. What is
-        loaded in one call does not drive each other out of memory.
+        """Loads the clones and makes them ready for autograd. One call loads all of them, so that
+        none drives another out of memory. The host's `in_training` is on afterwards: its fused rope
+        and norms have no gradients.
         """
         with torch.inference_mode(self.executor):
             comfy.model_management.load_models_gpu(self.patchers, force_full_load=False)
@@ -90,6 +91,7 @@ class Loan:
         comfy.model_management.in_training = True
 
     def give_back(self) -> None:
+        """Puts every parameter and buffer back, and the host's `in_training`."""
         comfy.model_management.in_training = self.before
         for table, name, tensor in self.replaced:
             table[name] = tensor
@@ -97,8 +99,9 @@ class Loan:
 
     @contextmanager
     def paused(self) -> Iterator:
-        """Yields the model's patcher, which is the host's again inside, as all are: it may sample,
-        move and unload it. Adapters stay on; what it keeps in memory beside is freed at the end.
+        """Gives the models back to the host inside, which may sample with them, move and unload
+        them, and yields the model's patcher. Adapters stay on. The memory that the host has cached
+        meanwhile is freed at the end.
         """
         self.give_back()
         try:
@@ -137,6 +140,6 @@ def lent(model, *others) -> Iterator[Loan]:
 
 @contextmanager
 def on_loan(model) -> Iterator:
-    """The inner model of `lent`, where nothing pauses."""
+    """Yields the inner model of `lent`, for callers that need nothing else of the loan."""
     with lent(model) as loan:
         yield loan.inner

@@ -1,8 +1,8 @@
-"""Loss masks: how much each place of a picture counts."""
+"""Loss masks: how much each position of a picture counts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import kornia.filters as filters
 import kornia.geometry.transform as geometry
@@ -10,20 +10,19 @@ import torch
 from torch import Tensor
 
 from ...checks import check_range
-from .items import Item
 
-SLACK = 0.01  # beyond 0 and 1, as resizing leaves it
-WIDTH = 3  # of a blur, in standard deviations
+SLACK = 0.01  # beyond 0 and 1: the host's resizing leaves values that far outside
+BLUR_RADIUS = 3  # standard deviations: a Gaussian is below 0.3 % outside
 
 
 @dataclass(frozen=True)
 class MaskSettings:
-    """Which places count.
+    """Holds which positions count.
 
     masks: the host's MASKs [B, H, W], 1 = counts; one for all pictures or one for each; None for
         no masks.
     mask_blur: standard deviation of the Gaussian that softens them, in pixels of the latent.
-    mask_floor: how much a place counts that is masked out.
+    mask_floor: how much a position counts that is masked out.
     """
 
     masks: list[Tensor] | None = field(default=None, compare=False, repr=False)
@@ -35,27 +34,27 @@ class MaskSettings:
         check_range("mask_floor", self.mask_floor, 0, 1)
 
     def facts(self) -> dict:
-        """What the file says of them."""
+        """Returns what the file says of them, {} without masks."""
         if self.masks is None:
             return {}
         return {"masked_loss": True, "mask_blur": self.mask_blur, "mask_floor": self.mask_floor}
 
 
 def flatten_masks(masks: list[Tensor], count: int) -> list[Tensor]:
-    """One mask [1, 1, H, W] a picture, from 0 to 1; ValueError for another number, and for a mask
-    that is none.
+    """Returns one mask [1, 1, H, W] a picture, from 0 to 1. Raises ValueError for another number of
+    masks, and for values that are no mask.
     """
-    found = []
+    singles = []
     for mask in masks if isinstance(masks, list) else [masks]:
         if not torch.is_tensor(mask) or mask.ndim not in (2, 3) or 0 in mask.shape:
             raise ValueError("masks holds something that is no MASK: connect Load Image (as Mask).")
-        found += mask.clone().float().reshape(-1, 1, *mask.shape[-2:]).split(1)
-    if len(found) not in (1, count):
+        singles += mask.clone().float().reshape(-1, 1, *mask.shape[-2:]).split(1)
+    if len(singles) not in (1, count):
         raise ValueError(
-            f"There are {count} latents but {len(found)} masks: give one mask for all, or one for "
-            "each picture."
+            f"There are {count} latents but {len(singles)} masks: give one mask for all, or one "
+            "for each picture."
         )
-    for index, mask in enumerate(found, 1):
+    for index, mask in enumerate(singles, 1):
         low, high = float(mask.min()), float(mask.max())
         if not (low >= -SLACK and high <= 1 + SLACK):
             raise ValueError(f"Mask {index} goes from {low:g} to {high:g}: masks are from 0 to 1.")
@@ -64,14 +63,16 @@ def flatten_masks(masks: list[Tensor], count: int) -> list[Tensor]:
                 f"Mask {index} is 0 everywhere, so nothing of its picture would count: paint what "
                 "counts, or invert the mask."
             )
-    return [mask.clamp(0, 1) for mask in found] * (count if len(found) == 1 else 1)
+    return [mask.clamp(0, 1) for mask in singles] * (count if len(singles) == 1 else 1)
 
 
-def place_weights(mask: Tensor, height: int, width: int, settings: MaskSettings) -> Tensor | None:
-    """A mask [1, 1, H, W] as weights [1, 1, height, width] of mean 1; None where all are 1."""
+def weights_of_mask(mask: Tensor, height: int, width: int, settings: MaskSettings) -> Tensor | None:
+    """Returns a mask [1, 1, H, W] as weights [1, 1, height, width] of mean 1, None where all
+    are 1.
+    """
     mask = geometry.resize(mask, (height, width), interpolation="area")
     if settings.mask_blur > 0:
-        size, sigma = 2 * round(WIDTH * settings.mask_blur) + 1, settings.mask_blur
+        size, sigma = 2 * round(BLUR_RADIUS * settings.mask_blur) + 1, settings.mask_blur
         mask = filters.gaussian_blur2d(mask, (size, size), (sigma, sigma), border_type="replicate")
     weights = settings.mask_floor + (1 - settings.mask_floor) * mask
     weights = weights / weights.mean()
@@ -79,8 +80,9 @@ def place_weights(mask: Tensor, height: int, width: int, settings: MaskSettings)
 
 
 def mask_weights(settings: MaskSettings, latents: list[Tensor]) -> list[Tensor | None]:
-    """The weights of every latent [1, channels, ..., h, w]; ValueError for masks of other shapes
-    than the pictures.
+    """Returns the weights [1, 1, height, width] of every latent [1, channels, ..., height, width],
+    None where all positions count alike. Raises ValueError for masks of other shapes than the
+    pictures.
     """
     if settings.masks is None:
         return [None] * len(latents)
@@ -93,20 +95,13 @@ def mask_weights(settings: MaskSettings, latents: list[Tensor]) -> list[Tensor |
                 f"Mask {index} is {columns} x {rows}, another shape than the latent's {width} x "
                 f"{height}: crop it as its picture was cropped."
             )
-        weights.append(place_weights(mask, height, width, settings))
+        weights.append(weights_of_mask(mask, height, width, settings))
     return weights
 
 
-def weighed(items: list[Item], settings: MaskSettings) -> list[Item]:
-    """The items with the weights of their masks."""
-    found = mask_weights(settings, [item.latent for item in items])
-    return [
-        item if weights is None else replace(item, weights=over(weights, item.latent))
-        for item, weights in zip(items, found, strict=True)
-    ]
-
-
-def over(weights: Tensor, latent: Tensor) -> Tensor:
-    """Weights [1, 1, h, w] for a latent [1, channels, ..., h, w]: alike in all frames."""
+def expand_weights(weights: Tensor, latent: Tensor) -> Tensor:
+    """Returns weights [1, 1, height, width] as [1, 1, ..., height, width] of a latent [1, channels,
+    ..., height, width]: alike in all frames.
+    """
     frames = weights.reshape(1, *(1 for _ in latent.shape[1:-2]), *weights.shape[-2:])
     return frames.to(latent).expand_as(latent[:, :1])

@@ -1,4 +1,4 @@
-"""The host's `x += y` as `x = x + y`, so that autograd finds the values that it kept.
+"""Turns the host's `x += y` into `x = x + y`, so that autograd finds the values that it kept.
 
 Transformers of the flow models add to their residual stream in place (comfy/ldm/flux/layers.py and
 others), after a normalisation has kept that very tensor for the backward pass. Autograd then either
@@ -31,8 +31,8 @@ FIRST_AUGMENTED = 13  # NB_INPLACE_ADD, the first of BINARY_OP's augmented forms
 
 @cache
 def is_augmented(code: CodeType, offset: int) -> bool:
-    """Whether the instruction is an augmented assignment: torch calls `x += y` and `x.add_(y)` by
-    the same name, and only the first takes another tensor for x.
+    """Returns whether an instruction is an augmented assignment: torch calls `x += y` and
+    `x.add_(y)` by the same name, and only the first takes another tensor for x.
     """
     operation, argument = code.co_code[offset : offset + 2]
     name = dis.opname[operation]
@@ -40,7 +40,7 @@ def is_augmented(code: CodeType, offset: int) -> bool:
 
 
 class OutOfPlace(TorchFunctionMode):
-    """Inside, augmented assignments to floating-point tensors make new tensors of the same dtype.
+    """Lets augmented assignments to floating-point tensors make new tensors of the same dtype.
 
     `x[:, :n] *= y` still writes into x, but its gradient keeps a copy of the old slice. Modes
     belong to a thread: what autograd computes again on a GPU has to enter its own.
@@ -59,8 +59,8 @@ class OutOfPlace(TorchFunctionMode):
 
 @contextmanager
 def overwriting_refused() -> Iterator[None]:
-    """Autograd's error about a value that is written over in another way (`x.add_(y)`) as a
-    ValueError that says what it means.
+    """Raises a ValueError that says what it means instead of autograd's error about a value that is
+    written over in another way (`x.add_(y)`).
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Previews: pictures that the host's own sampler draws with the adapter so far. Training does not
+"""Draws previews: pictures of the host's own sampler with the adapter so far. Training does not
 notice: no bit of its result depends on them.
 """
 
@@ -20,19 +20,20 @@ from torch import Tensor
 
 from ...checks import check_choice, check_range, check_text
 from ...saying import log
-from ...training.run import Run
+from ...training.run import Run, Step
 from ..data.encoding import CAPTION
 from ..only_said import OnlySaid
 from ..output import place_of
 from .loan import Loan
 from .text_encoder import TextEncoder
 
-LARGEST = 16384  # of a side, as the host's own nodes have it
+LARGEST = 16384  # pixels of a side, as the host's own nodes have it
+LONGEST_REASON = 300  # characters of an error in the log, so that ours is read to its end
 
 
 @dataclass(frozen=True)
 class Preview:
-    """One picture that is drawn again and again, always from the same noise.
+    """Holds what a picture is drawn from, again and again, always from the same noise.
 
     positive, negative: CONDITIONING; None for a negative of zeros. vae: the VAE that decodes.
     preview_every: steps from one to the next; the first is drawn before the first step.
@@ -69,7 +70,7 @@ class Preview:
         check_text("prompt", self.prompt)
 
     def check(self, captions: list[list]) -> None:
-        """ValueError where it doesn't fit the captions that are trained on."""
+        """Raises ValueError where it doesn't fit the captions that are trained on."""
         if not self.positive:
             raise ValueError("positive of the preview is empty: connect a CLIP Text Encode.")
         own = captions[0][0].shape[-1]
@@ -83,9 +84,9 @@ class Preview:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What was drawn: after which step, where it lies in the output folder, how long it took in
-    seconds.
+class Drawn:
+    """Says what was drawn: after which step, its file in the output folder, and how many seconds it
+    took.
     """
 
     step: int
@@ -95,8 +96,8 @@ class Shown:
 
 
 class Previews:
-    """Draws a run's previews when they are due, and tells `on_preview` of each. After one that
-    failed there are no more: a run of hours does not end for a picture.
+    """Draws a run's previews when they are due, and calls `on_preview` with each. After one that
+    failed it draws no more: a run of hours does not end for a picture.
     """
 
     def __init__(
@@ -105,32 +106,41 @@ class Previews:
         loan: Loan,
         run: Run,
         latent: Tensor,
-        on_preview: Callable[[Shown], None],
-        text: TextEncoder | None = None,
+        on_preview: Callable[[Drawn], None],
+        text_encoder: TextEncoder | None = None,
     ):
-        self.loan, self.run, self.on_preview, self.text = loan, run, on_preview, text
+        self.loan, self.run, self.on_preview = loan, run, on_preview
+        self.text_encoder = text_encoder
         form = loan.inner.latent_format
         self.previews = [(p, empty_latent(p, latent, form)) for p in previews]
-        self.names: dict[int, tuple[Path, str]] = {}
+        self.files: dict[int, tuple[Path, str]] = {}  # folder and start of the name
         self.say = OnlySaid()
 
-    def after(self, step: int) -> None:
+    def before_the_first_step(self) -> None:
+        """Draws all previews with the model as it is."""
+        self.draw_due(0)
+
+    def after(self, step: Step) -> None:
         """Draws what is due after a step."""
+        self.draw_due(step.index)
+
+    def draw_due(self, step: int) -> None:
+        """Draws the previews whose step this is, and those of the last step."""
         last = step == self.run.settings.steps
         due = [i for i, (p, _) in enumerate(self.previews) if last or not step % p.preview_every]
         if not due:
             return
-        failure, shown = None, []
+        failure, drawn = None, []
         with self.loan.paused() as patcher, at_its_best(self.run), same_random(patcher.load_device):
             try:
-                shown = [self.draw(patcher, number, step) for number in due]
+                drawn = [self.draw(patcher, number, step) for number in due]
             except Exception as error:  # whatever a sampler, a VAE or a disk may raise
-                failure = " ".join(str(error).split())[:300] or type(error).__name__
+                failure = " ".join(str(error).split())[:LONGEST_REASON] or type(error).__name__
             finally:
-                for number in due:  # whose memory training needs
+                for number in due:  # training needs the memory of their VAEs
                     vae = self.previews[number][0].vae
                     comfy.model_management.unload_model_and_clones(vae.patcher)
-        for each in shown:
+        for each in drawn:
             self.say(self.on_preview, each)
         if failure is not None:
             self.previews = []
@@ -139,23 +149,24 @@ class Previews:
                 step, failure,
             )  # fmt: skip
 
-    def draw(self, patcher, number: int, step: int) -> Shown:
+    def draw(self, patcher, number: int, step: int) -> Drawn:
         """Samples, decodes and writes one picture."""
         began = time.monotonic()
         preview, latent = self.previews[number]
-        preview = preview if self.text is None else retold(preview, self.text)
+        if self.text_encoder is not None:
+            preview = encoded_again(preview, self.text_encoder)
         picture = decode(preview.vae, sample(patcher, preview, latent))
-        if number not in self.names:
-            self.names[number] = place_of(preview.filename_prefix)
-        folder, start = self.names[number]
+        if number not in self.files:
+            self.files[number] = place_of(preview.filename_prefix)
+        folder, start = self.files[number]
         path = folder / f"{start}step-{step:06}.png"
         picture.save(path, compress_level=4)
         subfolder = folder.relative_to(folder_paths.get_output_directory()).as_posix()
-        return Shown(step, path.name, subfolder, time.monotonic() - began)
+        return Drawn(step, path.name, subfolder, time.monotonic() - began)
 
 
-def retold(preview: Preview, text: TextEncoder) -> Preview:
-    """The preview with its prompt as the text encoder has it now."""
+def encoded_again(preview: Preview, text_encoder: TextEncoder) -> Preview:
+    """Returns the preview with its prompt encoded by the text encoder as it is now."""
     prompt = preview.prompt or preview.positive[0][1].get(CAPTION)
     if not prompt:
         log.warning(
@@ -163,12 +174,14 @@ def retold(preview: Preview, text: TextEncoder) -> Preview:
             "Preview Options too."
         )
         return preview
-    (cross, facts), *_ = text.conditioning(prompt)
+    (cross, facts), *_ = text_encoder.conditioning(prompt)
     return replace(preview, positive=[[cross, preview.positive[0][1] | facts]])
 
 
 def empty_latent(preview: Preview, latent: Tensor, form) -> Tensor:
-    """Zeros [1, channels, ...] of the preview's size, or of that of a latent trained on."""
+    """Returns zeros [1, channels, ...] of the preview's size, or of the size of a latent that is
+    trained on.
+    """
     ratio = getattr(form, "spacial_downscale_ratio", 8)
     sides = zip((preview.height, preview.width), latent.shape[-2:], strict=True)
     height, width = (side // ratio if side else own for side, own in sides)
@@ -177,7 +190,7 @@ def empty_latent(preview: Preview, latent: Tensor, form) -> Tensor:
 
 
 def sample(patcher, preview: Preview, latent: Tensor) -> Tensor:
-    """What the host's KSampler makes of the empty latent."""
+    """Returns what the host's KSampler makes of the empty latent."""
     noise = comfy.sample.prepare_noise(latent, preview.seed)
     negative = preview.negative or zeroed(preview.positive)
     parts = preview.steps, preview.cfg, preview.sampler_name, preview.scheduler
@@ -188,16 +201,16 @@ def sample(patcher, preview: Preview, latent: Tensor) -> Tensor:
 
 
 def zeroed(conditioning: list) -> list:
-    """As the host's Conditioning Zero Out."""
-    found = []
+    """Returns what the host's Conditioning Zero Out makes of a CONDITIONING."""
+    entries = []
     for cross, facts in conditioning:
         zero = {k: torch.zeros_like(v) for k, v in facts.items() if k == "pooled_output"}
-        found.append([torch.zeros_like(cross), facts | zero])
-    return found
+        entries.append([torch.zeros_like(cross), facts | zero])
+    return entries
 
 
 def decode(vae, latent: Tensor) -> Image.Image:
-    """The first picture (of a video, the first frame)."""
+    """Returns the first picture of a latent (of a video, the first frame)."""
     picture = vae.decode(latent)
     picture = picture.reshape(-1, *picture.shape[-3:])[0]
     return Image.fromarray((picture.float().clamp(0, 1) * 255).round().byte().cpu().numpy())
@@ -205,9 +218,9 @@ def decode(vae, latent: Tensor) -> Image.Image:
 
 @contextmanager
 def at_its_best(run: Run) -> Iterator[None]:
-    """Inside, the adapter is what it would be if the run ended now: all its ranks are used, and its
-    weights are their running means where there are any. Afterwards its weights are as before, to
-    the bit.
+    """Makes the adapter inside what it would be if the run ended now: all its ranks are used, and
+    its weights are their running means where there are any. Afterwards its weights are as before,
+    to the bit.
     """
     with torch.inference_mode(False), torch.no_grad():
         run.adapters.refresh()
@@ -222,7 +235,7 @@ def at_its_best(run: Run) -> Iterator[None]:
 
 @contextmanager
 def same_random(device: torch.device) -> Iterator[None]:
-    """The global generators afterwards go on as if nothing had been drawn inside."""
+    """Lets the global generators go on afterwards as if nothing had been drawn inside."""
     kind = device.type if device.type in ("cuda", "xpu") else None
     with torch.random.fork_rng([device] if kind else [], device_type=kind or "cuda"):
         yield

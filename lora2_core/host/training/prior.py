@@ -4,7 +4,8 @@ stays what it was (DreamBooth, arXiv 2208.12242, eq. 2).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -12,14 +13,14 @@ from torch import Tensor
 
 from ...checks import check_range
 from ...training.loss import LossSettings
-from .fit import check_model_takes
-from .items import Item, by_shape, flatten_conditioning, flatten_latents, make_items
+from .examples import Example, by_shape
 from .objective import DEFAULT, Draw, Renew, loss_of, make_draw
+from .pictures import Pictures
 
 
 @dataclass(frozen=True)
 class PriorSettings:
-    """What is to be preserved.
+    """Holds what is to be preserved.
 
     prior_latents, prior_positive: pictures of the class and their captions, one for all or one for
         each; None for no prior.
@@ -40,55 +41,51 @@ class PriorSettings:
 
     @property
     def used(self) -> bool:
+        """Returns whether pictures of a class are trained beside the subject."""
         return self.prior_latents is not None and self.prior_weight > 0
 
-    def check(self, model, captions: list[list]) -> None:
-        """ValueError where it doesn't fit together, the model, or the subject's captions."""
+    def pictures(self, model, captions: list[list]) -> Pictures | None:
+        """Returns the pictures of the class, None where none are trained. Raises ValueError where
+        they don't fit together, the model, or the subject's captions, even at a weight of 0.
+        """
         if self.prior_latents is None:
-            return
-        try:
-            pictures = flatten_latents(self.prior_latents, model)
-            entries = flatten_conditioning(self.prior_positive, len(pictures))
-        except ValueError as error:
-            raise ValueError(f"Of the prior: {error}") from error
-        width, own = (cross.shape[-1] for cross, _ in (entries[0], captions[0]))
+            return None
+        with naming_the_prior():
+            pictures = Pictures.of(model, self.prior_latents, self.prior_positive)
+        width, own = (cross.shape[-1] for cross, _ in (pictures.captions[0], captions[0]))
         if width != own:
             raise ValueError(
                 f"prior_positive is {width} wide, but positive is {own}: encode both with the CLIP "
                 "that belongs to the model."
             )
-
-    def items(self, model, inner, options: dict) -> list[Item]:
-        """One item a picture, none without a prior. ValueError where the model can't compute with
-        one; `options` are its transformer_options.
-        """
-        if not self.used:
-            return []
-        try:
-            items = make_items(model, inner, self.prior_latents, self.prior_positive)
-            entries = flatten_conditioning(self.prior_positive, len(items))
-            check_model_takes(inner, items, entries, options)
-        except ValueError as error:
-            raise ValueError(f"Of the prior: {error}") from error
-        return items
+        return pictures if self.used else None
 
     def facts(self) -> dict:
-        """What the file says of it."""
+        """Returns what the file says of it, {} without a prior."""
         if not self.used:
             return {}
         count = sum(len(latent["samples"]) for latent in self.prior_latents)
         return {"prior_weight": self.prior_weight, "prior_images": count}
 
 
-def scaled(items: list[Item], factor: float) -> list[Item]:
-    """The items with all their weights multiplied."""
-    found = []
-    for item in items:
-        weights = item.weights
+@contextmanager
+def naming_the_prior() -> Iterator[None]:
+    """Says of a ValueError from inside that it is about the prior."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"Of the prior: {error}") from error
+
+
+def scale_weights(examples: list[Example], factor: float) -> list[Example]:
+    """Returns the examples with all their weights multiplied."""
+    scaled = []
+    for example in examples:
+        weights = example.weights
         if weights is None:
-            weights = torch.ones_like(item.latent[:, :1])
-        found.append(replace(item, weights=weights * factor))
-    return found
+            weights = torch.ones_like(example.latent[:, :1])
+        scaled.append(replace(example, weights=weights * factor))
+    return scaled
 
 
 def joint_loss(
@@ -99,37 +96,37 @@ def joint_loss(
     options: dict,
     settings: LossSettings = DEFAULT,
 ) -> Tensor:
-    """The loss of the subject plus `weight` times that of the prior: one forward pass where their
-    shapes agree, else two.
+    """Returns the loss of the subject plus `weight` times that of the prior: by one forward pass
+    where their shapes agree, else by two.
     """
-    if len(by_shape(subject.items + prior.items)) > 1:
+    if len(by_shape(subject.examples + prior.examples)) > 1:
         first = loss_of(inner, subject, options, settings)
         return first + weight * loss_of(inner, prior, options, settings)
-    count, others = len(subject.items), len(prior.items)
-    both = scaled(subject.items, (count + others) / count)
-    both += scaled(prior.items, weight * (count + others) / others)
+    count, others = len(subject.examples), len(prior.examples)
+    both = scale_weights(subject.examples, (count + others) / count)
+    both += scale_weights(prior.examples, weight * (count + others) / others)
     noise, sigma = torch.cat([subject.noise, prior.noise]), torch.cat([subject.sigma, prior.sigma])
     return loss_of(inner, Draw(both, noise, sigma), options, settings)
 
 
 def make_joint_loss(
     inner,
-    subjects: list[Item],
-    priors: list[Item],
+    subjects: list[Example],
+    priors: list[Example],
     weight: float,
     batch_size: int,
     options: dict,
     settings: LossSettings = DEFAULT,
     renew: Renew | None = None,
 ) -> Callable[[torch.Generator], Tensor]:
-    """loss_fn(generator) of a random batch of the subject and one of the prior, of the same
+    """Returns loss_fn(generator) of a random batch of the subject and one of the prior, of the same
     size.
     """
-    subject = make_draw(inner, subjects, batch_size, settings, renew)
-    prior = make_draw(inner, priors, batch_size, settings, renew)
+    draw_subject = make_draw(inner, subjects, batch_size, settings, renew)
+    draw_prior = make_draw(inner, priors, batch_size, settings, renew)
 
     def loss_fn(generator: torch.Generator) -> Tensor:
-        one, other = subject(generator), prior(generator)
-        return joint_loss(inner, one, other, weight, options, settings)
+        subject, prior = draw_subject(generator), draw_prior(generator)
+        return joint_loss(inner, subject, prior, weight, options, settings)
 
     return loss_fn

@@ -19,11 +19,12 @@ from ..apply import adopt
 
 @dataclass(frozen=True)
 class StartSettings:
-    """Where a run begins.
+    """Holds where a run begins.
 
     start_from: a finished adapter, None for the model as it is.
     start_strength: its update is multiplied by this first.
-    adopt_layers: its layers that are not among the chosen ones are trained too, else left out.
+    adopt_layers: whether its layers that are not among the chosen ones are trained too, else left
+        out.
     """
 
     start_from: RankedLora | None = field(default=None, compare=False, repr=False)
@@ -41,8 +42,8 @@ class StartSettings:
             )
 
     def adapter(self, model, clip=None) -> RankedLora | None:
-        """The adapter with its layers named as in the model and its text encoder, at its strength;
-        None without one. ValueError when it doesn't fit the model.
+        """Returns the adapter at its strength, its layers named as in the model and its text
+        encoder, None without one. Raises ValueError where it doesn't fit the model.
         """
         if self.start_from is None:
             return None
@@ -55,29 +56,31 @@ class StartSettings:
         scaled = {n: replace(y, up=y.up * self.start_strength) for n, y in lora.layers.items()}
         return replace(lora, layers=scaled)
 
-    def with_its_own(
+    def layers(
         self,
         chosen: Mapping[str, nn.Module],
         lora: RankedLora | None,
         modules: Mapping[str, nn.Module],
     ) -> dict[str, nn.Module]:
-        """The chosen ones of all modules by name, and those that the adapter brings."""
+        """Returns the layers to train by name: the chosen ones, and those of the adapter to start
+        from. `modules` are all modules that layers are taken from.
+        """
         if lora is None:
             return dict(chosen)
         given = {name for name, layer in lora.layers.items() if layer.rank}
         wanted = chosen.keys() | given if self.adopt_layers else chosen.keys()
-        found = {n: m for n, m in modules.items() if n in wanted and is_adaptable(m)}
-        if left := given - found.keys():
+        layers = {n: m for n, m in modules.items() if n in wanted and is_adaptable(m)}
+        if left := given - layers.keys():
             log.warning(
                 "LoRA2 Train leaves out %d of the %d layers of the adapter to start from, the "
                 "first is %s: they are not trained here.",
                 len(left), len(given), min(left),
             )  # fmt: skip
-        return found
+        return layers
 
     @cached_property
     def facts(self) -> dict:
-        """What tells one start from another; nothing without one."""
+        """Returns what tells one start from another, {} without one."""
         if self.start_from is None:
             return {}
         return {

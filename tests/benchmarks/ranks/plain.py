@@ -14,7 +14,8 @@ import torch
 
 from lora2_core import RankSettings, TrainSettings, save
 from lora2_core.host.playground import load_playground
-from lora2_core.host.training.run import HostRun, train_on
+from lora2_core.host.training.choices import Choices
+from lora2_core.host.training.run import train_on
 from lora2_core.layers.targets import ATTENTION, TargetSettings
 from lora2_core.playground import asset
 from lora2_core.playground.subjects import examples
@@ -72,7 +73,7 @@ def train_files(folder: Path, *, quick: bool = False) -> Iterator[tuple[Plain, P
             source = model, *encode(clip, vae, images, captions)
         else:
             source = shrunk(plain.name)
-        run = HostRun(
+        run = Choices(
             RankSettings(mode="fixed", target_rank=plain.rank),
             TrainSettings(10 if quick else plain.steps, plain.learning_rate),
             batch_size=8,

@@ -19,7 +19,8 @@ from torch import nn
 from lora2_core import RankedLora, RankSettings, TrainSettings
 from lora2_core.host.apply import apply_lora
 from lora2_core.host.playground import load_playground
-from lora2_core.host.training.run import HostRun, train_on
+from lora2_core.host.training.choices import Choices
+from lora2_core.host.training.run import train_on
 from lora2_core.layers.targets import ATTENTION
 from lora2_core.playground import asset
 from lora2_core.units import BYTES_PER_PARAMETER, MEGABYTE
@@ -66,10 +67,10 @@ class Bench:
         training = TrainSettings(run.steps, run.rate, run.seed)
         pictures = self.sets(run.pictures)["train"]
         outcome = train_on(
-            self.model, *pictures, HostRun(settings, training, BATCH), lambda step: None
+            self.model, *pictures, Choices(settings, training, BATCH), lambda step: None
         )
-        if outcome.stopped is not None:
-            print(f"{run.to_json()} stopped: {outcome.stopped}", file=sys.stderr)
+        if outcome.stopped_by is not None:
+            print(f"{run.to_json()} stopped: {outcome.stopped_by}", file=sys.stderr)
         return outcome.lora
 
     def cut(self, lora: RankedLora, way: str, size: float) -> RankedLora:

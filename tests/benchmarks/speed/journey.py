@@ -23,10 +23,11 @@ def travel(way: str, steps: int) -> dict:
         path = Path(folder) / "adapter.safetensors"
         if way == "ours":
             from lora2_core import RankSettings, TrainSettings, save
-            from lora2_core.host.training.run import HostRun, train_on
+            from lora2_core.host.training.choices import Choices
+            from lora2_core.host.training.run import train_on
 
             begun = time.perf_counter()
-            run = HostRun(RankSettings(), TrainSettings(steps))
+            run = Choices(RankSettings(), TrainSettings(steps))
             lora = train_on(model, *data, run, lambda step: None).lora
             trained = time.perf_counter()
             save(path, lora, diffusers=lora.origin.base.diffusers)

@@ -16,11 +16,12 @@ from lora2_core import LoraLayer, RankedLora, load, save
 from lora2_core.adapter.origin import BaseModel, Origin
 from lora2_core.host.apply import adopt, apply_lora
 from lora2_core.host.naming import diffusers_paths
-from lora2_core.host.training.items import batch_of, make_items
+from lora2_core.host.training.examples import collate
 from tests.benchmarks.speed.models import SPECS, build, layers_of, pictures
 from tests.benchmarks.speed.peak import Peak
 from tests.benchmarks.speed.probe import alone
 from tests.benchmarks.speed.store import Store
+from tests.host.examples import examples_of
 
 WAYS = ("ours", "stock")
 MEGABYTES = 400
@@ -45,8 +46,8 @@ def random_adapter(model: ModelPatcher, targets: str, rank: int) -> RankedLora:
 def first_forward(name: str, way: str, path: Path) -> dict:
     """What a loader node and the first sampling step after it do, in this process."""
     model = build(name)
-    items = make_items(model, model.model, *pictures(name))
-    latents, conditions = batch_of(items, [0])
+    items = examples_of(model, model.model, *pictures(name))
+    latents, conditions = collate(items[:1])
     sigma = torch.ones(1, device=latents.device)
 
     def forward(patcher: ModelPatcher) -> None:

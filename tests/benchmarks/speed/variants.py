@@ -14,12 +14,13 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from lora2_core import RankSettings, TrainSettings
-from lora2_core.host.training.items import make_items
+from lora2_core.host.training.choices import Choices
 from lora2_core.host.training.loan import on_loan
 from lora2_core.host.training.objective import make_loss
-from lora2_core.host.training.run import HostRun, train_on
+from lora2_core.host.training.run import train_on
 from lora2_core.layers.targets import EVERYTHING, TargetSettings
 from tests.benchmarks.speed.pace import Pace, Work
+from tests.host.examples import examples_of
 
 RATE = 1e-5
 
@@ -49,7 +50,7 @@ def frozen(job: Job) -> Iterator[tuple]:
         before = comfy.model_management.in_training
         comfy.model_management.in_training = True  # some models compute otherwise then
         stack.callback(setattr, comfy.model_management, "in_training", before)
-        items = make_items(job.model, inner, job.latents, job.positive)
+        items = examples_of(job.model, inner, job.latents, job.positive)
         options = dict(job.model.model_options.get("transformer_options", {}))
         yield inner, make_loss(inner, items, job.batch, options)
 
@@ -92,15 +93,15 @@ def ours(mode: str, *, everything: bool = False, start: bool = True) -> Callable
                 start_rank=job.rank if start else None,
                 max_rank=job.max_rank,
             )
-            run = HostRun(
+            run = Choices(
                 rank,
                 TrainSettings(steps=steps, learning_rate=RATE),
                 batch_size=job.batch,
                 target=TargetSettings(targets=EVERYTHING if everything else job.targets),
             )
             outcome = train_on(job.model, job.latents, job.positive, run, lambda step: tick())
-            if outcome.stopped is not None:
-                raise outcome.stopped
+            if outcome.stopped_by is not None:
+                raise outcome.stopped_by
             return outcome.lora.parameters
 
         return work

@@ -16,25 +16,26 @@ from .out_of_place import OutOfPlace, overwriting_refused
 
 
 def repeated_blocks(inner: nn.Module, adapted: set[nn.Module]) -> list[nn.Module]:
-    """The smallest items of module lists that hold an adapted layer inside: transformer blocks, in
-    all models that the host has.
+    """Returns the smallest entries of module lists that have an adapted layer inside: the
+    transformer blocks, in all models that the host has.
     """
 
-    def items(module: nn.Module) -> list[nn.Module]:
+    def blocks(module: nn.Module) -> list[nn.Module]:
         lists = (m for m in module.modules() if isinstance(m, nn.ModuleList))
-        found = (item for each in lists for item in each)
-        return [i for i in found if any(m in adapted for m in i.modules() if m is not i)]
+        entries = (entry for each in lists for entry in each)
+        return [e for e in entries if any(m in adapted for m in e.modules() if m is not e)]
 
-    return [item for item in items(inner) if not items(item)]
+    return [block for block in blocks(inner) if not blocks(block)]
 
 
 def recomputed(forward: Callable[..., Tensor], checked: set | None = None) -> Callable[..., Tensor]:
-    """The forward with a checkpoint around it, checked first unless its function is in `checked`.
-    Blocks write into the dicts that they are handed
-    (transformer_options), so each pass gets copies of what the first one got, and into the tensors,
-    which no check would find here: autograd runs the second pass, on a GPU in a thread of its own.
-    """
+    """Returns the forward with a checkpoint around it, checked first unless its function is in
+    `checked`.
 
+    Blocks write into the dicts that they are given (transformer_options), so each pass gets copies
+    of what the first one got. They also write into tensors, which no check would see here: autograd
+    runs the second pass, on a GPU in a thread of its own.
+    """
     checked = set() if checked is None else checked
 
     def call(*args, **kwargs):
@@ -55,8 +56,9 @@ def recomputed(forward: Callable[..., Tensor], checked: set | None = None) -> Ca
 
 
 def check_gradients(forward: Callable, args: tuple, kwargs: dict) -> None:
-    """ValueError where a block writes over what its gradients need: nothing would find that in what
-    is computed again, so one pass on copies keeps its values as ever. No attention is recorded.
+    """Raises ValueError where a block writes over what its gradients need. Nothing would see that
+    in a pass that is computed again, so this runs one pass on copies that keeps its activations. No
+    attention is recorded.
     """
     leaves: list[Tensor] = []
 
@@ -75,12 +77,13 @@ def check_gradients(forward: Callable, args: tuple, kwargs: dict) -> None:
 
 
 def copied(value):
+    """Returns a copy of a dict, and anything else itself."""
     return dict(value) if isinstance(value, dict) else value
 
 
 @contextmanager
 def checkpointed(blocks: list[nn.Module]) -> Iterator[None]:
-    """Inside, the blocks' forward passes are checkpointed; afterwards they are as they were."""
+    """Checkpoints the blocks' forward passes inside; afterwards they are as they were."""
     before, checked = [vars(block).get("forward") for block in blocks], set()
     for block in blocks:
         block.forward = recomputed(block.forward, checked)
@@ -94,15 +97,16 @@ def checkpointed(blocks: list[nn.Module]) -> Iterator[None]:
                 block.forward = own
 
 
-class Recomputing:
-    """Checkpointing of the blocks around an adapter's layers, to be turned on before a run or
-    between two of its steps, until the stack is left. `on`: whether it is.
+class GradientCheckpointing:
+    """Checkpoints the blocks around an adapter's layers once it is turned on, before a run or
+    between two of its steps, until the stack is left. `on`: whether it does.
     """
 
     def __init__(self, models: Sequence[nn.Module], adapters: Adapters, stack: ExitStack):
         self.models, self.adapters, self.stack, self.on = models, adapters, stack, False
 
     def turn_on(self) -> None:
+        """Checkpoints from the next forward pass on."""
         adapted = {component.module for component in self.adapters.components.values()}
         blocks = [block for model in self.models for block in repeated_blocks(model, adapted)]
         self.stack.enter_context(checkpointed(blocks))

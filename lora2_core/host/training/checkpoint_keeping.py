@@ -1,4 +1,4 @@
-"""Keeping a run: its state is written now and then, and an old one is taken up."""
+"""Keeps the state of a run: writes a checkpoint now and then, and takes a run up from one."""
 
 from __future__ import annotations
 
@@ -12,28 +12,38 @@ import torch
 from ...checks import check_range
 from ...saying import log
 from ...training.checkpoint import Card, encode, resume
-from ...training.run import Run
-from .checkpoints import file_of, folder_of, latest, listed_name, next_order, prepare, write
-from .items import Item
+from ...training.run import Run, Step
+from .checkpoint_files import (
+    file_of,
+    folder_of,
+    latest,
+    listed_name,
+    next_order,
+    prepare,
+    write,
+)
+from .examples import Example
 
 NONE, LATEST = "none", "latest of this name"
-PICTURES, VALUES = 64, 8  # that are compared, and values of each of their tensors
-NEAR = {"rtol": 0.05, "atol": 0.1}  # what encoding again on a GPU may change
+# what is compared of the pictures when a run is taken up
+COMPARED_EXAMPLES = 64  # pictures
+COMPARED_VALUES = 8  # of each tensor of an example
+NEAR = {"rtol": 0.05, "atol": 0.1}  # what encoding the same pictures again on a GPU may change
 
 
 def check_resume(resume: str) -> None:
-    """Raises ValueError unless there is such a checkpoint, or none is asked for by name."""
+    """Raises ValueError where a checkpoint is asked for by name that does not exist."""
     if resume not in (NONE, LATEST):
         file_of(resume)
 
 
 @dataclass(frozen=True)
 class KeepSettings:
-    """When a run's state is written, and from which it starts.
+    """Holds when a run's state is written, and from which state a run starts.
 
-    checkpoint_every: steps from one to the next; 0 for never.
+    checkpoint_every: steps from one checkpoint to the next; 0 for never.
     keep_last: how many of a run's checkpoints stay.
-    checkpoint_name: of the folder in output/lora2/checkpoints.
+    checkpoint_name: name of the folder in output/lora2/checkpoints.
     resume: a checkpoint as the list names it, LATEST of the name (from the beginning where there is
         none), or NONE.
     """
@@ -50,27 +60,29 @@ class KeepSettings:
 
     @property
     def used(self) -> bool:
+        """Returns whether checkpoints are written or read."""
         return self.checkpoint_every > 0 or self.resume != NONE
 
     def check(self) -> None:
-        """ValueError when there is no such checkpoint, or none could be written."""
+        """Raises ValueError where the checkpoint does not exist, or none could be written."""
         if self.checkpoint_every > 0:
             prepare(self.checkpoint_name)
         check_resume(self.resume)
 
     def start(self) -> Path | None:
-        """The checkpoint to go on from."""
+        """Returns the checkpoint to go on from, None for the beginning."""
         if self.resume == NONE:
             return None
         return latest(self.checkpoint_name) if self.resume == LATEST else file_of(self.resume)
 
 
-class Keeper:
-    """Takes up a fresh run where a checkpoint left off, if the settings say so, and writes its
-    checkpoints.
+class CheckpointKeeper:
+    """Takes a fresh run up from a checkpoint, where the settings say so, and writes checkpoints of
+    it.
 
-    `facts`: everything that must be the same for a run to go on, in plain values; `pictures`: some
-    values of what is trained on (`sketch`). ValueError when the checkpoint doesn't fit.
+    `facts`: everything that must be the same for a run to go on, in plain values. `pictures`: some
+    values of what is trained on (`sampled_values`). Raises ValueError where the checkpoint doesn't
+    fit.
     """
 
     def __init__(self, settings: KeepSettings, run: Run, facts: Mapping, pictures: list):
@@ -86,62 +98,65 @@ class Keeper:
                 )
             self.id, self.name = card.run, listed_name(path)
             log.info("LoRA2 Train goes on after step %d, from %s.", card.step, self.name)
-        self.first = len(run.losses)
-        self.kept = self.moment
+        self.resumed_after = len(run.losses)  # steps; 0: the run begins anew
+        self.written = self.moment
 
     @property
     def moment(self) -> tuple[int, int]:
-        """What tells one state of the run from another."""
+        """Returns what tells one state of the run from another."""
         return len(self.run.losses), self.run.bad
 
-    def after(self, step: int) -> None:
+    def after(self, step: Step) -> None:
         """Writes a checkpoint where one is due."""
         every = self.settings.checkpoint_every
-        if every > 0 and step % every == 0:
+        if every > 0 and step.index % every == 0:
             self.write()
 
     def rescue(self) -> None:
-        """Writes the state in which a run ended early; inside an update there is none."""
-        if self.settings.checkpoint_every > 0 and self.run.whole and self.moment != self.kept:
+        """Writes the state in which a run ended early; inside an update it has none."""
+        if self.settings.checkpoint_every > 0 and self.run.whole and self.moment != self.written:
             self.write()
 
     def write(self) -> None:
-        """A full disk or memory is no reason to lose the run: it goes on, and the log says so."""
+        """Writes a checkpoint. A full disk or memory is no reason to lose the run: it goes on, and
+        the log says so.
+        """
         step = len(self.run.losses)
         try:
             folder = prepare(self.settings.checkpoint_name)
             order = next_order(folder)
             card = Card.of(self.run, self.id, order, self.facts, self.pictures)
             path = write(encode(self.run, card), card, folder, self.settings.keep_last)
-        except (OSError, ValueError, MemoryError, RuntimeError) as error:  # the last one: torch's
+        except (OSError, ValueError, MemoryError, RuntimeError) as error:
+            # RuntimeError: torch has too little memory
             reason = str(error) or "too little memory"
             log.error("The checkpoint of step %d is not written: %s", step, reason)
             return
-        self.name, self.kept = listed_name(path), self.moment
+        self.name, self.written = listed_name(path), self.moment
 
 
-def sketch(items: Sequence[Item]) -> list[list[float]]:
-    """Some values of the tensors of some pictures, evenly spread: enough to tell others from them,
-    whatever encoding again changes.
+def sampled_values(examples: Sequence[Example]) -> list[list[float]]:
+    """Returns some values of the tensors of some examples, evenly spread: enough to tell other
+    pictures from them, whatever encoding again changes.
     """
-    step = max(1, -(-len(items) // PICTURES))
-    found = []
-    for item in items[::step]:
-        conditions = [getattr(c, "cond", None) for _, c in sorted(item.conditions.items())]
-        tensors = [item.latent, item.weights, *conditions]
-        values = [spread(t) for t in tensors if torch.is_tensor(t) and t.numel()]
-        found.append([float(f"{v:.5g}") for v in torch.cat(values).tolist()])
-    return found
+    step = max(1, -(-len(examples) // COMPARED_EXAMPLES))
+    rows = []
+    for example in examples[::step]:
+        conditions = [getattr(c, "cond", None) for _, c in sorted(example.conditions.items())]
+        tensors = [example.latent, example.weights, *conditions]
+        values = [spread_values(t) for t in tensors if torch.is_tensor(t) and t.numel()]
+        rows.append([float(f"{v:.5g}") for v in torch.cat(values).tolist()])
+    return rows
 
 
-def spread(tensor: torch.Tensor) -> torch.Tensor:
-    """Up to VALUES values, evenly spread: fp32 on the CPU."""
+def spread_values(tensor: torch.Tensor) -> torch.Tensor:
+    """Returns up to COMPARED_VALUES values of a tensor, evenly spread: fp32 on the CPU."""
     flat = tensor.detach().reshape(-1)
-    return flat[:: max(1, len(flat) // VALUES)][:VALUES].float().cpu()
+    return flat[:: max(1, len(flat) // COMPARED_VALUES)][:COMPARED_VALUES].float().cpu()
 
 
 def first_difference(there: list, here: list) -> int | None:
-    """The number of the first picture that is another one, None when none is."""
+    """Returns the number of the first picture that differs, None where none does."""
     for number, (old, new) in enumerate(zip(there, here, strict=False), 1):
         alike = len(old) == len(new) and torch.allclose(
             torch.tensor(old, dtype=torch.float64), torch.tensor(new, dtype=torch.float64), **NEAR

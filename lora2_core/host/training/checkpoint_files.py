@@ -1,5 +1,5 @@
-"""Where checkpoints are kept: in lora2/checkpoints of the host's output folder, never outside it,
-one folder for each name.
+"""Files of checkpoints: in lora2/checkpoints of the host's output folder, never outside it, one
+folder for each name.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ KIND = ".safetensors"
 
 
 def checkpoints_folder() -> Path:
-    """The folder of all names."""
+    """Returns the folder of all names."""
     return Path(folder_paths.get_output_directory()) / "lora2" / "checkpoints"
 
 
 def folder_of(name: str) -> Path:
-    """The folder of a name, which need not be there yet. ValueError for a name that is none, or
-    leads out of the checkpoints folder.
+    """Returns the folder of a name, which need not exist yet. Raises ValueError for what is no
+    name, and for a name that leads out of the checkpoints folder.
     """
     plain = isinstance(name, str) and NAME.fullmatch(name) and unportable(name) is None
     path = below(checkpoints_folder(), name) if plain else None
@@ -39,7 +39,7 @@ def folder_of(name: str) -> Path:
 
 
 def file_of(listed: str) -> Path:
-    """A checkpoint by its name in the list; ValueError when it isn't there."""
+    """Returns the path of a checkpoint of the list. Raises ValueError where it does not exist."""
     path = below(checkpoints_folder(), listed)
     if path is None or path.suffix != KIND or not os.path.isfile(path):
         raise ValueError(
@@ -50,12 +50,12 @@ def file_of(listed: str) -> Path:
 
 
 def listed_name(path: Path) -> str:
-    """How the list calls a checkpoint: folder/file."""
+    """Returns the name of a checkpoint in the list: folder/file."""
     return f"{path.parent.name}/{path.name}"
 
 
 def files_in(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, by name."""
+    """Returns the checkpoints of a folder, by name."""
     if not folder.is_dir():
         return []
     files = (p for p in folder.iterdir() if p.suffix == KIND and not p.name.startswith("."))
@@ -63,7 +63,7 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def name_folders() -> list[Path]:
-    """The folders of all names, sorted."""
+    """Returns the folders of all names, sorted."""
     root = checkpoints_folder()
     return sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
 
@@ -75,8 +75,8 @@ def sweep_orphans() -> None:
 
 
 def checkpoint_list() -> list[str]:
-    """All checkpoints by name; no file is opened. A folder that can't be read is not fatal: the
-    host asks for this list whenever a page is loaded.
+    """Returns the names of all checkpoints; opens no file. A folder that can't be read is not
+    fatal: the host asks for this list whenever a page is loaded.
     """
     try:
         return [listed_name(path) for folder in name_folders() for path in files_in(folder)]
@@ -86,8 +86,8 @@ def checkpoint_list() -> list[str]:
 
 
 def cards_in(folder: Path) -> dict[Path, Card]:
-    """The cards of a folder's checkpoints, oldest first, from their headers; those that can't be
-    read are left out.
+    """Returns the cards of a folder's checkpoints, oldest first, from their headers; leaves out
+    checkpoints that can't be read.
     """
     cards = {}
     for path in files_in(folder):
@@ -99,13 +99,13 @@ def cards_in(folder: Path) -> dict[Path, Card]:
 
 
 def latest(name: str) -> Path | None:
-    """The checkpoint of a name that was written last, None where there is none."""
+    """Returns the checkpoint of a name that was written last, None where there is none."""
     return next(reversed(cards_in(folder_of(name))), None)
 
 
 def prepare(name: str) -> Path:
-    """The folder of a name, made, writable, without what a crash left half written; ValueError when
-    that can't be.
+    """Makes the folder of a name, removes what a crash left half written in it, and returns it.
+    Raises ValueError where it can't be made or written.
     """
     folder = folder_of(name)
     try:
@@ -125,13 +125,13 @@ def prepare(name: str) -> Path:
 
 
 def next_order(folder: Path) -> int:
-    """More than that of every checkpoint in the folder."""
+    """Returns a number above the order of every checkpoint in the folder."""
     return 1 + max((card.order for card in cards_in(folder).values()), default=0)
 
 
 def write(data: bytes, card: Card, folder: Path, keep_last: int) -> Path:
-    """Writes a checkpoint and, once that has been read back, removes all but the last ones of the
-    same run. Those of other runs stay, even under the same step.
+    """Writes a checkpoint, reads it back, and then removes all but the last ones of the same run.
+    Checkpoints of other runs stay, even of the same step.
     """
     cards = cards_in(folder)
     path, number = folder / f"step-{card.step:06}{KIND}", 1

@@ -1,0 +1,85 @@
+"""What was chosen for a training: every option, checked when it is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+from ...checks import check_choice, check_range
+from ...layers.targets import TargetSettings
+from ...ranks.settings import RankSettings
+from ...training.loss import LossSettings
+from ...training.optimizers import check_optimizer
+from ...training.settings import TrainSettings
+from .checkpoint_keeping import KeepSettings
+from .masks import MaskSettings
+from .previews import Preview
+from .prior import PriorSettings
+from .snapshots import SnapshotSettings
+from .start import StartSettings
+from .text_encoder import TextSettings
+
+CHECKPOINTING = ("auto", "on", "off")  # of gradients; auto: once memory was too little
+LARGEST_BATCH = 4096  # pictures, as the form of LoRA2 Train has it
+SETTINGS = {
+    "rank": RankSettings, "training": TrainSettings, "target": TargetSettings,
+    "loss": LossSettings, "prior": PriorSettings, "mask": MaskSettings,
+    "start": StartSettings, "text": TextSettings, "keep": KeepSettings,
+    "snapshots": SnapshotSettings,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Holds what was chosen for a training, by what it is about.
+
+    rank, training, target, loss, prior, mask, start, text: how the adapter is trained, and on what.
+    keep, snapshots: which files are written on the way.
+    batch_size: pictures in one step.
+    checkpointing: whether the model's blocks compute their activations again in the backward pass,
+        which costs a third more time and saves most of the memory; `auto` begins with the first
+        step that finds too little memory.
+    previews: the pictures that are drawn on the way.
+    """
+
+    rank: RankSettings
+    training: TrainSettings
+    batch_size: int = 1
+    target: TargetSettings = TargetSettings()
+    checkpointing: str = "auto"
+    previews: tuple[Preview, ...] = ()
+    loss: LossSettings = LossSettings()
+    prior: PriorSettings = PriorSettings()
+    mask: MaskSettings = MaskSettings()
+    start: StartSettings = StartSettings()
+    text: TextSettings = TextSettings()
+    keep: KeepSettings = KeepSettings()
+    snapshots: SnapshotSettings = SnapshotSettings()
+
+    @classmethod
+    def of(cls, options: Mapping[str, object]) -> Choices:
+        """Returns the choices that options by name make: each option goes to the settings that have
+        a field of its name. Raises ValueError for a name that no settings have.
+        """
+        own = [f.name for f in fields(cls) if f.name not in SETTINGS]
+        names = {part: [f.name for f in fields(kind)] for part, kind in SETTINGS.items()}
+        if unknown := set(options).difference(own, *names.values()):
+            raise ValueError(
+                f"options hold {min(map(str, unknown))!r}, which no setting has: connect LoRA2 "
+                "option nodes."
+            )
+
+        def given(wanted: list[str]) -> dict:
+            return {name: options[name] for name in wanted if name in options}
+
+        parts = {part: kind(**given(names[part])) for part, kind in SETTINGS.items()}
+        return cls(**parts, **given(own))
+
+    def __post_init__(self) -> None:
+        check_optimizer(self.training.optimizer, self.rank.rules)
+        check_choice("checkpointing", self.checkpointing, CHECKPOINTING)
+        check_range("batch_size", self.batch_size, 1, LARGEST_BATCH, whole=True)
+        if not isinstance(self.previews, tuple) or not all(
+            isinstance(preview, Preview) for preview in self.previews
+        ):
+            raise ValueError("previews hold something else: connect LoRA2 Preview Options.")

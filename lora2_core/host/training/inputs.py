@@ -1,0 +1,55 @@
+"""What a training gets from the graph, checked and prepared once, before anything is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from .choices import Choices
+from .masks import mask_weights
+from .objective import check_loss
+from .pictures import Pictures
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Holds what is trained on: the pictures of the subject, and those of the prior, None without
+    one.
+    """
+
+    subject: Pictures
+    prior: Pictures | None = None
+
+
+def check_inputs(model, latents: list[dict], positive: list[list], choices: Choices) -> Inputs:
+    """Returns what is trained on. Raises ValueError where a choice doesn't fit the pictures, the
+    model or the disk.
+    """
+    subject = Pictures.of(model, latents, positive)
+    check_it_learns(choices)
+    prior = choices.prior.pictures(model, subject.captions)
+    text = choices.text
+    text.check(model)
+    if text.used:
+        subject = replace(subject, texts=text.texts(subject.captions))
+        if prior is not None:
+            prior = replace(prior, texts=text.prior_texts(prior.captions))
+    for preview in choices.previews:
+        preview.check(subject.captions)
+    with torch.inference_mode(False):  # else the loss could not use the weights
+        weights = mask_weights(choices.mask, subject.latents)
+    check_loss(choices.loss, model.get_model_object("model_sampling"))
+    choices.keep.check()
+    choices.snapshots.check()
+    return Inputs(replace(subject, mask_weights=weights), prior)
+
+
+def check_it_learns(choices: Choices) -> None:
+    """Raises ValueError where no step would change anything."""
+    if choices.training.learning_rate == 0:
+        if choices.text.used:
+            choices.text.speed(0)  # raises where the text encoder has a learning rate of its own
+        raise ValueError(
+            "learning_rate is 0, so nothing would be learned: give one above 0, such as 1e-4."
+        )

@@ -1,0 +1,182 @@
+"""Sets a training up on a model on loan: examples, adapters, the loss and the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+import comfy.model_management
+import torch
+from torch import Tensor, nn
+
+from ...layers.adapters import Adapters, attach
+from ...training.attention import EntropyRecord
+from ...training.parallel import Processes
+from ...training.run import Run, Step
+from ...units import BYTES_PER_PARAMETER, MEGABYTE
+from .choices import Choices
+from .cross_attention import recorded_attention
+from .examples import Example, make_examples
+from .gradient_checkpointing import GradientCheckpointing
+from .inputs import Inputs
+from .loan import Loan, lent
+from .objective import Renew, make_loss
+from .pictures import Pictures
+from .prior import make_joint_loss, naming_the_prior
+from .text_encoder import TextEncoder, text_layers
+from .trial_forward import check_model_takes
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Holds everything that a training needs.
+
+    started: when it was set up.
+    loan: the model, and the text encoder where it is trained.
+    examples, prior_examples: what is learned from.
+    loss_fn: L_rec of a random batch.
+    attention: what the model's cross-attention looks at, None where the loss does not use it.
+    """
+
+    started: datetime
+    loan: Loan
+    text_encoder: TextEncoder | None
+    examples: list[Example]
+    prior_examples: list[Example]
+    adapters: Adapters
+    checkpointing: GradientCheckpointing
+    loss_fn: Callable[[torch.Generator], Tensor]
+    attention: EntropyRecord | None
+    run: Run
+
+    @property
+    def all_examples(self) -> list[Example]:
+        """Returns the examples of the subject and of the prior."""
+        return self.examples + self.prior_examples
+
+    def steps(self) -> Iterator[Step]:
+        """Returns the steps that are left of the run."""
+        return self.run.steps(self.loss_fn, self.attention)
+
+
+@contextmanager
+def set_up(model, inputs: Inputs, choices: Choices) -> Iterator[Setup]:
+    """Yields a training that is ready for its first step. Afterwards everything is undone in the
+    opposite order: attention, gradient checkpointing, adapters, and the loan at last. Raises
+    ValueError where the inputs or choices don't suit the model.
+    """
+    started = datetime.now(timezone.utc)
+    with ExitStack() as stack:
+        clips = [choices.text.clip.patcher] if choices.text.used else []
+        loan = stack.enter_context(lent(model, *clips))
+        layers, text_encoder = choices.target.chosen(loan.inner), None
+        if choices.text.used:
+            text_encoder = TextEncoder(choices.text.clip, loan)
+            inputs = encoded(inputs, text_encoder)
+            layers = layers | choices.text.chosen(text_encoder.patcher.model)
+        options = dict(model.model_options.get("transformer_options", {}))
+        examples = checked_examples(model, loan.inner, inputs.subject, options)
+        prior_examples = []
+        if inputs.prior is not None:
+            with naming_the_prior():
+                prior_examples = checked_examples(model, loan.inner, inputs.prior, options)
+        adapters = attach_to(model, loan, layers, choices, text_encoder)
+        stack.callback(adapters.detach)
+        check_budget(adapters)
+        models = [patcher.model for patcher in loan.patchers]
+        checkpointing = GradientCheckpointing(models, adapters, stack)
+        if choices.checkpointing == "on":
+            checkpointing.turn_on()
+        attention = None
+        if adapters.settings.attention_weight:
+            attention = EntropyRecord()
+            override = stack.enter_context(recorded_attention(loan.inner, attention))
+            options["optimized_attention_override"] = override
+        renew = text_encoder and text_encoder.renewed
+        loss_fn = loss_function(loan.inner, examples, prior_examples, options, choices, renew)
+        half = loan.inner.get_dtype_inference() == torch.float16
+        run = Run(adapters, choices.training, half=half, processes=Processes.joined())
+        yield Setup(
+            started, loan, text_encoder, examples, prior_examples,
+            adapters, checkpointing, loss_fn, attention, run,
+        )  # fmt: skip
+
+
+def encoded(inputs: Inputs, text_encoder: TextEncoder) -> Inputs:
+    """Returns the inputs with captions that the text encoder on loan has made of their texts."""
+    subject, prior = text_encoder.encoded(inputs.subject), inputs.prior
+    if prior is not None:
+        with naming_the_prior():
+            prior = text_encoder.encoded(prior)
+    return Inputs(subject, prior)
+
+
+def checked_examples(model, inner, pictures: Pictures, options: dict) -> list[Example]:
+    """Returns the examples of pictures. Raises ValueError where the model can't compute with one;
+    `options` are its transformer_options.
+    """
+    examples = make_examples(model, inner, pictures)
+    check_model_takes(inner, examples, pictures.captions, options)
+    return examples
+
+
+def attach_to(
+    model,
+    loan: Loan,
+    layers: Mapping[str, nn.Module],
+    choices: Choices,
+    text_encoder: TextEncoder | None,
+) -> Adapters:
+    """Returns adapters on these layers of the models on loan, and on those of the adapter that the
+    run starts from.
+    """
+    modules, speeds = dict(loan.inner.named_modules()), {}
+    if text_encoder is not None:
+        theirs = text_layers(text_encoder.patcher.model)
+        modules |= theirs
+        speeds = dict.fromkeys(theirs, choices.text.speed(choices.training.learning_rate))
+    start = choices.start.adapter(model, choices.text.clip)
+    return attach(
+        loan.inner,
+        choices.start.layers(layers, start, modules),
+        choices.rank,
+        seed=choices.training.seed,
+        device=comfy.model_management.get_torch_device(),
+        start=start,
+        speeds=speeds,
+    )
+
+
+def loss_function(
+    inner,
+    examples: list[Example],
+    prior_examples: list[Example],
+    options: dict,
+    choices: Choices,
+    renew: Renew | None,
+) -> Callable[[torch.Generator], Tensor]:
+    """Returns loss_fn(generator) of a random batch, with one of the prior where there is one."""
+    parts = choices.batch_size, options, choices.loss, renew
+    if not prior_examples:
+        return make_loss(inner, examples, *parts)
+    weight = choices.prior.prior_weight
+    return make_joint_loss(inner, examples, prior_examples, weight, *parts)
+
+
+def check_budget(adapters: Adapters) -> None:
+    """Raises ValueError where the budget does not hold one rank of every single layer: the layer
+    that is worth most would then not fit.
+    """
+    budget = adapters.settings.budget_mb
+    largest = max(c.cost for c in adapters.components.values())
+    if adapters.mode.competes and budget > 0 and adapters.ceiling < largest:
+        one, all_of_them = (
+            n * BYTES_PER_PARAMETER / MEGABYTE for n in (largest, float(adapters.costs.sum()))
+        )
+        raise ValueError(
+            f"budget_mb is {budget:g}, but one rank of the largest layer takes {one:.2g} MB, so "
+            f"nothing might be left at the end: give more, at best above {all_of_them:.2g}, which "
+            "is one rank in every layer."
+        )
