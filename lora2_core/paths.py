@@ -30,14 +30,14 @@ UNSEEN = (
 
 
 def quoted(name: object) -> str:
-    """A name, or any value, in a sentence: on one line, of a length that can be read."""
+    """Returns a name, or any value, in a sentence: on one line, of a length that can be read."""
     text = " ".join(repr(name).split())
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def parts_of(name: object) -> list[str] | None:
-    """The parts of a relative path with either kind of slash; None for anything else, so that no
-    disk or network is asked for it.
+    """Returns the parts of a relative path with either kind of slash; None for anything else, so
+    that no disk or network is asked for it.
     """
     if not isinstance(name, str) or "\0" in name or name.startswith(("/", "\\")):
         return None
@@ -46,8 +46,8 @@ def parts_of(name: object) -> list[str] | None:
 
 
 def below(root: str | Path, name: object) -> Path | None:
-    """The path of something below a folder; None for a name that leads out of it. Nothing on the
-    disk is asked, so links are neither resolved nor refused.
+    """Returns the path of something below a folder; None for a name that leads out of it. Nothing
+    on the disk is asked, so links are neither resolved nor refused.
     """
     if (parts := parts_of(name)) is None:
         return None
@@ -64,8 +64,8 @@ def below(root: str | Path, name: object) -> Path | None:
 
 
 def standing(root: str | Path, name: str) -> tuple[Path, str]:
-    """The last folder on the way to a name below root that is there, and the rest of the name: a
-    link on that way is passed here, and what comes after it is ordinary.
+    """Returns the last folder on the way to a name below root that is there, and the rest of the
+    name: a link on that way is passed here, and what comes after it is ordinary.
     """
     folder, parts = Path(root), parts_of(name)
     while len(parts) > 1 and os.path.isdir(folder / parts[0]):
@@ -74,14 +74,14 @@ def standing(root: str | Path, name: str) -> tuple[Path, str]:
 
 
 def readable(name: str) -> str:
-    """A name of the disk as text that can be shown, sent and stored: bytes that are no UTF-8, for
-    which Python puts half characters, become \\x and two digits.
+    """Returns a name of the disk as text that can be shown, sent and stored: bytes that are no
+    UTF-8, for which Python puts half characters, become \\x and two digits.
     """
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def unportable(name: object) -> str | None:
-    """Why a name can't be written on every platform, None when it can."""
+    """Returns why a name can't be written on every platform, None when it can."""
     parts = parts_of(name)
     if parts is None:
         return "it is no path below a folder"

@@ -16,15 +16,17 @@ MASK = "-masklabel"  # what follows the picture's name in that of its mask
 
 
 def mask_of(path: Path) -> str | None:
-    """The name of the picture that a file is the mask of, without its ending; None for no mask."""
+    """Returns the name of the picture that a file is the mask of, without its ending; None for no
+    mask.
+    """
     stem = path.stem
     return stem[: -len(MASK)] if stem.lower().endswith(MASK) and len(stem) > len(MASK) else None
 
 
 def names_of(path: Path) -> tuple[str, ...]:
-    """What a file beside a picture may be called, the best first: as the picture without its ending
-    or with it, else with capitals that differ. Accents may be written either way, since macOS takes
-    them apart.
+    """Returns what a file beside a picture may be called, the best first: as the picture without
+    its ending or with it, else with capitals that differ. Accents may be written either way, since
+    macOS takes them apart.
     """
     exact = normalize("NFC", path.stem), normalize("NFC", path.name)
     return *exact, *(name.casefold() for name in exact)
@@ -33,8 +35,8 @@ def names_of(path: Path) -> tuple[str, ...]:
 def paired(
     pictures: Iterable[File], files: Iterable[tuple[str, File]]
 ) -> tuple[dict[Path, list[File]], list[File]]:
-    """The files of each picture, the best first, and those of no picture. Each comes with what it
-    is called without its own ending.
+    """Returns the files of each picture, the best first, and those of no picture. Each comes with
+    what it is called without its own ending.
     """
     known: dict[tuple, list[Path]] = {}
     for picture in pictures:
@@ -69,7 +71,7 @@ def check_file(path: Path, what: str = "") -> None:
 
 
 def read_caption(path: Path) -> str:
-    """The text of a caption file; Unusable when it is no text."""
+    """Returns the text of a caption file; Unusable when it is no text."""
     check_file(path, "its caption ")
     try:
         if path.stat().st_size > MOST_CAPTION_BYTES:
@@ -80,7 +82,7 @@ def read_caption(path: Path) -> str:
 
 
 def text_of(data: bytes) -> str:
-    """UTF-8, or UTF-16 as Windows writes it, with or without its mark; Unusable for another
+    """Returns UTF-8, or UTF-16 as Windows writes it, with or without its mark; Unusable for another
     encoding: which one it is can't be known, and wrong words would be learned.
     """
     low, high = data[1::2].count(0), data[::2].count(0)  # half of UTF-16 in Latin letters

@@ -13,7 +13,8 @@ FEWEST_STEPS = 4  # of a square's side, or too few shapes are left to choose fro
 
 
 def step_for(resolution: int, ratio: int) -> int:
-    """What the sides of buckets are multiples of, for a VAE that shrinks pictures by `ratio`.
+    """Returns what the sides of buckets are multiples of, for a VAE that shrinks pictures by
+    `ratio`.
 
     64, halved for small pictures until eight make a side, but never less than two latent pixels.
     ValueError when the resolution is too small even then.
@@ -32,8 +33,8 @@ def step_for(resolution: int, ratio: int) -> int:
 
 @lru_cache
 def buckets(resolution: int, step: int) -> tuple[Size, ...]:
-    """Every (width, height) in multiples of step whose area is nearest to resolution² for its
-    longer side.
+    """Returns every (width, height) in multiples of step whose area is nearest to resolution² for
+    its longer side.
     """
     square = multiple(resolution, step)
     sizes = {(square, square)}
@@ -45,7 +46,9 @@ def buckets(resolution: int, step: int) -> tuple[Size, ...]:
 
 
 def bucket_for(size: Size, resolution: int, step: int, *, square: bool = False) -> Size:
-    """The bucket whose aspect ratio is nearest to the picture's; only the square one if asked."""
+    """Returns the bucket whose aspect ratio is nearest to the picture's; only the square one if
+    asked.
+    """
     if square:
         return (multiple(resolution, step),) * 2
     wanted = math.log(size[0] / size[1])
@@ -53,10 +56,10 @@ def bucket_for(size: Size, resolution: int, step: int, *, square: bool = False) 
 
 
 def multiple(length: float, step: int) -> int:
-    """The multiple of step that is nearest to a length, at least one step."""
+    """Returns the multiple of step that is nearest to a length, at least one step."""
     return max(1, round(length / step)) * step
 
 
 def enlargement(size: Size, bucket: Size) -> float:
-    """How many times a picture is enlarged to fill its bucket; below 1 when it shrinks."""
+    """Returns how many times a picture is enlarged to fill its bucket; below 1 when it shrinks."""
     return max(bucket[0] / size[0], bucket[1] / size[1])

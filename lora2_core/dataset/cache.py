@@ -20,12 +20,12 @@ DIGEST = "sha256"
 
 
 def key_of(*facts: object) -> str:
-    """A file name for everything that a result depends on."""
+    """Returns a file name for everything that a result depends on."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def digest_of(tensors: dict[str, Tensor]) -> Tensor:
-    """SHA-256 of names, shapes, types and values, as 32 bytes."""
+    """Returns SHA-256 of names, shapes, types and values, as 32 bytes."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name!r} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -43,7 +43,9 @@ class Cache:
         return self.folder / key[:2] / f"{key}.safetensors"
 
     def read(self, key: str) -> dict[str, Tensor] | None:
-        """What was written under a key, on the CPU; None, with a warning, for a damaged file."""
+        """Returns what was written under a key, on the CPU; None, with a warning, for a damaged
+        file.
+        """
         path = self.path(key)
         try:
             header, payload = read(path)

@@ -9,20 +9,20 @@ T = TypeVar("T")
 
 
 def shuffled_tags(caption: str, generator: Random) -> str:
-    """The comma-separated tags in another order; the first stays first."""
+    """Returns the comma-separated tags in another order; the first stays first."""
     first, *rest = [tag.strip() for tag in caption.split(",") if tag.strip()] or [""]
     generator.shuffle(rest)
     return ", ".join([first, *rest])
 
 
 def variants(caption: str, count: int, seed: str) -> list[str]:
-    """The caption and `count` shuffled ones."""
+    """Returns the caption and `count` shuffled ones."""
     generator = Random(seed)
     return [caption] + [shuffled_tags(caption, generator) for _ in range(count)]
 
 
 def paired(crops: list[T], captions: list[str]) -> list[tuple[T, str]]:
-    """Each crop and each caption at least once, in as few pairs as that takes."""
+    """Returns each crop and each caption at least once, in as few pairs as that takes."""
     count = max(len(crops), len(captions))
     return [(crops[i % len(crops)], captions[i % len(captions)]) for i in range(count)]
 

@@ -22,7 +22,9 @@ class Crop:
 
 
 def crop_to(size: Size, bucket: Size, generator: Random | None = None) -> Crop:
-    """The largest box of the bucket's shape, centred; with a generator a smaller one anywhere."""
+    """Returns the largest box of the bucket's shape, centred; with a generator a smaller one
+    anywhere.
+    """
     scale = min(size[0] / bucket[0], size[1] / bucket[1])
     if generator is not None:
         scale *= generator.uniform(LEAST_SIDE, 1)
@@ -35,7 +37,7 @@ def crop_to(size: Size, bucket: Size, generator: Random | None = None) -> Crop:
 
 
 def crops_of(size: Size, bucket: Size, *, extra: int, flip: bool, seed: str) -> list[Crop]:
-    """The centre crop and `extra` random ones, each also mirrored if asked; same seed, same
+    """Returns the centre crop and `extra` random ones, each also mirrored if asked; same seed, same
     boxes.
     """
     generator = Random(seed)

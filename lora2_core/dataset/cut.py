@@ -11,8 +11,8 @@ MOST_LOST = 1 / 8  # of a picture, that may be missing
 
 
 def completed(data: bytes) -> tuple[bytes, bool]:
-    """A file with the end that a JPEG lacks, and whether it lacked it. With its marker the decoder
-    shows what there is; without, it refuses all of it.
+    """Returns a file with the end that a JPEG lacks, and whether it lacked it. With its marker the
+    decoder shows what there is; without, it refuses all of it.
     """
     scan = data.rfind(SCAN) if data.startswith(BEGIN) else -1
     if scan < 0 or data.find(END, scan) >= 0:
@@ -21,8 +21,8 @@ def completed(data: bytes) -> tuple[bytes, bool]:
 
 
 def lost(image: Image.Image, data: bytes) -> float:
-    """The share of a completed JPEG that is missing: its lower part in plain grey, or all of it
-    where passes of a progressive one are missing.
+    """Returns the share of a completed JPEG that is missing: its lower part in plain grey, or all
+    of it where passes of a progressive one are missing.
     """
     if image.info.get("progressive") and not last_pass(data):
         return 1.0
@@ -35,8 +35,8 @@ def lost(image: Image.Image, data: bytes) -> float:
 
 
 def last_pass(data: bytes) -> bool:
-    """Whether the last pass that has begun brings details to their last bit, as those at the end
-    of a progressive JPEG do.
+    """Returns whether the last pass that has begun brings details to their last bit, as those at
+    the end of a progressive JPEG do.
     """
     scan = data.rfind(SCAN)
     header = data[scan + 4 : scan + 2 + int.from_bytes(data[scan + 2 : scan + 4], "big")]

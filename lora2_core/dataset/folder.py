@@ -49,7 +49,7 @@ class Listing:
 
 
 def check_folder(root: str, name: str) -> Path:
-    """The folder of a name below root; ValueError when it is none or leads out of root."""
+    """Returns the folder of a name below root; ValueError when it is none or leads out of root."""
     if not isinstance(name, str) or not name.strip() or "\0" in name:
         raise ValueError(f"folder is {quoted(name)}: choose a folder in the input folder.")
     if set(parts_of(name) or [".."]) <= {"", "."}:
@@ -67,7 +67,7 @@ def check_folder(root: str, name: str) -> Path:
 
 
 def repeats_of(folder: str) -> int:
-    """N of a folder called N_name, else 1."""
+    """Returns n of a folder called N_name, else 1."""
     match = PREFIX.match(folder)
     if match is None:
         return 1
@@ -81,8 +81,8 @@ def repeats_of(folder: str) -> int:
 
 
 def scan(folder: Path) -> Listing:
-    """Every picture of a folder and of its direct sub-folders; N_name ones are repeated N times.
-    Those in deeper ones are counted.
+    """Returns every picture of a folder and of its direct sub-folders; N_name ones are repeated N
+    times. Those in deeper ones are counted.
     """
     found, endings = Listing(), suffixes()
     pictures: list[File] = []
@@ -121,8 +121,8 @@ def scan(folder: Path) -> Listing:
 
 
 def left(what: str, chosen: dict[Path, list[File]], lost: list[File]) -> dict[str, str]:
-    """The captions or masks that no picture takes, with the reason: it has a better one, or it is
-    not there.
+    """Returns the captions or masks that no picture takes, with the reason: it has a better one, or
+    it is not there.
     """
     reasons = {file.name: f"a {what} without its picture" for file in lost}
     used = {files[0].path for files in chosen.values()}
@@ -133,7 +133,9 @@ def left(what: str, chosen: dict[Path, list[File]], lost: list[File]) -> dict[st
 
 
 def picture_of(file: File, captions: list[File] | None, masks: list[File] | None) -> Picture:
-    """A picture with the first of its captions and masks; Unusable when one can't be used."""
+    """Returns a picture with the first of its captions and masks; Unusable when one can't be
+    used.
+    """
     check_file(file.path)
     caption, kind, mask = None, CAPTIONS[0], None
     if captions:

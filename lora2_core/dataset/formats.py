@@ -19,20 +19,20 @@ START = 16  # bytes, from which Pillow's decoders know their files
 
 
 def formats() -> list[str]:
-    """The formats of SAFE whose decoder is there."""
+    """Returns the formats of SAFE whose decoder is there."""
     Image.init()
     return [form for form in SAFE if form in Image.OPEN]
 
 
 def suffixes() -> tuple[str, ...]:
-    """The endings, in small letters, of files that can be read."""
+    """Returns the endings, in small letters, of files that can be read."""
     known = {*formats(), "MPO"}  # read by the decoder of JPEG
     endings = Image.registered_extensions().items()
     return tuple(sorted(ending for ending, form in endings if form in known))
 
 
 def recognised(source: BufferedIOBase) -> Image.Image | None:
-    """A picture by what its file begins with, not decoded yet; None for no known format.
+    """Returns a picture by what its file begins with, not decoded yet; None for no known format.
 
     Image.open does the same, but refuses by a number of pixels that belongs to the whole process.
     """

@@ -55,7 +55,7 @@ class DatasetSettings:
         return max((1 + self.crops) * (1 + self.flip), 1 + self.shuffle_tags)
 
     def caption_of(self, picture: Picture) -> str:
-        """Its own, else the one for all, else what its folder says."""
+        """Returns its own, else the one for all, else what its folder says."""
         if picture.caption is not None:
             return picture.caption
         return self.caption.strip() or picture.folder_caption
@@ -97,7 +97,7 @@ def plan(listing: Listing, settings: DatasetSettings, step: int) -> list[Planned
 
 
 def no_caption(pictures: list[Picture]) -> str:
-    """What to do about pictures without a caption."""
+    """Returns what to do about pictures without a caption."""
     name, file = pictures[0].name, f"{readable(pictures[0].path.stem)}.txt"
     if len(pictures) == 1:
         return (
@@ -111,7 +111,9 @@ def no_caption(pictures: list[Picture]) -> str:
 
 
 def check_mask(picture: Picture, size: Size, mask: Size) -> None:
-    """ValueError for a mask of another shape than its picture, beyond a pixel of rounding."""
+    """Raises ValueError for a mask of another shape than its picture, beyond a pixel of
+    rounding.
+    """
     (width, height), (wide, high) = size, mask
     if abs(wide * height / high - width) > 1 and abs(high * width / wide - height) > 1:
         raise ValueError(
@@ -121,8 +123,8 @@ def check_mask(picture: Picture, size: Size, mask: Size) -> None:
 
 
 def check_count(planned: list[Planned], settings: DatasetSettings, listing: Listing) -> int:
-    """The common divisor of all repeats, of which only the ratio counts; ValueError for none or
-    too many entries.
+    """Returns the common divisor of all repeats, of which only the ratio counts; ValueError for
+    none or too many entries.
     """
     if not planned:
         raise ValueError(nothing(listing))
@@ -137,7 +139,7 @@ def check_count(planned: list[Planned], settings: DatasetSettings, listing: List
 
 
 def nothing(listing: Listing) -> str:
-    """Why there is no picture at all."""
+    """Returns why there is no picture at all."""
     for name, reason in listing.skipped.items():
         others = len(listing.skipped) - 1
         more = f", and {others} more" if others else ""

@@ -47,7 +47,7 @@ class Seen:
 
 @contextmanager
 def opened(data: bytes | Path) -> Iterator[Image.Image]:
-    """The picture, not decoded yet; whatever goes wrong inside is Unusable.
+    """Yields the picture, not decoded yet; whatever goes wrong inside is Unusable.
 
     Pillow's decoders raise errors of any kind on damaged files, hence the broad except.
     """
@@ -78,7 +78,7 @@ def check_header(image: Image.Image) -> None:
 
 
 def working_size(size: Size) -> Size:
-    """The size that a picture is decoded to: its own, or less if it is large."""
+    """Returns the size that a picture is decoded to: its own, or less if it is large."""
     scale = sqrt(LARGE / (size[0] * size[1]))
     return size if scale >= 1 else (max(1, int(size[0] * scale)), max(1, int(size[1] * scale)))
 
@@ -103,7 +103,7 @@ def look(path: Path) -> Seen:
 
 
 def look_at_mask(path: Path) -> Size:
-    """The upright size of a mask's file; Unusable when it can't be used."""
+    """Returns the upright size of a mask's file; Unusable when it can't be used."""
     try:
         return look(path).full
     except Unusable as reason:
@@ -111,7 +111,7 @@ def look_at_mask(path: Path) -> Size:
 
 
 def decode(data: bytes) -> np.ndarray:
-    """float32 [height, width, 3] in [0, 1], upright, on white, of what its working_size is;
+    """Returns float32 [height, width, 3] in [0, 1], upright, on white, of what its working_size is;
     Unusable when it can't be read.
     """
     with decoded(data) as image:
@@ -124,9 +124,9 @@ def decode(data: bytes) -> np.ndarray:
 
 
 def decode_mask(data: bytes, *, alpha: bool) -> np.ndarray:
-    """float32 [height, width] in [0, 1], upright, of what its working_size is: how opaque a picture
-    is, or how bright a mask, of which what is transparent does not count. Unusable when it can't be
-    read.
+    """Returns float32 [height, width] in [0, 1], upright, of what its working_size is: how opaque a
+    picture is, or how bright a mask, of which what is transparent does not count. Unusable when it
+    can't be read.
     """
     with decoded(data) as image:
         opaque = opacity(image)
@@ -139,7 +139,7 @@ def decode_mask(data: bytes, *, alpha: bool) -> np.ndarray:
 
 
 def opacity(image: Image.Image) -> np.ndarray:
-    """float32 [height, width] in [0, 1]: 0 where a picture is transparent."""
+    """Returns float32 [height, width] in [0, 1]: 0 where a picture is transparent."""
     if not image.has_transparency_data:
         return np.ones(image.size[::-1], np.float32)
     if is_deep(image):  # one value of grey is the transparent one
@@ -149,7 +149,7 @@ def opacity(image: Image.Image) -> np.ndarray:
 
 @contextmanager
 def decoded(data: bytes) -> Iterator[Image.Image]:
-    """The first frame of a picture, upright and scaled to its working_size."""
+    """Yields the first frame of a picture, upright and scaled to its working_size."""
     data, was_cut = completed(data)
     with opened(data) as image:
         if was_cut and (share := lost(image, data)) > MOST_LOST:
@@ -163,7 +163,7 @@ def decoded(data: bytes) -> Iterator[Image.Image]:
 
 
 def scalable(image: Image.Image) -> Image.Image:
-    """A picture in a mode whose pixels can be averaged."""
+    """Returns a picture in a mode whose pixels can be averaged."""
     if is_deep(image):
         return image.convert("I").convert("F")
     if image.has_transparency_data:
@@ -172,10 +172,10 @@ def scalable(image: Image.Image) -> Image.Image:
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether it is grey in 16 bits."""
+    """Returns whether it is grey in 16 bits."""
     return image.mode in ("I", "F") or image.mode.startswith("I;16")
 
 
 def deep_grey(image: Image.Image) -> np.ndarray:
-    """float32 [height, width] in [0, 1] of a 16-bit grey picture."""
+    """Returns float32 [height, width] in [0, 1] of a 16-bit grey picture."""
     return (np.asarray(image).astype(np.float32) / 65535).clip(0, 1)

@@ -62,12 +62,12 @@ def report(
 
 
 def scaled(planned: Planned) -> bool:
-    """Whether a picture is made smaller as it is decoded."""
+    """Returns whether a picture is made smaller as it is decoded."""
     return planned.seen.full != (planned.seen.width, planned.seen.height)
 
 
 def captions(settings: DatasetSettings, used: Sequence[Planned]) -> str:
-    """Where the captions come from."""
+    """Returns where the captions come from."""
     own = Counter(p.picture.caption_kind for p in used if p.picture.caption)
     empty = sum(p.picture.caption == "" for p in used)
     parts = [f"{own[kind]} from {kind} files" for kind in CAPTIONS if own[kind] or kind == ".txt"]
@@ -80,7 +80,7 @@ def captions(settings: DatasetSettings, used: Sequence[Planned]) -> str:
 
 
 def mask_sources(used: Sequence[Planned]) -> str:
-    """Where the masks come from, "" where there are none."""
+    """Returns where the masks come from, "" where there are none."""
     files = sum(p.picture.mask is not None for p in used)
     opacity = sum(p.picture.mask is None and p.seen.transparent for p in used)
     if not files + opacity:

@@ -38,7 +38,7 @@ class File:
 
 
 def visible(folder: str | Path) -> list[os.DirEntry]:
-    """What is in a folder, in order of name; ValueError when it can't be read."""
+    """Returns what is in a folder, in order of name; ValueError when it can't be read."""
 
     def counts(name: str) -> bool:
         return not name.startswith(".") and name.lower() not in IGNORED
@@ -54,7 +54,7 @@ def visible(folder: str | Path) -> list[os.DirEntry]:
 
 
 def is_folder(entry: os.DirEntry) -> bool:
-    """Whether it is a folder or a link to one; False for a link that leads nowhere."""
+    """Returns whether it is a folder or a link to one; False for a link that leads nowhere."""
     try:
         return entry.is_dir()
     except OSError:
@@ -62,7 +62,7 @@ def is_folder(entry: os.DirEntry) -> bool:
 
 
 def identity(folder: str | Path) -> tuple[int, int] | None:
-    """What is the same for a folder and all links to it; None when it can't be asked."""
+    """Returns what is the same for a folder and all links to it; None when it can't be asked."""
     try:
         facts = os.stat(folder)
     except OSError:
@@ -73,9 +73,9 @@ def identity(folder: str | Path) -> tuple[int, int] | None:
 def walk(
     folder: Path, skipped: dict[str, str] | None = None, deepest: int = DEEPEST
 ) -> Iterator[File]:
-    """The files of a folder and of those in it, down to so many; folders that can't be looked into
-    are put into `skipped` with the reason. ValueError when the folder itself can't be read or holds
-    too much.
+    """Yields the files of a folder and of those in it, down to so many; folders that can't be
+    looked into are put into `skipped` with the reason. ValueError when the folder itself can't be
+    read or holds too much.
     """
     skipped = {} if skipped is None else skipped
     count = 0
@@ -106,8 +106,8 @@ def walk(
 
 
 def with_pictures(root: str | Path) -> list[str]:
-    """The folders below root, by their names from there, in which a dataset would find a picture:
-    ComfyUI makes others in its input folder. Its own list has no links.
+    """Returns the folders below root, by their names from there, in which a dataset would find a
+    picture: ComfyUI makes others in its input folder. Its own list has no links.
     """
     endings, found, looked = suffixes(), [], 0
 

@@ -13,8 +13,8 @@ FOLDER = "choose a clip_folder with the whole CLIP model instead"
 
 
 def image_features(clip_vision) -> Callable[[Tensor], Tensor]:
-    """The projected embedding of CLIP, the class token of DINOv2, by a CLIP_VISION: pictures
-    [B, height, width, 3] to [B, width], scaled and cut to its square as the host does.
+    """Returns the projected embedding of CLIP, the class token of DINOv2, by a CLIP_VISION:
+    pictures [B, height, width, 3] to [B, width], scaled and cut to its square as the host does.
     """
 
     def encode(images: Tensor) -> Tensor:
@@ -24,7 +24,7 @@ def image_features(clip_vision) -> Callable[[Tensor], Tensor]:
 
 
 def check_clip_vision(clip_vision) -> None:
-    """ValueError unless it is a picture tower of a CLIP, with its projection."""
+    """Raises ValueError unless it is a picture tower of a CLIP, with its projection."""
     if not hasattr(clip_vision, "model_type"):
         raise ValueError("clip_vision holds no CLIP_VISION: connect Load CLIP Vision.")
     if not isinstance(clip_vision.model, comfy.clip_model.CLIPVisionModelProjection):
@@ -35,7 +35,7 @@ def check_clip_vision(clip_vision) -> None:
 
 
 def check_dino(dino) -> None:
-    """ValueError unless it is no CLIP: DINO is not trained with texts."""
+    """Raises ValueError unless it is no CLIP: DINO is not trained with texts."""
     if not hasattr(dino, "model_type"):
         raise ValueError("dino holds no CLIP_VISION: connect Load CLIP Vision.")
     if "dino" not in dino.model_type:
@@ -46,8 +46,8 @@ def check_dino(dino) -> None:
 
 
 def text_features(clip, clip_vision) -> Callable[[Sequence[str]], Tensor]:
-    """Texts to [B, width] by the text tower that belongs to a CLIP_VISION; ValueError where the
-    host has none of that model.
+    """Returns texts to [B, width] by the text tower that belongs to a CLIP_VISION; ValueError where
+    the host has none of that model.
     """
     check_clip_vision(clip_vision)
     projection = clip_vision.model.visual_projection
@@ -76,7 +76,9 @@ def text_features(clip, clip_vision) -> Callable[[Sequence[str]], Tensor]:
 
 
 def projected_towers(clip) -> list[nn.Module]:
-    """The text towers whose projection the host uses; that of others is not in their files."""
+    """Returns the text towers whose projection the host uses; that of others is not in their
+    files.
+    """
     return [
         part.transformer
         for part in clip.cond_stage_model.modules()

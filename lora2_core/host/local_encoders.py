@@ -19,7 +19,7 @@ WEIGHTS = "*.safetensors"
 
 
 def folders() -> list[str]:
-    """Names of the folders below models/clip_vision that hold a model of transformers."""
+    """Returns names of the folders below models/clip_vision that hold a model of transformers."""
     roots = map(Path, folder_paths.get_folder_paths(KIND))
     found = {path.parent.name for root in roots for path in root.glob("*/config.json")}
     return [NONE, *sorted(found)]
@@ -60,13 +60,13 @@ class LocalModel:
         self.model.eval().requires_grad_(False).to(self.device)
 
     def pixels(self, images: Tensor) -> Tensor:
-        """[B, 3, size, size] of pictures [B, height, width, 3] of 0 to 1."""
+        """Returns [B, 3, size, size] of pictures [B, height, width, 3] of 0 to 1."""
         pictures = list((images[..., :3].float().clamp(0, 1) * 255).round().byte().cpu().numpy())
         return self.prepare(pictures, return_tensors="pt")["pixel_values"].to(self.device)
 
 
 def dino_features(folder: Path) -> Callable[[Tensor], Tensor]:
-    """The class token of the last layer, by a ViT such as DINO's or DINOv2's."""
+    """Returns the class token of the last layer, by a ViT such as DINO's or DINOv2's."""
     local = LocalModel(folder)
     if hasattr(local.model, "text_model"):
         raise ValueError(f"{folder} holds a CLIP: choose it as clip_folder.")
@@ -82,7 +82,7 @@ def dino_features(folder: Path) -> Callable[[Tensor], Tensor]:
 def clip_features(
     folder: Path,
 ) -> tuple[Callable[[Tensor], Tensor], Callable[[Sequence[str]], Tensor]]:
-    """The two towers of a CLIP, projected: of pictures and of texts."""
+    """Returns the two towers of a CLIP, projected: of pictures and of texts."""
     from transformers import AutoTokenizer
 
     local = LocalModel(folder)

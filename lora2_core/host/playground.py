@@ -34,7 +34,7 @@ class PlaygroundSDXL(comfy.model_base.SDXL):
 
 
 def latent_format(scale: float, rgb: list[list[float]]) -> type:
-    """The latent format class of the playground's autoencoder."""
+    """Returns the latent format class of the playground's autoencoder."""
 
     class PlaygroundLatents(comfy.latent_formats.LatentFormat):
         latent_channels = LATENT_CHANNELS
@@ -47,8 +47,8 @@ def latent_format(scale: float, rgb: list[list[float]]) -> type:
 
 
 def build_model(latent_format_class: type) -> PlaygroundSDXL:
-    """The UNet in the host's SDXL model class; weights are uninitialised, as the host's layers
-    are.
+    """Returns the UNet in the host's SDXL model class; weights are uninitialised, as the host's
+    layers are.
     """
 
     class Config(comfy.supported_models.SDXL):
@@ -64,7 +64,7 @@ def build_model(latent_format_class: type) -> PlaygroundSDXL:
 
 
 def build_clip(vocabulary: list[str], **options) -> comfy.sd.CLIP:
-    """The text encoder behind the host's CLIP object, with the word vocabulary."""
+    """Returns the text encoder behind the host's CLIP object, with the word vocabulary."""
 
     class TextModel(comfy.sd1_clip.SDClipModel):
         def __init__(self, device="cpu", dtype=None, model_options={}):  # noqa: B006
@@ -113,7 +113,7 @@ def build_clip(vocabulary: list[str], **options) -> comfy.sd.CLIP:
 
 
 def build_vae(weights: dict[str, torch.Tensor]) -> comfy.sd.VAE:
-    """The autoencoder behind the host's VAE object."""
+    """Returns the autoencoder behind the host's VAE object."""
     vae = comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)}, dtype=torch.float32)
     vae.first_stage_model = Autoencoder().eval().requires_grad_(False)
     vae.first_stage_model.load_state_dict(weights)
@@ -146,8 +146,8 @@ def load_model(asset: Asset, disable_dynamic: bool = True) -> comfy.model_patche
 
 
 def load_playground(asset: Asset):
-    """(MODEL, CLIP, VAE) of the embedded tiny text-to-image model, as the host's checkpoint loader
-    gives them.
+    """Returns (MODEL, CLIP, VAE) of the embedded tiny text-to-image model, as the host's checkpoint
+    loader gives them.
     """
     clip = build_clip(asset.vocabulary)
     clip.cond_stage_model.clip_l.transformer.load_state_dict(asset.text)

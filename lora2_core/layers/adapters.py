@@ -77,23 +77,23 @@ class Adapters:
 
     @property
     def rates(self) -> Tensor:
-        """nu of every layer, fp32 (layers,), differentiable."""
+        """Returns nu of every layer, fp32 (layers,), differentiable."""
         return self.mode.rates_of(self.rate_parameter)
 
     @property
     def ranks(self) -> dict[str, int]:
-        """The current rank of every layer."""
+        """Returns the current rank of every layer."""
         return {name: c.rank for name, c in self.components.items()}
 
     @property
     def parameters(self) -> int:
-        """Parameters inside the current ranks."""
+        """Returns parameters inside the current ranks."""
         return sum(c.rank * c.cost for c in self._list)
 
     @property
     def ceiling(self) -> float:
-        """The most parameters that the settings allow: the budget, or the target rank in every
-        layer (fixed mode: what it has).
+        """Returns the most parameters that the settings allow: the budget, or the target rank in
+        every layer (fixed mode: what it has).
         """
         if not self.mode.moves:
             return float(self.parameters)
@@ -105,11 +105,11 @@ class Adapters:
 
     @property
     def mean_ceiling(self) -> float:
-        """The ceiling as a mean rank, weighted by layer size."""
+        """Returns the ceiling as a mean rank, weighted by layer size."""
         return self.ceiling / float(self.costs.sum())
 
     def by_speed(self) -> dict[float, list[str]]:
-        """The names of the layers by how many times the learning rate is theirs."""
+        """Returns the names of the layers by how many times the learning rate is theirs."""
         found: dict[float, list[str]] = {}
         for name in self.components:
             found.setdefault(self.speeds.get(name, 1.0), []).append(name)
@@ -134,7 +134,7 @@ class Adapters:
     def _set_ranks(
         self, ranks: Tensor, values: list[int], optimizer: torch.optim.Optimizer | None = None
     ) -> None:
-        """`values` are those of the tensor."""
+        """Sets the ranks; `values` are those of the tensor."""
         self._ranks, self._followed = ranks, self.rate_parameter.detach().clone()
         for component, rank in zip(self._list, values, strict=True):
             component.rank = rank
@@ -197,7 +197,7 @@ class Adapters:
             component.rescale(ratio[row, : component.capacity], moments)
 
     def singular_turns(self) -> dict[int, tuple[Tensor, Tensor]]:
-        """(turn, inverse) of singular_turn by row of the layers that have an update, fp64.
+        """Returns (turn, inverse) of singular_turn by row of the layers that have an update, fp64.
 
         The small matrices are solved on the CPU, which is faster than a GPU at them: some layers at
         a time, with one copy there and one back.
@@ -227,7 +227,7 @@ class Adapters:
             self._list[row].rotate(weights[row], turn, inverse, moments)
 
     def folded(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """(lora_up, lora_down) of every layer, importance folded in, in file shapes (conv:
+        """Returns (lora_up, lora_down) of every layer, importance folded in, in file shapes (conv:
         4-dimensional).
         """
         out = {}
@@ -274,7 +274,7 @@ def attach(
 
 
 def _moved(tensors: list[Tensor], device: torch.device) -> list[Tensor]:
-    """On the device, with one copy for all."""
+    """Returns tensors on the device, moved with one copy for all."""
     if not tensors or tensors[0].device == device:
         return tensors
     flat = torch.cat([t.flatten() for t in tensors]).to(device)

@@ -22,8 +22,8 @@ TILE = 8  # positions; what matrix units like
 
 
 def is_adaptable(module: nn.Module) -> bool:
-    """Conv2d without groups, or whatever has in_features and out_features: hosts have a Linear of
-    their own.
+    """Returns conv2d without groups, or whatever has in_features and out_features: hosts have a
+    Linear of their own.
     """
     if isinstance(module, nn.Conv2d):
         return module.groups == 1
@@ -53,12 +53,12 @@ class Component:
 
     @property
     def cost(self) -> int:
-        """Parameters of one rank position."""
+        """Returns parameters of one rank position."""
         return self.fan_in + self.fan_out
 
     @property
     def capacity(self) -> int:
-        """Rank positions that the tensors hold."""
+        """Returns rank positions that the tensors hold."""
         return len(self.lora_down)
 
     @torch.no_grad()
@@ -91,8 +91,8 @@ class Component:
             self.handle = None
 
     def add_path(self, x: Tensor, output: Tensor, weights: Tensor | None) -> Tensor:
-        """output + B (Lambda A) x; fp16 inputs run in fp32, since (Lambda A) x of the paper's init
-        can overflow fp16.
+        """Returns output + B (Lambda A) x; fp16 inputs run in fp32, since (Lambda A) x of the
+        paper's init can overflow fp16.
         """
         dtype = torch.float32 if x.dtype == torch.float16 else x.dtype
         down, up = self.lora_down, self.lora_up.to(dtype)
@@ -134,7 +134,7 @@ class Component:
 
     @torch.no_grad()
     def grams(self, weights: Tensor) -> Tensor:
-        """B^T B and (Lambda A)(Lambda A)^T of the used positions, fp64 [2, rank, rank]."""
+        """Returns b^T B and (Lambda A)(Lambda A)^T of the used positions, fp64 [2, rank, rank]."""
         up = self.lora_up[:, : self.rank].double()
         down = (self.lora_down[: self.rank] * weights[: self.rank, None]).double()
         return torch.stack([up.T @ up, down @ down.T])
@@ -175,8 +175,8 @@ class Component:
 
     @torch.no_grad()
     def folded(self, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """(lora_up [out, rank], lora_down [rank, fan_in]) with Lambda folded in, copies: their
-        product is the update.
+        """Returns (lora_up [out, rank], lora_down [rank, fan_in]) with Lambda folded in, copies:
+        their product is the update.
         """
         down = self.lora_down[: self.rank] * weights[: self.rank, None]
         return self.lora_up[:, : self.rank].clone(), down.clone()

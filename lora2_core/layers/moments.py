@@ -32,15 +32,15 @@ def moments_of(optimizer: torch.optim.Optimizer | None) -> Moments:
 
 
 def follows(name: str, state: dict, parameter: Tensor) -> bool:
-    """Whether an entry of a parameter's state has a value for each of its entries (Prodigy says
-    one zero where all are).
+    """Returns whether an entry of a parameter's state has a value for each of its entries (Prodigy
+    says one zero where all are).
     """
     return name in MOMENTS and state[name].numel() == parameter.numel()
 
 
 def turned(name: str, of_gradients: Tensor, of_values: Tensor, like: Tensor) -> Tensor:
-    """The matrix (or the factors) by which a moment turns, where gradients and the parameter turn
-    by the given ones.
+    """Returns the matrix (or the factors) by which a moment turns, where gradients and the
+    parameter turn by the given ones.
     """
     if name in COPIES:
         return of_values.to(like.dtype)
@@ -50,7 +50,9 @@ def turned(name: str, of_gradients: Tensor, of_values: Tensor, like: Tensor) -> 
 def exchanged(
     parameter: nn.Parameter, size: int, dim: int, optimizer: torch.optim.Optimizer | None
 ) -> nn.Parameter:
-    """A new parameter of another size, in the optimizer too: autograd remembers the old one's."""
+    """Returns a new parameter of another size, in the optimizer too: autograd remembers the old
+    one's.
+    """
     fresh = nn.Parameter(resized(parameter.detach(), size, dim))
     if optimizer is not None:
         for group in optimizer.param_groups:
@@ -64,7 +66,7 @@ def exchanged(
 
 
 def resized(tensor: Tensor, size: int, dim: int) -> Tensor:
-    """A copy with the first `size` entries of a dimension, zeros where there were none."""
+    """Returns a copy with the first `size` entries of a dimension, zeros where there were none."""
     kept = min(size, tensor.shape[dim])
     shape = list(tensor.shape)
     shape[dim] = size

@@ -19,8 +19,8 @@ NEGLIGIBLE = 1e-12  # of the largest energy of a layer: rounding of its singular
 
 
 def starting_layers(start: RankedLora, components: Mapping[str, Component]) -> dict[str, LoraLayer]:
-    """The adapter's layers in their singular basis by the component that they belong to, by its
-    own name or by that of a kohya file; layers without rank are left out.
+    """Returns the adapter's layers in their singular basis by the component that they belong to, by
+    its own name or by that of a kohya file; layers without rank are left out.
 
     ValueError in one sentence when none belongs to any, or one doesn't fit where it belongs.
     """
@@ -48,7 +48,7 @@ def starting_layers(start: RankedLora, components: Mapping[str, Component]) -> d
 
 
 def check_fit(name: str, layer: LoraLayer, component: Component) -> None:
-    """ValueError unless the layer's update has the shape of the component's weight."""
+    """Raises ValueError unless the layer's update has the shape of the component's weight."""
     shape = layer.up.shape[0], layer.down.shape[1]
     if shape != (component.fan_out, component.fan_in):
         raise ValueError(
@@ -92,7 +92,7 @@ def fill(component: Component, layer: LoraLayer, weights: Tensor, *, orthogonal:
 
 
 def fingerprint(lora: RankedLora) -> str:
-    """A hash of the names, shapes and values of all layers: 16 hex digits."""
+    """Returns a hash of the names, shapes and values of all layers: 16 hex digits."""
     digest = hashlib.sha256()
     for name, layer in sorted(lora.layers.items()):
         shapes = [list(layer.up.shape), list(layer.down.shape), list(layer.kernel or ())]

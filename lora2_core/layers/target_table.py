@@ -26,12 +26,12 @@ class Row:
 
     @property
     def parameters(self) -> int:
-        """At the target rank."""
+        """Returns the parameters at the target rank."""
         return self.target * self.part.cost
 
 
 def rows(found: Mapping[str, nn.Module], settings: RankSettings) -> dict[str, Row]:
-    """The chosen layers by name; ValueError where layer_ranks contradicts them."""
+    """Returns the chosen layers by name; ValueError where layer_ranks contradicts them."""
     lines = lines_of(settings.layer_ranks, found)
     made = {}
     for name, part in components(found, lines, settings.max_rank, "meta").items():
@@ -42,7 +42,7 @@ def rows(found: Mapping[str, nn.Module], settings: RankSettings) -> dict[str, Ro
 
 
 def summary(found: Mapping[str, Row], settings: RankSettings, adaptable: int) -> str:
-    """How many of all adaptable layers, parameters, size, and the layers of each block."""
+    """Returns how many of all adaptable layers, parameters, size, and the layers of each block."""
     size = BYTES_PER_PARAMETER / MEGABYTE * sum(row.parameters for row in found.values())
     lines = [
         f"{len(found)} of {adaptable} layers, {sum(r.part.cost for r in found.values()):,} "
@@ -63,8 +63,8 @@ def summary(found: Mapping[str, Row], settings: RankSettings, adaptable: int) ->
 
 
 def table(found: Mapping[str, Row]) -> str:
-    """A line a layer: its block as only_blocks takes it, name, shape, highest rank, target rank,
-    and the parameters of one rank and at the target.
+    """Returns a line a layer: its block as only_blocks takes it, name, shape, highest rank, target
+    rank, and the parameters of one rank and at the target.
     """
     lines = ["block\tlayer\tshape\thighest rank\ttarget rank\tparameters a rank\tparameters"]
     for name, row in found.items():
@@ -75,6 +75,6 @@ def table(found: Mapping[str, Row]) -> str:
 
 
 def shape(part: Component) -> str:
-    """out x in, and a convolution's kernel."""
+    """Returns out x in, and a convolution's kernel."""
     channels = f"{part.channels[1]} x {part.channels[0]}"
     return channels if part.kernel is None else f"{channels} x {part.kernel[0]} x {part.kernel[1]}"

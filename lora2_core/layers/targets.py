@@ -43,7 +43,7 @@ _NUMBERED = re.compile(r"(?:^|\.)([a-z_]*(?:block|layer)[a-z_]*)(?:\.\d+)?\.")
 
 
 def find_layers(module: nn.Module, pattern: str) -> dict[str, nn.Module]:
-    """Every Linear and Conv2d whose dotted name matches the regular expression somewhere;
+    """Returns every Linear and Conv2d whose dotted name matches the regular expression somewhere;
     ValueError when it is broken or matches none.
     """
     try:
@@ -80,13 +80,13 @@ class TargetSettings:
             blocks(name, getattr(self, name))
 
     def facts(self) -> dict:
-        """What tells one choice from another."""
+        """Returns what tells one choice from another."""
         chosen = {k: v for k, v in asdict(self).items() if v not in ("", REGEX)}
         return {"targets": self.targets} | chosen
 
     def chosen(self, module: nn.Module) -> dict[str, nn.Module]:
-        """The layers of a model by name, in its own order; ValueError where none are left, or a
-        block is none of the model's.
+        """Returns the layers of a model by name, in its own order; ValueError where none are left,
+        or a block is none of the model's.
         """
         found = find_layers(module, KINDS.get(self.layers, self.targets))
         if self.layers == ALL_LINEAR:
@@ -120,7 +120,7 @@ class Block:
     last: int | None = None
 
     def holds(self, name: str) -> bool:
-        """Whether a module of this dotted name lies inside."""
+        """Returns whether a module of this dotted name lies inside."""
         before, found, after = f".{name}.".partition(f".{self.path}.")
         if not found or self.first is None:
             return bool(found)
@@ -129,7 +129,7 @@ class Block:
 
 
 def blocks(name: str, text: str) -> list[Block]:
-    """What an input of this name says; ValueError for what is no block."""
+    """Returns what an input of this name says; ValueError for what is no block."""
     found = []
     for part in filter(None, (p.strip() for p in text.split(","))):
         match = _BLOCK.fullmatch(part)
@@ -145,7 +145,9 @@ def blocks(name: str, text: str) -> list[Block]:
 
 
 def block_of(name: str) -> str:
-    """The block of a layer as `blocks` reads it: `down 4`, `mid`, `single 12`, `layers 3`."""
+    """Returns the block of a layer as `blocks` reads it: `down 4`, `mid`, `single 12`, `layers
+    3`.
+    """
     path = name.removeprefix("diffusion_model.")
     match = _NUMBERED.search(path)
     if match is None:
@@ -162,8 +164,8 @@ def components(
     device: torch.device | str,
     tile: int = 1,
 ) -> dict[str, Component]:
-    """The layers, each with its highest rank: what its line says, else max_rank, cut to its smaller
-    side. ValueError for a line that asks a layer for more than that side.
+    """Returns the layers, each with its highest rank: what its line says, else max_rank, cut to its
+    smaller side. ValueError for a line that asks a layer for more than that side.
     """
     made = {}
     for name, module in found.items():
@@ -180,7 +182,7 @@ def components(
 
 
 def check_block(name: str, block: Block, module: nn.Module) -> None:
-    """ValueError unless the block is in the model."""
+    """Raises ValueError unless the block is in the model."""
     names = [n for n, m in module.named_modules() if is_adaptable(m)]
     if any(block.holds(n) for n in names):
         return

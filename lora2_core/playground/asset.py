@@ -41,7 +41,7 @@ HEAD_CHANNELS = 32
 
 
 def text_config(max_length: int) -> dict:
-    """The text transformer's configuration in CLIP's own terms."""
+    """Returns the text transformer's configuration in CLIP's own terms."""
     return {
         "hidden_size": TEXT_WIDTH,
         "intermediate_size": 4 * TEXT_WIDTH,

@@ -54,5 +54,5 @@ class Autoencoder(nn.Module):
 
 
 def psnr(images: Tensor, decoded: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of images in [-1, 1] (peak-to-peak 2)."""
+    """Returns peak signal-to-noise ratio in dB of images in [-1, 1] (peak-to-peak 2)."""
     return (10 * torch.log10(4 / F.mse_loss(decoded.detach().clamp(-1, 1), images))).item()

@@ -36,27 +36,27 @@ FOLDER = Path(__file__).parent
 
 
 def caption(label: str, style: str, background: str) -> str:
-    """The caption of an emoji picture, as prompts are written too."""
+    """Returns the caption of an emoji picture, as prompts are written too."""
     return f"{label}, {style} style, {background} background"
 
 
 def compose(rgba: np.ndarray, background: str) -> np.ndarray:
-    """uint8 RGBA pictures [..., 4] over a named flat colour: uint8 RGB [..., 3]."""
+    """Returns uint8 RGBA pictures [..., 4] over a named flat colour: uint8 RGB [..., 3]."""
     alpha = rgba[..., 3:].astype(np.float32) / 255
     colour = np.asarray(BACKGROUNDS[background], np.float32)
     return (rgba[..., :3] * alpha + colour * (1 - alpha)).round().astype(np.uint8)
 
 
 def pictures_of(subject: str) -> np.ndarray:
-    """uint8 RGBA [4, 32, 32, 4] of one subject, in the order of STYLES."""
+    """Returns uint8 RGBA [4, 32, 32, 4] of one subject, in the order of STYLES."""
     with Image.open(FOLDER / "subjects.png") as atlas:
         row = np.asarray(atlas.convert("RGBA"))[SUBJECTS.index(subject) * SIZE :][:SIZE]
     return row.reshape(SIZE, len(STYLES), SIZE, 4).swapaxes(0, 1)
 
 
 def emoji_example(subject: str, index: int) -> tuple[np.ndarray, str]:
-    """Picture `index` of a subject: the styles in turn, each round of them on other backgrounds, so
-    that all MOST_PICTURES differ.
+    """Returns picture `index` of a subject: the styles in turn, each round of them on other
+    backgrounds, so that all MOST_PICTURES differ.
     """
     turn, style = divmod(index, len(STYLES))
     background = list(BACKGROUNDS)[(3 * turn + style) % len(BACKGROUNDS)]
@@ -66,8 +66,8 @@ def emoji_example(subject: str, index: int) -> tuple[np.ndarray, str]:
 
 
 def examples(subject: str, count: int) -> tuple[list[Tensor], list[str]]:
-    """`count` images [H, W, 3] in [0, 1] with captions; ValueError for an unknown subject or
-    count.
+    """Returns `count` images [H, W, 3] in [0, 1] with captions; ValueError for an unknown subject
+    or count.
     """
     check_choice("subject", subject, tuple(NAMES))
     check_range("pictures", count, 1, MOST_PICTURES, whole=True)

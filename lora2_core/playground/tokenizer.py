@@ -18,20 +18,20 @@ _WORD = re.compile(r"[^\s,]+|,")
 
 
 def build_vocabulary(captions: Iterable[str]) -> list[str]:
-    """Every word of the captions, after the special and the rare tokens; the index is the token
-    id.
+    """Returns every word of the captions, after the special and the rare tokens; the index is the
+    token id.
     """
     words = sorted({word for caption in captions for word in split(caption)} - {COMMA})
     return [START, END, COMMA, *(f"<rare {i}>" for i in range(RARE_TOKENS)), *words]
 
 
 def split(text: str) -> list[str]:
-    """Lower-case words and commas of a text."""
+    """Returns lower-case words and commas of a text."""
     return _WORD.findall(text.lower())
 
 
 def rare_token(word: str) -> str:
-    """The rare token that stands for a word outside the vocabulary."""
+    """Returns the rare token that stands for a word outside the vocabulary."""
     return f"<rare {zlib.crc32(word.encode()) % RARE_TOKENS}>"
 
 

@@ -21,7 +21,7 @@ from .work import Setup, one_by_one, work_off
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Returns the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m lora2_core.protocol",
         description="Trains, draws with and scores adapters over subjects, methods and seeds. "
@@ -94,7 +94,7 @@ def work(
     table: Table,
     wanted: list[Trial],
 ) -> None:
-    """Here, or on Ray's workers."""
+    """Works through the plan here, or on Ray's workers."""
     paths = (p.resolve() for p in (options.data, options.out))
     setup = Setup(plan, *paths, find_comfyui(options.comfyui), options.base_directory)
     if options.ray is None and options.workers is None and search is None:

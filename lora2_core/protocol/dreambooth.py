@@ -31,12 +31,12 @@ class Subject:
     templates: tuple[str, ...]
 
     def prompts(self, token: str, count: int) -> list[str]:
-        """The first `count` prompts."""
+        """Returns the first `count` prompts."""
         return [t.replace("{0}", token).replace("{1}", self.kind) for t in self.templates[:count]]
 
 
 def read_list(text: str) -> tuple[dict[str, str], list[str], list[str]]:
-    """(class by subject, prompts, prompts of live subjects) of prompts_and_classes.txt."""
+    """Returns (class by subject, prompts, prompts of live subjects) of prompts_and_classes.txt."""
     classes: dict[str, str] = {}
     prompts: dict[bool, list[str]] = {False: [], True: []}
     live = in_prompts = False
@@ -53,7 +53,9 @@ def read_list(text: str) -> tuple[dict[str, str], list[str], list[str]]:
 
 
 def read_subjects(folder: Path, only: list[str] | None = None) -> list[Subject]:
-    """The subjects that have pictures, by name; ValueError where the folder is not in that form."""
+    """Returns the subjects that have pictures, by name; ValueError where the folder is not in that
+    form.
+    """
     if not (folder / LIST).is_file():
         raise ValueError(f"There is no {LIST} in {folder}: give a folder in DreamBooth's layout.")
     classes, prompts, live = read_list((folder / LIST).read_text(encoding="utf-8"))

@@ -14,8 +14,8 @@ MAIN = "main.py"
 
 
 def find_comfyui(given: str | None = None) -> Path:
-    """The folder given, else COMFYUI_PATH or LORA2_HOST, else the one whose custom_nodes this pack
-    lies in; ValueError where there is none.
+    """Returns the folder given, else COMFYUI_PATH or LORA2_HOST, else the one whose custom_nodes
+    this pack lies in; ValueError where there is none.
     """
     named = given or os.environ.get("COMFYUI_PATH") or os.environ.get("LORA2_HOST")
     folder = Path(named) if named else Path(os.path.abspath(__file__)).parents[4]

@@ -9,13 +9,14 @@ from typing import Any
 
 
 def known(folder: Path) -> str:
-    """The names of our own, as a sentence has them."""
+    """Returns the names of our own, as a sentence has them."""
     return ", ".join(sorted(path.stem for path in folder.glob("*.json")))
 
 
 def read_fields(kind: type, what: str, source: str, folder: Path) -> dict[str, Any]:
-    """The fields of a dataclass, from a JSON file or from ours of that name in `folder`. ValueError
-    where it can't be read, is no object, or has a field that `kind` has not; `what` it is.
+    """Returns the fields of a dataclass, from a JSON file or from ours of that name in `folder`.
+    ValueError where it can't be read, is no object, or has a field that `kind` has not; `what` it
+    is.
     """
     path = folder / f"{source}.json"
     path = path if path.is_file() else Path(source)

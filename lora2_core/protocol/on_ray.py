@@ -86,7 +86,7 @@ class Cluster:
 
 
 def path_of_workers() -> str:
-    """PYTHONPATH with the pack last: ComfyUI's own modules are to come first."""
+    """Returns PYTHONPATH with the pack last: ComfyUI's own modules are to come first."""
     own = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
     return os.pathsep.join([*own, str(PACK)])
 

@@ -68,7 +68,7 @@ class Plan:
         return cls(**told | {"seeds": tuple(told.get("seeds", (0,)))})
 
     def choices(self, method: str) -> dict | None:
-        """What a method trains with, None for no adapter."""
+        """Returns what a method trains with, None for no adapter."""
         own = self.methods[method]
         return None if own is None else self.training | own
 
@@ -92,13 +92,15 @@ class Trial:
 
     @property
     def key(self) -> str:
-        """Also a folder's name."""
+        """Returns also a folder's name."""
         plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in self.method)
         return f"{self.subject}/{plain}-{self.seed}-{self.fingerprint}"
 
 
 def trials(plan: Plan, subjects: Sequence[Subject]) -> list[Trial]:
-    """All of them; methods change fastest, so that every part of a sweep compares all methods."""
+    """Returns all of them; methods change fastest, so that every part of a sweep compares all
+    methods.
+    """
     places = ("checkpoint", "clip_folder", "dino_folder")
     shared = asdict(plan) | {"methods": None, "training": None, "seeds": None}
     shared |= {place: contents(shared[place]) for place in places}
@@ -115,8 +117,8 @@ def trials(plan: Plan, subjects: Sequence[Subject]) -> list[Trial]:
 
 
 def contents(place: str) -> str | list[tuple[str, int]]:
-    """What is at a path, wherever that is on this machine: (name, bytes) of a folder's files or of
-    a file; the text itself where there is none.
+    """Returns what is at a path, wherever that is on this machine: (name, bytes) of a folder's
+    files or of a file; the text itself where there is none.
     """
     path = Path(place)
     if not place or not path.exists():

@@ -16,7 +16,7 @@ from .table import Rows, Table, rows_of
 
 
 def mean(rows: list[dict], name: str) -> float | None:
-    """Of a column, over the rows that have it."""
+    """Returns the mean of a column, over the rows that have it."""
     found = [row[name] for row in rows if row[name] is not None]
     return statistics.fmean(found) if found else None
 
@@ -26,14 +26,14 @@ def score_of(rows: list[dict]) -> Score:
 
 
 def of_subjects(rows: Rows, method: str) -> dict[str, Score]:
-    """The mean over seeds of each subject."""
+    """Returns the mean over seeds of each subject."""
     names = dict.fromkeys(t.subject for t in rows if t.method == method)
     own = {n: [r for t, r in rows.items() if (t.method, t.subject) == (method, n)] for n in names}
     return {name: score_of(found) for name, found in own.items()}
 
 
 def of_method(rows: Rows, method: str) -> Scored:
-    """The mean over subjects, how far these lie apart, and the mean size."""
+    """Returns the mean over subjects, how far these lie apart, and the mean size."""
     scores = list(of_subjects(rows, method).values())
     size = mean(rows_of(rows, method), "megabytes")
     apart = {}
@@ -44,7 +44,9 @@ def of_method(rows: Rows, method: str) -> Scored:
 
 
 def write_report(plan: Plan, table: Table, wanted: list[Trial], folder: Path) -> str:
-    """report.md, score_against_size.png and subjects.png of the finished trials; the Markdown."""
+    """Returns report.md, score_against_size.png and subjects.png of the finished trials; the
+    Markdown.
+    """
     rows = table.finished(wanted)
     methods = [m for m in plan.methods if any(t.method == m for t in rows)]
     if not methods:
@@ -80,7 +82,9 @@ seeds and subjects. Mean time of a training: {spent or "none"}.
 
 
 def subject_chart(rows: Rows, entries: list[Scored], subjects: list[str]) -> np.ndarray:
-    """uint8 RGB: a panel a metric, subjects across, a mark a method, as in the chart of sizes."""
+    """Returns uint8 RGB: a panel a metric, subjects across, a mark a method, as in the chart of
+    sizes.
+    """
     found = [of_subjects(rows, entry.name) for entry in entries]
     has = [n for n in METRICS if any(n in s.values() for f in found for s in f.values())]
     size = (max(7.0, 2.2 + 0.42 * len(subjects)), 0.9 + 2.3 * len(has))

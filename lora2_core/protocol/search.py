@@ -67,7 +67,7 @@ class Search:
         return cls(**read_fields(cls, "search", source, SEARCHES))
 
     def check(self, plan: Plan) -> None:
-        """ValueError where the plan has no encoder for a score of the objective."""
+        """Raises ValueError where the plan has no encoder for a score of the objective."""
         for name in self.objective.keys() & ENCODERS.keys():
             if not getattr(plan, ENCODERS[name]):
                 option = ENCODERS[name].replace("_", "-")
@@ -86,12 +86,12 @@ class Search:
         return found
 
     def applied(self, plan: Plan) -> Plan:
-        """The plan with the settings to try as its methods."""
+        """Returns the plan with the settings to try as its methods."""
         return replace(plan, methods=dict(self.draw()))
 
     def score(self, rows: Sequence[Mapping[str, float | None]]) -> float:
-        """The objective of trials of one setting: the weighted sum of their means. ValueError where
-        that is no number.
+        """Returns the objective of trials of one setting: the weighted sum of their means.
+        ValueError where that is no number.
         """
         means = {n: statistics.fmean(row[n] for row in rows) for n in self.objective}
         score = sum(weight * means[name] for name, weight in self.objective.items())
@@ -100,8 +100,8 @@ class Search:
         return score
 
     def ranking(self, rows: Mapping[Trial, Mapping], methods: Sequence[str]) -> list[str]:
-        """The methods that have trials, best first: those tried on more subjects before those that
-        were stopped earlier, since only equal subjects compare.
+        """Returns the methods that have trials, best first: those tried on more subjects before
+        those that were stopped earlier, since only equal subjects compare.
         """
         own = {m: rows_of(rows, m) for m in methods}
         tried = [m for m in methods if own[m]]
@@ -109,7 +109,7 @@ class Search:
 
 
 def check_space(name: str, space: object) -> None:
-    """ValueError unless a value can be drawn from it."""
+    """Raises ValueError unless a value can be drawn from it."""
     if isinstance(space, list) and space:
         return
     kind, ends = next(iter(space.items()), (None, None)) if isinstance(space, dict) else (None, ())
@@ -124,7 +124,9 @@ def check_space(name: str, space: object) -> None:
 
 
 def drawn(space: list | dict, random: np.random.Generator) -> object:
-    """A value to try; numbers of a range have three digits, so that their name tells them whole."""
+    """Returns a value to try; numbers of a range have three digits, so that their name tells them
+    whole.
+    """
     if isinstance(space, list):
         return space[int(random.integers(len(space)))]
     ((kind, (least, most)),) = space.items()

@@ -23,7 +23,7 @@ WHOLE, STOPPED = "#1f5fbf", "#9a9a9a"
 def write_search_report(
     search: Search, tried: Plan, plan: Plan, table: Table, wanted: list[Trial], folder: Path
 ) -> str:
-    """search.md, search.png and found.json of the trials that are finished; the Markdown.
+    """Returns search.md, search.png and found.json of the trials that are finished; the Markdown.
 
     tried: with the settings as its methods. plan: as it was before the search, whose methods
         found.json has beside the best settings.
@@ -60,7 +60,7 @@ stopped there. The best of many looks better than it is: try it on other subject
 def table_of(
     search: Search, settings: dict[str, dict], ranking: list[str], rows: Rows, most: int
 ) -> str:
-    """Markdown, a row a setting, best first."""
+    """Returns Markdown, a row a setting, best first."""
     scores = list(search.objective)
     shown = [*scores, *(["megabytes"] if "megabytes" not in scores else [])]
     head = [*search.settings, "tried on", "score", *shown]
@@ -75,7 +75,7 @@ def table_of(
 
 
 def chart(search: Search, settings: dict[str, dict], rows: Rows, most: int) -> np.ndarray:
-    """uint8 RGB: a panel for each that was varied, its value across, the score up."""
+    """Returns uint8 RGB: a panel for each that was varied, its value across, the score up."""
     names = search.settings
     figure = blank(1.0 + PANEL * len(names), HEIGHT, layout="constrained")
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]

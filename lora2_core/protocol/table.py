@@ -21,15 +21,15 @@ Rows = dict[Trial, dict[str, float | None]]
 
 
 def line(values: list) -> str:
-    """One line of CSV; empty for None."""
+    """Returns one line of CSV; empty for None."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerow(["" if v is None else v for v in values])
     return text.getvalue()
 
 
 def read_rows(path: Path) -> tuple[Rows, int]:
-    """The rows of a table and the bytes of its whole lines, while another process may write it;
-    ValueError for another kind of file.
+    """Returns the rows of a table and the bytes of its whole lines, while another process may write
+    it; ValueError for another kind of file.
     """
     data = path.read_bytes() if path.is_file() else b""
     whole = data[: data.rfind(b"\n") + 1]
@@ -45,7 +45,7 @@ def read_rows(path: Path) -> tuple[Rows, int]:
 
 
 def rows_of(rows: Mapping[Trial, Mapping], method: str) -> list[Mapping]:
-    """Those of a method."""
+    """Returns those of a method."""
     return [row for trial, row in rows.items() if trial.method == method]
 
 
@@ -75,9 +75,9 @@ class Table:
         self.rows[trial] = row
 
     def finished(self, wanted: list[Trial]) -> Rows:
-        """The rows of those that are, in their order."""
+        """Returns the rows of those that are, in their order."""
         return {trial: self.rows[trial] for trial in wanted if trial in self.rows}
 
     def missing(self, wanted: list[Trial]) -> list[Trial]:
-        """Those that are not finished, in their order."""
+        """Returns those that are not finished, in their order."""
         return [trial for trial in dict.fromkeys(wanted) if trial not in self.rows]

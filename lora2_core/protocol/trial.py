@@ -34,7 +34,9 @@ LAST = 50  # steps whose mean loss is told
 
 
 def load_checkpoint(name: str):
-    """(MODEL, CLIP, VAE) of the playground, of a name in the checkpoints folder, or of a file."""
+    """Returns (MODEL, CLIP, VAE) of the playground, of a name in the checkpoints folder, or of a
+    file.
+    """
     if name == PLAYGROUND:
         return load_playground(asset.load())
     path = folder_paths.get_full_path("checkpoints", name) or name
@@ -47,14 +49,14 @@ def load_checkpoint(name: str):
 
 
 def load_encoders(plan: Plan) -> Encoders:
-    """Those of the plan's folders."""
+    """Returns those of the plan's folders."""
     clip = clip_features(Path(plan.clip_folder)) if plan.clip_folder else (None, None)
     dino = dino_features(Path(plan.dino_folder)) if plan.dino_folder else None
     return Encoders(dino, *clip)
 
 
 def real_pictures(folder: Path) -> list[Tensor]:
-    """[1, height, width, 3] of 0 to 1, in order of name."""
+    """Returns [1, height, width, 3] of 0 to 1, in order of name."""
     files = [picture.path for picture in scan(folder, folder.parent).pictures]
     return [torch.from_numpy(decode(path.read_bytes()).copy())[None] for path in files]
 
@@ -78,7 +80,9 @@ class Workshop:
             self.model, self.clip, self.vae = load_checkpoint(plan.checkpoint)
 
     def execute(self, trial: Trial) -> dict[str, float]:
-        """The numbers of a trial's row; pictures, scores of prompts and the adapter are kept."""
+        """Returns the numbers of a trial's row; pictures, scores of prompts and the adapter are
+        kept.
+        """
         with torch.inference_mode():
             return self._execute(trial)
 
@@ -112,7 +116,7 @@ class Workshop:
         return row | vars(Score.mean([each.score for each in scores]))
 
     def train(self, subject: Subject, choices: dict) -> Outcome:
-        """An adapter of a subject's pictures, squares from their centres."""
+        """Returns an adapter of a subject's pictures, squares from their centres."""
         text = self.plan.caption.format(**{"token": self.plan.token, "class": subject.kind})
         settings = DatasetSettings(text, self.plan.resolution, buckets=False)
         told = subject.name, self.clip, self.vae, settings, lambda done, of: None
@@ -124,8 +128,8 @@ class Workshop:
         return outcome
 
     def draw(self, model, clip, prompt: str, seed: int) -> Tensor:
-        """The plan's number of pictures [B, height, width, 3], alike for all methods but for the
-        adapter.
+        """Returns the plan's number of pictures [B, height, width, 3], alike for all methods but
+        for the adapter.
         """
         how = self.plan.sampling
         form = model.get_model_object("latent_format")

@@ -30,8 +30,8 @@ class Line:
 
 
 def parse(text: str) -> list[Line]:
-    """Each line; empty ones and those that begin with # say nothing. ValueError for anything
-    else.
+    """Returns each line; empty ones and those that begin with # say nothing. ValueError for
+    anything else.
     """
     found = []
     for line in filter(None, (line.strip() for line in text.splitlines())):
@@ -63,8 +63,8 @@ def parse(text: str) -> list[Line]:
 
 
 def lines_of(text: str, names: Iterable[str]) -> dict[str, Line]:
-    """The line that speaks of each layer, for those that one does; ValueError for a line that no
-    layer heeds.
+    """Returns the line that speaks of each layer, for those that one does; ValueError for a line
+    that no layer heeds.
     """
     lines = parse(text)
     found = {

@@ -121,7 +121,7 @@ class Paper(Fixed):
         return target if own is None else own
 
     def keep_valid(self, parameter: Tensor) -> None:
-        """A raw rate may step across zero, where f is no importance any more."""
+        """Keeps a raw rate from stepping across zero, where f is no importance any more."""
         parameter.clamp_(min=SMALLEST_RATE)
 
     def weights(
@@ -162,7 +162,7 @@ class Adaptive(Fixed):
         return stable_weights(rates, ranks, mean_rank, length)
 
     def std(self, init: str, weights: Tensor, fan_in: int) -> float:
-        """The stable weights scale by themselves, so `matched` is an ordinary LoRA's."""
+        """Returns the stable weights scale by themselves, so `matched` is an ordinary LoRA's."""
         return paper_std(weights) if init == "paper" else plain_std(fan_in)
 
     def rate_learning_rate(self, learning_rate: float, steps: int) -> float:

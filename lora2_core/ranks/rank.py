@@ -17,17 +17,17 @@ GUARD = 1e-3  # keeps ceil from jumping a rank up on fp32 rounding
 
 
 def rate_for(rank: float, quantile: float = 0.9) -> float:
-    """The rate whose rank is `rank`: nu = -ln(1 - k) / D."""
+    """Returns the rate whose rank is `rank`: nu = -ln(1 - k) / D."""
     return -math.log1p(-quantile) / rank
 
 
 def continuous_rank(rates: Tensor, quantile: float = 0.9) -> Tensor:
-    """The rank before rounding, differentiable: -ln(1 - k) / nu, shape as `rates`."""
+    """Returns the rank before rounding, differentiable: -ln(1 - k) / nu, shape as `rates`."""
     return -math.log1p(-quantile) / rates
 
 
 def rank_of(rates: Tensor, quantile: float, max_ranks: Tensor) -> Tensor:
-    """D = ceil(-ln(1 - k) / nu - 1e-3) clamped to [1, max_ranks], int64; a rate <= 0 means
+    """Returns d = ceil(-ln(1 - k) / nu - 1e-3) clamped to [1, max_ranks], int64; a rate <= 0 means
     max_ranks.
     """
     rank = continuous_rank(rates.detach(), quantile)
@@ -36,30 +36,32 @@ def rank_of(rates: Tensor, quantile: float, max_ranks: Tensor) -> Tensor:
 
 
 def nearest_rank(rates: Tensor, quantile: float, max_ranks: Tensor) -> Tensor:
-    """-ln(1 - k) / nu rounded to the nearest, in [0, max_ranks], int64: a rate that hovers about a
-    rank does not move it, and a layer can be given up.
+    """Returns -ln(1 - k) / nu rounded to the nearest, in [0, max_ranks], int64: a rate that hovers
+    about a rank does not move it, and a layer can be given up.
     """
     return continuous_rank(rates.detach(), quantile).round().minimum(max_ranks).long()
 
 
 def importance(rates: Tensor, length: int) -> Tensor:
-    """f(i; nu) = exp(-nu i) - exp(-nu (i + 1)) for i = 0 .. length - 1: shape (layers, length)."""
+    """Returns f(i; nu) = exp(-nu i) - exp(-nu (i + 1)) for i = 0 .. length - 1: shape (layers,
+    length).
+    """
     i = torch.arange(length, device=rates.device, dtype=rates.dtype)
     return torch.exp(-rates[:, None] * i) * -torch.expm1(-rates)[:, None]
 
 
 def relative_importance(rates: Tensor, length: int) -> Tensor:
-    """f(i; nu) / f(0; nu) = exp(-nu i): the same order with 1 at the first position, (layers,
-    length).
+    """Returns f(i; nu) / f(0; nu) = exp(-nu i): the same order with 1 at the first position,
+    (layers, length).
     """
     i = torch.arange(length, device=rates.device, dtype=rates.dtype)
     return torch.exp(-rates[:, None] * i)
 
 
 def stable_weights(rates: Tensor, ranks: Tensor, mean_rank: float | Tensor, length: int) -> Tensor:
-    """exp(-nu i), scaled so that each layer moves as far in a step as a plain LoRA of `mean_rank`
-    at scale 1, whatever its own rank D is now: the learning rate that suits the one suits the
-    other. (layers, length); mean_rank of each layer, where they differ, is (layers, 1).
+    """Returns exp(-nu i), scaled so that each layer moves as far in a step as a plain LoRA of
+    `mean_rank` at scale 1, whatever its own rank D is now: the learning rate that suits the one
+    suits the other. (layers, length); mean_rank of each layer, where they differ, is (layers, 1).
 
     Steps of positions that learn the same thing add up, so sum_{i < D} of the weights is
     `mean_rank` at most; those of independent ones add up in squares, so that of their squares is
@@ -74,24 +76,25 @@ def stable_weights(rates: Tensor, ranks: Tensor, mean_rank: float | Tensor, leng
 
 
 def paper_std(weights: Tensor) -> float:
-    """Standard deviation of lora_down in the paper: sqrt(2) / sqrt(sum_j f(j)^2)."""
+    """Returns standard deviation of lora_down in the paper: sqrt(2) / sqrt(sum_j f(j)^2)."""
     return math.sqrt(2) / math.sqrt(float(weights.square().sum()))
 
 
 def plain_std(fan_in: int) -> float:
-    """Standard deviation of an ordinary LoRA's lora_down (kaiming-uniform, a = sqrt(5)): 1 /
-    sqrt(3 fan_in).
+    """Returns standard deviation of an ordinary LoRA's lora_down (kaiming-uniform, a = sqrt(5)): 1
+    / sqrt(3 fan_in).
     """
     return 1 / math.sqrt(3 * fan_in)
 
 
 def matched_std(weights: Tensor, fan_in: int) -> float:
-    """Standard deviation of lora_down at which the weighted rows have, on average, the variance 1 /
-    (3 fan_in) of an ordinary LoRA (kaiming-uniform, a = sqrt(5)): sqrt(D / (3 in sum_j f(j)^2)).
+    """Returns standard deviation of lora_down at which the weighted rows have, on average, the
+    variance 1 / (3 fan_in) of an ordinary LoRA (kaiming-uniform, a = sqrt(5)): sqrt(D / (3 in sum_j
+    f(j)^2)).
     """
     return math.sqrt(weights.numel() / (3 * fan_in * float(weights.square().sum())))
 
 
 def rank_loss(rates: Tensor, target_rate: float | Tensor) -> Tensor:
-    """L_rank = sum over layers of |nu - nu*|, a scalar."""
+    """Returns L_rank = sum over layers of |nu - nu*|, a scalar."""
     return (rates - target_rate).abs().sum()

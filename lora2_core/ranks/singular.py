@@ -9,7 +9,7 @@ SLACK = 1e-13  # of the mean square: keeps rows that depend on each other from s
 
 
 def singular_turn(gram_up: Tensor, gram_down: Tensor) -> tuple[Tensor, Tensor]:
-    """(turn, inverse), both [rank, rank] in fp64, for the update U D.
+    """Returns (turn, inverse), both [rank, rank] in fp64, for the update U D.
 
     gram_up = U^T U and gram_down = D D^T. The rows of turn D are orthonormal, the columns of
     U inverse are orthogonal and as long as the singular values, which fall. With gram_down = L L^T

@@ -23,7 +23,8 @@ NOISE = 0.03  # of the mean position's worth: what lies above it is never noise
 
 
 def position_worth(lora_up: Tensor, second_moment: Tensor) -> Tensor:
-    """How much the loss would rise without a position, up to one factor for the whole model.
+    """Returns how much the loss would rise without a position, up to one factor for the whole
+    model.
 
     sum_o B_oi^2 E[(dL/dB_oi)^2], (rank,), of lora_up [out, rank] and Adam's running mean of its
     squared gradient: the diagonal second-order term with the empirical Fisher information as
@@ -33,15 +34,15 @@ def position_worth(lora_up: Tensor, second_moment: Tensor) -> Tensor:
 
 
 def tempered(worth: Tensor) -> Tensor:
-    """A layer's worths divided by the root of their sum: between absolute comparison of layers
-    (which leaves some with too little for pictures unseen in training) and none at all.
+    """Returns a layer's worths divided by the root of their sum: between absolute comparison of
+    layers (which leaves some with too little for pictures unseen in training) and none at all.
     """
     total = worth.sum()
     return worth / total**TEMPER if total > 0 else worth
 
 
 def mean_worth(worths: Sequence[Tensor]) -> float:
-    """The worth of a typical useful position: sum w^2 / sum w, which noise hardly moves."""
+    """Returns the worth of a typical useful position: sum w^2 / sum w, which noise hardly moves."""
     everything = torch.cat(list(worths))
     total = float(everything.sum())
     return float(everything.square().sum()) / total if total > 0 else 0.0
@@ -50,7 +51,7 @@ def mean_worth(worths: Sequence[Tensor]) -> float:
 def above_noise(
     worths: Sequence[Tensor], tolerance: float | None = None, evidence: float = 1.0
 ) -> list[int]:
-    """The ranks without what brings nothing.
+    """Returns the ranks without what brings nothing.
 
     With a tolerance: without the tails below tolerance * mean_worth. Without one: a tail goes only
     where it lies below NOISE * mean_worth and off a cliff: its first position is worth less than a

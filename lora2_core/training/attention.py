@@ -9,7 +9,8 @@ from torch import Tensor
 
 
 def attention_entropy(q: Tensor, k: Tensor, scale: float | None = None) -> Tensor:
-    """Mean over batch, heads and queries of -sum_j P log P, P = softmax(q k^T scale), in nats.
+    """Returns mean over batch, heads and queries of -sum_j P log P, P = softmax(q k^T scale), in
+    nats.
 
     q [..., queries, width], k [..., keys, width]; computed in fp32; scale defaults to width **
     -0.5.
@@ -42,6 +43,6 @@ class EntropyRecord:
             self.entropies.append(entropy)
 
     def take(self) -> Tensor:
-        """Mean over the recorded calls, a scalar (zero when nothing was recorded)."""
+        """Returns mean over the recorded calls, a scalar (zero when nothing was recorded)."""
         recorded, self.entropies, self.taken = self.entropies, [], True
         return torch.stack(recorded).mean() if recorded else torch.zeros(())

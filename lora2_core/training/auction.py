@@ -85,7 +85,7 @@ class AuctionPrice(NoPrice):
         return self.weight * (self.level or 0.0) * distance
 
     def allowed(self) -> float:
-        """Parameters at this step of the run."""
+        """Returns parameters at this step of the run."""
         ceiling = self.adapters.ceiling
         share = (self.index / self.steps - FIRST) / (SIZED - FIRST)
         return ceiling * max(1.0, self.first_size / ceiling) ** (1 - min(1.0, max(0.0, share)))
@@ -134,16 +134,16 @@ class AuctionPrice(NoPrice):
 
 
 def squared_gradients(optimizer: torch.optim.Optimizer, lora_up: Tensor, rank: int) -> Tensor:
-    """Adam's running mean of the squared gradient of the used positions, [out, rank]; zeros for a
-    layer that no forward pass has used yet.
+    """Returns Adam's running mean of the squared gradient of the used positions, [out, rank]; zeros
+    for a layer that no forward pass has used yet.
     """
     state = optimizer.state.get(lora_up, {})
     return state["exp_avg_sq"][:, :rank] if state else torch.zeros_like(lora_up[:, :rank])
 
 
 def singular_worth(lora_up: Tensor, squares: Tensor, turn: tuple[Tensor, Tensor] | None) -> Tensor:
-    """position_worth of the singular directions of an update, (rank,): of lora_up and its squared
-    gradients [out, rank] once they are turned; as they are where there is no update yet.
+    """Returns position_worth of the singular directions of an update, (rank,): of lora_up and its
+    squared gradients [out, rank] once they are turned; as they are where there is no update yet.
     """
     if turn is not None:
         there, inverse = (t.to(lora_up.dtype) for t in turn)

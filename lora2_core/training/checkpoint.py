@@ -57,12 +57,12 @@ class Card:
 
 
 def layers_of(run: Run) -> list[list]:
-    """[name, out, fan_in] of every adapted layer."""
+    """Returns [name, out, fan_in] of every adapted layer."""
     return [[n, c.fan_out, c.fan_in] for n, c in run.adapters.components.items()]
 
 
 def digest(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> str:
-    """SHA-256 of names, kinds, shapes and values, and of the texts."""
+    """Returns SHA-256 of names, kinds, shapes and values, and of the texts."""
     found = hashlib.sha256(json.dumps(dict(sorted(texts.items()))).encode())
     for name, tensor in sorted(tensors.items()):
         found.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
@@ -72,7 +72,9 @@ def digest(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> str:
 
 
 def encode(run: Run, card: Card) -> bytes:
-    """The bytes of a checkpoint of the run. ValueError inside an update, or for NaN in it."""
+    """Returns the bytes of a checkpoint of the run. ValueError inside an update, or for NaN in
+    it.
+    """
     if not run.whole:
         raise ValueError("The run is inside an update: a checkpoint is taken between two steps.")
     tensors: dict[str, Tensor] = {}
@@ -87,7 +89,7 @@ def encode(run: Run, card: Card) -> bytes:
 
 
 def apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors, none in the memory of another, which a file can't hold."""
+    """Returns the same tensors, none in the memory of another, which a file can't hold."""
     seen, found = set(), {}
     for name, tensor in tensors.items():
         place = tensor.untyped_storage().data_ptr()
@@ -97,7 +99,9 @@ def apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def texts_of(header: Header) -> dict[str, str]:
-    """The metadata by KEYS; ValueError when it is no checkpoint or one of another version."""
+    """Returns the metadata by KEYS; ValueError when it is no checkpoint or one of another
+    version.
+    """
     name = header.name
     if ENTRY not in header.metadata:
         raise ValueError(f"{name} is no checkpoint of LoRA2 Train.")
@@ -116,7 +120,7 @@ def texts_of(header: Header) -> dict[str, str]:
 
 
 def card_of(texts: Mapping[str, str], name: str) -> Card:
-    """The card, its fields checked."""
+    """Returns the card, its fields checked."""
     kinds = {
         "run": str, "order": int, "step": int, "settings": dict, "layers": list, "pictures": list
     }  # fmt: skip
@@ -130,13 +134,17 @@ def card_of(texts: Mapping[str, str], name: str) -> Card:
 
 
 def read_card(path: Path) -> Card:
-    """The card from the header alone, unverified. ValueError or OSError when it can't be read."""
+    """Returns the card from the header alone, unverified. ValueError or OSError when it can't be
+    read.
+    """
     header = read_header(path, longest=LONGEST)
     return card_of(texts_of(header), header.name)
 
 
 def decode(path: Path) -> tuple[Card, dict]:
-    """The card and the state of a file, verified; ValueError in one sentence that names it."""
+    """Returns the card and the state of a file, verified; ValueError in one sentence that names
+    it.
+    """
     header, payload = read(path, texts_of, longest=LONGEST)
     texts, tensors, name = texts_of(header), header.tensors(payload), header.name
     if digest(tensors, {k: v for k, v in texts.items() if k != "hash"}) != texts["hash"]:
@@ -150,8 +158,9 @@ def decode(path: Path) -> tuple[Card, dict]:
 
 
 def resume(run: Run, path: Path, settings: Mapping) -> Card:
-    """A fresh run goes on where the file's left off. ValueError in one sentence that names the file
-    when it is damaged, or of another version, model or settings; the run is then of no use.
+    """Returns a fresh run goes on where the file's left off. ValueError in one sentence that names
+    the file when it is damaged, or of another version, model or settings; the run is then of no
+    use.
     """
     card, state = decode(path)
     there, here = card.layers, layers_of(run)
@@ -170,7 +179,7 @@ def resume(run: Run, path: Path, settings: Mapping) -> Card:
 
 
 def layers_differ(there: list, here: list) -> str:
-    """The first layer that is not the same."""
+    """Returns the first layer that is not the same."""
     if len(there) != len(here):
         return f"it has {len(there)} trained layers, and there are {len(here)} here"
     one, other = next((a, b) for a, b in zip(there, here, strict=True) if a != b)
@@ -179,7 +188,9 @@ def layers_differ(there: list, here: list) -> str:
 
 
 def differences(there: Mapping, here: Mapping) -> str:
-    """`steps 500 there, 400 here` for each setting that is not the same; "" when all are."""
+    """Returns `steps 500 there, 400 here` for each setting that is not the same; "" when all
+    are.
+    """
     here = json.loads(json.dumps(dict(here)))  # as a file gives them back
     names = [k for k in dict(there) | here if there.get(k) != here.get(k)]
     told = [f"{k} {shown(there.get(k))} there, {shown(here.get(k))} here" for k in names[:NAMED]]
@@ -189,7 +200,9 @@ def differences(there: Mapping, here: Mapping) -> str:
 
 
 def longer(there: Mapping, here: Mapping) -> str:
-    """What to do instead where the run shall have more steps than it had; "" where it shall not."""
+    """Returns what to do instead where the run shall have more steps than it had; "" where it shall
+    not.
+    """
     steps = there.get("steps"), here.get("steps")
     if not all(isinstance(n, int) for n in steps) or steps[1] <= steps[0]:
         return ""
@@ -200,6 +213,6 @@ def longer(there: Mapping, here: Mapping) -> str:
 
 
 def shown(value: object) -> str:
-    """A value in a sentence."""
+    """Returns a value in a sentence."""
     text = "none" if value is None else str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -14,7 +14,7 @@ EVERY = 25  # steps between two copies at most: one costs about two reads of the
 
 
 def copied(tree: Tree) -> Tree:
-    """The tree with copies of its tensors, on the CPU."""
+    """Returns the tree with copies of its tensors, on the CPU."""
     if isinstance(tree, Tensor):
         return tree.detach().to("cpu", copy=True)
     if isinstance(tree, dict):
@@ -38,7 +38,7 @@ class LastGood:
         self.copy = copied(state) | {"lora_up": ups}
 
     def finite(self) -> bool:
-        """Whether all values of the adapter are finite; one device sync."""
+        """Returns whether all values of the adapter are finite; one device sync."""
         adapters = self.run.adapters
         found = [adapters.rate_parameter.detach().isfinite().all()]
         for component in adapters.components.values():

@@ -19,27 +19,33 @@ def uniform(u: Tensor) -> Tensor:
 
 
 def logit_normal(u: Tensor) -> Tensor:
-    """Most in the middle: the sigmoid of a normal number (Stable Diffusion 3, arXiv 2403.03206)."""
+    """Draws most times in the middle: the sigmoid of a normal number (Stable Diffusion 3, arXiv
+    2403.03206).
+    """
     return torch.special.ndtri(u.clamp(min=2**-25)).sigmoid()
 
 
 def high_noise(u: Tensor) -> Tensor:
-    """Cubic: most where the composition is decided (T2I-Adapter, arXiv 2302.08453)."""
+    """Draws most times, by a cubic, where the composition is decided (T2I-Adapter, arXiv
+    2302.08453).
+    """
     return 1 - (1 - u) ** 3
 
 
 def low_noise(u: Tensor) -> Tensor:
-    """Cubic: most where details are decided."""
+    """Draws most times, by a cubic, where details are decided."""
     return (u**3).clamp(min=SMALLEST_TIME)
 
 
 def min_snr(snr: Tensor, gamma: float) -> Tensor:
-    """Of the error of the clean picture (arXiv 2303.09556)."""
+    """Returns the weight of the error of the clean picture (arXiv 2303.09556)."""
     return snr.clamp(max=gamma)
 
 
 def debiased(snr: Tensor, gamma: float) -> Tensor:
-    """Of the error of the clean picture: 1 / sqrt(SNR) of that of the noise (arXiv 2310.08442)."""
+    """Returns the weight of the error of the clean picture: 1 / sqrt(SNR) of that of the noise
+    (arXiv 2310.08442).
+    """
     return snr.sqrt()
 
 
@@ -91,14 +97,16 @@ class LossSettings:
         return self.min_timestep + span * SAMPLINGS[self.sampling](u)
 
     def offset(self, noise: Tensor, generator: torch.Generator) -> Tensor:
-        """The noise [B, channels, ...] with its offset, if there is one."""
+        """Returns the noise [B, channels, ...] with its offset, if there is one."""
         if self.noise_offset == 0:
             return noise
         shape = (*noise.shape[:2], *(1 for _ in noise.shape[2:]))
         return noise + self.noise_offset * torch.randn(shape, generator=generator).to(noise)
 
     def mean(self, error: Tensor, weights: Tensor | None) -> Tensor:
-        """The loss of a batch: errors [B, ...], one weight for each picture [B, 1, ...] or None."""
+        """Returns the loss of a batch: errors [B, ...], one weight for each picture [B, 1, ...] or
+        None.
+        """
         if self.huber > 0:
             zeros = torch.zeros_like(error)
             values = 2 * F.huber_loss(error, zeros, reduction="none", delta=self.huber)

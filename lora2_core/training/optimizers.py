@@ -23,7 +23,7 @@ Group = tuple[Parameters, float]  # lora_up and lora_down in turn, times the lea
 
 
 def check_optimizer(name: str, mode: Fixed) -> None:
-    """ValueError unless the optimizer is installed and can train in this mode."""
+    """Raises ValueError unless the optimizer is installed and can train in this mode."""
     package = PACKAGES.get(name)
     if package and find_spec(package) is None:
         raise ValueError(
@@ -38,7 +38,7 @@ def check_optimizer(name: str, mode: Fixed) -> None:
 
 
 def fused(parameters: Sequence[nn.Parameter | dict]) -> dict[str, bool]:
-    """How Adam is computed fastest where the parameters, or those of their groups, are."""
+    """Returns how Adam is computed fastest where the parameters, or those of their groups, are."""
     first = parameters[0]["params"][0] if isinstance(parameters[0], dict) else parameters[0]
     one_pass = first.device.type in FUSED
     return {"fused": one_pass, "foreach": not one_pass}
@@ -113,8 +113,8 @@ class TwoOptimizers:
         self.param_groups = [group for member in self.members for group in member.param_groups]
 
     def as_groups(self, groups: Sequence[Group]) -> list[dict]:
-        """Torch's groups, each with the decay that comes to the same over the run. ValueError for
-        an optimizer that has one learning rate only.
+        """Returns torch's groups, each with the decay that comes to the same over the run.
+        ValueError for an optimizer that has one learning rate only.
         """
         name, found = self.settings.optimizer, []
         for parameters, speed in groups:
@@ -131,16 +131,16 @@ class TwoOptimizers:
 
     @property
     def weight_groups(self) -> list[dict]:
-        """Torch's groups of the weights."""
+        """Returns torch's groups of the weights."""
         return self.param_groups[: len(self.speeds)]
 
     @property
     def weights(self) -> Parameters:
-        """lora_up and lora_down in turn; they are exchanged when ranks move."""
+        """Returns lora_up and lora_down in turn; they are exchanged when ranks move."""
         return [p for group in self.weight_groups for p in group["params"]]
 
     def set_rate(self, rate: float) -> None:
-        """The learning rate of the weights."""
+        """Sets the learning rate of the weights."""
         for group, speed in zip(self.weight_groups, self.speeds, strict=True):
             group["lr"] = rate * speed
 
@@ -150,7 +150,7 @@ class TwoOptimizers:
 
     @torch.no_grad()
     def step(self) -> None:
-        """One step of both, of the running means too."""
+        """Makes one step of both, of the running means too."""
         self.steps += 1
         trained = [p for p in self.weights if p.grad is not None]
         if self.settings.max_norm > 0:
@@ -175,7 +175,9 @@ class TwoOptimizers:
 
     @torch.no_grad()
     def take_means(self) -> list[tuple[nn.Parameter, torch.Tensor]]:
-        """The weights become their running means, where there are any; returns what they were."""
+        """Returns the weights become their running means, where there are any; returns what they
+        were.
+        """
         before = []
         for parameter in self.weights:
             if (mean := self.state.get(parameter, {}).get("ema")) is not None:

@@ -26,13 +26,13 @@ class Processes:
 
     @classmethod
     def joined(cls) -> Processes | None:
-        """Those of torch.distributed; None where this process is alone."""
+        """Returns those of torch.distributed; None where this process is alone."""
         if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
             return None
         return cls(dist.get_rank(), dist.get_world_size())
 
     def share(self, batch_size: int) -> slice:
-        """This process's part of a batch; ValueError where the parts would not be equal."""
+        """Returns this process's part of a batch; ValueError where the parts would not be equal."""
         part, rest = divmod(batch_size, self.count)
         if rest:
             raise ValueError(
@@ -43,7 +43,7 @@ class Processes:
 
     @torch.no_grad()
     def average(self, tensors: Sequence[Tensor]) -> None:
-        """Each becomes its mean over the processes, in place, in one exchange of fp32."""
+        """Makes each tensor its mean over the processes, in place, in one exchange of fp32."""
         if not tensors:
             return
         flat = torch.cat([t.detach().reshape(-1).float() for t in tensors])
@@ -54,7 +54,7 @@ class Processes:
             tensor.copy_(mean.view_as(tensor))
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean of a tensor over the processes; the tensor stays."""
+        """Returns the mean of a tensor over the processes; the tensor stays."""
         mean = value.detach().clone()
         self.average([mean])
         return mean

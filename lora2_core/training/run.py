@@ -96,7 +96,7 @@ class Run:
         loss_fn: Callable[[torch.Generator], Tensor],
         attention: EntropyRecord | None = None,
     ) -> Iterator[Step]:
-        """The steps that are left; see `train`."""
+        """Yields the steps that are left; see `train`."""
         adapters, optimizer, price, scale = self.adapters, self.optimizer, self.price, self.scale
         attention_weight = adapters.settings.attention_weight
         # what a step that was broken off left
@@ -154,7 +154,7 @@ class Run:
 
     @property
     def megabytes_allowed(self) -> float | None:
-        """The most MB that the settings allow, None where they set no limit."""
+        """Returns the most MB that the settings allow, None where they set no limit."""
         if not self.adapters.mode.limited:
             return None
         return self.adapters.ceiling * BYTES_PER_PARAMETER / MEGABYTE

@@ -20,7 +20,9 @@ Tree = dict | list | Tensor | float | int | bool | str | None
 
 
 def split(tree: Tree, tensors: dict[str, Tensor], path: str = "") -> object:
-    """The tree with its tensors moved to `tensors`, by their path: what is left fits in JSON."""
+    """Returns the tree with its tensors moved to `tensors`, by their path: what is left fits in
+    JSON.
+    """
     if torch.is_tensor(tree):
         tensors[path] = tree.detach()
         return {REFERENCE: path}
@@ -34,7 +36,7 @@ def split(tree: Tree, tensors: dict[str, Tensor], path: str = "") -> object:
 
 
 def joined(plain: object, tensors: Mapping[str, Tensor]) -> Tree:
-    """What `split` took apart."""
+    """Returns what `split` took apart."""
     if isinstance(plain, dict):
         if set(plain) == {REFERENCE}:
             return tensors[plain[REFERENCE]]
@@ -45,7 +47,7 @@ def joined(plain: object, tensors: Mapping[str, Tensor]) -> Tree:
 
 
 def captured(run: Run) -> dict:
-    """The state of a run between two steps; its tensors are the run's own, not copies."""
+    """Returns the state of a run between two steps; its tensors are the run's own, not copies."""
     adapters = run.adapters
     return {
         "adapters": {
@@ -67,7 +69,7 @@ def captured(run: Run) -> dict:
 
 
 def restore(run: Run, state: Mapping) -> None:
-    """A fresh run becomes the one that was captured. ValueError where the state doesn't fit it."""
+    """Makes a fresh run the one that was captured. ValueError where the state doesn't fit it."""
     adapters = run.adapters
     try:
         restore_adapters(adapters, state["adapters"])
@@ -109,7 +111,7 @@ def restore_adapters(adapters: Adapters, state: Mapping) -> None:
 
 
 def parameters_of(adapters: Adapters) -> dict[str, Tensor]:
-    """Everything that is trained by a name that stays."""
+    """Returns everything that is trained by a name that stays."""
     named = {"rates": adapters.rate_parameter}
     for name, component in adapters.components.items():
         named |= {f"lora_up/{name}": component.lora_up, f"lora_down/{name}": component.lora_down}
@@ -117,7 +119,7 @@ def parameters_of(adapters: Adapters) -> dict[str, Tensor]:
 
 
 def optimizer_state(optimizer: TwoOptimizers, adapters: Adapters) -> dict:
-    """What is remembered of every parameter, and the groups' own values."""
+    """Returns what is remembered of every parameter, and the groups' own values."""
     named = parameters_of(adapters)
     groups = [{k: g[k] for k in g if k not in DEVICES_OWN} for g in optimizer.param_groups]
     return {

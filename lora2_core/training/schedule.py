@@ -14,7 +14,7 @@ def late(index: int, steps: int, decay: float) -> float:
 
 
 def constant(index: int, steps: int, decay: float) -> float:
-    """Whole at every step."""
+    """Returns the full learning rate at every step."""
     return 1.0
 
 
@@ -24,7 +24,7 @@ def linear(index: int, steps: int, decay: float) -> float:
 
 
 def cosine(index: int, steps: int, decay: float) -> float:
-    """Half a cosine, from whole to zero (arXiv 1608.03983)."""
+    """Returns half a cosine, from the full learning rate to zero (arXiv 1608.03983)."""
     return (1 + math.cos(math.pi * index / steps)) / 2
 
 
@@ -32,8 +32,8 @@ SCHEDULES: dict[str, Schedule] = {f.__name__: f for f in (late, constant, linear
 
 
 def shares(schedule: str, steps: int, warmup: int, decay: float) -> list[float]:
-    """The share of the learning rate at every step: a straight rise over the `warmup` steps, then
-    the schedule over those that are left.
+    """Returns the share of the learning rate at every step: a straight rise over the `warmup`
+    steps, then the schedule over those that are left.
     """
     rising = [(index + 1) / (warmup + 1) for index in range(warmup)]
     left = steps - warmup

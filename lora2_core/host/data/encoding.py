@@ -23,7 +23,9 @@ SAMPLES = 64  # values of each weight that tell one model from another
 
 
 def fitted(picture: np.ndarray, crop: Crop, size: Size) -> Tensor:
-    """[height, width, 3] in [0, 1] cropped, mirrored and resized to [1, *size turned, 3]."""
+    """Returns [height, width, 3] in [0, 1] cropped, mirrored and resized to [1, *size turned,
+    3].
+    """
     box = picture[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
     image = torch.from_numpy(np.ascontiguousarray(box)).movedim(-1, 0)[None]
     if (crop.width, crop.height) != size:
@@ -34,8 +36,9 @@ def fitted(picture: np.ndarray, crop: Crop, size: Size) -> Tensor:
 
 
 def weights_identity(patcher) -> str | None:
-    """A hash of every weight's name, shape and some values, and of the patches on them; None when
-    weights can't be read, as those of a model that streams them, or are not all that counts.
+    """Returns a hash of every weight's name, shape and some values, and of the patches on them;
+    None when weights can't be read, as those of a model that streams them, or are not all that
+    counts.
     """
     swaps = patcher.object_patches
     if patcher.injections or not all(isinstance(v, PLAIN) for v in swaps.values()):
@@ -58,13 +61,13 @@ def weights_identity(patcher) -> str | None:
 
 
 def vae_identity(vae) -> str | None:
-    """What latents depend on besides the picture."""
+    """Returns what latents depend on besides the picture."""
     identity = weights_identity(vae.patcher)
     return identity and f"{identity} {vae.vae_dtype} {vae.spacial_compression_encode()}"
 
 
 def clip_identity(clip) -> str | None:
-    """What conditioning depends on besides the caption; None when hooks change it."""
+    """Returns what conditioning depends on besides the caption; None when hooks change it."""
     identity = weights_identity(clip.patcher)
     if identity is None or clip.patcher.forced_hooks is not None:
         return None
@@ -73,7 +76,9 @@ def clip_identity(clip) -> str | None:
 
 
 def to_tensors(conditioning: list) -> dict[str, Tensor] | None:
-    """A conditioning as named tensors; None when it holds anything but tensors and plain values."""
+    """Returns a conditioning as named tensors; None when it holds anything but tensors and plain
+    values.
+    """
     tensors, plain = {}, []
     for index, (cross, facts) in enumerate(conditioning):
         parts = {"": cross} | facts
@@ -89,7 +94,7 @@ def to_tensors(conditioning: list) -> dict[str, Tensor] | None:
 
 
 def from_tensors(tensors: dict[str, Tensor]) -> list:
-    """The conditioning that to_tensors took apart."""
+    """Returns the conditioning that to_tensors took apart."""
     plain = json.loads(bytes(tensors["plain"].tolist()))
     conditioning = [[tensors[f"{index}."], dict(facts)] for index, facts in enumerate(plain)]
     for name, tensor in tensors.items():
@@ -109,7 +114,7 @@ class Encoder:
         self.conditionings: dict[str, list] = {}
 
     def known_latent(self, digest: str, crop: Crop, size: Size) -> Tensor | None:
-        """The latent of a picture file with this SHA-256, if it was encoded before."""
+        """Returns the latent of a picture file with this SHA-256, if it was encoded before."""
         self.latents += 1
         key = self.latent_key(digest, crop, size)
         tensors = self.cache.read(key) if key else None
@@ -133,8 +138,8 @@ class Encoder:
         return samples
 
     def conditioning(self, caption: str) -> list:
-        """The conditioning of a caption, encoded once, which says its text; embeddings by name may
-        change, so captions that use them are not remembered on disk.
+        """Returns the conditioning of a caption, encoded once, which says its text; embeddings by
+        name may change, so captions that use them are not remembered on disk.
         """
         if caption not in self.conditionings:
             self.captions += 1
@@ -144,7 +149,7 @@ class Encoder:
         return self.conditionings[caption]
 
     def encode_caption(self, caption: str) -> list:
-        """From the disk if it can be."""
+        """Returns the encoded caption, from the disk if it can be."""
         key = None
         if self.identities[1] is not None and "embedding:" not in caption:
             key = key_of("caption", RECIPE, caption, self.identities[1])
@@ -158,7 +163,7 @@ class Encoder:
         return conditioning
 
     def report(self) -> str:
-        """How much was remembered."""
+        """Returns how much was remembered."""
         return (
             f"cache: {self.latents_found} of {self.latents} latents, "
             f"{self.captions_found} of {self.captions} captions"

@@ -46,9 +46,9 @@ def cache_folder() -> Path:
 def encode_picture(
     planned: Planned, settings: DatasetSettings, encoder: Encoder, reader: MaskReader
 ) -> tuple[list[tuple[Tensor, Tensor]], bool]:
-    """The latents of all crops of a picture, decoded only if one of them is new, with their masks,
-    and whether its file lacks its end. Crops of which nothing counts are left out; Unusable when
-    none is left.
+    """Returns the latents of all crops of a picture, decoded only if one of them is new, with their
+    masks, and whether its file lacks its end. Crops of which nothing counts are left out; Unusable
+    when none is left.
     """
     path, seen = planned.picture.path, planned.seen
     try:

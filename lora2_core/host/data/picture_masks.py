@@ -22,8 +22,8 @@ RECIPE = 2  # of decode, crop and resize: raised when a change of them makes old
 
 
 def fitted_mask(mask: Tensor, crop: Crop, shape: tuple[int, int]) -> Tensor:
-    """A mask [1, 1, height, width] of a whole picture as [1, *shape], its areas' means in the
-    picture's box, mirrored as the picture is.
+    """Returns a mask [1, 1, height, width] of a whole picture as [1, *shape], its areas' means in
+    the picture's box, mirrored as the picture is.
     """
     rows, columns = (
         slice(crop.top, crop.top + crop.height),
@@ -34,8 +34,8 @@ def fitted_mask(mask: Tensor, crop: Crop, shape: tuple[int, int]) -> Tensor:
 
 
 def whole_mask(data: bytes, size: Size, *, alpha: bool) -> Tensor:
-    """A mask's file, or a picture's transparency, as [1, 1, height, width] of the picture's own
-    size.
+    """Returns a mask's file, or a picture's transparency, as [1, 1, height, width] of the picture's
+    own size.
     """
     pixels = decode_mask(data, alpha=alpha)
     mask = torch.from_numpy(np.ascontiguousarray(pixels))[None, None]
@@ -54,8 +54,8 @@ class MaskReader:
     def masks(
         self, planned: Planned, data: bytes, crops: Sequence[Crop], shape: tuple[int, int]
     ) -> list[Tensor]:
-        """One mask [1, *shape] a crop, from the picture's mask file, else from its transparency,
-        which counts by its opacity, else ones. `data` is the picture's file.
+        """Returns one mask [1, *shape] a crop, from the picture's mask file, else from its
+        transparency, which counts by its opacity, else ones. `data` is the picture's file.
         """
         alpha = planned.picture.mask is None
         if alpha and not planned.seen.transparent:
@@ -85,9 +85,9 @@ class MaskReader:
         return made
 
     def ones(self, shape: tuple[int, int]) -> Tensor:
-        """One tensor for all pictures without a mask."""
+        """Returns one tensor for all pictures without a mask."""
         return self.blank.setdefault(shape, torch.ones(1, *shape))
 
     def report(self) -> str:
-        """How much was remembered, "" where there was nothing to ask for."""
+        """Returns how much was remembered, "" where there was nothing to ask for."""
         return f", {self.found} of {self.asked} masks" if self.asked else ""
