@@ -20,8 +20,8 @@ FOUND_ON_DISK = ("lora_name", "folder", "resume", "clip_folder", "dino_folder")
 def check_field(field: io.Input, value: object) -> None:
     """Raises ValueError in one sentence unless the field takes the value; sockets take any here."""
     if isinstance(field, (io.Int.Input, io.Float.Input)):
-        whole = isinstance(field, io.Int.Input)
-        check_range(field.id, value, field.min, field.max, whole=whole)
+        integer = isinstance(field, io.Int.Input)
+        check_range(field.id, value, field.min, field.max, integer=integer)
     elif isinstance(field, io.Boolean.Input):
         if not isinstance(value, bool):
             raise ValueError(f"{field.id} is {quoted(value)}: give true or false.")

@@ -43,11 +43,11 @@ class DatasetSettings:
 
     def __post_init__(self) -> None:
         check_text("caption", self.caption)
-        check_range("resolution", self.resolution, 16, 8192, whole=True)
-        check_range("crops", self.crops, 0, 100, whole=True)
-        check_range("shuffle_tags", self.shuffle_tags, 0, 100, whole=True)
+        check_range("resolution", self.resolution, 16, 8192, integer=True)
+        check_range("crops", self.crops, 0, 100, integer=True)
+        check_range("shuffle_tags", self.shuffle_tags, 0, 100, integer=True)
         check_range("caption_dropout", self.caption_dropout, 0, 0.5)
-        check_range("seed", self.seed, 0, 2**64 - 1, whole=True)
+        check_range("seed", self.seed, 0, 2**64 - 1, integer=True)
 
     @property
     def variants(self) -> int:

@@ -70,7 +70,7 @@ def examples(subject: str, count: int) -> tuple[list[Tensor], list[str]]:
     or count.
     """
     check_choice("subject", subject, tuple(NAMES))
-    check_range("pictures", count, 1, MOST_PICTURES, whole=True)
+    check_range("pictures", count, 1, MOST_PICTURES, integer=True)
     if subject == PHOTOGRAPHS:
         files = sorted((FOLDER / "photographs").glob("*.jpg"))[:count]
         pictures = [(np.asarray(Image.open(f).convert("RGB")), PHOTOGRAPH_CAPTION) for f in files]

@@ -46,11 +46,11 @@ class Plan:
     dino_folder: str = ""
 
     def __post_init__(self) -> None:
-        check_range("prompts", self.prompts, 1, 1000, whole=True)
-        check_range("images", self.images, 1, 1000, whole=True)
-        check_range("resolution", self.resolution, 16, 8192, whole=True)
+        check_range("prompts", self.prompts, 1, 1000, integer=True)
+        check_range("images", self.images, 1, 1000, integer=True)
+        check_range("resolution", self.resolution, 16, 8192, integer=True)
         for seed in self.seeds:
-            check_range("seeds", seed, 0, 2**63 - 1, whole=True)
+            check_range("seeds", seed, 0, 2**63 - 1, integer=True)
         if not self.methods or not self.seeds:
             raise ValueError("The plan has no methods or no seeds: give at least one of each.")
         if unknown := self.sampling.keys() - SAMPLING.keys():

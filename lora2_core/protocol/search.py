@@ -45,10 +45,10 @@ class Search:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_range("count", self.count, 1, 100_000, whole=True)
-        check_range("first", self.first, 1, 100_000, whole=True)
-        check_range("reduction", self.reduction, 2, 1000, whole=True)
-        check_range("seed", self.seed, 0, 2**63 - 1, whole=True)
+        check_range("count", self.count, 1, 100_000, integer=True)
+        check_range("first", self.first, 1, 100_000, integer=True)
+        check_range("reduction", self.reduction, 2, 1000, integer=True)
+        check_range("seed", self.seed, 0, 2**63 - 1, integer=True)
         if not isinstance(self.settings, dict) or not self.settings:
             raise ValueError("The search has no settings: name at least one, and what to try.")
         for name, space in self.settings.items():

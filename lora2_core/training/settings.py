@@ -47,13 +47,13 @@ class TrainSettings:
     warmup_steps: int = 0
 
     def __post_init__(self) -> None:
-        check_range("steps", self.steps, 1, 1_000_000, whole=True)
+        check_range("steps", self.steps, 1, 1_000_000, integer=True)
         check_range("learning_rate", self.learning_rate, 0, 10)
-        check_range("seed", self.seed, 0, 2**64 - 1, whole=True)
+        check_range("seed", self.seed, 0, 2**64 - 1, integer=True)
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
         check_range("max_norm", self.max_norm, 0, 1e6)
         check_range("ema", self.ema, 0, LARGEST_BETA)
-        check_range("warmup_steps", self.warmup_steps, 0, 1_000_000, whole=True)
+        check_range("warmup_steps", self.warmup_steps, 0, 1_000_000, integer=True)
         if self.schedule is not None:
             check_choice("schedule", self.schedule, tuple(SCHEDULES))
         for name, most in (("decay", 1), ("weight_decay", 1e3)):

@@ -44,8 +44,8 @@ class KeepSettings:
     resume: str = NONE
 
     def __post_init__(self) -> None:
-        check_range("every", self.checkpoint_every, 0, 1_000_000, whole=True)
-        check_range("keep_last", self.keep_last, 1, 1000, whole=True)
+        check_range("every", self.checkpoint_every, 0, 1_000_000, integer=True)
+        check_range("keep_last", self.keep_last, 1, 1000, integer=True)
         folder_of(self.checkpoint_name)
 
     @property
