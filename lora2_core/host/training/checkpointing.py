@@ -92,7 +92,7 @@ class Keeper:
     @property
     def moment(self) -> tuple[int, int]:
         """What tells one state of the run from another."""
-        return len(self.run.losses), self.run.bad
+        return len(self.run.losses), self.run.bad_steps
 
     def after(self, step: int) -> None:
         """Writes a checkpoint where one is due."""
@@ -102,7 +102,8 @@ class Keeper:
 
     def rescue(self) -> None:
         """Writes the state in which a run ended early; inside an update there is none."""
-        if self.settings.checkpoint_every > 0 and self.run.whole and self.moment != self.kept:
+        run, changed = self.run, self.moment != self.kept
+        if self.settings.checkpoint_every > 0 and run.between_steps and changed:
             self.write()
 
     def write(self) -> None:

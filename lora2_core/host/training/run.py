@@ -264,7 +264,7 @@ def steps_with_room(
         yield from steps()
         return
     except Exception as error:
-        if recomputing.on or not training.whole or not out_of_memory(error):
+        if recomputing.on or not training.between_steps or not out_of_memory(error):
             raise
         cleared(error)
     log.info(
