@@ -18,13 +18,13 @@ REVIEWS = 10
 # shares of the run: the first review, the point where the adapter has shrunk to the allowed size
 # (F: at 0.5 of the run +3.4%), and the last review
 FIRST, SIZED, LAST = 0.1, 0.2, 0.9
-# the share of the run and the number of steps after which reviews cut off noise: before, a layer
-# that learns late looks like noise
+# the share of the run and the number of steps from which reviews cut off noise: there the learning
+# rate begins to fall (FALLING in settings.py), and noise separates from signal
 JUDGED, SETTLED = 0.5, 100
 # the share of the run after which the learning rate is so low that noise no longer moves, and the
 # share of the evidence that is then enough; chosen on F's planted ranks
 LATE, LATE_EVIDENCE = 0.85, 0.5
-# in units of ln(nu), 0.25 being a quarter of a rank: nearer to its target than this, the pull on
+# in units of ln(nu), 0.25 being a quarter of the rank: nearer to its target than this, the pull on
 # nu fades, so that ranks come to rest
 NEAR = 0.25
 # the rank before rounding that stands for rank 0, for which nu would be infinite. F shows ranks of

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# the first and the largest scale; the largest fp16 number is about 2**16. As torch's GradScaler,
-# but begun lower, so that a run does not lose its first steps
+# the first and the largest scale; the largest fp16 number is about 2**16. Runs are short, so both
+# this start and GROWTH are lower than torch's GradScaler has them (2**16, 2000): fewer steps are
+# lost
 FIRST, LARGEST = 2.0**14, 2.0**16
 # good steps between two doublings
 GROWTH = 200

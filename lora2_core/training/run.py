@@ -20,8 +20,8 @@ from .settings import TrainSettings
 
 # optimizers whose learning rate means the same as Adam's
 ADAMS = ("adamw", "adam", "adamw8bit")
-# steps in a row that are not finite before the run ends: an fp16 overflow takes one or two, and
-# more of them would only draw further noise
+# steps in a row that are not finite before the run ends; an overflow of fp16 does not count while
+# the loss scale can still be halved
 PATIENCE = 5
 
 

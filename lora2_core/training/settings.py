@@ -10,7 +10,7 @@ from .schedule import SCHEDULES, shares
 
 OPTIMIZERS = ("adamw", "adam", "sgd", "adafactor", "prodigy", "adamw8bit")
 
-# above it, a running mean would hardly move in 100,000 steps
+# a running mean with this decay is one over 100,000 steps, more than a run has
 LARGEST_BETA = 0.99999
 # share of the run, at its end, over which the schedule `late` falls to zero (section F of
 # docs/results.md: with a constant learning rate the loss on unseen pictures is 24.6% higher)
