@@ -18,7 +18,7 @@ from ..atomic import write_atomic
 from ..files.tensor_file import read
 from ..saying import log
 
-# bytes of all files: 8 GB hold the latents of some 50,000 pictures at 1024 x 1024
+# bytes of all files: 8 GB hold the latents of some 30,000 pictures at 1024 x 1024 (SDXL)
 MOST_BYTES = 8 * 2**30
 # name of the tensor that holds the hash of the others
 DIGEST = "sha256"

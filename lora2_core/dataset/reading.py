@@ -149,7 +149,7 @@ def decode_mask(data: bytes, *, alpha: bool) -> np.ndarray:
             return opaque
         if is_deep(image):
             return deep_grey(image) * opaque
-        # in two steps, since a direct way would premultiply by the opacity; it is multiplied here
+        # colours as if nothing were transparent; the opacity makes transparent parts 0
         return np.asarray(image.convert("RGB").convert("L")).astype(np.float32) / 255 * opaque
 
 
