@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from einops import pack, unpack
 from torch import Tensor, nn
 
+from ..adapter.kernels import as_kernels, as_point_kernels
 from ..adapter.lora import RankedLora
 from ..ranks.layer_ranks import lines_of
 from ..ranks.rank import rate_for
 from ..ranks.settings import RankSettings
 from ..ranks.singular import singular_turn
 from ..units import BYTES_PER_PARAMETER, MEGABYTE
-from .layer import TILE, Component, as_kernels, as_point_kernels
+from .layer import TILE, Component
 from .moments import COPIES, Moments, moments_of
 from .starting import fill, starting_layers
 from .targets import components, find_layers
@@ -279,6 +281,5 @@ def _moved(tensors: list[Tensor], device: torch.device) -> list[Tensor]:
     """Returns the tensors on the device, moved with one copy for all of them."""
     if not tensors or tensors[0].device == device:
         return tensors
-    flat = torch.cat([t.flatten() for t in tensors]).to(device)
-    parts = flat.split([t.numel() for t in tensors])
-    return [part.view(t.shape) for part, t in zip(parts, tensors, strict=True)]
+    flat, shapes = pack(tensors, "*")
+    return unpack(flat.to(device), shapes, "*")

@@ -12,11 +12,11 @@ import math
 from collections.abc import Callable
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
+from ..adapter.kernels import as_kernels, as_point_kernels
 from .moments import Moments, exchanged, turned
 
 # rank positions: the matrix units of GPUs compute in multiples of 8
@@ -30,17 +30,6 @@ def is_adaptable(module: nn.Module) -> bool:
     if isinstance(module, nn.Conv2d):
         return module.groups == 1
     return hasattr(module, "in_features") and hasattr(module, "out_features")
-
-
-def as_kernels(down: Tensor, kernel: tuple[int, int]) -> Tensor:
-    """Returns lora_down [rank, fan_in] of a convolution as kernels [rank, channels, *kernel]."""
-    height, width = kernel
-    return rearrange(down, "rank (i h w) -> rank i h w", h=height, w=width)
-
-
-def as_point_kernels(up: Tensor) -> Tensor:
-    """Returns lora_up [out, rank] of a convolution as kernels of 1 x 1."""
-    return rearrange(up, "o rank -> o rank 1 1")
 
 
 class Component:

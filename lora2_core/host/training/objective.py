@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import comfy.model_sampling
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from einops import rearrange
 from torch import Tensor, nn
 
 from ...training.attention import EntropyRecord
@@ -146,7 +147,7 @@ def cross_attention(inner: nn.Module, record: EntropyRecord) -> Iterator[Callabl
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """[B, tokens, heads * width] to [B, heads, tokens, width]."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return rearrange(x, "b tokens (heads width) -> b heads tokens width", heads=heads)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import comfy.sample
 import comfy.samplers
 import folder_paths
 import torch
+from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
@@ -199,7 +200,7 @@ def zeroed(conditioning: list) -> list:
 def decode(vae, latent: Tensor) -> Image.Image:
     """The first picture (of a video, the first frame)."""
     picture = vae.decode(latent)
-    picture = picture.reshape(-1, *picture.shape[-3:])[0]
+    picture = rearrange(picture, "... h w rgb -> (...) h w rgb")[0]
     return Image.fromarray((picture.float().clamp(0, 1) * 255).round().byte().cpu().numpy())
 
 
