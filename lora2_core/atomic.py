@@ -14,12 +14,17 @@ try:
 except ImportError:  # Windows, which doesn't let a file be removed while it is open
     fcntl = None
 
-_being_written: set[str] = set()  # by other threads of this process
-OLD = 3600  # seconds after which nobody is still writing
+# names of the temporary files that threads of this process write
+_being_written: set[str] = set()
+# seconds without a change after which a temporary file counts as abandoned; where locks are seen,
+# a file without one is swept at once
+OLD = 3600
 
 
 def locked(file: BinaryIO) -> bool:
-    """Takes the lock of an open file, which ends with the process; False when another has it."""
+    """Locks an open file until the process ends; returns False when another process holds the
+    lock.
+    """
     if fcntl is None:
         return True
     try:
@@ -30,7 +35,7 @@ def locked(file: BinaryIO) -> bool:
 
 
 def sweep(folder: Path) -> None:
-    """Removes what processes that are gone left half written in a folder."""
+    """Removes the half-written files that dead processes left in a folder."""
     for orphan in folder.glob(".*.tmp"):
         if orphan.name in _being_written:
             continue
@@ -43,14 +48,16 @@ def sweep(folder: Path) -> None:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Temporary file in the same folder, fsync, rename, fsync of the folder, read back.
+    """Writes a file at once or not at all: a temporary file in the same folder, fsync, read back,
+    rename, fsync of the folder.
 
-    OSError when the folder can't be written or the bytes read back differ; the old file then stays.
+    Raises OSError when the folder can't be written or the bytes read back differ; the old file
+    then stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     _being_written.add(temporary.name)
-    temporary.unlink(missing_ok=True)  # a process that died may have had our number
+    temporary.unlink(missing_ok=True)  # a dead process may have had our process number
     try:
         with open(temporary, "xb") as file:
             locked(file)  # for `sweep`
@@ -70,7 +77,7 @@ def write_atomic(path: Path, data: bytes) -> None:
         try:
             os.fsync(folder)
         except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # not every file system has it
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems can't
                 raise
         finally:
             os.close(folder)

@@ -1,8 +1,8 @@
-"""Names of files and folders that a workflow gives, which may come from anyone: they lie below a
-folder, by the name alone, and what is written has a name that every platform allows.
+"""Names of files and folders that come from a workflow, which anyone may have written.
 
-Links that stand in that folder are followed, as the host does: only somebody with access to the
-disk can have put them there, and who has that needs no workflow.
+A name must lead to a path below its folder, judged by the name alone, and a name to write must be
+allowed on every platform. Links inside that folder are followed, as the host does: only somebody
+with access to the disk can make them, and such a person needs no workflow to do harm.
 """
 
 from __future__ import annotations
@@ -13,31 +13,30 @@ import re
 import unicodedata
 from pathlib import Path
 
-LONGEST_PART, LONGEST = 180, 800  # bytes in UTF-8: a file system takes 255, with our own endings
+# bytes in UTF-8, of one part and of a name with all its folders: file systems allow 255 a part,
+# from which counters and endings such as _00001_.safetensors are left over
+LONGEST_PART, LONGEST = 180, 800
+# names that Windows keeps for devices, with any ending
 DEVICES = re.compile(
     r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3])\s*(\..*)?", re.I
 )
-FORBIDDEN = set('<>:"|?*')  # by Windows
-UNSEEN = (
-    "Cc",
-    "Cf",
-    "Cs",
-    "Co",
-    "Cn",
-    "Zl",
-    "Zp",
-)  # controls, marks that turn text
+# characters that Windows forbids in names
+FORBIDDEN = set('<>:"|?*')
+# Unicode categories of characters that nobody sees, such as controls and marks that turn text round
+UNSEEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
 def quoted(name: object) -> str:
-    """A name, or any value, in a sentence: on one line, of a length that can be read."""
+    """Returns the repr of a name or any value for use in a sentence: one line, 100 characters at
+    most.
+    """
     text = " ".join(repr(name).split())
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def parts_of(name: object) -> list[str] | None:
-    """The parts of a relative path with either kind of slash; None for anything else, so that no
-    disk or network is asked for it.
+    """Returns the parts of a relative path, split at / and \\; None for anything else. Neither disk
+    nor network is asked.
     """
     if not isinstance(name, str) or "\0" in name or name.startswith(("/", "\\")):
         return None
@@ -46,8 +45,8 @@ def parts_of(name: object) -> list[str] | None:
 
 
 def below(root: str | Path, name: object) -> Path | None:
-    """The path of something below a folder; None for a name that leads out of it. Nothing on the
-    disk is asked, so links are neither resolved nor refused.
+    """Returns the absolute path of a name below a folder; None for a name that leads out of it. The
+    disk is not asked, so links are neither resolved nor refused.
     """
     if (parts := parts_of(name)) is None:
         return None
@@ -58,14 +57,14 @@ def below(root: str | Path, name: object) -> Path | None:
         target = os.path.abspath(os.path.join(root, *parts))
         os.fsencode(target)
         inside = target != root and os.path.commonpath([root, target]) == root
-    except ValueError:  # characters that no path can have, or another drive
+    except ValueError:  # a character that no path can have, or another drive
         return None
     return Path(target) if inside else None
 
 
 def standing(root: str | Path, name: str) -> tuple[Path, str]:
-    """The last folder on the way to a name below root that is there, and the rest of the name: a
-    link on that way is passed here, and what comes after it is ordinary.
+    """Returns the deepest folder of a name below root that exists, and the rest of the name. Links
+    among the existing folders are thereby followed; no folder of the rest exists yet.
     """
     folder, parts = Path(root), parts_of(name)
     while len(parts) > 1 and os.path.isdir(folder / parts[0]):
@@ -74,14 +73,14 @@ def standing(root: str | Path, name: str) -> tuple[Path, str]:
 
 
 def readable(name: str) -> str:
-    """A name of the disk as text that can be shown, sent and stored: bytes that are no UTF-8, for
-    which Python puts half characters, become \\x and two digits.
+    """Returns the name of a file as text that can be shown, sent and stored: a byte that is not
+    UTF-8 becomes \\x and two digits.
     """
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def unportable(name: object) -> str | None:
-    """Why a name can't be written on every platform, None when it can."""
+    """Returns why some platform can't write a file of this name, None when all can."""
     parts = parts_of(name)
     if parts is None:
         return "it is no path below a folder"
@@ -92,8 +91,8 @@ def unportable(name: object) -> str | None:
             return "a part of it is empty"
         if any(unicodedata.category(c) in UNSEEN for c in part):
             return "it has a character that can't be seen"
-        if found := FORBIDDEN.intersection(part):
-            return f"Windows has no {min(found)} in names"
+        if forbidden := FORBIDDEN.intersection(part):
+            return f"Windows has no {min(forbidden)} in names"
         if part[-1] in " ." or part[0] == " ":
             return "a part of it begins with a space, or ends with one or a dot"
         if DEVICES.fullmatch(part):

@@ -1,6 +1,6 @@
-"""What the terminal is told. A run does not end because a terminal can't write a sign, or is gone.
+"""Messages to the terminal. A run must not end because a terminal is gone, or lacks a character.
 
-The log of the pack is `log`; no other module asks for a logger of its own.
+The whole pack logs through `log`; no other module makes a logger.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 
 def writable(text: str) -> str:
-    """Returns the text with escapes for what a stream of the terminal can't write."""
+    """Returns the text with escapes for the characters that the terminal can't write."""
     for stream in (sys.stdout, sys.stderr):
         encoding = getattr(stream, "encoding", None)
         try:
@@ -27,20 +27,20 @@ def writable(text: str) -> str:
 
 
 def ascii_only(text: str) -> str:
-    """Returns the text with escapes for all that isn't ASCII."""
+    """Returns the text with escapes for every character outside ASCII."""
     return text.encode("ascii", "backslashreplace").decode("ascii")
 
 
 class Log(logging.LoggerAdapter):
-    """A logger whose calls never raise: handlers that can't write raise what ends a run, and a
-    traceback that they print on the way may fail as well.
+    """A logger whose calls never raise. A handler that can't write would raise and end the run, and
+    so would the traceback that it prints of that.
     """
 
     def log(self, level: int, msg: object, *args, exc_info=None, **kwargs) -> None:
-        """Logs what the terminal can write; an error's traceback becomes part of the text."""
+        """Logs a message as `writable` text; the traceback of an error becomes part of it."""
         if not self.isEnabledFor(level):
             return
-        with contextlib.suppress(Exception):  # there is no other place to tell it
+        with contextlib.suppress(Exception):  # there is no other way left to report it
             text = str(msg) % args if args else str(msg)
             error = sys.exc_info()[1] if exc_info is True else exc_info
             if isinstance(error, BaseException):
@@ -53,16 +53,16 @@ log = Log(logging.getLogger("lora2"), {})
 
 
 def speakable(error: Exception) -> Exception:
-    """Returns the error, or one of its kind in signs that the terminal has: the host's own logging
-    of an exception whose text or traceback can't be written ends the thread that runs prompts.
+    """Returns the error, or one like it in characters that the terminal has. The host logs errors
+    itself: one whose text or traceback can't be written would end the thread that runs prompts.
     """
-    told = "".join(traceback.format_exception(error))
-    if writable(told) == told:
+    logged = "".join(traceback.format_exception(error))
+    if writable(logged) == logged:
         return error
     text = writable(str(error))
     try:
         plain = type(error)(text)
-    except Exception:  # a kind that is made of more than a text
+    except Exception:  # its class needs more than one text
         plain = RuntimeError(text)
     if writable(str(plain)) != str(plain) or str(plain) != text:
         plain = RuntimeError(text)
@@ -72,7 +72,7 @@ def speakable(error: Exception) -> Exception:
 
 
 def plainly(execute: Callable) -> Callable:
-    """Returns a node's execute whose errors are `speakable`."""
+    """Returns a node's execute, with its errors made `speakable`."""
 
     @functools.wraps(execute)
     def call(*args, **kwargs):

@@ -1,7 +1,8 @@
-"""Sizes: parameters and megabytes."""
+"""Units of size: bytes and megabytes."""
 
 from __future__ import annotations
 
-BYTES_PER_PARAMETER = 2  # an exported adapter is fp16 or bf16 unless asked otherwise
-
+# of a saved adapter, which is fp16 or bf16 unless fp32 is asked for
+BYTES_PER_PARAMETER = 2
+# bytes; as the sizes of downloads are given, not 2**20
 MEGABYTE = 1e6

@@ -24,7 +24,7 @@ def check_field(field: io.Input, value: object) -> None:
     """
     if isinstance(field, (io.Int.Input, io.Float.Input)):
         integer = isinstance(field, io.Int.Input)
-        check_range(field.id, value, field.min, field.max, whole=integer)
+        check_range(field.id, value, field.min, field.max, integer=integer)
     elif isinstance(field, io.Boolean.Input):
         if not isinstance(value, bool):
             raise ValueError(f"{field.id} is {quoted(value)}: give true or false.")

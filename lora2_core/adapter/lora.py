@@ -18,6 +18,7 @@ from torch import Tensor
 from ..checks import check_range
 from ..units import BYTES_PER_PARAMETER, MEGABYTE
 from .allocation import share_out
+from .kernels import as_kernels, as_matrix, as_point_kernels
 from .origin import Origin
 
 
@@ -83,20 +84,19 @@ class LoraLayer:
     def delta(self) -> Tensor:
         """Returns the dense update, [out, fan_in] or [out, in, kh, kw]."""
         product = self.up @ self.down
-        return product if self.kernel is None else product.view(len(product), -1, *self.kernel)
+        return product if self.kernel is None else as_kernels(product, self.kernel)
 
     def file_tensors(self) -> tuple[Tensor, Tensor]:
         """Returns (lora_up, lora_down) in file shapes: a convolution's have four dimensions."""
         if self.kernel is None:
             return self.up, self.down
-        channels = self.down.shape[1] // math.prod(self.kernel)
-        return self.up[:, :, None, None], self.down.view(self.rank, channels, *self.kernel)
+        return as_point_kernels(self.up), as_kernels(self.down, self.kernel)
 
     @classmethod
     def from_tensors(cls, up: Tensor, down: Tensor) -> LoraLayer:
         """Returns a layer of tensors in file shapes."""
         kernel = tuple(down.shape[2:]) if down.ndim == 4 else None
-        return cls(up.flatten(1), down.flatten(1), kernel)
+        return cls(as_matrix(up), as_matrix(down), kernel)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 BATCH = 16  # pictures that an encoder sees at once
@@ -76,7 +77,7 @@ def features(encode: Callable[[Tensor], Tensor], pictures: Sequence[Tensor]) -> 
     for batch in pictures:
         sizes.setdefault(batch.shape[1:], []).append(batch)
     parts = [encode(part) for alike in sizes.values() for part in torch.cat(alike).split(BATCH)]
-    return torch.cat([part.flatten(1) for part in parts])
+    return torch.cat([rearrange(part, "pictures ... -> pictures (...)") for part in parts])
 
 
 class Judge:

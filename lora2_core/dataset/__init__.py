@@ -1,1 +1,1 @@
-"""A folder of training pictures: reading, captions, buckets, crops, the cache."""
+"""A folder of training pictures: files, captions, buckets, crops, and a cache of tensors."""

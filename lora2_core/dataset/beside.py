@@ -1,4 +1,4 @@
-"""What belongs to a picture by its name: files of captions and masks beside it."""
+"""The caption and mask files of a picture, which lie beside it under its name."""
 
 from __future__ import annotations
 
@@ -10,21 +10,26 @@ from unicodedata import normalize
 from .reading import Unusable
 from .walking import File
 
+# far above any caption: a text encoder reads a few hundred words
 MOST_CAPTION_BYTES = 65536
-CAPTIONS = (".txt", ".caption")  # the first that is there counts
-MASK = "-masklabel"  # what follows the picture's name in that of its mask
+# endings of caption files; of several files, the one with the first of these endings counts
+CAPTIONS = (".txt", ".caption")
+# a mask is named like its picture, with this before the ending; OneTrainer names masks so
+MASK = "-masklabel"
 
 
 def mask_of(path: Path) -> str | None:
-    """The name of the picture that a file is the mask of, without its ending; None for no mask."""
+    """Returns the name, without an ending, of the picture that a mask file belongs to; None for a
+    file that is no mask.
+    """
     stem = path.stem
     return stem[: -len(MASK)] if stem.lower().endswith(MASK) and len(stem) > len(MASK) else None
 
 
 def names_of(path: Path) -> tuple[str, ...]:
-    """What a file beside a picture may be called, the best first: as the picture without its ending
-    or with it, else with capitals that differ. Accents may be written either way, since macOS takes
-    them apart.
+    """Returns the names that a file beside a picture may have, best first: the picture's without
+    its ending, or with it, then both without regard to capitals. Accents are joined to their
+    letters, which macOS stores apart.
     """
     exact = normalize("NFC", path.stem), normalize("NFC", path.name)
     return *exact, *(name.casefold() for name in exact)
@@ -33,33 +38,37 @@ def names_of(path: Path) -> tuple[str, ...]:
 def paired(
     pictures: Iterable[File], files: Iterable[tuple[str, File]]
 ) -> tuple[dict[Path, list[File]], list[File]]:
-    """The files of each picture, the best first, and those of no picture. Each comes with what it
-    is called without its own ending.
+    """Returns the files that belong to each picture, best first, and the files without a picture.
+
+    files: pairs of a name, without the ending that marks a caption or a mask, and the file.
     """
     known: dict[tuple, list[Path]] = {}
     for picture in pictures:
         for way, name in enumerate(names_of(picture.path)):
             known.setdefault((way, picture.path.parent, name), []).append(picture.path)
-    found: dict[Path, list[tuple]] = {}
-    lost = []
-    for called, file in files:
-        called = normalize("NFC", called)
-        for way, name in enumerate((called, called, called.casefold(), called.casefold())):
-            if described := known.get((way, file.path.parent, name)):
+    matches: dict[Path, list[tuple]] = {}
+    unmatched = []
+    for name, file in files:
+        name = normalize("NFC", name)
+        for way, tried in enumerate((name, name, name.casefold(), name.casefold())):
+            if described := known.get((way, file.path.parent, tried)):
                 ending = file.path.suffix
                 kind = CAPTIONS.index(ending.lower()) if ending.lower() in CAPTIONS else 0
                 for path in described:
                     order = way, kind, ending != ending.lower(), file.path.name
-                    found.setdefault(path, []).append((order, file))
+                    matches.setdefault(path, []).append((order, file))
                 break
         else:
-            lost.append(file)
-    ordered = {path: sorted(taken, key=lambda t: t[0]) for path, taken in found.items()}
-    return {path: [file for _, file in taken] for path, taken in ordered.items()}, lost
+            unmatched.append(file)
+    ordered = {path: sorted(ranked, key=lambda t: t[0]) for path, ranked in matches.items()}
+    return {path: [file for _, file in ranked] for path, ranked in ordered.items()}, unmatched
 
 
 def check_file(path: Path, what: str = "") -> None:
-    """Unusable unless it is a regular file, links followed; `what` begins the reason."""
+    """Raises Unusable unless the path, links followed, leads to a regular file.
+
+    what: the beginning of the reason, such as "its mask ".
+    """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise Unusable(f"{what}is no regular file" if what else "no regular file")
@@ -69,7 +78,7 @@ def check_file(path: Path, what: str = "") -> None:
 
 
 def read_caption(path: Path) -> str:
-    """The text of a caption file; Unusable when it is no text."""
+    """Returns the text of a caption file. Raises Unusable when it is no text."""
     check_file(path, "its caption ")
     try:
         if path.stat().st_size > MOST_CAPTION_BYTES:
@@ -80,10 +89,12 @@ def read_caption(path: Path) -> str:
 
 
 def text_of(data: bytes) -> str:
-    """UTF-8, or UTF-16 as Windows writes it, with or without its mark; Unusable for another
-    encoding: which one it is can't be known, and wrong words would be learned.
+    """Returns the text of bytes in UTF-8, or in UTF-16 with or without a byte order mark, as
+    Windows writes it. Raises Unusable for other encodings: they can't be told apart safely, and
+    wrong words would be learned.
     """
-    low, high = data[1::2].count(0), data[::2].count(0)  # half of UTF-16 in Latin letters
+    # UTF-16 of Latin letters has a zero in every second byte
+    low, high = data[1::2].count(0), data[::2].count(0)
     codec = "utf-8-sig"
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         codec = "utf-16"

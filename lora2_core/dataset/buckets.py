@@ -1,22 +1,26 @@
-"""Aspect-ratio buckets: the few sizes that pictures are scaled to, all of about one area."""
+"""Aspect-ratio buckets: the few sizes that pictures are scaled to, all with about one area."""
 
 from __future__ import annotations
 
 import math
 from functools import lru_cache
 
-Size = tuple[int, int]  # width, height in pixels
+# width and height in pixels
+Size = tuple[int, int]
 
-STEP = 64  # what sides are multiples of, as image models were trained
-WIDEST = 3.0  # a longer picture is cropped to this ratio of its sides
-FEWEST_STEPS = 4  # of a square's side, or too few shapes are left to choose from
+# pixels; sides of buckets are multiples of it, as image models were trained (SDXL, arXiv
+# 2307.01952)
+STEP = 64
+# the longer side over the shorter: a longer picture is cropped to this
+WIDEST = 3.0
+# the side of the square bucket in steps: with fewer, there are too few shapes
+FEWEST_STEPS = 4
 
 
 def step_for(resolution: int, ratio: int) -> int:
-    """What the sides of buckets are multiples of, for a VAE that shrinks pictures by `ratio`.
-
-    64, halved for small pictures until eight make a side, but never less than two latent pixels.
-    ValueError when the resolution is too small even then.
+    """Returns the pixels that the sides of buckets are multiples of, for a VAE that shrinks
+    pictures by `ratio`: 64, halved for small pictures until a side has eight steps, but at least
+    two pixels of the latent. Raises ValueError when the resolution is too small even then.
     """
     smallest = 2 * ratio
     if resolution < FEWEST_STEPS * smallest:
@@ -32,8 +36,8 @@ def step_for(resolution: int, ratio: int) -> int:
 
 @lru_cache
 def buckets(resolution: int, step: int) -> tuple[Size, ...]:
-    """Every (width, height) in multiples of step whose area is nearest to resolution² for its
-    longer side.
+    """Returns every bucket: the longer side is a multiple of step, the shorter one the multiple
+    that brings the area nearest to resolution².
     """
     square = multiple(resolution, step)
     sizes = {(square, square)}
@@ -45,7 +49,9 @@ def buckets(resolution: int, step: int) -> tuple[Size, ...]:
 
 
 def bucket_for(size: Size, resolution: int, step: int, *, square: bool = False) -> Size:
-    """The bucket whose aspect ratio is nearest to the picture's; only the square one if asked."""
+    """Returns the bucket whose aspect ratio is nearest to the picture's; the square bucket if
+    `square`.
+    """
     if square:
         return (multiple(resolution, step),) * 2
     wanted = math.log(size[0] / size[1])
@@ -53,10 +59,12 @@ def bucket_for(size: Size, resolution: int, step: int, *, square: bool = False) 
 
 
 def multiple(length: float, step: int) -> int:
-    """The multiple of step that is nearest to a length, at least one step."""
+    """Returns the multiple of step nearest to a length, at least one step."""
     return max(1, round(length / step)) * step
 
 
 def enlargement(size: Size, bucket: Size) -> float:
-    """How many times a picture is enlarged to fill its bucket; below 1 when it shrinks."""
+    """Returns the factor by which a picture is enlarged to fill its bucket; below 1 if it
+    shrinks.
+    """
     return max(bucket[0] / size[0], bucket[1] / size[1])

@@ -1,4 +1,4 @@
-"""Which part of a picture fills its bucket: the centre, or boxes that differ a little."""
+"""The part of a picture that fills its bucket: the centre, or random boxes near it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from random import Random
 
 from .buckets import Size
 
-LEAST_SIDE = 0.7  # of the largest box, that a random crop keeps
+# share of the largest box's side that a random crop has at least, so that it still shows the
+# subject
+LEAST_SIDE = 0.7
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A box of a picture in pixels, mirrored left to right if asked."""
+    """A box of a picture in pixels, to be mirrored left to right if `flip`."""
 
     left: int
     top: int
@@ -22,7 +24,9 @@ class Crop:
 
 
 def crop_to(size: Size, bucket: Size, generator: Random | None = None) -> Crop:
-    """The largest box of the bucket's shape, centred; with a generator a smaller one anywhere."""
+    """Returns the largest box of the bucket's shape, in the centre. With a generator it is smaller,
+    and anywhere in the picture.
+    """
     scale = min(size[0] / bucket[0], size[1] / bucket[1])
     if generator is not None:
         scale *= generator.uniform(LEAST_SIDE, 1)
@@ -35,8 +39,8 @@ def crop_to(size: Size, bucket: Size, generator: Random | None = None) -> Crop:
 
 
 def crops_of(size: Size, bucket: Size, *, extra: int, flip: bool, seed: str) -> list[Crop]:
-    """The centre crop and `extra` random ones, each also mirrored if asked; same seed, same
-    boxes.
+    """Returns the centre crop and `extra` random crops, with `flip` each also mirrored. The same
+    seed gives the same boxes.
     """
     generator = Random(seed)
     crops = [crop_to(size, bucket)] + [crop_to(size, bucket, generator) for _ in range(extra)]

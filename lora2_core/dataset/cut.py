@@ -1,18 +1,21 @@
-"""JPEG files whose end is missing, as broken downloads and full cards leave them."""
+"""JPEG files that lack their end, after a broken download or on a full memory card."""
 
 from __future__ import annotations
 
 import numpy as np
 from PIL import Image
 
+# markers of JPEG: of a file's begin, of each scan, of a file's end
 BEGIN, SCAN, END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
-GREY = (126, 129)  # what the decoder makes of blocks that are not there
-MOST_LOST = 1 / 8  # of a picture, that may be missing
+# range of the grey, of 0 to 255, in which the decoder shows missing blocks
+GREY = (126, 129)
+# share of a picture that may be missing: with more of it grey, grey would be learned
+MOST_LOST = 1 / 8
 
 
 def completed(data: bytes) -> tuple[bytes, bool]:
-    """A file with the end that a JPEG lacks, and whether it lacked it. With its marker the decoder
-    shows what there is; without, it refuses all of it.
+    """Returns a file, with the end marker added if a JPEG lacks it, and whether it did. Without the
+    marker the decoder refuses the file; with it, it shows the part that is there.
     """
     scan = data.rfind(SCAN) if data.startswith(BEGIN) else -1
     if scan < 0 or data.find(END, scan) >= 0:
@@ -21,8 +24,8 @@ def completed(data: bytes) -> tuple[bytes, bool]:
 
 
 def lost(image: Image.Image, data: bytes) -> float:
-    """The share of a completed JPEG that is missing: its lower part in plain grey, or all of it
-    where passes of a progressive one are missing.
+    """Returns the share of a completed JPEG that is missing: the plain grey at its end. A
+    progressive JPEG that lacks a pass counts as missing altogether.
     """
     if image.info.get("progressive") and not last_pass(data):
         return 1.0
@@ -35,8 +38,8 @@ def lost(image: Image.Image, data: bytes) -> float:
 
 
 def last_pass(data: bytes) -> bool:
-    """Whether the last pass that has begun brings details to their last bit, as those at the end
-    of a progressive JPEG do.
+    """Returns whether the last pass that has begun contains the last bit of the finest details,
+    which a progressive JPEG ends with.
     """
     scan = data.rfind(SCAN)
     header = data[scan + 4 : scan + 2 + int.from_bytes(data[scan + 2 : scan + 4], "big")]

@@ -1,4 +1,4 @@
-"""A folder of pictures with captions beside them: what is there, and what is left out and why."""
+"""The list of a folder's pictures, with captions and masks, and of what is left out and why."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ from .reading import Unusable
 from .walking import NEAR, File, walk
 
 MOST_REPEATS = 1000
+# a folder called N_name, as kohya's trainer has them: repeats, and a caption
 PREFIX = re.compile(r"(\d+)_(.*)", re.S)
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A file, the name that reports call it, how often it is repeated, its own caption (None
-    without a file of it) and the kind of that file, what a folder called N_name says instead, and
-    the file of its mask.
+    """A picture file.
+
+    name: its name in reports. repeats: how often it is repeated. caption: the text of its caption
+    file, None without one; caption_kind: that file's ending. folder_caption: the name in N_name, if
+    its folder is called so. mask: its mask file.
     """
 
     path: Path
@@ -36,9 +39,11 @@ class Picture:
 
 @dataclass
 class Listing:
-    """The usable pictures in order of name; the reasons of those left out, by name, and of captions
-    and masks that belong to none; the number of other files by their endings; the pictures whose
-    files are cut off.
+    """The files of a folder.
+
+    pictures: the usable ones, in order of name. skipped: reasons by the names of the others.
+    unused: reasons by the names of caption and mask files that no picture uses. others: the number
+    of other files, by ending. cut: names of pictures whose files lack their end.
     """
 
     pictures: list[Picture] = field(default_factory=list)
@@ -49,7 +54,9 @@ class Listing:
 
 
 def check_folder(root: str, name: str) -> Path:
-    """The folder of a name below root; ValueError when it is none or leads out of root."""
+    """Returns the folder that a name below root leads to. Raises ValueError when there is none, or
+    the name leads out of root.
+    """
     if not isinstance(name, str) or not name.strip() or "\0" in name:
         raise ValueError(f"folder is {quoted(name)}: choose a folder in the input folder.")
     if set(parts_of(name) or [".."]) <= {"", "."}:
@@ -67,7 +74,7 @@ def check_folder(root: str, name: str) -> Path:
 
 
 def repeats_of(folder: str) -> int:
-    """N of a folder called N_name, else 1."""
+    """Returns N of a folder called N_name, else 1."""
     match = PREFIX.match(folder)
     if match is None:
         return 1
@@ -81,50 +88,52 @@ def repeats_of(folder: str) -> int:
 
 
 def scan(folder: Path) -> Listing:
-    """Every picture of a folder and of its direct sub-folders; N_name ones are repeated N times.
-    Those in deeper ones are counted.
+    """Returns the files of a folder and of its direct sub-folders; pictures in a sub-folder called
+    N_name are repeated N times. Pictures in deeper folders are only counted.
     """
-    found, endings = Listing(), suffixes()
+    listing, endings = Listing(), suffixes()
     pictures: list[File] = []
     captions: list[tuple[str, File]] = []
     masks: list[tuple[str, File]] = []
     deep: Counter[tuple[str, ...]] = Counter()
-    for file in walk(folder, found.skipped):
-        ending, called = file.path.suffix.lower(), mask_of(file.path)
+    for file in walk(folder, listing.skipped):
+        ending, masked = file.path.suffix.lower(), mask_of(file.path)
         if len(file.folders) > NEAR:
-            deep[file.folders] += ending in (*endings, *OTHERS) and called is None
+            deep[file.folders] += ending in (*endings, *OTHERS) and masked is None
         elif ending in CAPTIONS:
             captions.append((file.path.stem, file))
-        elif ending in endings and called is not None:
-            masks.append((called, file))
+        elif ending in endings and masked is not None:
+            masks.append((masked, file))
         elif ending in endings:
             pictures.append(file)
         elif ending in OTHERS:
-            found.skipped[file.name] = f"{ending} can't be read here: convert it to png or jpg"
+            listing.skipped[file.name] = f"{ending} can't be read here: convert it to png or jpg"
         else:
-            found.others[readable(ending) or "no ending"] += 1
+            listing.others[readable(ending) or "no ending"] += 1
     for folders, count in (+deep).items():
         above = readable("/".join(folders[:-1]))
         reason = f"deeper than a sub-folder, pictures {count}: choose the folder {above} in it"
-        found.skipped[readable("/".join(folders)) + "/"] = reason
+        listing.skipped[readable("/".join(folders)) + "/"] = reason
     captions_of, no_captions = paired(pictures, captions)
     masks_of, no_masks = paired(pictures, masks)
-    found.unused = left("caption", captions_of, no_captions) | left("mask", masks_of, no_masks)
+    listing.unused = unused("caption", captions_of, no_captions) | unused(
+        "mask", masks_of, no_masks
+    )
     for file in pictures:
         try:
-            found.pictures.append(
+            listing.pictures.append(
                 picture_of(file, captions_of.get(file.path), masks_of.get(file.path))
             )
         except Unusable as reason:
-            found.skipped[file.name] = str(reason)
-    return found
+            listing.skipped[file.name] = str(reason)
+    return listing
 
 
-def left(what: str, chosen: dict[Path, list[File]], lost: list[File]) -> dict[str, str]:
-    """The captions or masks that no picture takes, with the reason: it has a better one, or it is
-    not there.
+def unused(what: str, chosen: dict[Path, list[File]], unmatched: list[File]) -> dict[str, str]:
+    """Returns the reason, by name, of each caption or mask file that no picture uses: the picture
+    has a better one, or is missing.
     """
-    reasons = {file.name: f"a {what} without its picture" for file in lost}
+    reasons = {file.name: f"a {what} without its picture" for file in unmatched}
     used = {files[0].path for files in chosen.values()}
     for path, (first, *others) in chosen.items():
         why = f"a second {what} of {readable(path.name)}: {readable(first.path.name)} is taken"
@@ -133,7 +142,9 @@ def left(what: str, chosen: dict[Path, list[File]], lost: list[File]) -> dict[st
 
 
 def picture_of(file: File, captions: list[File] | None, masks: list[File] | None) -> Picture:
-    """A picture with the first of its captions and masks; Unusable when one can't be used."""
+    """Returns a picture with the first of its captions and masks. Raises Unusable when one of these
+    files can't be used.
+    """
     check_file(file.path)
     caption, kind, mask = None, CAPTIONS[0], None
     if captions:
@@ -143,6 +154,6 @@ def picture_of(file: File, captions: list[File] | None, masks: list[File] | None
         check_file(mask, "its mask ")
     outer = file.folders[-1] if file.folders else ""
     words = match[2].strip() if (match := PREFIX.match(outer)) else ""
-    if readable(words) != words:  # what stands for bytes is no word
+    if readable(words) != words:  # escapes of bytes are no words
         words = ""
     return Picture(file.path, file.name, repeats_of(outer), caption, kind, words, mask)

@@ -1,6 +1,4 @@
-"""What becomes of every picture of a folder, settled from the headers before anything is
-decoded.
-"""
+"""The plan for every picture of a folder, made from the files' headers before any is decoded."""
 
 from __future__ import annotations
 
@@ -14,21 +12,24 @@ from .buckets import Size, bucket_for, enlargement
 from .folder import Listing, Picture
 from .reading import Seen, Unusable, look, look_at_mask
 
+# times; a picture that would be enlarged more is skipped, since it would teach blur
 LARGEST_ENLARGEMENT = 2.0
+# pairs of a picture and a caption: more would take hours to encode, and are a mistake in the
+# repeats
 MOST_ENTRIES = 100_000
 
 
 @dataclass(frozen=True)
 class DatasetSettings:
-    """How a folder becomes entries, that is pairs of a picture and a caption.
+    """How a folder becomes entries, which are pairs of a picture and a caption.
 
-    caption: of pictures without a .txt or .caption beside them; where it is empty too, those in a
-        folder called N_name have the name.
-    resolution: the area of every picture is about its square.
-    buckets: sizes near the picture's own shape; else a square from the centre.
-    flip: each picture also mirrored.
-    crops: random crops of each picture besides the centre.
-    shuffle_tags: variants of each caption with its tags in another order.
+    caption: for pictures without a .txt or .caption file. If it is empty, pictures in a folder
+        called N_name get the name.
+    resolution: pixels; every picture gets about the area of its square.
+    buckets: keep about the picture's shape; otherwise a square is cut from its centre.
+    flip: add each picture mirrored.
+    crops: number of random crops that are added to each picture's centre.
+    shuffle_tags: number of variants of each caption with its tags in another order.
     caption_dropout: share of all entries that have an empty caption.
     """
 
@@ -43,19 +44,19 @@ class DatasetSettings:
 
     def __post_init__(self) -> None:
         check_text("caption", self.caption)
-        check_range("resolution", self.resolution, 16, 8192, whole=True)
-        check_range("crops", self.crops, 0, 100, whole=True)
-        check_range("shuffle_tags", self.shuffle_tags, 0, 100, whole=True)
+        check_range("resolution", self.resolution, 16, 8192, integer=True)
+        check_range("crops", self.crops, 0, 100, integer=True)
+        check_range("shuffle_tags", self.shuffle_tags, 0, 100, integer=True)
         check_range("caption_dropout", self.caption_dropout, 0, 0.5)
-        check_range("seed", self.seed, 0, 2**64 - 1, whole=True)
+        check_range("seed", self.seed, 0, 2**64 - 1, integer=True)
 
     @property
     def variants(self) -> int:
-        """Entries of a picture that is repeated once."""
+        """Returns the number of entries of a picture that is repeated once."""
         return max((1 + self.crops) * (1 + self.flip), 1 + self.shuffle_tags)
 
     def caption_of(self, picture: Picture) -> str:
-        """Its own, else the one for all, else what its folder says."""
+        """Returns a picture's own caption, else the caption for all, else that of its folder."""
         if picture.caption is not None:
             return picture.caption
         return self.caption.strip() or picture.folder_caption
@@ -63,7 +64,7 @@ class DatasetSettings:
 
 @dataclass(frozen=True)
 class Planned:
-    """A picture, what its header says, and the size it is brought to."""
+    """A picture, the facts of its header, and the size that it is scaled to."""
 
     picture: Picture
     seen: Seen
@@ -71,8 +72,8 @@ class Planned:
 
 
 def plan(listing: Listing, settings: DatasetSettings, step: int) -> list[Planned]:
-    """Reads the headers; pictures that can't be used move to listing.skipped. ValueError when a
-    picture has no caption, or a mask of another shape.
+    """Reads the headers and returns a plan for each usable picture; the others are added to
+    listing.skipped. Raises ValueError when a picture has no caption, or a mask of another shape.
     """
     planned, wordless = [], []
     for picture in listing.pictures:
@@ -97,7 +98,7 @@ def plan(listing: Listing, settings: DatasetSettings, step: int) -> list[Planned
 
 
 def no_caption(pictures: list[Picture]) -> str:
-    """What to do about pictures without a caption."""
+    """Returns a sentence on what to do about pictures without a caption."""
     name, file = pictures[0].name, f"{readable(pictures[0].path.stem)}.txt"
     if len(pictures) == 1:
         return (
@@ -111,7 +112,10 @@ def no_caption(pictures: list[Picture]) -> str:
 
 
 def check_mask(picture: Picture, size: Size, mask: Size) -> None:
-    """ValueError for a mask of another shape than its picture, beyond a pixel of rounding."""
+    """Raises ValueError unless a mask has the shape of its picture, to a pixel of rounding.
+
+    size, mask: width and height of the picture and of the mask.
+    """
     (width, height), (wide, high) = size, mask
     if abs(wide * height / high - width) > 1 and abs(high * width / wide - height) > 1:
         raise ValueError(
@@ -121,8 +125,8 @@ def check_mask(picture: Picture, size: Size, mask: Size) -> None:
 
 
 def check_count(planned: list[Planned], settings: DatasetSettings, listing: Listing) -> int:
-    """The common divisor of all repeats, of which only the ratio counts; ValueError for none or
-    too many entries.
+    """Returns the greatest common divisor of all repeats, of which only the ratio matters. Raises
+    ValueError for no entries, or too many.
     """
     if not planned:
         raise ValueError(nothing(listing))
@@ -137,7 +141,7 @@ def check_count(planned: list[Planned], settings: DatasetSettings, listing: List
 
 
 def nothing(listing: Listing) -> str:
-    """Why there is no picture at all."""
+    """Returns a sentence on why there is no picture at all."""
     for name, reason in listing.skipped.items():
         others = len(listing.skipped) - 1
         more = f", and {others} more" if others else ""

@@ -1,4 +1,4 @@
-"""Reading picture files that may be broken or hostile: a picture, or the reason why not."""
+"""Reading picture files that may be broken or hostile: the result is a picture, or Unusable."""
 
 from __future__ import annotations
 
@@ -10,32 +10,41 @@ from math import sqrt
 from pathlib import Path
 
 import numpy as np
+from einops import repeat
 from PIL import Image
 
 from .buckets import Size
 from .cut import MOST_LOST, completed, lost
 from .formats import recognised
 
+# bytes of a file
 MOST_BYTES = 256 * 2**20
-MOST_PIXELS = 2**28  # as the header says: 1 GB decoded, more than any camera takes
-LARGE = 2**26  # pixels, above which a picture is scaled down to so many as it is decoded
-SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
-TURNS = {  # what makes each of them upright
+# pixels by the header, that is 1 GB decoded: more than any camera takes
+MOST_PIXELS = 2**28
+# pixels; a larger picture is scaled down to this number while it is decoded
+LARGE = 2**26
+# EXIF orientations that swap width and height
+SIDEWAYS = (5, 6, 7, 8)
+# the turn that makes each EXIF orientation upright
+TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
     6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
+# the EXIF tag of the orientation
 ORIENTATION = 0x0112
 
 
 class Unusable(ValueError):
-    """Why a picture is left out, as a few words."""
+    """The reason why a picture is left out, in a few words."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a picture's header says: the upright size that it is decoded to, whether it may be
-    transparent, whether it has more frames or pages than the first, and its size in the file.
+    """The facts of a picture's header.
+
+    width, height: upright, as the picture is decoded. transparent: it may be transparent. animated:
+    it has more frames or pages than the first. full: its upright size in the file.
     """
 
     width: int
@@ -47,9 +56,8 @@ class Seen:
 
 @contextmanager
 def opened(data: bytes | Path) -> Iterator[Image.Image]:
-    """The picture, not decoded yet; whatever goes wrong inside is Unusable.
-
-    Pillow's decoders raise errors of any kind on damaged files, hence the broad except.
+    """Yields the picture of a file, not decoded yet. Any error inside the with block is raised as
+    Unusable: Pillow's decoders raise every kind on damaged files.
     """
     try:
         with BytesIO(data) if isinstance(data, bytes) else open(data, "rb") as source:
@@ -68,7 +76,9 @@ def opened(data: bytes | Path) -> Iterator[Image.Image]:
 
 
 def check_header(image: Image.Image) -> None:
-    """Unusable for what is no picture of a sane size, before any of it is decoded."""
+    """Raises Unusable, before anything is decoded, for a size or a kind of pixels that is not
+    read.
+    """
     if image.width * image.height > MOST_PIXELS:
         raise Unusable(f"more than {MOST_PIXELS // 10**6} megapixels")
     if image.width < 1 or image.height < 1:
@@ -78,13 +88,17 @@ def check_header(image: Image.Image) -> None:
 
 
 def working_size(size: Size) -> Size:
-    """The size that a picture is decoded to: its own, or less if it is large."""
+    """Returns the size that a picture is decoded to: its own, or less if it has more than LARGE
+    pixels.
+    """
     scale = sqrt(LARGE / (size[0] * size[1]))
     return size if scale >= 1 else (max(1, int(size[0] * scale)), max(1, int(size[1] * scale)))
 
 
 def look(path: Path) -> Seen:
-    """Reads the header only; Unusable when the file can't be used."""
+    """Reads the header of a file and returns its facts. Raises Unusable when the file can't be
+    used.
+    """
     try:
         size = path.stat().st_size
     except OSError as error:
@@ -94,7 +108,8 @@ def look(path: Path) -> Seen:
     if size > MOST_BYTES:
         raise Unusable(f"larger than {MOST_BYTES // 2**20} MB")
     with opened(path) as image:
-        animated = getattr(image, "is_animated", False) and image.format != "MPO"  # a preview
+        # the second picture of an MPO is a preview of the first
+        animated = getattr(image, "is_animated", False) and image.format != "MPO"
         full, size = image.size, working_size(image.size)
         transparent = image.has_transparency_data
         if image.getexif().get(ORIENTATION) in SIDEWAYS:
@@ -103,7 +118,7 @@ def look(path: Path) -> Seen:
 
 
 def look_at_mask(path: Path) -> Size:
-    """The upright size of a mask's file; Unusable when it can't be used."""
+    """Returns the upright size of a mask file. Raises Unusable when the file can't be used."""
     try:
         return look(path).full
     except Unusable as reason:
@@ -111,12 +126,12 @@ def look_at_mask(path: Path) -> Size:
 
 
 def decode(data: bytes) -> np.ndarray:
-    """float32 [height, width, 3] in [0, 1], upright, on white, of what its working_size is;
-    Unusable when it can't be read.
+    """Returns a picture as float32 [height, width, 3] in [0, 1], upright, on white, in its
+    working_size. Raises Unusable when it can't be read.
     """
     with decoded(data) as image:
         if is_deep(image):
-            return np.repeat(deep_grey(image)[..., None], 3, axis=2)
+            return repeat(deep_grey(image), "height width -> height width 3")
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -124,9 +139,9 @@ def decode(data: bytes) -> np.ndarray:
 
 
 def decode_mask(data: bytes, *, alpha: bool) -> np.ndarray:
-    """float32 [height, width] in [0, 1], upright, of what its working_size is: how opaque a picture
-    is, or how bright a mask, of which what is transparent does not count. Unusable when it can't be
-    read.
+    """Returns a mask as float32 [height, width] in [0, 1], upright, in its working_size: with
+    `alpha` the opacity of a picture, else the brightness of a mask file, 0 where it is transparent.
+    Raises Unusable when the file can't be read.
     """
     with decoded(data) as image:
         opaque = opacity(image)
@@ -134,22 +149,22 @@ def decode_mask(data: bytes, *, alpha: bool) -> np.ndarray:
             return opaque
         if is_deep(image):
             return deep_grey(image) * opaque
-        # premultiplied colours would lose what lies under the transparency, which is 0 anyhow
+        # colours as if nothing were transparent; the opacity makes transparent parts 0
         return np.asarray(image.convert("RGB").convert("L")).astype(np.float32) / 255 * opaque
 
 
 def opacity(image: Image.Image) -> np.ndarray:
-    """float32 [height, width] in [0, 1]: 0 where a picture is transparent."""
+    """Returns the opacity of a picture as float32 [height, width]: 0 transparent, 1 opaque."""
     if not image.has_transparency_data:
         return np.ones(image.size[::-1], np.float32)
-    if is_deep(image):  # one value of grey is the transparent one
+    if is_deep(image):  # one value of grey stands for transparent
         return (np.asarray(image) != image.info["transparency"]).astype(np.float32)
     return np.asarray(image.convert("RGBA").getchannel("A")).astype(np.float32) / 255
 
 
 @contextmanager
 def decoded(data: bytes) -> Iterator[Image.Image]:
-    """The first frame of a picture, upright and scaled to its working_size."""
+    """Yields the first frame of a picture, upright and in its working_size."""
     data, was_cut = completed(data)
     with opened(data) as image:
         if was_cut and (share := lost(image, data)) > MOST_LOST:
@@ -163,7 +178,7 @@ def decoded(data: bytes) -> Iterator[Image.Image]:
 
 
 def scalable(image: Image.Image) -> Image.Image:
-    """A picture in a mode whose pixels can be averaged."""
+    """Returns the picture in a mode whose pixels can be averaged."""
     if is_deep(image):
         return image.convert("I").convert("F")
     if image.has_transparency_data:
@@ -172,10 +187,10 @@ def scalable(image: Image.Image) -> Image.Image:
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether it is grey in 16 bits."""
+    """Returns whether a picture is grey with 16 bits."""
     return image.mode in ("I", "F") or image.mode.startswith("I;16")
 
 
 def deep_grey(image: Image.Image) -> np.ndarray:
-    """float32 [height, width] in [0, 1] of a 16-bit grey picture."""
+    """Returns a 16-bit grey picture as float32 [height, width] in [0, 1]."""
     return (np.asarray(image).astype(np.float32) / 65535).clip(0, 1)

@@ -1,4 +1,4 @@
-"""What became of a folder, in a few lines."""
+"""The report on a folder of pictures, in a few lines."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from .folder import Listing
 from .plan import DatasetSettings, Planned
 from .reading import LARGE
 
+# files that are listed with their reasons; further ones are counted
 MOST_NAMES = 20
-MOST_TOLD = 3  # names in one line
+# names in one line
+NAMES_IN_LINE = 3
 
 
 def report(
@@ -24,7 +26,11 @@ def report(
     entries: int,
     wordless: int,
 ) -> str:
-    """Counts, sizes, captions, and the skipped files with their reasons."""
+    """Returns lines with the counts, sizes and captions, and the skipped files with their reasons.
+
+    used: the pictures that are used. entries, wordless: numbers of entries with and without a
+    caption.
+    """
     lines = [f"{readable(name)}: pictures {len(used)}, entries {entries + wordless}"]
     sizes = Counter(p.bucket for p in used)
     lines.append("sizes: " + ", ".join(f"{w}x{h} ({n})" for (w, h), n in sorted(sizes.items())))
@@ -47,13 +53,13 @@ def report(
         (listing.cut, "cut off at the end, used"),
     ):
         if names:
-            more = ", ..." if len(names) > MOST_TOLD else ""
-            lines.append(f"{what}: {len(names)} ({', '.join(names[:MOST_TOLD])}{more})")
-    for what, left in (("skipped", listing.skipped), ("not used", listing.unused)):
-        if left:
-            lines.append(f"{what}: {len(left)}")
-            lines += [f"  {file}: {why}" for file, why in list(left.items())[:MOST_NAMES]]
-        if (more := len(left) - MOST_NAMES) > 0:
+            more = ", ..." if len(names) > NAMES_IN_LINE else ""
+            lines.append(f"{what}: {len(names)} ({', '.join(names[:NAMES_IN_LINE])}{more})")
+    for what, reasons in (("skipped", listing.skipped), ("not used", listing.unused)):
+        if reasons:
+            lines.append(f"{what}: {len(reasons)}")
+            lines += [f"  {file}: {why}" for file, why in list(reasons.items())[:MOST_NAMES]]
+        if (more := len(reasons) - MOST_NAMES) > 0:
             lines.append(f"  and {more} more")
     if listing.others:
         kinds = ", ".join(sorted(listing.others))
@@ -62,12 +68,12 @@ def report(
 
 
 def scaled(planned: Planned) -> bool:
-    """Whether a picture is made smaller as it is decoded."""
+    """Returns whether a picture is scaled down while it is decoded."""
     return planned.seen.full != (planned.seen.width, planned.seen.height)
 
 
 def captions(settings: DatasetSettings, used: Sequence[Planned]) -> str:
-    """Where the captions come from."""
+    """Returns a line on where the captions come from."""
     own = Counter(p.picture.caption_kind for p in used if p.picture.caption)
     empty = sum(p.picture.caption == "" for p in used)
     parts = [f"{own[kind]} from {kind} files" for kind in CAPTIONS if own[kind] or kind == ".txt"]
@@ -80,7 +86,7 @@ def captions(settings: DatasetSettings, used: Sequence[Planned]) -> str:
 
 
 def mask_sources(used: Sequence[Planned]) -> str:
-    """Where the masks come from, "" where there are none."""
+    """Returns a line on where the masks come from; "" without masks."""
     files = sum(p.picture.mask is not None for p in used)
     opacity = sum(p.picture.mask is None and p.seen.transparent for p in used)
     if not files + opacity:

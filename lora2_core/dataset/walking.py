@@ -1,4 +1,4 @@
-"""Every file of a folder and of all folders in it, in order of name, links followed."""
+"""The files of a folder and of all folders in it, in order of name, links followed."""
 
 from __future__ import annotations
 
@@ -13,32 +13,38 @@ from ..paths import readable
 from ..saying import log
 from .formats import suffixes
 
-IGNORED = {  # what systems leave in folders, in small letters, besides hidden files
+# files and folders that operating systems make, in lower case; hidden ones are ignored too
+IGNORED = {
     "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "$recycle.bin",
     "system volume information",
 }  # fmt: skip
-NEAR = 1  # folders down, whose pictures are used, as kohya's trainer does with its N_name ones
-DEEPEST = 32  # folders down, that are looked into at all
-MOST_FILES = 1_000_000  # of a data set: more means that the wrong folder was chosen
-MOST_FOLDERS = 20_000  # looked into for the list of folders, each time it is asked for
+# levels of sub-folders whose pictures are used, as in kohya's trainer with its N_name folders
+NEAR = 1
+# levels of sub-folders that are read at all
+DEEPEST = 32
+# files of a data set: with more, the wrong folder was chosen
+MOST_FILES = 1_000_000
+# folders that are read for the list of folders, which is made anew each time a node shows it
+MOST_FOLDERS = 20_000
 
 
 @dataclass(frozen=True)
 class File:
-    """A file, the names of the folders that it lies in, from the chosen one on, and the name that
-    reports call it.
-    """
+    """A file, and the names of the folders between the chosen one and it."""
 
     path: Path
     folders: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
+        """Returns the name of the file in reports, with its folders."""
         return readable("/".join((*self.folders, self.path.name)))
 
 
 def visible(folder: str | Path) -> list[os.DirEntry]:
-    """What is in a folder, in order of name; ValueError when it can't be read."""
+    """Returns the entries of a folder that are neither hidden nor ignored, in order of name. Raises
+    ValueError when it can't be read.
+    """
 
     def counts(name: str) -> bool:
         return not name.startswith(".") and name.lower() not in IGNORED
@@ -54,7 +60,7 @@ def visible(folder: str | Path) -> list[os.DirEntry]:
 
 
 def is_folder(entry: os.DirEntry) -> bool:
-    """Whether it is a folder or a link to one; False for a link that leads nowhere."""
+    """Returns whether an entry is a folder or a link to one; False for a broken link."""
     try:
         return entry.is_dir()
     except OSError:
@@ -62,7 +68,7 @@ def is_folder(entry: os.DirEntry) -> bool:
 
 
 def identity(folder: str | Path) -> tuple[int, int] | None:
-    """What is the same for a folder and all links to it; None when it can't be asked."""
+    """Returns numbers that a folder and all links to it share; None when they can't be read."""
     try:
         facts = os.stat(folder)
     except OSError:
@@ -73,16 +79,16 @@ def identity(folder: str | Path) -> tuple[int, int] | None:
 def walk(
     folder: Path, skipped: dict[str, str] | None = None, deepest: int = DEEPEST
 ) -> Iterator[File]:
-    """The files of a folder and of those in it, down to so many; folders that can't be looked into
-    are put into `skipped` with the reason. ValueError when the folder itself can't be read or holds
-    too much.
+    """Yields the files of a folder and of its sub-folders, down to the level `deepest`. Sub-folders
+    that are not read are added to `skipped` with the reason. Raises ValueError when the folder
+    itself can't be read or holds too many files.
     """
     skipped = {} if skipped is None else skipped
     count = 0
 
-    def inside(place: str | Path, folders: tuple[str, ...], above: frozenset) -> Iterator[File]:
+    def inside(path: str | Path, folders: tuple[str, ...], above: frozenset) -> Iterator[File]:
         nonlocal count
-        for entry in visible(place):
+        for entry in visible(path):
             count += 1
             if count > MOST_FILES:
                 raise ValueError(
@@ -106,17 +112,17 @@ def walk(
 
 
 def with_pictures(root: str | Path) -> list[str]:
-    """The folders below root, by their names from there, in which a dataset would find a picture:
-    ComfyUI makes others in its input folder. Its own list has no links.
+    """Returns the folders below root in which a data set has pictures, by their paths from there.
+    ComfyUI makes other folders in its input folder too, and its own list leaves out links.
     """
-    endings, found, looked = suffixes(), [], 0
+    endings, chosen, looked = suffixes(), [], 0
 
-    def look(place: str | Path, folders: tuple[str, ...], above: frozenset) -> bool:
+    def look(path: str | Path, folders: tuple[str, ...], above: frozenset) -> bool:
         nonlocal looked
         looked += 1
         here = near = False
-        with suppress(ValueError):  # it can't be read
-            for entry in visible(place):
+        with suppress(ValueError):  # a folder that can't be read
+            for entry in visible(path):
                 if not is_folder(entry):
                     here = here or entry.name.lower().endswith(endings)
                 elif looked < MOST_FOLDERS and len(folders) < DEEPEST:
@@ -124,20 +130,22 @@ def with_pictures(root: str | Path) -> list[str]:
                     if this not in above:
                         near |= look(entry.path, (*folders, entry.name), above | {this})
         if (here or near) and folders:
-            found.append("/".join(folders))
+            chosen.append("/".join(folders))
         return here
 
     look(root, (), frozenset({identity(root)}))
     if looked >= MOST_FOLDERS:
         log.warning("The input folder has more than %d folders: some are not listed.", looked)
-    return sorted(found)
+    return sorted(chosen)
 
 
 def state(folder: Path) -> str:
-    """Changes when a file comes, goes or changes: names, sizes and times."""
+    """Returns a hash of the names, sizes and times of a folder's files: it changes with any of
+    them.
+    """
     digest = hashlib.sha256()
     for file in walk(folder, deepest=NEAR):
-        with suppress(OSError):  # gone since, or a link to nothing
+        with suppress(OSError):  # removed meanwhile, or a broken link
             facts = os.stat(file.path)
             digest.update(f"{file.name!r} {facts.st_size} {facts.st_mtime_ns}\n".encode())
     return digest.hexdigest()

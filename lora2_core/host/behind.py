@@ -1,4 +1,4 @@
-"""What the host runs behind a node: a prompt may hold nodes that it leaves out."""
+"""The nodes that the host runs after a node: a prompt may hold others, which it leaves out."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping
 
 
 def sources(inputs: Mapping) -> list[tuple[str, int]]:
-    """Returns (node, output) of every link among a node's inputs in an API prompt."""
+    """Returns (node, output) of every link in the inputs of a node of an API prompt."""
     links = (v for v in inputs.values() if isinstance(v, (list, tuple)) and len(v) == 2)
     return [(str(node), slot) for node, slot in links if isinstance(slot, int)]
 
 
 def is_taken(node: str, slots: int, prompt: Mapping, executed: Iterable[str]) -> bool:
-    """Returns whether one of the nodes that are `executed` needs one of a node's first `slots`
-    outputs. True for a node that the prompt does not have: another one has made it.
+    """Returns whether one of the `executed` nodes needs one of the first `slots` outputs of `node`;
+    True if the prompt has no such node, since another node has made it then.
     """
     if node not in prompt:
         return True
@@ -30,8 +30,8 @@ def is_taken(node: str, slots: int, prompt: Mapping, executed: Iterable[str]) ->
 
 
 def running(server, prompt_id: str | None) -> tuple[Mapping, list[str]] | None:
-    """Returns the prompt that runs and the output nodes that the host executes of it; None where
-    the host does not say.
+    """Returns the running prompt and the output nodes that the host executes of it; None where the
+    host does not say.
     """
     queue = getattr(server, "prompt_queue", None)
     for _, name, prompt, _, executed, *_ in list(getattr(queue, "currently_running", {}).values()):

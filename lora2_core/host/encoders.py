@@ -1,4 +1,4 @@
-"""Encoders to judge pictures with, from the host's own loaders: CLIP_VISION, DINOv2 and CLIP."""
+"""Encoders that judge pictures, from the host's own loaders: CLIP_VISION, DINOv2 and CLIP."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import comfy.sd1_clip
 import torch
 from torch import Tensor, nn
 
+# the remedy that several errors end with
 FOLDER = "choose a clip_folder with the whole CLIP model instead"
 
 
 def image_features(clip_vision) -> Callable[[Tensor], Tensor]:
-    """The projected embedding of CLIP, the class token of DINOv2, by a CLIP_VISION: pictures
-    [B, height, width, 3] to [B, width], scaled and cut to its square as the host does.
+    """Returns a function from pictures [B, height, width, 3] to their features [B, width]: the
+    projected embedding of a CLIP, or the class token of a DINOv2. The host scales the pictures and
+    cuts them to a square.
     """
 
     def encode(images: Tensor) -> Tensor:
@@ -24,7 +26,7 @@ def image_features(clip_vision) -> Callable[[Tensor], Tensor]:
 
 
 def check_clip_vision(clip_vision) -> None:
-    """ValueError unless it is a picture tower of a CLIP, with its projection."""
+    """Raises ValueError unless clip_vision is the picture tower of a CLIP, with its projection."""
     if not hasattr(clip_vision, "model_type"):
         raise ValueError("clip_vision holds no CLIP_VISION: connect Load CLIP Vision.")
     if not isinstance(clip_vision.model, comfy.clip_model.CLIPVisionModelProjection):
@@ -35,7 +37,7 @@ def check_clip_vision(clip_vision) -> None:
 
 
 def check_dino(dino) -> None:
-    """ValueError unless it is no CLIP: DINO is not trained with texts."""
+    """Raises ValueError unless dino is a DINO, which was trained without texts."""
     if not hasattr(dino, "model_type"):
         raise ValueError("dino holds no CLIP_VISION: connect Load CLIP Vision.")
     if "dino" not in dino.model_type:
@@ -46,8 +48,8 @@ def check_dino(dino) -> None:
 
 
 def text_features(clip, clip_vision) -> Callable[[Sequence[str]], Tensor]:
-    """Texts to [B, width] by the text tower that belongs to a CLIP_VISION; ValueError where the
-    host has none of that model.
+    """Returns a function from texts to their features [B, width], by the text tower that belongs to
+    clip_vision. Raises ValueError when clip has no such tower.
     """
     check_clip_vision(clip_vision)
     projection = clip_vision.model.visual_projection
@@ -61,11 +63,11 @@ def text_features(clip, clip_vision) -> Callable[[Sequence[str]], Tensor]:
         )
 
     def encode(texts: Sequence[str]) -> Tensor:
-        found = []
+        embeddings = []
         for text in texts:
             tokens = clip.tokenize(text, disable_weights=True)  # brackets are part of the text
-            found.append(clip.encode_from_tokens(tokens, return_pooled=True)[1][:1].float())
-        pooled = torch.cat(found)
+            embeddings.append(clip.encode_from_tokens(tokens, return_pooled=True)[1][:1].float())
+        pooled = torch.cat(embeddings)
         if pooled.shape[1] != wide:
             raise ValueError(
                 f"clip joins embeddings of several models ({pooled.shape[1]} wide): {FOLDER}."
@@ -76,7 +78,9 @@ def text_features(clip, clip_vision) -> Callable[[Sequence[str]], Tensor]:
 
 
 def projected_towers(clip) -> list[nn.Module]:
-    """The text towers whose projection the host uses; that of others is not in their files."""
+    """Returns the text towers of a CLIP whose projection the host uses; files of other towers have
+    none.
+    """
     return [
         part.transformer
         for part in clip.cond_stage_model.modules()

@@ -1,5 +1,5 @@
-"""Encoders to judge pictures with, from folders in the form of transformers, which the host ships:
-DINO ViT-S/16 and CLIP as the papers use them. Nothing is fetched, and pickles are refused.
+"""Encoders that judge pictures, from folders in the form of transformers, which the host ships:
+DINO ViT-S/16 and CLIP, as the papers use them. Nothing is downloaded, and pickles are refused.
 """
 
 from __future__ import annotations
@@ -13,20 +13,23 @@ import torch
 from torch import Tensor
 
 NONE = "none"
-KIND = "clip_vision"  # of the host's model folders
+# the host's model folder
+KIND = "clip_vision"
 LOCAL = {"local_files_only": True, "trust_remote_code": False}
 WEIGHTS = "*.safetensors"
 
 
 def folders() -> list[str]:
-    """Names of the folders below models/clip_vision that hold a model of transformers."""
+    """Returns NONE and the names of the folders below models/clip_vision that hold a model of
+    transformers.
+    """
     roots = map(Path, folder_paths.get_folder_paths(KIND))
-    found = {path.parent.name for root in roots for path in root.glob("*/config.json")}
-    return [NONE, *sorted(found)]
+    names = {path.parent.name for root in roots for path in root.glob("*/config.json")}
+    return [NONE, *sorted(names)]
 
 
 def folder_of(name: str) -> Path:
-    """Where a folder of the list lies; ValueError where there is none of that name."""
+    """Returns the path of a folder of that list. Raises ValueError for another name."""
     if name in folders()[1:]:
         for root in folder_paths.get_folder_paths(KIND):
             if (Path(root) / name / "config.json").is_file():
@@ -38,7 +41,7 @@ def folder_of(name: str) -> Path:
 
 
 class LocalModel:
-    """A model of transformers and its own preprocessing; ValueError where the folder lacks a
+    """A model of transformers and its preprocessing. Raises ValueError when the folder lacks a
     part.
     """
 
@@ -54,27 +57,31 @@ class LocalModel:
             self.prepare = AutoImageProcessor.from_pretrained(folder, **LOCAL)
             self.model = AutoModel.from_pretrained(folder, use_safetensors=True, **LOCAL)
         except (OSError, KeyError) as error:
-            said = str(error).splitlines()[0]
-            raise ValueError(f"The model in {folder} can't be read: {said}") from error
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"The model in {folder} can't be read: {reason}") from error
         self.folder, self.device = folder, comfy.model_management.get_torch_device()
         self.model.eval().requires_grad_(False).to(self.device)
 
     def pixels(self, images: Tensor) -> Tensor:
-        """[B, 3, size, size] of pictures [B, height, width, 3] of 0 to 1."""
+        """Returns the model's input [B, 3, size, size] for pictures [B, height, width, 3] in
+        [0, 1].
+        """
         pictures = list((images[..., :3].float().clamp(0, 1) * 255).round().byte().cpu().numpy())
         return self.prepare(pictures, return_tensors="pt")["pixel_values"].to(self.device)
 
 
 def dino_features(folder: Path) -> Callable[[Tensor], Tensor]:
-    """The class token of the last layer, by a ViT such as DINO's or DINOv2's."""
+    """Returns a function from pictures to the class tokens of the last layer of a ViT, such as DINO
+    or DINOv2.
+    """
     local = LocalModel(folder)
     if hasattr(local.model, "text_model"):
         raise ValueError(f"{folder} holds a CLIP: choose it as clip_folder.")
 
     @torch.inference_mode()
     def encode(images: Tensor) -> Tensor:
-        seen = local.model(pixel_values=local.pixels(images)).last_hidden_state
-        return seen[:, 0].float().cpu()
+        hidden = local.model(pixel_values=local.pixels(images)).last_hidden_state
+        return hidden[:, 0].float().cpu()
 
     return encode
 
@@ -82,7 +89,7 @@ def dino_features(folder: Path) -> Callable[[Tensor], Tensor]:
 def clip_features(
     folder: Path,
 ) -> tuple[Callable[[Tensor], Tensor], Callable[[Sequence[str]], Tensor]]:
-    """The two towers of a CLIP, projected: of pictures and of texts."""
+    """Returns two functions to projected embeddings of a CLIP: from pictures and from texts."""
     from transformers import AutoTokenizer
 
     local = LocalModel(folder)
@@ -92,15 +99,15 @@ def clip_features(
 
     @torch.inference_mode()
     def encode(images: Tensor) -> Tensor:
-        seen = model.vision_model(pixel_values=local.pixels(images)).pooler_output
-        return model.visual_projection(seen).float().cpu()
+        pooled = model.vision_model(pixel_values=local.pixels(images)).pooler_output
+        return model.visual_projection(pooled).float().cpu()
 
     @torch.inference_mode()
     def read(texts: Sequence[str]) -> Tensor:
         most = model.config.text_config.max_position_embeddings
-        rest = {"padding": True, "truncation": True, "max_length": most, "return_tensors": "pt"}
-        tokens = {k: v.to(local.device) for k, v in words(list(texts), **rest).items()}
-        asked = {k: tokens[k] for k in ("input_ids", "attention_mask")}
-        return model.text_projection(model.text_model(**asked).pooler_output).float().cpu()
+        form = {"padding": True, "truncation": True, "max_length": most, "return_tensors": "pt"}
+        tokens = {k: v.to(local.device) for k, v in words(list(texts), **form).items()}
+        inputs = {k: tokens[k] for k in ("input_ids", "attention_mask")}
+        return model.text_projection(model.text_model(**inputs).pooler_output).float().cpu()
 
     return encode, read

@@ -1,4 +1,4 @@
-"""What is only said of a run, to whomever: it may fail, and the run goes on."""
+"""Messages about a run that may fail: the run goes on without them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ T = TypeVar("T")
 
 
 class OnlySaid:
-    """Calls what only says something: `say = OnlySaid()`, then `say(bar.update, 3)`.
+    """Calls functions that only report something: `say = OnlySaid()`, then `say(bar.update, 3)`.
 
-    A failure is logged once and forgotten; the host's interrupt, which its progress bar may raise,
-    passes.
+    The first error is logged, further ones are ignored. The host's interrupt, which its progress
+    bar may raise, is passed on.
     """
 
     def __init__(self) -> None:
         self.failed = False
 
     def __call__(self, says: Callable[..., T], *args, **kwargs) -> T | None:
-        """Returns what the call returns, None where it failed."""
+        """Calls a function and returns its result; None when it fails."""
         try:
             return says(*args, **kwargs)
         except comfy.model_management.InterruptProcessingException:  # in old hosts an Exception

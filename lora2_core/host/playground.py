@@ -1,4 +1,4 @@
-"""The playground's asset as the host's own MODEL, CLIP and VAE objects."""
+"""The playground as the host's own MODEL, CLIP and VAE objects."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ..playground.tokenizer import MAX_LENGTH, WordTokenizer
 
 
 class PlaygroundSDXL(comfy.model_base.SDXL):
-    """SDXL with narrower size embeddings; everything else is the host's class."""
+    """The host's SDXL with narrower size embeddings."""
 
     def __init__(self, model_config, **kwargs):
         super().__init__(model_config, **kwargs)
@@ -34,7 +34,7 @@ class PlaygroundSDXL(comfy.model_base.SDXL):
 
 
 def latent_format(scale: float, rgb: list[list[float]]) -> type:
-    """The latent format class of the playground's autoencoder."""
+    """Returns the latent format of the playground's autoencoder, a class."""
 
     class PlaygroundLatents(comfy.latent_formats.LatentFormat):
         latent_channels = LATENT_CHANNELS
@@ -47,8 +47,8 @@ def latent_format(scale: float, rgb: list[list[float]]) -> type:
 
 
 def build_model(latent_format_class: type) -> PlaygroundSDXL:
-    """The UNet in the host's SDXL model class; weights are uninitialised, as the host's layers
-    are.
+    """Returns the UNet in the host's SDXL model class. Its weights have no values yet, as in all of
+    the host's layers.
     """
 
     class Config(comfy.supported_models.SDXL):
@@ -64,7 +64,7 @@ def build_model(latent_format_class: type) -> PlaygroundSDXL:
 
 
 def build_clip(vocabulary: list[str], **options) -> comfy.sd.CLIP:
-    """The text encoder behind the host's CLIP object, with the word vocabulary."""
+    """Returns the text encoder as a CLIP object of the host, with the playground's vocabulary."""
 
     class TextModel(comfy.sd1_clip.SDClipModel):
         def __init__(self, device="cpu", dtype=None, model_options={}):  # noqa: B006
@@ -113,7 +113,7 @@ def build_clip(vocabulary: list[str], **options) -> comfy.sd.CLIP:
 
 
 def build_vae(weights: dict[str, torch.Tensor]) -> comfy.sd.VAE:
-    """The autoencoder behind the host's VAE object."""
+    """Returns the autoencoder as a VAE object of the host."""
     vae = comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)}, dtype=torch.float32)
     vae.first_stage_model = Autoencoder().eval().requires_grad_(False)
     vae.first_stage_model.load_state_dict(weights)
@@ -132,8 +132,8 @@ def build_vae(weights: dict[str, torch.Tensor]) -> comfy.sd.VAE:
 
 
 def load_model(asset: Asset, disable_dynamic: bool = True) -> comfy.model_patcher.ModelPatcher:
-    """Returns the MODEL, with what the host needs to make a second copy of its weights, as its own
-    trainer does; the weights are never dynamic.
+    """Returns the MODEL. Like the host's own loaders it says how to load a second copy of its
+    weights; they are never dynamic.
     """
     model = build_model(latent_format(asset.latent_scale, asset.latent_rgb))
     model.diffusion_model.load_state_dict(asset.unet)
@@ -146,9 +146,7 @@ def load_model(asset: Asset, disable_dynamic: bool = True) -> comfy.model_patche
 
 
 def load_playground(asset: Asset):
-    """(MODEL, CLIP, VAE) of the embedded tiny text-to-image model, as the host's checkpoint loader
-    gives them.
-    """
+    """Returns (MODEL, CLIP, VAE) of the playground, as the host's checkpoint loader gives them."""
     clip = build_clip(asset.vocabulary)
     clip.cond_stage_model.clip_l.transformer.load_state_dict(asset.text)
     return load_model(asset), clip, build_vae(asset.vae)

@@ -1,17 +1,17 @@
-"""All adapted components of a model and the one vector of rates that their ranks follow."""
+"""The adapted layers of a model, and the vector of their rates nu, which their ranks follow."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 import torch
+from einops import pack, unpack
 from torch import Tensor, nn
 
+from ..adapter.kernels import as_kernels, as_point_kernels
 from ..adapter.lora import RankedLora
 from ..ranks.layer_ranks import lines_of
-from ..ranks.rank import (
-    rate_for,
-)
+from ..ranks.rank import rate_for
 from ..ranks.settings import RankSettings
 from ..ranks.singular import singular_turn
 from ..units import BYTES_PER_PARAMETER, MEGABYTE
@@ -20,20 +20,23 @@ from .moments import COPIES, Moments, moments_of
 from .starting import fill, starting_layers
 from .targets import components, find_layers
 
-SOLVED_AT_ONCE = 32  # layers: few copies, little memory
+# layers whose small matrices are solved together: one copy to the CPU and one back for them all,
+# while 32 pairs of 256 x 256 in fp64 are only 34 MB
+SOLVED_AT_ONCE = 32
 
 
 class Adapters:
-    """Low-rank paths on a module's layers; made by `attach`, taken away by `detach`.
+    """The low-rank paths of a module's layers: `attach` makes them, `detach` removes them.
 
-    `rate_parameter` is one fp32 vector (layers,): the rates themselves in paper mode, their
-    logarithms in adaptive mode (a rate then stays positive), unused in fixed mode. `started`: they
-    go on from a finished adapter. `speeds`: how many times the learning rate some layers have.
+    `rate_parameter` is one fp32 vector (layers,): nu itself in paper mode, ln(nu) in adaptive mode
+    (so that nu stays positive), unused in fixed mode. `started` is True where the layers go on from
+    a finished adapter. `speeds` are factors of the learning rate, by the names of layers that have
+    another one.
     """
 
     def __init__(
         self,
-        found: dict[str, nn.Module],
+        layers: dict[str, nn.Module],
         settings: RankSettings,
         seed: int,
         device: torch.device,
@@ -45,25 +48,26 @@ class Adapters:
         self.device = device
         self.generator = torch.Generator().manual_seed(seed)
         tile = TILE if self.mode.moves else 1  # ranks that never move need no slack
-        lines = lines_of(settings.layer_ranks, found)
-        self.components = components(found, lines, settings.max_rank, device, tile)
+        lines = lines_of(settings.layer_ranks, layers)
+        self.components = components(layers, lines, settings.max_rank, device, tile)
         own = {name: line.wanted(moves=self.mode.moves) for name, line in lines.items()}
         self.own_targets = {name: rank for name, rank in own.items() if rank is not None}
         self._list = list(self.components.values())
         self.max_ranks = torch.tensor([c.max_rank for c in self._list], device=device)
         self.costs = torch.tensor([float(c.cost) for c in self._list], device=device)
-        targets = [float(self.own_targets.get(n, settings.target_rank)) for n in found]
+        targets = [float(self.own_targets.get(n, settings.target_rank)) for n in layers]
         self.target_ranks = torch.tensor(targets, device=device)
         mean = settings.target_rank if self.own_targets else self.mean_ceiling
-        starts = [float(settings.first_rank(mean, self.own_targets.get(n))) for n in found]
+        starts = [float(settings.first_rank(mean, self.own_targets.get(n))) for n in layers]
         self.started = start is not None
         given = starting_layers(start, self.components) if start is not None else {}
-        least = [float(given[n].rank) if n in given else 0.0 for n in found]
+        least = [float(given[n].rank) if n in given else 0.0 for n in layers]
         first = torch.tensor(starts, device=device).minimum(self.max_ranks)
         first = first.maximum(torch.tensor(least, device=device))
         rates = rate_for(1.0, settings.quantile) / first
         self.rate_parameter = nn.Parameter(self.mode.parameter_of(rates))
-        self.worths: dict[str, float] = {}  # of layers to the loss, once they were reviewed
+        # the worth of each layer to the loss; empty before the first review
+        self.worths: dict[str, float] = {}
         self.weights: Tensor = torch.empty(0)
         self._set_ranks(first.long(), first.long().tolist())
         self.refresh()
@@ -77,23 +81,23 @@ class Adapters:
 
     @property
     def rates(self) -> Tensor:
-        """nu of every layer, fp32 (layers,), differentiable."""
+        """Returns nu of every layer, fp32 (layers,), differentiable."""
         return self.mode.rates_of(self.rate_parameter)
 
     @property
     def ranks(self) -> dict[str, int]:
-        """The current rank of every layer."""
+        """Returns the rank that every layer has now, by name."""
         return {name: c.rank for name, c in self.components.items()}
 
     @property
     def parameters(self) -> int:
-        """Parameters inside the current ranks."""
+        """Returns the number of parameters inside the ranks."""
         return sum(c.rank * c.cost for c in self._list)
 
     @property
     def ceiling(self) -> float:
-        """The most parameters that the settings allow: the budget, or the target rank in every
-        layer (fixed mode: what it has).
+        """Returns how many parameters the settings allow: the budget, or every layer at its target
+        rank. In fixed mode it is the number that there is.
         """
         if not self.mode.moves:
             return float(self.parameters)
@@ -105,26 +109,28 @@ class Adapters:
 
     @property
     def mean_ceiling(self) -> float:
-        """The ceiling as a mean rank, weighted by layer size."""
+        """Returns the ceiling as a mean rank, weighted by layer size."""
         return self.ceiling / float(self.costs.sum())
 
     def by_speed(self) -> dict[float, list[str]]:
-        """The names of the layers by how many times the learning rate is theirs."""
-        found: dict[float, list[str]] = {}
+        """Returns the names of the layers by their factor of the learning rate."""
+        groups: dict[float, list[str]] = {}
         for name in self.components:
-            found.setdefault(self.speeds.get(name, 1.0), []).append(name)
-        return found
+            groups.setdefault(self.speeds.get(name, 1.0), []).append(name)
+        return groups
 
     def refresh(self) -> None:
-        """Computes Lambda of every layer from the rates, zero beyond its rank, once for the next
-        forward and backward pass: [layers, the largest capacity].
+        """Computes the diagonals of Lambda, zero beyond the ranks, for the next forward and
+        backward pass: `weights`, [layers, largest capacity], and `active`, its rows.
         """
         length = max(c.capacity for c in self._list)
         positions = torch.arange(length, device=self.device)
         inside = positions < self._ranks[:, None]
         wanted = self.target_ranks[:, None] if self.own_targets else self.mean_ceiling
         self.weights = self.mode.weights(self.rates, self._ranks, wanted, length) * inside
-        self.active = self.weights.unbind()  # at once: a row's backward would fill the matrix
+        self.active = (
+            self.weights.unbind()
+        )  # the backward pass of single rows would fill a matrix each
 
     def _std(self, row: int) -> float:
         component = self._list[row]
@@ -134,25 +140,26 @@ class Adapters:
     def _set_ranks(
         self, ranks: Tensor, values: list[int], optimizer: torch.optim.Optimizer | None = None
     ) -> None:
-        """`values` are those of the tensor."""
+        """Sets the ranks, given as a tensor and as `values`, and allocates their positions."""
         self._ranks, self._followed = ranks, self.rate_parameter.detach().clone()
         for component, rank in zip(self._list, values, strict=True):
             component.rank = rank
             component.allocate(rank, optimizer)
 
     def take_ranks(self, ranks: list[int]) -> None:
-        """Those of a state put in from outside: they follow its rates as these are now."""
+        """Sets ranks that came with restored rates, and counts them as the ranks of these rates."""
         self._set_ranks(torch.tensor(ranks, device=self.device), ranks)
         self.refresh()
 
     def follow_rates(
         self, optimizer: torch.optim.Optimizer | None = None
     ) -> list[tuple[Component, int, int]]:
-        """Moves every rank to where its rate says. Returns (component, old, new) of the grown.
+        """Moves every rank to the one that its rate nu means. Returns (component, old, new) of each
+        layer whose rank rose.
 
-        New positions get a random lora_down and a zero lora_up, so the output does not jump (both
-        random in paper mode); positions beyond a smaller rank are no longer used. In adaptive mode
-        the positions that stay keep their update while the rates move.
+        New positions get a random lora_down and a zero lora_up, so that the output does not jump
+        (in paper mode both are random). Positions beyond a smaller rank are no longer used. In
+        adaptive mode the update of the other positions stays as it is while nu moves.
         """
         if not self.mode.moves:
             return []
@@ -184,8 +191,8 @@ class Adapters:
 
     @torch.no_grad()
     def _keep_updates(self, before: Tensor, rows: list[int], moments: Moments) -> None:
-        """lora_up takes up the change of Lambda since `before` where a position was used and is,
-        in the layers of these rows.
+        """Rescales lora_up in the layers of these rows by the change of Lambda since `before`, so
+        that the update stays; only of positions that were used before and are used now.
         """
         now = self.weights.detach()
         length = min(before.shape[1], now.shape[1])
@@ -197,52 +204,49 @@ class Adapters:
             component.rescale(ratio[row, : component.capacity], moments)
 
     def singular_turns(self) -> dict[int, tuple[Tensor, Tensor]]:
-        """(turn, inverse) of singular_turn by row of the layers that have an update, fp64.
+        """Returns singular_turn's (turn, inverse) in fp64, by the row of each layer with an update.
 
-        The small matrices are solved on the CPU, which is faster than a GPU at them: some layers at
-        a time, with one copy there and one back.
+        The matrices are small, so the CPU solves them faster than a GPU: some layers at a time,
+        with one copy to the CPU and one back.
         """
-        weights, found = self.weights.detach(), {}
+        weights, solved = self.weights.detach(), {}
         rows = [row for row, component in enumerate(self._list) if component.rank]
         for first in range(0, len(rows), SOLVED_AT_ONCE):
             some = rows[first : first + SOLVED_AT_ONCE]
             grams = [self._list[row].grams(weights[row]) for row in some]
             grams = dict(zip(some, _moved(grams, torch.device("cpu")), strict=True))
-            # where lora_down is not zero
+            # a layer whose lora_down is zero has no singular basis
             turns = {r: torch.stack(singular_turn(*g)) for r, g in grams.items() if g[1].any()}
             moved = _moved(list(turns.values()), self.device)
-            found |= {r: tuple(t) for r, t in zip(turns, moved, strict=True)}
-        return found
+            solved |= {r: tuple(t) for r, t in zip(turns, moved, strict=True)}
+        return solved
 
     def turn(
         self,
         turns: Mapping[int, tuple[Tensor, Tensor]],
         optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
-        """These layers to their singular basis, by their singular_turns, the optimizer's moments
-        with them; no output changes.
+        """Turns layers to their singular basis, by the `singular_turns` of their rows, and the
+        optimizer's moments with them; no output changes.
         """
         moments, weights = moments_of(optimizer), self.weights.detach()
         for row, (turn, inverse) in turns.items():
             self._list[row].rotate(weights[row], turn, inverse, moments)
 
     def folded(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """(lora_up, lora_down) of every layer, importance folded in, in file shapes (conv:
-        4-dimensional).
+        """Returns (lora_up, lora_down) of every layer by name, with Lambda folded in, in the shapes
+        of a file: kernels of a convolution have four dimensions.
         """
-        out = {}
+        tensors = {}
         for row, (name, component) in enumerate(self.components.items()):
             up, down = component.folded(self.weights[row].detach())
             if component.kernel is not None:
-                up, down = (
-                    up[:, :, None, None],
-                    down.view(-1, component.channels[0], *component.kernel),
-                )
-            out[name] = (up, down)
-        return out
+                up, down = as_point_kernels(up), as_kernels(down, component.kernel)
+            tensors[name] = (up, down)
+        return tensors
 
     def detach(self) -> None:
-        """Takes every path away: the module is exactly as it was. The learned tensors stay here."""
+        """Removes every path: the module is exactly as it was. The learned tensors stay here."""
         for component in self._list:
             component.unhook()
 
@@ -257,26 +261,25 @@ def attach(
     start: RankedLora | None = None,
     speeds: Mapping[str, float] | None = None,
 ) -> Adapters:
-    """Adds a low-rank path to every Linear and Conv2d of `module` whose dotted name matches the
-    regex `targets`, or to the layers that it gives by name.
+    """Adds a low-rank path to layers of `module` and returns them.
 
-    The update is exactly zero at first, or that of `start`, a finished adapter to go on from: a
-    layer's rank is then at least the one it has there. `speeds` says by name which layers have
-    another learning rate, as a factor. `device` is where the adapter lives, by default that of the
-    first target's weight. ValueError when the regex is broken or matches no
-    layer, or start doesn't fit.
+    targets: a regular expression, which the dotted names of the Linear and Conv2d layers must
+    match, or the layers by name. start: a finished adapter to go on from. The update is its update
+    at first, without it zero; a layer's rank is then at least its rank there. speeds: factors of
+    the learning rate, by name of the layers that have another one. device: where the adapter lies;
+    None for the device of the first layer's weight. Raises ValueError when the regular expression
+    is broken or matches no layer, or `start` doesn't fit.
     """
-    found = find_layers(module, targets) if isinstance(targets, str) else dict(targets)
+    layers = find_layers(module, targets) if isinstance(targets, str) else dict(targets)
     if device is None:
-        weight = next(iter(found.values())).weight
+        weight = next(iter(layers.values())).weight
         device = weight.device if weight is not None else "cpu"
-    return Adapters(found, settings or RankSettings(), seed, torch.device(device), start, speeds)
+    return Adapters(layers, settings or RankSettings(), seed, torch.device(device), start, speeds)
 
 
 def _moved(tensors: list[Tensor], device: torch.device) -> list[Tensor]:
-    """On the device, with one copy for all."""
+    """Returns the tensors on the device, moved with one copy for all of them."""
     if not tensors or tensors[0].device == device:
         return tensors
-    flat = torch.cat([t.flatten() for t in tensors]).to(device)
-    parts = flat.split([t.numel() for t in tensors])
-    return [part.view(t.shape) for part, t in zip(parts, tensors, strict=True)]
+    flat, shapes = pack(tensors, "*")
+    return unpack(flat.to(device), shapes, "*")

@@ -1,9 +1,9 @@
-"""One adapted component: a low-rank path beside a frozen Linear or Conv2d, by a forward hook.
+"""One adapted layer: a low-rank path beside a frozen Linear or Conv2d, added by a forward hook.
 
-y = W0 x + B Lambda A x with A = lora_down (capacity x in), B = lora_up (out x capacity), of which
-the first `rank` positions are used: Lambda is zero beyond them. The capacity is the rank rounded up
-to whole tiles, so that tensors rarely change their size while ranks move, and nothing is computed
-or stored for ranks that are far away.
+y = W0 x + B Lambda A x with A = lora_down [capacity, in] and B = lora_up [out, capacity]. Only the
+first `rank` positions are used: Lambda is zero beyond them. The capacity is the rank rounded up to
+a multiple of a tile. So tensors rarely change their size while ranks move, and little is computed
+or stored beyond the ranks.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
+from ..adapter.kernels import as_kernels, as_point_kernels
 from .moments import Moments, exchanged, turned
 
-TILE = 8  # positions; what matrix units like
+# rank positions: the matrix units of GPUs compute in multiples of 8
+TILE = 8
 
 
 def is_adaptable(module: nn.Module) -> bool:
-    """Conv2d without groups, or whatever has in_features and out_features: hosts have a Linear of
-    their own.
+    """Returns whether a layer can have an adapter: a Conv2d without groups, or a Linear, which is
+    known by its in_features and out_features, since hosts have classes of their own.
     """
     if isinstance(module, nn.Conv2d):
         return module.groups == 1
@@ -31,8 +33,8 @@ def is_adaptable(module: nn.Module) -> bool:
 
 
 class Component:
-    """lora_up [out, capacity] and lora_down [capacity, fan_in] of one module; fan_in counts a
-    kernel's taps.
+    """The path of one layer: lora_up [fan_out, capacity] and lora_down [capacity, fan_in]. For a
+    convolution fan_in is input channels times the size of the kernel.
     """
 
     def __init__(self, module: nn.Module, max_rank: int, device: torch.device, tile: int = TILE):
@@ -53,18 +55,19 @@ class Component:
 
     @property
     def cost(self) -> int:
-        """Parameters of one rank position."""
+        """Returns the number of parameters of one rank position."""
         return self.fan_in + self.fan_out
 
     @property
     def capacity(self) -> int:
-        """Rank positions that the tensors hold."""
+        """Returns how many rank positions the tensors hold."""
         return len(self.lora_down)
 
     @torch.no_grad()
     def allocate(self, rank: int, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Room for `rank` positions in whole tiles: new parameters where that is another capacity,
-        with the values, and the optimizer's moments, of the positions that stay, and zeros else.
+        """Makes the capacity the rank rounded up to a multiple of the tile. If it changes, there
+        are new parameters: the positions that stay keep their values and the optimizer's moments,
+        others are zero.
         """
         capacity = min(-(-rank // self.tile) * self.tile, self.max_rank)
         if capacity != self.capacity:
@@ -72,27 +75,29 @@ class Component:
             self.lora_up = exchanged(self.lora_up, capacity, 1, optimizer)
 
     def hook(self, weights: Callable[[], Tensor | None]) -> None:
-        """Adds the path to the module's output; `weights()` gives the diagonal of Lambda, at least
-        `capacity` long and zero beyond `rank`, or None where it is 1.
+        """Adds the path to the module's output from now on.
+
+        weights: gives the diagonal of Lambda, at least `capacity` long and zero beyond `rank`, or
+        None where Lambda is 1.
         """
 
         def after(_module: nn.Module, args: tuple, named: dict, output: Tensor) -> Tensor:
             if not self.rank:
                 return output
-            x = args[0] if args else next(iter(named.values()))  # a layer's only input
+            x = args[0] if args else next(iter(named.values()))  # its only input
             return self.add_path(x, output, weights())
 
         self.handle = self.module.register_forward_hook(after, with_kwargs=True)
 
     def unhook(self) -> None:
-        """Takes the path away; the module is as it was."""
+        """Removes the path; the module is as it was."""
         if self.handle is not None:
             self.handle.remove()
             self.handle = None
 
     def add_path(self, x: Tensor, output: Tensor, weights: Tensor | None) -> Tensor:
-        """output + B (Lambda A) x; fp16 inputs run in fp32, since (Lambda A) x of the paper's init
-        can overflow fp16.
+        """Returns output + B (Lambda A) x. An fp16 input is computed in fp32, since (Lambda A) x
+        can overflow fp16 with the paper's init.
         """
         dtype = torch.float32 if x.dtype == torch.float16 else x.dtype
         down, up = self.lora_down, self.lora_up.to(dtype)
@@ -100,10 +105,9 @@ class Component:
             down = down * weights[: self.capacity, None]
         x, down = x.to(dtype), down.to(dtype)
         if self.kernel is not None:
-            kernels = down.view(-1, self.channels[0], *self.kernel)
             # the module's own stride, dilation, padding and padding mode
-            hidden = nn.Conv2d._conv_forward(self.module, x, kernels, None)
-            return output + F.conv2d(hidden, up[:, :, None, None]).to(output.dtype)
+            hidden = nn.Conv2d._conv_forward(self.module, x, as_kernels(down, self.kernel), None)
+            return output + F.conv2d(hidden, as_point_kernels(up)).to(output.dtype)
         if output.dtype != dtype:
             return output + F.linear(F.linear(x, down), up).to(output.dtype)
         hidden = x.reshape(-1, self.fan_in) @ down.T
@@ -113,8 +117,8 @@ class Component:
     def initialise(
         self, start: int, stop: int, std: float, generator: torch.Generator, *, random_up: bool
     ) -> None:
-        """Positions [start, stop), inside the capacity: lora_down random normal, lora_up zero (or,
-        as in the paper's growth, random).
+        """Fills the positions [start, stop): lora_down with normal numbers of this standard
+        deviation, lora_up with zeros, or with such numbers too if `random_up`.
         """
         shape = (stop - start, self.fan_in)
         self.lora_down[start:stop] = torch.randn(shape, generator=generator).mul_(std)
@@ -126,27 +130,27 @@ class Component:
 
     @torch.no_grad()
     def orthogonalise(self) -> None:
-        """Makes the used rows of lora_down orthogonal and all of the same norm, the mean one: no
-        two positions then begin alike, and turning them later is well conditioned.
+        """Makes the used rows of lora_down orthogonal, all with the root mean square of their
+        norms. No two positions then start alike, and turning them later is well conditioned.
         """
         used = self.lora_down[: self.rank]
         used.copy_(torch.linalg.qr(used.T)[0].T * (used.norm() / math.sqrt(self.rank)))
 
     @torch.no_grad()
     def grams(self, weights: Tensor) -> Tensor:
-        """B^T B and (Lambda A)(Lambda A)^T of the used positions, fp64 [2, rank, rank]."""
+        """Returns B^T B and (Lambda A)(Lambda A)^T of the used positions, fp64 [2, rank, rank]."""
         up = self.lora_up[:, : self.rank].double()
         down = (self.lora_down[: self.rank] * weights[: self.rank, None]).double()
         return torch.stack([up.T @ up, down @ down.T])
 
     @torch.no_grad()
     def rotate(self, weights: Tensor, turn: Tensor, inverse: Tensor, moments: Moments) -> None:
-        """Turns the used positions to the singular basis of the update, which stays the same, by
-        singular_turn of the grams.
+        """Turns the used positions to the singular basis of the update, which itself stays.
 
-        lora_down gets orthogonal rows, all of its mean row norm; lora_up carries the singular
-        values, in falling order. `moments(parameter)` gives what an optimizer remembers of a
-        parameter, which turns with it, mean squares as if gradients of positions were uncorrelated.
+        turn, inverse: singular_turn of the `grams`. lora_down gets orthogonal rows, all with the
+        root mean square of their norms; lora_up carries the singular values, largest first.
+        moments: gives the optimizer's moments of a parameter, which turn with it; mean squares turn
+        as if the gradients of different positions were uncorrelated.
         """
         r = self.rank
         weight = weights[:r].double()
@@ -166,8 +170,8 @@ class Component:
 
     @torch.no_grad()
     def rescale(self, ratio: Tensor, moments: Moments) -> None:
-        """Lambda has become `ratio` [capacity] times what it was: lora_up takes up the change, so
-        that the update stays the same; what an optimizer remembers of it follows.
+        """Divides lora_up by `ratio` [capacity], by which Lambda was multiplied, so that the update
+        stays; the optimizer's moments follow.
         """
         self.lora_up /= ratio
         for name, moment in moments(self.lora_up).items():
@@ -175,7 +179,7 @@ class Component:
 
     @torch.no_grad()
     def folded(self, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """(lora_up [out, rank], lora_down [rank, fan_in]) with Lambda folded in, copies: their
+        """Returns copies of lora_up [out, rank] and of Lambda lora_down [rank, fan_in], whose
         product is the update.
         """
         down = self.lora_down[: self.rank] * weights[: self.rank, None]

@@ -1,8 +1,8 @@
-"""What an optimizer remembers of a parameter, and how that follows the rank positions.
+"""The moments that an optimizer keeps of a parameter, and how they follow the rank positions.
 
-When positions are turned, scaled or change in number, so must all that is kept beside them: what
-stands for gradients turns as gradients do, mean squares by squares, and copies of the parameter as
-the parameter itself.
+When positions are turned, scaled or change in number, their moments must do the same: sums of
+gradients turn as gradients do, mean squares by the squares, copies of the parameter as the
+parameter does.
 """
 
 from __future__ import annotations
@@ -12,16 +12,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-GRADIENTS = {"exp_avg", "momentum_buffer", "s"}  # Adam's mean, SGD's momentum, Prodigy's sum
-SQUARES = {"exp_avg_sq"}  # Adam's mean square
-COPIES = {"ema", "p0"}  # the running mean of the weights, Prodigy's first weights
+# keys of an optimizer's state: Adam's mean, SGD's momentum and Prodigy's sum of gradients
+GRADIENTS = {"exp_avg", "momentum_buffer", "s"}
+# Adam's mean squared gradient
+SQUARES = {"exp_avg_sq"}
+# the running mean of the weights, and Prodigy's first weights
+COPIES = {"ema", "p0"}
 MOMENTS = GRADIENTS | SQUARES | COPIES
 Moments = Callable[[Tensor], dict[str, Tensor]]
 
 
 def moments_of(optimizer: torch.optim.Optimizer | None) -> Moments:
-    """Gives what the optimizer remembers of a parameter by name, in the parameter's shape and
-    memory; nothing where there is nothing yet.
+    """Returns a function that gives the moments of a parameter by name: views in the parameter's
+    shape, none before the first step.
     """
 
     def moments(parameter: Tensor) -> dict[str, Tensor]:
@@ -32,15 +35,17 @@ def moments_of(optimizer: torch.optim.Optimizer | None) -> Moments:
 
 
 def follows(name: str, state: dict, parameter: Tensor) -> bool:
-    """Whether an entry of a parameter's state has a value for each of its entries (Prodigy says
-    one zero where all are).
+    """Returns whether an entry of the optimizer's state is a moment with a value for every value of
+    the parameter (Prodigy keeps a single zero where all are zero).
     """
     return name in MOMENTS and state[name].numel() == parameter.numel()
 
 
 def turned(name: str, of_gradients: Tensor, of_values: Tensor, like: Tensor) -> Tensor:
-    """The matrix (or the factors) by which a moment turns, where gradients and the parameter turn
-    by the given ones.
+    """Returns the matrix, or the factors, by which a moment turns.
+
+    of_gradients, of_values: those by which gradients and the parameter turn. like: a tensor of the
+    wanted dtype.
     """
     if name in COPIES:
         return of_values.to(like.dtype)
@@ -50,7 +55,9 @@ def turned(name: str, of_gradients: Tensor, of_values: Tensor, like: Tensor) -> 
 def exchanged(
     parameter: nn.Parameter, size: int, dim: int, optimizer: torch.optim.Optimizer | None
 ) -> nn.Parameter:
-    """A new parameter of another size, in the optimizer too: autograd remembers the old one's."""
+    """Returns a new parameter of another size in place of `parameter`, in the optimizer too. It has
+    to be new, since autograd keeps the size of the old one.
+    """
     fresh = nn.Parameter(resized(parameter.detach(), size, dim))
     if optimizer is not None:
         for group in optimizer.param_groups:
@@ -64,7 +71,7 @@ def exchanged(
 
 
 def resized(tensor: Tensor, size: int, dim: int) -> Tensor:
-    """A copy with the first `size` entries of a dimension, zeros where there were none."""
+    """Returns a copy with `size` entries along a dimension, the added ones zero."""
     kept = min(size, tensor.shape[dim])
     shape = list(tensor.shape)
     shape[dim] = size

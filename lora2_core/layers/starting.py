@@ -1,5 +1,5 @@
-"""Going on from a finished adapter: its layers become the first rank positions of a new run, which
-begins where the adapter ended.
+"""Going on from a finished adapter: its layers become the first rank positions of a new run, whose
+update is at first that of the adapter.
 """
 
 from __future__ import annotations
@@ -15,28 +15,31 @@ from ..adapter.lora import LoraLayer, RankedLora
 from ..adapter.names import kohya_name
 from .layer import Component
 
-NEGLIGIBLE = 1e-12  # of the largest energy of a layer: rounding of its singular basis
+# share of a layer's largest energy (squared singular value) below which a position is only the
+# rounding of fp32, whose singular values are exact to about 1e-6
+NEGLIGIBLE = 1e-12
 
 
 def starting_layers(start: RankedLora, components: Mapping[str, Component]) -> dict[str, LoraLayer]:
-    """The adapter's layers in their singular basis by the component that they belong to, by its
-    own name or by that of a kohya file; layers without rank are left out.
+    """Returns the layers of the adapter that are trained here, each in its singular basis, by the
+    name of the component; layers of rank 0 are left out. A component's layer has its name, or the
+    name that a kohya file gives it.
 
-    ValueError in one sentence when none belongs to any, or one doesn't fit where it belongs.
+    Raises ValueError when no layer is trained here, or one doesn't fit its component.
     """
-    found = {}
+    layers = {}
     for name, component in components.items():
         layer = start.layers.get(name, start.layers.get(kohya_name(name)))
         if layer is not None:
             check_fit(name, layer, component)
-            found[name] = used(layer.rotated()) if layer.rank else layer
-    if not found:
+            layers[name] = without_rounding(layer.rotated()) if layer.rank else layer
+    if not layers:
         raise ValueError(
             f"None of the {len(start.layers)} layers of the adapter to start from is trained here "
             f"(its first: {next(iter(start.layers), 'none')}; here: {next(iter(components))}): "
             "choose its layers in LoRA2 Target Options, or the adapter of this base model."
         )
-    for name, layer in found.items():
+    for name, layer in layers.items():
         most = components[name].max_rank
         if layer.rank > most:
             raise ValueError(
@@ -44,11 +47,11 @@ def starting_layers(start: RankedLora, components: Mapping[str, Component]) -> d
                 f"{most} is allowed here: raise max_rank, or make the adapter smaller with LoRA2 "
                 "Compress first."
             )
-    return {name: layer for name, layer in found.items() if layer.rank}
+    return {name: layer for name, layer in layers.items() if layer.rank}
 
 
 def check_fit(name: str, layer: LoraLayer, component: Component) -> None:
-    """ValueError unless the layer's update has the shape of the component's weight."""
+    """Raises ValueError unless the layer's update has the shape of the component's weight."""
     shape = layer.up.shape[0], layer.down.shape[1]
     if shape != (component.fan_out, component.fan_in):
         raise ValueError(
@@ -58,20 +61,21 @@ def check_fit(name: str, layer: LoraLayer, component: Component) -> None:
         )
 
 
-def used(layer: LoraLayer) -> LoraLayer:
-    """Of a layer in its singular basis: without the end that is only rounding."""
+def without_rounding(layer: LoraLayer) -> LoraLayer:
+    """Returns a layer in its singular basis without the last positions, which are only rounding."""
     energy = layer.energy
     return layer.first(int((energy > NEGLIGIBLE * energy.max()).sum()))
 
 
 @torch.no_grad()
 def fill(component: Component, layer: LoraLayer, weights: Tensor, *, orthogonal: bool) -> None:
-    """The layer's update, in its singular basis, into the first positions of an initialised
-    component with Lambda = `weights` (capacity,), whose other positions bring nothing yet.
+    """Puts a layer's update, in its singular basis, into the first positions of an initialised
+    component; the other positions add nothing to it yet.
 
-    lora_down gets the right singular vectors, as long as the component's rows are in the mean, so
-    that the learning rate means what it does in a fresh run; lora_up gets what is left. With
-    `orthogonal`, the other rows are made orthogonal to these and each other.
+    weights: the diagonal of the component's Lambda, (capacity,). lora_down gets the right singular
+    vectors, with the root mean square of the norms of the component's rows, so that the learning
+    rate means the same as in a new run. lora_up gets the rest. With `orthogonal`, the other rows of
+    lora_down are made orthogonal to these and to each other.
     """
     down, up, rank = component.lora_down, component.lora_up, layer.rank
     length = down[: component.rank].double().norm(dim=1).square().mean().sqrt()
@@ -85,14 +89,14 @@ def fill(component: Component, layer: LoraLayer, weights: Tensor, *, orthogonal:
     up[:, rank:] = 0
     if orthogonal and rank < component.rank:
         rest = down[rank : component.rank].double()
-        for _ in range(2):  # once is not enough where they are nearly alike
+        for _ in range(2):  # once is not enough for nearly parallel rows
             rest = rest - (rest @ rows.T) @ rows
         rest = torch.linalg.qr(rest.T)[0].T
         down[rank : component.rank] = (rest * length).to(down.dtype)
 
 
 def fingerprint(lora: RankedLora) -> str:
-    """A hash of the names, shapes and values of all layers: 16 hex digits."""
+    """Returns a hash of the names, shapes and values of all layers: 16 hex digits."""
     digest = hashlib.sha256()
     for name, layer in sorted(lora.layers.items()):
         shapes = [list(layer.up.shape), list(layer.down.shape), list(layer.kernel or ())]

@@ -1,5 +1,5 @@
-"""Which layers get an adapter: a kind of layers or a regular expression, and blocks to take or to
-leave out.
+"""The choice of layers that get an adapter: a kind of layers or a regular expression, and blocks to
+take or to leave out.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from ..checks import check_choice, check_text
 from ..ranks.layer_ranks import Line
 from .layer import Component, is_adaptable
 
-# UNets and Qwen-Image; Wan, Flux, SD3, Lumina; Flux's single blocks: attention and MLP in one
+# names of layers in UNets, Qwen-Image, Wan, Flux, SD3 and Lumina; the second line is Flux's single
+# blocks, whose layers hold attention and MLP in one
 ATTENTION = (
     r"(attn|attention)\d?\.(to_(q|k|v|out\.0|add_out)|add_(q|k|v)_proj|[qkvo]|qkv|proj|out)$"
     r"|single_blocks\.\d+\.linear[12]$"
 )
-# UNets and Qwen-Image; Flux; SD3; Lumina; Wan
+# names of layers in UNets and Qwen-Image, Flux, SD3, Lumina, Wan
 FEED_FORWARD = (
     r"(ff|ff_context|img_mlp|txt_mlp)\.net\.(0\.proj|2)$|(img|txt)_mlp\.[02]$|mlp\.fc[12]$"
     r"|feed_forward\.w[123]$|ffn\.\d+$"
@@ -34,37 +35,42 @@ KINDS = {
     "all linear + conv": EVERYTHING,
 }
 LAYERS = (REGEX, *KINDS)
+# what a person writes for a block, and its name in the model
 SIDES = {
     "down": "input_blocks", "mid": "middle_block", "up": "output_blocks", "double": "double_blocks",
     "single": "single_blocks",
 }  # fmt: skip
+# a block as a person writes it: `up 0-3`
 _BLOCK = re.compile(r"([A-Za-z_][\w.]*)(?:[ .](\d+)(?:-(\d+))?)?")
+# a block's name, and its number, inside the dotted name of a layer
 _NUMBERED = re.compile(r"(?:^|\.)([a-z_]*(?:block|layer)[a-z_]*)(?:\.\d+)?\.")
 
 
 def find_layers(module: nn.Module, pattern: str) -> dict[str, nn.Module]:
-    """Every Linear and Conv2d whose dotted name matches the regular expression somewhere;
-    ValueError when it is broken or matches none.
+    """Returns every Linear and Conv2d in whose dotted name the regular expression matches, by name.
+    Raises ValueError when it is broken or matches none.
     """
     try:
         compiled = re.compile(pattern)
     except re.error as error:
         raise ValueError(f"targets is not a regular expression ({error}): {pattern!r}") from error
-    found = {n: m for n, m in module.named_modules() if compiled.search(n) and is_adaptable(m)}
-    if not found:
+    layers = {n: m for n, m in module.named_modules() if compiled.search(n) and is_adaptable(m)}
+    if not layers:
         raise ValueError(
             f"targets {pattern!r} match no Linear or Conv2d layer: "
             "check the names of the model's layers."
         )
-    return found
+    return layers
 
 
 @dataclass(frozen=True)
 class TargetSettings:
-    """layers: `regex` for what `targets` matches, or one of KINDS. only_blocks, without_blocks:
-    blocks to take or to leave out, with commas between: `down`, `mid`, `up`, `double`, `single`, or
-    the name of a block in the model, each also with a number or a range, as in `down 4, up 0-3` or
-    `layers.5`.
+    """A choice of layers.
+
+    layers: one of KINDS, or `regex` for the layers that `targets` matches. only_blocks,
+    without_blocks: blocks to take or to leave out, with commas between them. A block is `down`,
+    `mid`, `up`, `double`, `single`, or its name in the model; a number or a range may follow, as in
+    `down 4, up 0-3` or `layers.5`.
     """
 
     layers: str = REGEX
@@ -80,38 +86,38 @@ class TargetSettings:
             blocks(name, getattr(self, name))
 
     def facts(self) -> dict:
-        """What tells one choice from another."""
-        chosen = {k: v for k, v in asdict(self).items() if v not in ("", REGEX)}
-        return {"targets": self.targets} | chosen
+        """Returns the fields of the choice that say something, for checkpoints and metadata."""
+        fields = {k: v for k, v in asdict(self).items() if v not in ("", REGEX)}
+        return {"targets": self.targets} | fields
 
     def chosen(self, module: nn.Module) -> dict[str, nn.Module]:
-        """The layers of a model by name, in its own order; ValueError where none are left, or a
-        block is none of the model's.
+        """Returns the chosen layers of a model by name, in the model's order. Raises ValueError
+        when none is left, or the model has no such block.
         """
-        found = find_layers(module, KINDS.get(self.layers, self.targets))
+        layers = find_layers(module, KINDS.get(self.layers, self.targets))
         if self.layers == ALL_LINEAR:
-            found = {n: m for n, m in found.items() if not isinstance(m, nn.Conv2d)}
+            layers = {n: m for n, m in layers.items() if not isinstance(m, nn.Conv2d)}
         for name in ("only_blocks", "without_blocks"):
             wanted = blocks(name, getattr(self, name))
             for block in wanted:
                 check_block(name, block, module)
             if wanted:
                 inside = name == "only_blocks"
-                found = {
-                    n: m for n, m in found.items() if any(b.holds(n) for b in wanted) == inside
+                layers = {
+                    n: m for n, m in layers.items() if any(b.holds(n) for b in wanted) == inside
                 }
-        if not found:
+        if not layers:
             raise ValueError(
                 f"only_blocks {self.only_blocks!r} and without_blocks {self.without_blocks!r} "
                 "leave no layer to train: take more blocks."
             )
-        return found
+        return layers
 
 
 @dataclass(frozen=True)
 class Block:
-    """A part of a model: a path of module names, and the numbers below it that are meant, all
-    without one.
+    """A part of a model: a path of module names, and the range of numbered modules below it; all of
+    them where `first` is None. `text` is what the person wrote.
     """
 
     text: str
@@ -120,17 +126,20 @@ class Block:
     last: int | None = None
 
     def holds(self, name: str) -> bool:
-        """Whether a module of this dotted name lies inside."""
-        before, found, after = f".{name}.".partition(f".{self.path}.")
-        if not found or self.first is None:
-            return bool(found)
+        """Returns whether the block contains the module of this dotted name."""
+        _, match, after = f".{name}.".partition(f".{self.path}.")
+        if not match or self.first is None:
+            return bool(match)
         number = after.partition(".")[0]
         return number.isdecimal() and self.first <= int(number) <= self.last
 
 
 def blocks(name: str, text: str) -> list[Block]:
-    """What an input of this name says; ValueError for what is no block."""
-    found = []
+    """Returns the blocks that the text of an input names. Raises ValueError for anything else.
+
+    name: the name of the input, for the error.
+    """
+    parsed = []
     for part in filter(None, (p.strip() for p in text.split(","))):
         match = _BLOCK.fullmatch(part)
         first, last = (int(n) if n else None for n in match.groups()[1:]) if match else (0, -1)
@@ -140,12 +149,14 @@ def blocks(name: str, text: str) -> list[Block]:
                 f"{name} has {part!r}, which is no block: write down, mid, up, double, single or a "
                 "block's name in the model, with a number or a range, such as down 4 or up 0-3."
             )
-        found.append(Block(part, SIDES.get(match[1], match[1]), first, last))
-    return found
+        parsed.append(Block(part, SIDES.get(match[1], match[1]), first, last))
+    return parsed
 
 
 def block_of(name: str) -> str:
-    """The block of a layer as `blocks` reads it: `down 4`, `mid`, `single 12`, `layers 3`."""
+    """Returns the block of a layer as a person writes it: `down 4`, `mid`, `single 12`, `layers
+    3`.
+    """
     path = name.removeprefix("diffusion_model.")
     match = _NUMBERED.search(path)
     if match is None:
@@ -156,17 +167,18 @@ def block_of(name: str) -> str:
 
 
 def components(
-    found: Mapping[str, nn.Module],
+    layers: Mapping[str, nn.Module],
     lines: Mapping[str, Line],
     max_rank: int,
     device: torch.device | str,
     tile: int = 1,
 ) -> dict[str, Component]:
-    """The layers, each with its highest rank: what its line says, else max_rank, cut to its smaller
-    side. ValueError for a line that asks a layer for more than that side.
+    """Returns a Component for each layer, by name. Its highest rank is the one of its line, else
+    max_rank, but at most the smaller side of its weight. Raises ValueError for a line whose rank is
+    above that side.
     """
     made = {}
-    for name, module in found.items():
+    for name, module in layers.items():
         line = lines.get(name)
         most = max_rank if line is None else line.most
         made[name] = part = Component(module, most, device, tile)
@@ -180,11 +192,11 @@ def components(
 
 
 def check_block(name: str, block: Block, module: nn.Module) -> None:
-    """ValueError unless the block is in the model."""
+    """Raises ValueError unless the block is in the model."""
     names = [n for n, m in module.named_modules() if is_adaptable(m)]
     if any(block.holds(n) for n in names):
         return
-    known = dict.fromkeys(found[1] for n in names if (found := _NUMBERED.search(n)))
+    known = dict.fromkeys(match[1] for n in names if (match := _NUMBERED.search(n)))
     sides = {path: side for side, path in SIDES.items()}
     raise ValueError(
         f"{name} has {block.text!r}, but this model has no layer there: its blocks are "

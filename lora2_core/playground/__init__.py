@@ -1,0 +1,3 @@
+"""The playground: a tiny text-to-image model that comes with the pack, and pictures to train it
+on.
+"""

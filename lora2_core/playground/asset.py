@@ -1,7 +1,7 @@
-"""The playground's one file: weights of UNet, text encoder and autoencoder, and the facts to build
-them from.
+"""The playground's only file: the weights of UNet, text encoder and autoencoder, and their
+configurations.
 
-Plain torch and safetensors; `lora2_core.host.playground` turns it into the host's own objects.
+Plain torch and safetensors; `lora2_core.host.playground` makes the host's own objects of it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from torch import Tensor
 from ..files.tensor_file import read
 
 PATH = Path(__file__).with_name("playground.safetensors")
+# width of the text embeddings
 TEXT_WIDTH = 128
-SIZE_EMBEDDING = 32  # width of each of SDXL's six size embeddings (256 in SDXL itself)
+# width of each of the six size embeddings (256 in SDXL itself)
+SIZE_EMBEDDING = 32
 
 UNET_CONFIG = {
     "image_size": 32,
@@ -41,7 +43,7 @@ HEAD_CHANNELS = 32
 
 
 def text_config(max_length: int) -> dict:
-    """The text transformer's configuration in CLIP's own terms."""
+    """Returns the text encoder's configuration, with CLIP's keys."""
     return {
         "hidden_size": TEXT_WIDTH,
         "intermediate_size": 4 * TEXT_WIDTH,
@@ -55,20 +57,24 @@ def text_config(max_length: int) -> dict:
 
 @dataclass(frozen=True)
 class Asset:
-    """Tensors by part ("unet", "text", "vae") and the metadata they were saved with."""
+    """The tensors of each part, by name, and the metadata of the file.
+
+    latent_scale: a factor that brings latents to about unit variance. latent_rgb: [latent channels
+    + 1][3], a linear picture of a latent; its last row is the bias.
+    """
 
     unet: dict[str, Tensor]
     text: dict[str, Tensor]
     vae: dict[str, Tensor]
     vocabulary: list[str]
-    latent_scale: float  # multiplies autoencoder latents to about unit variance
-    latent_rgb: list[
-        list[float]
-    ]  # [latent channels + 1][3]: a linear picture of a latent, last row the bias
+    latent_scale: float
+    latent_rgb: list[list[float]]
 
 
 def load(path: Path = PATH) -> Asset:
-    """Reads the asset; FileNotFoundError says how to make it."""
+    """Reads the asset. Raises FileNotFoundError, with the command that makes it, when it is
+    missing.
+    """
     if not path.exists():
         raise FileNotFoundError(
             f"{path.name} is missing from the pack: run `nox -s train-playground` or reinstall."

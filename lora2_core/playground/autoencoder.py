@@ -1,6 +1,6 @@
 """A small convolutional autoencoder: images [B, 3, 4h, 4w] in [-1, 1] <-> latents [B, 8, h, w].
 
-Plain torch, no normalisation layers, so that flat colours survive exactly.
+Plain torch, without normalisation layers, so that flat colours stay exact.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ DOWNSCALE = 4
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(silu(conv(silu(x)))), shape kept."""
+    """x + conv(silu(conv(silu(x)))), of the shape of x."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -26,7 +26,7 @@ class ResidualBlock(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """Two levels of pixel (un)shuffle around residual blocks; the host's VAE object drives it."""
+    """Two levels of pixel (un)shuffle with residual blocks; the host's VAE object calls it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,11 +42,11 @@ class Autoencoder(nn.Module):
         )  # fmt: skip
 
     def encode(self, images: Tensor) -> Tensor:
-        """Images [B, 3, 4h, 4w] in [-1, 1] to latents [B, 8, h, w]."""
+        """Returns the latents [B, 8, h, w] of images [B, 3, 4h, 4w] in [-1, 1]."""
         return self.encoder(images)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents [B, 8, h, w] to images [B, 3, 4h, 4w], about [-1, 1]."""
+        """Returns the images [B, 3, 4h, 4w], in about [-1, 1], of latents [B, 8, h, w]."""
         return self.decoder(latents)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -54,5 +54,5 @@ class Autoencoder(nn.Module):
 
 
 def psnr(images: Tensor, decoded: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of images in [-1, 1] (peak-to-peak 2)."""
+    """Returns the peak signal-to-noise ratio of decoded images in [-1, 1], in dB."""
     return (10 * torch.log10(4 / F.mse_loss(decoded.detach().clamp(-1, 1), images))).item()

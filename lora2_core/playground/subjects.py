@@ -1,8 +1,8 @@
-"""The example pictures: subjects that the playground has never seen, and photographs of a bear
+"""Example pictures: subjects that the playground was not trained on, and photographs of a bear
 plushie.
 
-subjects.png is an atlas of 32 x 32 RGBA pictures, a row a subject (SUBJECTS) and a column a style
-(STYLES); photographs/ holds five of the DreamBooth data set. Credits in README.md.
+subjects.png holds pictures of 32 x 32 RGBA pixels: its rows are SUBJECTS, its columns STYLES.
+photographs/ holds five pictures of the DreamBooth data set. Credits are in README.md.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
 from ..checks import check_choice, check_range
 
+# pixels of a picture's side
 SIZE = 32
 STYLES = ("noto", "fluent-flat", "twemoji", "fluent-3d")
 BACKGROUNDS = {
@@ -36,27 +38,29 @@ FOLDER = Path(__file__).parent
 
 
 def caption(label: str, style: str, background: str) -> str:
-    """The caption of an emoji picture, as prompts are written too."""
+    """Returns the caption of an emoji picture; prompts have the same form."""
     return f"{label}, {style} style, {background} background"
 
 
 def compose(rgba: np.ndarray, background: str) -> np.ndarray:
-    """uint8 RGBA pictures [..., 4] over a named flat colour: uint8 RGB [..., 3]."""
+    """Puts uint8 RGBA pictures [..., 4] on a background of BACKGROUNDS; returns uint8 RGB [...,
+    3].
+    """
     alpha = rgba[..., 3:].astype(np.float32) / 255
     colour = np.asarray(BACKGROUNDS[background], np.float32)
     return (rgba[..., :3] * alpha + colour * (1 - alpha)).round().astype(np.uint8)
 
 
 def pictures_of(subject: str) -> np.ndarray:
-    """uint8 RGBA [4, 32, 32, 4] of one subject, in the order of STYLES."""
+    """Returns the four pictures of a subject in the order of STYLES, uint8 RGBA [4, 32, 32, 4]."""
     with Image.open(FOLDER / "subjects.png") as atlas:
         row = np.asarray(atlas.convert("RGBA"))[SUBJECTS.index(subject) * SIZE :][:SIZE]
-    return row.reshape(SIZE, len(STYLES), SIZE, 4).swapaxes(0, 1)
+    return rearrange(row, "height (style width) rgba -> style height width rgba", width=SIZE)
 
 
 def emoji_example(subject: str, index: int) -> tuple[np.ndarray, str]:
-    """Picture `index` of a subject: the styles in turn, each round of them on other backgrounds, so
-    that all MOST_PICTURES differ.
+    """Returns picture `index` of a subject, uint8 RGB, and its caption. The styles take turns, each
+    time on other backgrounds, so that all MOST_PICTURES differ.
     """
     turn, style = divmod(index, len(STYLES))
     background = list(BACKGROUNDS)[(3 * turn + style) % len(BACKGROUNDS)]
@@ -66,11 +70,11 @@ def emoji_example(subject: str, index: int) -> tuple[np.ndarray, str]:
 
 
 def examples(subject: str, count: int) -> tuple[list[Tensor], list[str]]:
-    """`count` images [H, W, 3] in [0, 1] with captions; ValueError for an unknown subject or
-    count.
+    """Returns `count` images of a subject, [height, width, 3] in [0, 1], and their captions. Raises
+    ValueError for an unknown subject, or too many.
     """
     check_choice("subject", subject, tuple(NAMES))
-    check_range("pictures", count, 1, MOST_PICTURES, whole=True)
+    check_range("pictures", count, 1, MOST_PICTURES, integer=True)
     if subject == PHOTOGRAPHS:
         files = sorted((FOLDER / "photographs").glob("*.jpg"))[:count]
         pictures = [(np.asarray(Image.open(f).convert("RGB")), PHOTOGRAPH_CAPTION) for f in files]

@@ -1,8 +1,8 @@
-"""Word-level tokenizer of the playground's text encoder, in the shape that the host's SDTokenizer
-asks for.
+"""The tokenizer of the playground's text encoder, a token for each word, as the host's SDTokenizer
+expects one.
 
-A word outside the vocabulary becomes one of RARE_TOKENS tokens that no caption of the base pictures
-used, chosen by a hash of the word: a stable, untrained name for a new subject.
+A hash of a word outside the vocabulary chooses one of RARE_TOKENS tokens, which no caption of the
+base model's pictures had. Such a token is a stable, untrained name for a new subject.
 """
 
 from __future__ import annotations
@@ -12,31 +12,35 @@ import zlib
 from collections.abc import Iterable
 
 START, END, COMMA = "<start>", "<end>", ","
+# tokens for words outside the vocabulary
 RARE_TOKENS = 64
+# tokens of a prompt, with start and end
 MAX_LENGTH = 16
 _WORD = re.compile(r"[^\s,]+|,")
 
 
 def build_vocabulary(captions: Iterable[str]) -> list[str]:
-    """Every word of the captions, after the special and the rare tokens; the index is the token
-    id.
+    """Returns the vocabulary: special tokens, rare tokens and every word of the captions. The index
+    is the token id.
     """
     words = sorted({word for caption in captions for word in split(caption)} - {COMMA})
     return [START, END, COMMA, *(f"<rare {i}>" for i in range(RARE_TOKENS)), *words]
 
 
 def split(text: str) -> list[str]:
-    """Lower-case words and commas of a text."""
+    """Returns the words of a text in lower case, and its commas."""
     return _WORD.findall(text.lower())
 
 
 def rare_token(word: str) -> str:
-    """The rare token that stands for a word outside the vocabulary."""
+    """Returns the rare token that stands for a word outside the vocabulary."""
     return f"<rare {zlib.crc32(word.encode()) % RARE_TOKENS}>"
 
 
 class WordTokenizer:
-    """`tokenizer(text)["input_ids"]` with start and end, and `get_vocab()`."""
+    """A tokenizer with the two calls that the host makes: `tokenizer(text)["input_ids"]`, with
+    start and end tokens, and `get_vocab()`.
+    """
 
     def __init__(self, vocabulary: list[str]):
         self.ids = {word: i for i, word in enumerate(vocabulary)}

@@ -21,7 +21,7 @@ from .work import Setup, one_by_one, work_off
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Returns the options of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m lora2_core.protocol",
         description="Trains, draws with and scores adapters over subjects, methods and seeds. "
@@ -56,34 +56,36 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def words(text: str) -> list[str]:
+    """Returns the parts of a text between its commas."""
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def numbers(text: str) -> list[int]:
+    """Returns the integers of a text with commas between them."""
     return [int(word) for word in words(text)]
 
 
 def run(options: argparse.Namespace) -> str:
-    """Does what is missing; the report's Markdown."""
+    """Runs the trials that are missing, writes the report, and returns its Markdown."""
     names = ("checkpoint", "clip_folder", "dino_folder", "seeds", "prompts", "images")
     plan = Plan.read(options.plan, **{name: getattr(options, name) for name in names})
-    search, trying = None, plan
+    search, tried = None, plan
     if options.search is not None:
         search = Search.read(options.search)
         search.check(plan)
-        trying = search.applied(plan)
+        tried = search.applied(plan)
     if options.steps is not None:
-        plan, trying = plan.shortened(options.steps), trying.shortened(options.steps)
-    wanted = trials(trying, read_subjects(options.data, options.subjects))
+        plan, tried = plan.shortened(options.steps), tried.shortened(options.steps)
+    wanted = trials(tried, read_subjects(options.data, options.subjects))
     table = Table(options.out / "trials.csv")
     try:
         if not options.report and table.missing(wanted):
-            work(options, trying, search, table, wanted)
-    finally:  # also of a sweep that was stopped
+            work(options, tried, search, table, wanted)
+    finally:  # the report of a stopped sweep is written too
         if search is None:
             text = write_report(plan, table, wanted, options.out)
         else:
-            text = write_search_report(search, trying, plan, table, wanted, options.out)
+            text = write_search_report(search, tried, plan, table, wanted, options.out)
     return text
 
 
@@ -94,7 +96,7 @@ def work(
     table: Table,
     wanted: list[Trial],
 ) -> None:
-    """Here, or on Ray's workers."""
+    """Runs the trials that the table lacks: in this process, or on Ray's workers."""
     paths = (p.resolve() for p in (options.data, options.out))
     setup = Setup(plan, *paths, find_comfyui(options.comfyui), options.base_directory)
     if options.ray is None and options.workers is None and search is None:

@@ -1,6 +1,6 @@
-"""ComfyUI's modules in this process, without its server: where they are, and the order of sys.path.
+"""ComfyUI's modules in this process, without its server: their folder, and the order of sys.path.
 
-The host's folder comes first and this pack's last, since both have a `nodes` and a `tests`.
+The host's folder comes first and this pack's last, since both have modules `nodes` and `tests`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ MAIN = "main.py"
 
 
 def find_comfyui(given: str | None = None) -> Path:
-    """The folder given, else COMFYUI_PATH or LORA2_HOST, else the one whose custom_nodes this pack
-    lies in; ValueError where there is none.
+    """Returns ComfyUI's folder: `given`, else COMFYUI_PATH or LORA2_HOST, else the folder whose
+    custom_nodes holds this pack. Raises ValueError when that is no ComfyUI.
     """
     named = given or os.environ.get("COMFYUI_PATH") or os.environ.get("LORA2_HOST")
     folder = Path(named) if named else Path(os.path.abspath(__file__)).parents[4]
@@ -27,9 +27,9 @@ def find_comfyui(given: str | None = None) -> Path:
 
 
 def enter(comfyui: Path, base: Path | None = None) -> None:
-    """Makes `import comfy` work; must run before anything imports it.
+    """Makes `import comfy` work. Call it before anything imports comfy.
 
-    base: the folder of models, inputs and outputs, where it is not the host's own.
+    base: the folder of models, inputs and outputs; None for the host's own.
     """
     if "comfy" in sys.modules:  # a test, or a second trial in this process
         return

@@ -1,4 +1,4 @@
-"""What a person asks for in a JSON file: one of ours by its name, or one of their own."""
+"""Plans and searches in JSON files: a preset of the pack, by its name, or a file of the user."""
 
 from __future__ import annotations
 
@@ -9,27 +9,29 @@ from typing import Any
 
 
 def known(folder: Path) -> str:
-    """The names of our own, as a sentence has them."""
+    """Returns the names of the presets in a folder, with commas between them."""
     return ", ".join(sorted(path.stem for path in folder.glob("*.json")))
 
 
 def read_fields(kind: type, what: str, source: str, folder: Path) -> dict[str, Any]:
-    """The fields of a dataclass, from a JSON file or from ours of that name in `folder`. ValueError
-    where it can't be read, is no object, or has a field that `kind` has not; `what` it is.
+    """Returns the fields of the dataclass `kind` in a JSON file, or in the preset of that name.
+
+    what: the word for it in errors, such as "plan". folder: the presets. Raises ValueError when the
+    file can't be read, is no JSON object, or has a field that `kind` lacks.
     """
     path = folder / f"{source}.json"
     path = path if path.is_file() else Path(source)
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(
             f"The {what} {source!r} can't be read ({error}): give a JSON file or one of "
             f"{known(folder)}."
         ) from error
-    if not isinstance(told, dict):
+    if not isinstance(values, dict):
         raise ValueError(f"The {what} {source!r} is no JSON object: see docs/protocol.md.")
-    if unknown := told.keys() - {field.name for field in fields(kind)}:
+    if unknown := values.keys() - {field.name for field in fields(kind)}:
         raise ValueError(
             f"The {what} has {min(unknown)!r}, which no {what} has: see docs/protocol.md."
         )
-    return told
+    return values

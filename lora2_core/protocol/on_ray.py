@@ -1,9 +1,9 @@
-"""Trials on a Ray cluster: one a GPU, or a share of one; what a lost worker had begun is done again
-elsewhere, and every row reaches the table as soon as it is there.
+"""Trials on a Ray cluster, one on each GPU or on a share of one. The trials of a lost worker are
+done again by another, and every row is in the table as soon as its trial ends.
 
-Ray is an optional extra: `python -m pip install ray`. The table has one writer, the process that
-started the sweep. Its workers need the pack, ComfyUI, the data and the output folder at the same
-paths, that is a shared disk.
+Ray is an optional extra: `python -m pip install ray`. Only the process that started the sweep
+writes the table. The workers need the pack, ComfyUI, the data and the output folder at the same
+paths, that is on a shared disk.
 """
 
 from __future__ import annotations
@@ -14,22 +14,24 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from .headless import PACK
 from .plan import Trial
 from .work import Execute
 
 MISSING = "Ray is not installed: install it with `python -m pip install ray`."
-_held: dict[str, Execute] = {}  # of this worker: what it has loaded
+# in a worker: the function that executes trials, with its models loaded, by the workshop's repr
+_loaded: dict[str, Execute] = {}
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where trials run: at an address (`auto` for a cluster that this machine belongs to), or on
-    worker processes of this machine.
+    """The Ray cluster that trials run on: at `address` (`auto` for the cluster of this machine),
+    or, where that is None, `workers` processes on this machine.
 
-    cpus, gpus: what a trial takes; 0.5 GPUs lets two share one. retries: of a trial whose worker is
-    lost.
+    cpus, gpus: what a trial occupies; with 0.5 GPUs two trials share one. retries: how often a
+    trial is started again if its worker is lost.
     """
 
     address: str | None = None
@@ -40,21 +42,21 @@ class Cluster:
 
     def __enter__(self) -> Cluster:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
-        # a trial that claims no share of a GPU sees what this process sees
+        # a trial with gpus=0 sees the same GPUs as this process
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         try:
             import ray
         except ImportError as error:
             raise ValueError(MISSING) from error
-        told = {"log_to_driver": False, "logging_level": logging.WARNING}
-        # and Tune's workers stay in the folder that others are in
-        own = {"PYTHONPATH": path_of_workers(), "RAY_CHDIR_TO_TRIAL_DIR": "0"}
-        told["runtime_env"] = {"env_vars": own}
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+        # the second keeps Tune's workers in the working folder
+        variables = {"PYTHONPATH": path_of_workers(), "RAY_CHDIR_TO_TRIAL_DIR": "0"}
+        options["runtime_env"] = {"env_vars": variables}
         if self.address:
-            ray.init(address=self.address, **told)
+            ray.init(address=self.address, **options)
         else:
             cpus, gpus = (math.ceil(self.workers * part) for part in (self.cpus, self.gpus))
-            ray.init(num_cpus=cpus, num_gpus=gpus, include_dashboard=False, **told)
+            ray.init(num_cpus=cpus, num_gpus=gpus, include_dashboard=False, **options)
         return self
 
     def __exit__(self, *_) -> None:
@@ -65,9 +67,9 @@ class Cluster:
     def work(
         self, workshop: Callable[[], Execute], trials: Iterable[Trial]
     ) -> Iterator[tuple[Trial, dict | Exception]]:
-        """Yields (trial, row) as trials finish, in any order; the exception of one that failed.
+        """Yields (trial, row) as trials end, in any order; for a failed trial its exception.
 
-        workshop: called once in every worker process; it gives what executes trials there.
+        workshop: called once in every worker, it returns the function that executes trials.
         """
         import ray
 
@@ -86,16 +88,19 @@ class Cluster:
 
 
 def path_of_workers() -> str:
-    """PYTHONPATH with the pack last: ComfyUI's own modules are to come first."""
+    """Returns PYTHONPATH with the pack last, so that ComfyUI's modules come first."""
     own = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
     return os.pathsep.join([*own, str(PACK)])
 
 
 def execute(key: str, workshop: Callable[[], Execute], trial: Trial) -> dict:
-    """In a worker: a trial, by what it has loaded for this sweep."""
-    if key not in _held:
-        _held.clear()
-        _held[key] = workshop()
+    """Executes a trial in a worker, with the models that the worker has loaded for this sweep.
+
+    key: the workshop's repr, by which the worker knows whether its models are those.
+    """
+    if key not in _loaded:
+        _loaded.clear()
+        _loaded[key] = workshop()
     start = time.monotonic()
-    row = _held[key](trial)
+    row = _loaded[key](trial)
     return row | {"worker": os.getpid(), "trial_seconds": time.monotonic() - start}

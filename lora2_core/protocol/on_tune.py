@@ -1,7 +1,8 @@
-"""A search for settings on Ray Tune: each is tried on a subject after the other, and one that is
-worse than most others were on the same subjects is stopped there (ASHA, arXiv 1810.05934).
+"""A search for settings on Ray Tune. Each setting is tried on one subject after the other; a
+setting that is worse than most others were on the same subjects is stopped (ASHA, arXiv
+1810.05934).
 
-Every finished trial is a row of the same table as those of a plan, so a second start repeats none.
+Every finished trial is a row of the table, as in a plan, so a second start repeats none.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ except ImportError as error:
 
 
 class Setting(tune.Trainable):
-    """In a worker: one setting after the other, a step a trial of it; models stay loaded."""
+    """One setting in a worker. A step is one of its trials; the models stay loaded for the next."""
 
     def setup(
         self,
@@ -39,32 +40,34 @@ class Setting(tune.Trainable):
         table: Path,
         search: Search,
     ) -> None:
+        """Loads the models; called once in a worker."""
         self.trials, self.table, self.search = trials, table, search
         self.reset_config(config)
         self.execute = workshop()
 
     def reset_config(self, new_config: dict) -> bool:
-        """Begins another setting."""
+        """Begins another setting; returns True, which tells Tune that it can."""
         self.left, self.rows = list(self.trials[new_config["method"]]), []
-        self.before, _ = read_rows(self.table)  # also of a worker that was lost
+        self.before, _ = read_rows(self.table)  # those of a lost worker too
         return True
 
     def step(self) -> dict:
+        """Executes the next trial and returns its result for Tune."""
         trial = self.left.pop(0)
         try:
             row = self.before.get(trial) or self.execute(trial)
             score = self.search.score([*self.rows, row])
-        except Exception as error:  # one setting of many; Record tells it
+        except Exception as error:  # one setting of many; Record logs it
             return {"trial": trial, "failed": " ".join(str(error).split()), "done": True}
         self.rows.append(row)
-        told = {"trial": trial, "row": row, "tried": len(self.rows), "score": score}
-        return told | {"done": not self.left}
+        result = {"trial": trial, "row": row, "tried": len(self.rows), "score": score}
+        return result | {"done": not self.left}
 
 
 class Record(tune.Callback):
-    """In the process that started the search: writes the table, tells how far it is.
+    """Writes the table and logs the progress, in the process that started the search.
 
-    trials: of each method.
+    trials: by method.
     """
 
     def __init__(self, table: Table, trials: dict[str, list[Trial]]):
@@ -78,7 +81,7 @@ class Record(tune.Callback):
             self.failed.append(own.key)
         elif own not in self.table.rows:
             self.table.add(own, result["row"])
-            self.progress.tell(own, result["row"])
+            self.progress.log(own, result["row"])
 
     def on_trial_error(self, iteration, trials, trial, **info) -> None:
         log.error("%s failed: its worker was lost again and again", trial.config["method"])
@@ -88,8 +91,8 @@ class Record(tune.Callback):
         method = trial.config["method"]
         if missing := len(self.table.missing(self.trials[method])):
             self.progress.total -= missing
-            whole = len(self.trials[method])
-            log.info("%s: stopped after %d of %d trials", method, whole - missing, whole)
+            total = len(self.trials[method])
+            log.info("%s: stopped after %d of %d trials", method, total - missing, total)
 
 
 def search_on(
@@ -99,9 +102,9 @@ def search_on(
     table: Table,
     wanted: list[Trial],
 ) -> None:
-    """Tries the methods of these trials; RuntimeError at the end where some failed.
+    """Tries the methods of the `wanted` trials. Raises RuntimeError at the end where some failed.
 
-    cluster: one that is entered.
+    cluster: its `with` block must have begun.
     """
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # with verbose=0: Tune prints nothing
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # the table is the log
@@ -110,13 +113,13 @@ def search_on(
     for trial in wanted:
         own.setdefault(trial.method, []).append(trial)
     most = len(wanted) // len(own)
-    place = table.path.resolve()
+    path = table.path.resolve()
     record = Record(table, own)
-    told = {"workshop": workshop, "trials": own, "table": place, "search": search}
-    setting = tune.with_parameters(Setting, **told)
+    parameters = {"workshop": workshop, "trials": own, "table": path, "search": search}
+    setting = tune.with_parameters(Setting, **parameters)
     setting = tune.with_resources(setting, {"CPU": cluster.cpus, "GPU": cluster.gpus})
     asha = ASHAScheduler("tried", "score", "max", most, min(search.first, most), search.reduction)
-    scratch = place.parent / "tune"  # Tune's own notes
+    scratch = path.parent / "tune"  # Tune's own files
     run = tune.RunConfig(
         name=scratch.name,
         storage_path=str(scratch.parent),

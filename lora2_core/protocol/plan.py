@@ -1,4 +1,4 @@
-"""What is evaluated and how: a JSON file, and the trials that it comes to."""
+"""The plan of an evaluation: a JSON file, and the trials that it leads to."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from .json_file import read_fields
 
 PRESETS = Path(__file__).parent / "presets"
 PLAYGROUND = "playground"
+# how pictures are drawn, where the plan does not say it
 SAMPLING = {
     "steps": 30, "cfg": 7.5, "sampler_name": "euler", "scheduler": "normal", "width": 1024,
     "height": 1024,
@@ -22,14 +23,14 @@ SAMPLING = {
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that scores depend on beside the pictures.
+    """Everything beside the pictures that scores depend on.
 
     checkpoint: a name in the checkpoints folder, a file, or "playground".
-    methods: by name, the choices of LoRA² Train and its option nodes; None for no adapter.
-    training: choices that all methods have in common.
-    prompts, images: how many prompts of a subject, and pictures of each prompt.
-    caption: of training pictures without a caption beside them; {token} and {class}.
-    clip_folder, dino_folder: encoders in transformers' form; "" for none.
+    methods: by name, the inputs of LoRA² Train and its option nodes; None for no adapter.
+    training: inputs that all methods have in common.
+    prompts, images: number of prompts of a subject, and of pictures of each prompt.
+    caption: for training pictures without a caption file, with {token} and {class}.
+    clip_folder, dino_folder: encoders in the form of transformers; "" for none.
     """
 
     checkpoint: str = PLAYGROUND
@@ -46,11 +47,11 @@ class Plan:
     dino_folder: str = ""
 
     def __post_init__(self) -> None:
-        check_range("prompts", self.prompts, 1, 1000, whole=True)
-        check_range("images", self.images, 1, 1000, whole=True)
-        check_range("resolution", self.resolution, 16, 8192, whole=True)
+        check_range("prompts", self.prompts, 1, 1000, integer=True)
+        check_range("images", self.images, 1, 1000, integer=True)
+        check_range("resolution", self.resolution, 16, 8192, integer=True)
         for seed in self.seeds:
-            check_range("seeds", seed, 0, 2**63 - 1, whole=True)
+            check_range("seeds", seed, 0, 2**63 - 1, integer=True)
         if not self.methods or not self.seeds:
             raise ValueError("The plan has no methods or no seeds: give at least one of each.")
         if unknown := self.sampling.keys() - SAMPLING.keys():
@@ -62,18 +63,22 @@ class Plan:
 
     @classmethod
     def read(cls, source: str, **changes) -> Plan:
-        """Of a JSON file or a preset's name, with fields changed; ValueError for unknown ones."""
-        told = read_fields(cls, "plan", source, PRESETS)
-        told = told | {k: v for k, v in changes.items() if v is not None}
-        return cls(**told | {"seeds": tuple(told.get("seeds", (0,)))})
+        """Reads the plan of a JSON file or a preset; `changes` that are not None replace its
+        fields. Raises ValueError for unknown fields.
+        """
+        values = read_fields(cls, "plan", source, PRESETS)
+        values = values | {k: v for k, v in changes.items() if v is not None}
+        return cls(**values | {"seeds": tuple(values.get("seeds", (0,)))})
 
     def choices(self, method: str) -> dict | None:
-        """What a method trains with, None for no adapter."""
+        """Returns the training choices of a method; None for no adapter."""
         own = self.methods[method]
         return None if own is None else self.training | own
 
     def shortened(self, steps: int) -> Plan:
-        """With at most so many training steps in every method, to try things."""
+        """Returns the plan with at most this many training steps in every method, for a quick
+        try.
+        """
         cut = {
             name: own and own | {"steps": min(steps, self.choices(name).get("steps", steps))}
             for name, own in self.methods.items()
@@ -88,38 +93,41 @@ class Trial:
     subject: str
     method: str
     seed: int
-    fingerprint: str  # of everything that its scores depend on
+    # a hash of everything that its scores depend on
+    fingerprint: str
 
     @property
     def key(self) -> str:
-        """Also a folder's name."""
+        """Returns a unique name of the trial, which is the path of its folder too."""
         plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in self.method)
         return f"{self.subject}/{plain}-{self.seed}-{self.fingerprint}"
 
 
 def trials(plan: Plan, subjects: Sequence[Subject]) -> list[Trial]:
-    """All of them; methods change fastest, so that every part of a sweep compares all methods."""
-    places = ("checkpoint", "clip_folder", "dino_folder")
+    """Returns all trials of a plan. Methods change fastest, so that an unfinished sweep compares
+    all methods.
+    """
+    paths = ("checkpoint", "clip_folder", "dino_folder")
     shared = asdict(plan) | {"methods": None, "training": None, "seeds": None}
-    shared |= {place: contents(shared[place]) for place in places}
+    shared |= {name: contents(shared[name]) for name in paths}
     pictures = {subject.name: contents(str(subject.folder)) for subject in subjects}
-    found = []
+    made = []
     for seed in plan.seeds:
         for subject in subjects:
             own = [subject.kind, subject.templates, pictures[subject.name]]
             for method in plan.methods:
-                told = [shared, plan.choices(method), *own]
-                mark = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:10]
-                found.append(Trial(subject.name, method, seed, mark))
-    return found
+                facts = [shared, plan.choices(method), *own]
+                mark = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:10]
+                made.append(Trial(subject.name, method, seed, mark))
+    return made
 
 
-def contents(place: str) -> str | list[tuple[str, int]]:
-    """What is at a path, wherever that is on this machine: (name, bytes) of a folder's files or of
-    a file; the text itself where there is none.
+def contents(text: str) -> str | list[tuple[str, int]]:
+    """Returns (name, bytes) of the file, or of the files in the folder, that a text is the path of;
+    the text itself if nothing is there. So a fingerprint does not depend on where files lie.
     """
-    path = Path(place)
-    if not place or not path.exists():
-        return place
+    path = Path(text)
+    if not text or not path.exists():
+        return text
     files = path.iterdir() if path.is_dir() else [path]
     return sorted((file.name, file.stat().st_size) for file in files if file.is_file())

@@ -1,5 +1,5 @@
-"""What a search for settings tries and what it calls better: a JSON file, and the methods that it
-comes to. They are drawn at random before the search starts, so that a second start draws the same.
+"""A search for settings: what it tries, and what it calls better. A JSON file says both. The
+settings are drawn at random before the search starts, so that a second start draws the same ones.
 """
 
 from __future__ import annotations
@@ -20,20 +20,22 @@ from .table import rows_of
 SEARCHES = Path(__file__).parent / "presets" / "searches"
 ENCODERS = {"dino": "dino_folder", "clip_i": "clip_folder", "clip_t": "clip_folder"}
 SPACES = ("uniform", "log")
-TRIES = 100  # draws for each setting wanted, before the space counts as exhausted
+# draws for each wanted setting, after which the space counts as exhausted
+TRIES = 100
 Choices = dict[str, object]
 
 
 @dataclass(frozen=True)
 class Search:
-    """Settings to try beside a plan's training, and their worth.
+    """Settings to try beside a plan's training, and the objective that compares them.
 
-    settings: of each a list to choose from, {"uniform": [least, most]} or {"log": [least, most]};
-        whole numbers where both ends are.
-    objective: weights of dino, clip_i, clip_t and megabytes; their sum is to be large.
-    count: how many settings are tried.
-    first: on so many subjects x seeds before one may be stopped.
-    reduction: about one in so many goes on then, and again after so many times as many trials.
+    settings: for each input a list to choose from, {"uniform": [least, most]} or {"log": [least,
+        most]}; the values are integers where both ends are.
+    objective: weights of dino, clip_i, clip_t and megabytes; the larger the weighted sum, the
+    better. count: number of settings that are tried.
+    first: number of trials (subjects times seeds) after which a setting may be stopped.
+    reduction: about 1 in this many settings then continues, and so again after each multiple of the
+        trials by it.
     seed: of the draws.
     """
 
@@ -45,10 +47,10 @@ class Search:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_range("count", self.count, 1, 100_000, whole=True)
-        check_range("first", self.first, 1, 100_000, whole=True)
-        check_range("reduction", self.reduction, 2, 1000, whole=True)
-        check_range("seed", self.seed, 0, 2**63 - 1, whole=True)
+        check_range("count", self.count, 1, 100_000, integer=True)
+        check_range("first", self.first, 1, 100_000, integer=True)
+        check_range("reduction", self.reduction, 2, 1000, integer=True)
+        check_range("seed", self.seed, 0, 2**63 - 1, integer=True)
         if not isinstance(self.settings, dict) or not self.settings:
             raise ValueError("The search has no settings: name at least one, and what to try.")
         for name, space in self.settings.items():
@@ -63,35 +65,36 @@ class Search:
 
     @classmethod
     def read(cls, source: str) -> Search:
-        """Of a JSON file or a preset's name; ValueError for unknown fields."""
+        """Reads the search of a JSON file or a preset. Raises ValueError for unknown fields."""
         return cls(**read_fields(cls, "search", source, SEARCHES))
 
     def check(self, plan: Plan) -> None:
-        """ValueError where the plan has no encoder for a score of the objective."""
+        """Raises ValueError unless the plan has an encoder for every score of the objective."""
         for name in self.objective.keys() & ENCODERS.keys():
             if not getattr(plan, ENCODERS[name]):
                 option = ENCODERS[name].replace("_", "-")
                 raise ValueError(f"objective has {name}, which needs an encoder: give --{option}.")
 
     def draw(self) -> dict[str, Choices]:
-        """Settings by the name that the table has for them; fewer than `count` where the space has
-        no more. The first of many are those of few.
+        """Draws the settings, by the names that they have in the table as methods. There are fewer
+        than `count` where the space has no more. A larger count only adds settings.
         """
-        random, found = np.random.default_rng(self.seed), {}
+        random = np.random.default_rng(self.seed)
+        settings: dict[str, Choices] = {}
         for _ in range(self.count * TRIES):
             own = {name: drawn(space, random) for name, space in self.settings.items()}
-            found.setdefault(", ".join(f"{name} {value}" for name, value in own.items()), own)
-            if len(found) == self.count:
+            settings.setdefault(", ".join(f"{name} {value}" for name, value in own.items()), own)
+            if len(settings) == self.count:
                 break
-        return found
+        return settings
 
     def applied(self, plan: Plan) -> Plan:
-        """The plan with the settings to try as its methods."""
+        """Returns the plan with the drawn settings as its methods."""
         return replace(plan, methods=dict(self.draw()))
 
     def score(self, rows: Sequence[Mapping[str, float | None]]) -> float:
-        """The objective of trials of one setting: the weighted sum of their means. ValueError where
-        that is no number.
+        """Returns the objective of the trials of one setting: the weighted sum of their mean
+        scores. Raises ValueError where that is not finite.
         """
         means = {n: statistics.fmean(row[n] for row in rows) for n in self.objective}
         score = sum(weight * means[name] for name, weight in self.objective.items())
@@ -100,8 +103,8 @@ class Search:
         return score
 
     def ranking(self, rows: Mapping[Trial, Mapping], methods: Sequence[str]) -> list[str]:
-        """The methods that have trials, best first: those tried on more subjects before those that
-        were stopped earlier, since only equal subjects compare.
+        """Returns the methods that have trials, best first. Methods with more trials come before
+        those that were stopped earlier, since only scores on the same subjects compare.
         """
         own = {m: rows_of(rows, m) for m in methods}
         tried = [m for m in methods if own[m]]
@@ -109,7 +112,7 @@ class Search:
 
 
 def check_space(name: str, space: object) -> None:
-    """ValueError unless a value can be drawn from it."""
+    """Raises ValueError unless values can be drawn from a space."""
     if isinstance(space, list) and space:
         return
     kind, ends = next(iter(space.items()), (None, None)) if isinstance(space, dict) else (None, ())
@@ -124,15 +127,17 @@ def check_space(name: str, space: object) -> None:
 
 
 def drawn(space: list | dict, random: np.random.Generator) -> object:
-    """A value to try; numbers of a range have three digits, so that their name tells them whole."""
+    """Draws a value of a space. Numbers of a range are rounded to three digits, so that the name of
+    a setting shows them in full.
+    """
     if isinstance(space, list):
         return space[int(random.integers(len(space)))]
     ((kind, (least, most)),) = space.items()
-    whole = isinstance(least, int) and isinstance(most, int)
-    end = most + 1 if whole else most  # the last whole number is as likely as the others
+    integer = isinstance(least, int) and isinstance(most, int)
+    end = most + 1 if integer else most  # the last integer is as likely as the others
     if kind == "log":
         value = math.exp(random.uniform(math.log(least), math.log(end)))
     else:
         value = random.uniform(least, end)
-    value = math.floor(value) if whole else float(f"{value:.3g}")
+    value = math.floor(value) if integer else float(f"{value:.3g}")
     return min(max(value, least), most)

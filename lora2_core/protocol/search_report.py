@@ -1,4 +1,4 @@
-"""What a search found: a table of its settings, a chart of each, and a plan with the best."""
+"""The report on a search: a table of its settings, a chart for each input, a plan with the best."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ from .plan import Plan, Trial
 from .search import Search
 from .table import Rows, Table, rows_of
 
-BEST = 3  # settings that the plan of what was found holds
-PANEL, HEIGHT = 3.6, 3.6  # inches
-WHOLE, STOPPED = "#1f5fbf", "#9a9a9a"
+# settings that found.json holds
+BEST = 3
+# inches: width of a panel, height of the chart
+PANEL, HEIGHT = 3.6, 3.6
+# colours of settings that were tried on everything, and of those that were stopped
+COMPLETE, STOPPED = "#1f5fbf", "#9a9a9a"
 
 
 def write_search_report(
     search: Search, tried: Plan, plan: Plan, table: Table, wanted: list[Trial], folder: Path
 ) -> str:
-    """search.md, search.png and found.json of the trials that are finished; the Markdown.
+    """Writes search.md, search.png and found.json on the finished trials, and returns the Markdown.
 
-    tried: with the settings as its methods. plan: as it was before the search, whose methods
-        found.json has beside the best settings.
+    tried: the plan with the settings as its methods. plan: the plan before the search; found.json
+        has its methods and the best settings.
     """
     rows = table.finished(wanted)
     settings = tried.methods
@@ -50,17 +53,19 @@ stopped there. The best of many looks better than it is: try it on other subject
 
 ![What each setting scored](search.png)
 """
-    found = asdict(replace(plan, methods=plan.methods | best))
+    best_plan = asdict(replace(plan, methods=plan.methods | best))
     write_atomic(folder / "search.md", text.encode())
     write_atomic(folder / "search.png", png(chart(search, settings, rows, most)))
-    write_atomic(folder / "found.json", json.dumps(found, indent=2, ensure_ascii=False).encode())
+    write_atomic(
+        folder / "found.json", json.dumps(best_plan, indent=2, ensure_ascii=False).encode()
+    )
     return text
 
 
 def table_of(
     search: Search, settings: dict[str, dict], ranking: list[str], rows: Rows, most: int
 ) -> str:
-    """Markdown, a row a setting, best first."""
+    """Returns a Markdown table with a row for each setting, best first."""
     scores = list(search.objective)
     shown = [*scores, *(["megabytes"] if "megabytes" not in scores else [])]
     head = [*search.settings, "tried on", "score", *shown]
@@ -75,24 +80,24 @@ def table_of(
 
 
 def chart(search: Search, settings: dict[str, dict], rows: Rows, most: int) -> np.ndarray:
-    """uint8 RGB: a panel for each that was varied, its value across, the score up."""
+    """Draws the scores, uint8 RGB: a panel for each varied input, with its value along x."""
     names = search.settings
     figure = blank(1.0 + PANEL * len(names), HEIGHT, layout="constrained")
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     own = {m: rows_of(rows, m) for m in settings}
-    kinds = ("tried on all", WHOLE, True), ("stopped earlier", STOPPED, False)
+    kinds = ("tried on all", COMPLETE, True), ("stopped earlier", STOPPED, False)
     for axes, (name, space) in zip(panels, names.items(), strict=True):
         if isinstance(space, list):
             axes.set_xticks(range(len(space)), [str(value)[:16] for value in space])
             axes.set_xlim(-0.5, len(space) - 0.5)
         elif "log" in space:
             axes.set_xscale("log")
-        for label, colour, whole in kinds:
-            marked = [m for m, found in own.items() if found and (len(found) == most) == whole]
+        for label, colour, complete in kinds:
+            marked = [m for m, of_it in own.items() if of_it and (len(of_it) == most) == complete]
             across = [settings[m][name] for m in marked]
             across = [space.index(v) for v in across] if isinstance(space, list) else across
             heights = [search.score(own[m]) for m in marked]
-            filled = {"markerfacecolor": colour if whole else "none", "markersize": 7}
+            filled = {"markerfacecolor": colour if complete else "none", "markersize": 7}
             axes.plot(across, heights, "o", color=colour, label=label, **filled)
         plain_panel(axes, name)
     panels[0].set_ylabel("score", fontsize=9)

@@ -1,4 +1,6 @@
-"""One trial of the protocol on the host's own modules: train, draw, score."""
+"""A trial of the protocol, with the host's own modules: train an adapter, draw pictures, score
+them.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ import comfy.sd
 import folder_paths
 import numpy as np
 import torch
+from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
@@ -31,11 +34,12 @@ from ..playground import asset
 from .dreambooth import Subject, read_subjects
 from .plan import PLAYGROUND, Plan, Trial
 
-LAST = 50  # steps whose mean loss is told
+# last steps, whose mean loss is recorded
+LAST = 50
 
 
 def load_checkpoint(name: str):
-    """(MODEL, CLIP, VAE) of the playground, of a name in the checkpoints folder, or of a file."""
+    """Returns (MODEL, CLIP, VAE) of a name in the checkpoints folder, a file, or the playground."""
     if name == PLAYGROUND:
         return load_playground(asset.load())
     path = folder_paths.get_full_path("checkpoints", name) or name
@@ -43,32 +47,33 @@ def load_checkpoint(name: str):
         raise ValueError(
             f"There is no checkpoint {name!r}: give a name in the checkpoints folder, or a file."
         )
-    found = comfy.sd.load_checkpoint_guess_config(path, output_vae=True, output_clip=True)
-    return found[:3]
+    loaded = comfy.sd.load_checkpoint_guess_config(path, output_vae=True, output_clip=True)
+    return loaded[:3]
 
 
 def load_encoders(plan: Plan) -> Encoders:
-    """Those of the plan's folders."""
+    """Returns the encoders of the plan's folders."""
     clip = clip_features(Path(plan.clip_folder)) if plan.clip_folder else (None, None)
     dino = dino_features(Path(plan.dino_folder)) if plan.dino_folder else None
     return Encoders(dino, *clip)
 
 
 def real_pictures(folder: Path) -> list[Tensor]:
-    """[1, height, width, 3] of 0 to 1, in order of name."""
+    """Returns the pictures of a folder in order of name, each [1, height, width, 3] in [0, 1]."""
     files = [picture.path for picture in scan(folder, folder.parent).pictures]
-    return [torch.from_numpy(decode(path.read_bytes()).copy())[None] for path in files]
+    arrays = [torch.from_numpy(decode(path.read_bytes()).copy()) for path in files]
+    return [rearrange(pixels, "height width rgb -> 1 height width rgb") for pixels in arrays]
 
 
 def keep(pictures: Tensor, start: Path) -> None:
-    """Writes START_0.png and so on."""
+    """Writes pictures [B, height, width, 3] as START_0.png and so on."""
     start.parent.mkdir(parents=True, exist_ok=True)
     for number, pixels in enumerate((pictures * 255).round().byte().cpu().numpy()):
         Image.fromarray(np.ascontiguousarray(pixels)).save(f"{start}_{number}.png")
 
 
 class Workshop:
-    """Model and encoders, loaded once, and the trials that are done with them."""
+    """A model and encoders, loaded once, and the trials that use them."""
 
     def __init__(self, plan: Plan, data: Path, out: Path):
         self.plan, self.out = plan, out
@@ -79,18 +84,20 @@ class Workshop:
             self.model, self.clip, self.vae = load_checkpoint(plan.checkpoint)
 
     def execute(self, trial: Trial) -> dict[str, float]:
-        """The numbers of a trial's row; pictures, scores of prompts and the adapter are kept."""
+        """Executes a trial and returns the numbers of its row. Pictures, scores of prompts and the
+        adapter are kept in its folder.
+        """
         with torch.inference_mode():
             return self._execute(trial)
 
     def _execute(self, trial: Trial) -> dict[str, float]:
         subject = self.subjects[trial.subject]
-        place, start = self.out / "trials" / trial.key, time.monotonic()
+        folder, start = self.out / "trials" / trial.key, time.monotonic()
         row, model, clip = {"megabytes": 0.0, "mean_rank": 0.0}, self.model, self.clip
         if (choices := self.plan.choices(trial.method)) is not None:
             outcome = self.train(subject, choices | {"seed": trial.seed})
-            place.mkdir(parents=True, exist_ok=True)
-            save(place / "adapter.safetensors", outcome.lora)
+            folder.mkdir(parents=True, exist_ok=True)
+            save(folder / "adapter.safetensors", outcome.lora)
             row = {
                 "megabytes": outcome.lora.megabytes(),
                 "mean_rank": outcome.lora.mean_rank,
@@ -104,20 +111,19 @@ class Workshop:
             start = time.monotonic()
             pictures = self.draw(model, clip, prompt, seed=1000 * trial.seed + number)
             drawing += time.monotonic() - start
-            keep(pictures, place / f"{number:02}")
+            keep(pictures, folder / f"{number:02}")
             start = time.monotonic()
             scores.append(Scored(prompt, None, judge.of_prompt([pictures], prompt)))
             scoring += time.monotonic() - start
-        (place / "prompts.csv").write_text(score_csv(scores), encoding="utf-8")
+        (folder / "prompts.csv").write_text(score_csv(scores), encoding="utf-8")
         row |= {"draw_seconds": drawing, "score_seconds": scoring}
         return row | vars(Score.mean([each.score for each in scores]))
 
     def train(self, subject: Subject, choices: dict) -> Outcome:
-        """An adapter of a subject's pictures, squares from their centres."""
+        """Trains an adapter on a subject's pictures, cut to squares in their centres."""
         text = self.plan.caption.format(**{"token": self.plan.token, "class": subject.kind})
         settings = DatasetSettings(text, self.plan.resolution, buckets=False)
-        told = subject.name, self.clip, self.vae, settings, lambda done, of: None
-        data = make_dataset(*told)
+        data = make_dataset(subject.name, self.clip, self.vae, settings, lambda done, of: None)
         pictures = data.latents, data.positive
         outcome = train_on(self.model, *pictures, Choices.of(choices), lambda step: None)
         if outcome.stopped_by is not None:
@@ -125,8 +131,8 @@ class Workshop:
         return outcome
 
     def draw(self, model, clip, prompt: str, seed: int) -> Tensor:
-        """The plan's number of pictures [B, height, width, 3], alike for all methods but for the
-        adapter.
+        """Draws the plan's number of pictures of a prompt, [B, height, width, 3] in [0, 1]. Only
+        the adapter differs between methods.
         """
         how = self.plan.sampling
         form = model.get_model_object("latent_format")
@@ -143,4 +149,5 @@ class Workshop:
             model, noise, *parts, positive, negative, latent, disable_pbar=True, seed=seed
         )
         pictures = self.vae.decode(drawn)
-        return pictures.reshape(-1, *pictures.shape[-3:]).float().clamp(0, 1).cpu()
+        pictures = rearrange(pictures, "... height width rgb -> (...) height width rgb")
+        return pictures.float().clamp(0, 1).cpu()

@@ -1,4 +1,4 @@
-"""Working off trials: what a process needs to do them, and the one after the other here."""
+"""Doing trials: what a process needs for them, and one after the other in this process."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Execute = Callable[[Trial], dict]
 
 @dataclass(frozen=True)
 class Setup:
-    """What a worker is told once: the plan, the data, where pictures and adapters go, and where
-    ComfyUI and its models are.
+    """Everything that a worker needs: the plan, the folder of data, the folder for pictures and
+    adapters, and those of ComfyUI and (base) of its models.
     """
 
     plan: Plan
@@ -28,7 +28,9 @@ class Setup:
     base: Path | None = None
 
     def workshop(self) -> Execute:
-        """Enters ComfyUI and loads the models, once a process."""
+        """Enters ComfyUI, loads the models, and returns the function that executes trials; called
+        once in a process.
+        """
         enter(self.comfyui, self.base)
         from .trial import Workshop
 
@@ -36,12 +38,13 @@ class Setup:
 
 
 class Progress:
-    """A line in the log for each finished trial, with the time that is left."""
+    """The progress of a sweep, with the time that is left."""
 
     def __init__(self, total: int):
         self.total, self.done, self.start = total, 0, time.monotonic()
 
-    def tell(self, trial: Trial, row: dict) -> None:
+    def log(self, trial: Trial, row: dict) -> None:
+        """Counts a finished trial and logs a line on it."""
         self.done += 1
         left = (time.monotonic() - self.start) / self.done * (self.total - self.done)
         scores = ", ".join(
@@ -53,12 +56,14 @@ class Progress:
 def one_by_one(
     workshop: Callable[[], Execute], trials: Iterable[Trial]
 ) -> Iterator[tuple[Trial, dict | Exception]]:
-    """Yields (trial, row) of trials done in this process; the exception of one that failed."""
+    """Yields (trial, row) of trials that are done in this process; for a failed one its
+    exception.
+    """
     execute = workshop()
     for trial in trials:
         try:
             yield trial, execute(trial)
-        except Exception as error:  # a trial of hundreds; work_off tells it at once and at the end
+        except Exception as error:  # one trial of hundreds; work_off logs it, and raises at the end
             yield trial, error
 
 
@@ -67,9 +72,8 @@ def work_off(
     table: Table,
     wanted: list[Trial],
 ) -> None:
-    """Does the trials that the table lacks; each is on the disk as soon as it is done.
-
-    RuntimeError at the end where some failed: all others are done by then.
+    """Does the trials that the table lacks; each is in the table as soon as it is done. Raises
+    RuntimeError at the end where some failed; all others are done by then.
     """
     missing = table.missing(wanted)
     if not missing:
@@ -81,7 +85,7 @@ def work_off(
             failed.append(trial.key)
             continue
         table.add(trial, row)
-        progress.tell(trial, row)
+        progress.log(trial, row)
     if failed:
         raise RuntimeError(
             f"{len(failed)} of {len(missing)} trials failed, the first is {failed[0]} (see above). "

@@ -1,5 +1,5 @@
-"""Ranks of single layers: lines of `pattern = rank` or `pattern = rank target rank`, the first
-pattern that a layer's name matches counts.
+"""Ranks that a person gives to some layers: lines of `pattern = rank` or
+`pattern = rank target rank`. Of several lines that match a layer's name, the first counts.
 """
 
 from __future__ import annotations
@@ -8,14 +8,17 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-MOST, SHOWN = 4096, 60  # ranks; characters of a line in a sentence
+# the highest rank that a line may give, as RankSettings.max_rank
+MOST = 4096
+# characters of a line that an error message repeats
+SHOWN = 60
 _RANKS = re.compile(r"(\d+)(?:\s+target\s+(\d+))?")
 
 
 @dataclass(frozen=True)
 class Line:
-    """What one line says: layers that match have at most the rank `most`, and `target` in place of
-    the target rank of all.
+    """One line: a layer that matches `pattern` has at most the rank `most`, and its own `target` in
+    place of the target rank of all layers, if that is given.
     """
 
     pattern: str
@@ -23,17 +26,18 @@ class Line:
     target: int | None = None
 
     def wanted(self, *, moves: bool) -> int | None:
-        """Returns the target rank of its layers, None where it is that of all: a line without one
-        is an order where ranks do not move.
+        """Returns the target rank of the layers that match, None where it is that of all layers.
+
+        moves: ranks are learned. Where they are not, `most` is the rank itself.
         """
         return self.target if moves or self.target is not None else self.most
 
 
 def parse(text: str) -> list[Line]:
-    """Each line; empty ones and those that begin with # say nothing. ValueError for anything
-    else.
+    """Returns the lines of a text, without empty lines and comments, which begin with #. Raises
+    ValueError for a line of another form.
     """
-    found = []
+    parsed = []
     for line in filter(None, (line.strip() for line in text.splitlines())):
         if line.startswith("#"):
             continue
@@ -58,24 +62,24 @@ def parse(text: str) -> list[Line]:
                 f"layer_ranks has the pattern {pattern!r}, which is no regular expression "
                 f"({error}): correct it."
             ) from error
-        found.append(Line(pattern, most, target))
-    return found
+        parsed.append(Line(pattern, most, target))
+    return parsed
 
 
 def lines_of(text: str, names: Iterable[str]) -> dict[str, Line]:
-    """The line that speaks of each layer, for those that one does; ValueError for a line that no
-    layer heeds.
+    """Returns, for each layer name that a line matches, that line. Raises ValueError for a line
+    that counts for no layer.
     """
     lines = parse(text)
-    found = {
+    chosen = {
         name: line
         for name in names
         if (line := next((ln for ln in lines if re.search(ln.pattern, name)), None))
     }
     for line in lines:
-        if line not in found.values():
+        if line not in chosen.values():
             raise ValueError(
                 f"layer_ranks gives rank {line.most} to {line.pattern!r}, which no layer to train "
                 "heeds: check the pattern, and those before it."
             )
-    return found
+    return chosen

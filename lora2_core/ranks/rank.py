@@ -1,9 +1,9 @@
-"""The maths of a learned rank: importance, rank and rate of one or of all layers.
+"""The maths of a learned rank: rate nu, importance and rank.
 
-A layer's rate nu > 0 says how fast the importance of its rank positions falls; the rank is where a
-quantile k of all importance lies before it. Equations: Shenaj, Errica, Carta 2026 (arXiv
-2603.21884), after Adaptive Width Neural Networks (arXiv 2501.15889). Rates are fp32 tensors of
-shape (layers,).
+Each layer has a rate nu > 0. The importance of its rank positions falls exponentially with it: the
+larger nu, the faster. The layer's rank is the number of positions that hold a quantile k of all
+importance. Equations: Shenaj, Errica, Carta 2026 (arXiv 2603.21884), after Adaptive Width Neural
+Networks (arXiv 2501.15889). `rates` are the nu of all layers, fp32 (layers,).
 """
 
 from __future__ import annotations
@@ -13,22 +13,23 @@ import math
 import torch
 from torch import Tensor
 
-GUARD = 1e-3  # keeps ceil from jumping a rank up on fp32 rounding
+# ranks; subtracted before rounding up, or an error of fp32 (1e-7 of the rank) would add a rank
+GUARD = 1e-3
 
 
 def rate_for(rank: float, quantile: float = 0.9) -> float:
-    """The rate whose rank is `rank`: nu = -ln(1 - k) / D."""
+    """Returns the nu at which a layer has this rank: nu = -ln(1 - k) / D."""
     return -math.log1p(-quantile) / rank
 
 
 def continuous_rank(rates: Tensor, quantile: float = 0.9) -> Tensor:
-    """The rank before rounding, differentiable: -ln(1 - k) / nu, shape as `rates`."""
+    """Returns ranks before rounding, -ln(1 - k) / nu: differentiable, (layers,)."""
     return -math.log1p(-quantile) / rates
 
 
 def rank_of(rates: Tensor, quantile: float, max_ranks: Tensor) -> Tensor:
-    """D = ceil(-ln(1 - k) / nu - 1e-3) clamped to [1, max_ranks], int64; a rate <= 0 means
-    max_ranks.
+    """Returns D = ceil(-ln(1 - k) / nu - 1e-3) clamped to [1, max_ranks], int64 (layers,). A nu of
+    0 or less gives max_ranks.
     """
     rank = continuous_rank(rates.detach(), quantile)
     rank = torch.where(rank > 0, rank, torch.inf)
@@ -36,20 +37,21 @@ def rank_of(rates: Tensor, quantile: float, max_ranks: Tensor) -> Tensor:
 
 
 def nearest_rank(rates: Tensor, quantile: float, max_ranks: Tensor) -> Tensor:
-    """-ln(1 - k) / nu rounded to the nearest, in [0, max_ranks], int64: a rate that hovers about a
-    rank does not move it, and a layer can be given up.
+    """Returns -ln(1 - k) / nu rounded to the nearest integer in [0, max_ranks], int64 (layers,).
+
+    Small changes of nu about an integer rank do not change it, and a layer can have rank 0.
     """
     return continuous_rank(rates.detach(), quantile).round().minimum(max_ranks).long()
 
 
 def importance(rates: Tensor, length: int) -> Tensor:
-    """f(i; nu) = exp(-nu i) - exp(-nu (i + 1)) for i = 0 .. length - 1: shape (layers, length)."""
+    """Returns f(i; nu) = exp(-nu i) - exp(-nu (i + 1)) for i < length, (layers, length)."""
     i = torch.arange(length, device=rates.device, dtype=rates.dtype)
     return torch.exp(-rates[:, None] * i) * -torch.expm1(-rates)[:, None]
 
 
 def relative_importance(rates: Tensor, length: int) -> Tensor:
-    """f(i; nu) / f(0; nu) = exp(-nu i): the same order with 1 at the first position, (layers,
+    """Returns f(i; nu) / f(0; nu) = exp(-nu i), which is 1 at the first position, (layers,
     length).
     """
     i = torch.arange(length, device=rates.device, dtype=rates.dtype)
@@ -57,13 +59,14 @@ def relative_importance(rates: Tensor, length: int) -> Tensor:
 
 
 def stable_weights(rates: Tensor, ranks: Tensor, mean_rank: float | Tensor, length: int) -> Tensor:
-    """exp(-nu i), scaled so that each layer moves as far in a step as a plain LoRA of `mean_rank`
-    at scale 1, whatever its own rank D is now: the learning rate that suits the one suits the
-    other. (layers, length); mean_rank of each layer, where they differ, is (layers, 1).
+    """Returns exp(-nu i) with a scale for each layer, (layers, length).
 
-    Steps of positions that learn the same thing add up, so sum_{i < D} of the weights is
-    `mean_rank` at most; those of independent ones add up in squares, so that of their squares is
-    too (rank stabilisation, Kalajdzievski 2023). The scale is a constant to the gradient.
+    The scale makes a layer move as far in a step as a plain LoRA of rank `mean_rank` does,
+    whatever its own rank D is: one learning rate then suits all ranks. Where positions learn the
+    same thing, their steps add up, so the sum of the first D weights is at most `mean_rank`. Where
+    they learn independent things, the squares add up, so the sum of squares is too (rank
+    stabilisation, Kalajdzievski 2023). The scale is a constant to the gradient. mean_rank: one
+    number, or one for each layer, (layers, 1).
     """
     weights = relative_importance(rates, length)
     inside = torch.arange(length, device=rates.device) < ranks[:, None].clamp(min=1)
@@ -74,24 +77,24 @@ def stable_weights(rates: Tensor, ranks: Tensor, mean_rank: float | Tensor, leng
 
 
 def paper_std(weights: Tensor) -> float:
-    """Standard deviation of lora_down in the paper: sqrt(2) / sqrt(sum_j f(j)^2)."""
+    """Returns the paper's standard deviation of lora_down: sqrt(2) / sqrt(sum_j f(j)^2)."""
     return math.sqrt(2) / math.sqrt(float(weights.square().sum()))
 
 
 def plain_std(fan_in: int) -> float:
-    """Standard deviation of an ordinary LoRA's lora_down (kaiming-uniform, a = sqrt(5)): 1 /
-    sqrt(3 fan_in).
+    """Returns the standard deviation of an ordinary LoRA's lora_down (kaiming-uniform with
+    a = sqrt(5)): 1 / sqrt(3 fan_in).
     """
     return 1 / math.sqrt(3 * fan_in)
 
 
 def matched_std(weights: Tensor, fan_in: int) -> float:
-    """Standard deviation of lora_down at which the weighted rows have, on average, the variance 1 /
-    (3 fan_in) of an ordinary LoRA (kaiming-uniform, a = sqrt(5)): sqrt(D / (3 in sum_j f(j)^2)).
+    """Returns the standard deviation of lora_down that gives Lambda lora_down, in the mean over its
+    rows, the variance of an ordinary LoRA's: sqrt(D / (3 fan_in sum_j f(j)^2)).
     """
     return math.sqrt(weights.numel() / (3 * fan_in * float(weights.square().sum())))
 
 
 def rank_loss(rates: Tensor, target_rate: float | Tensor) -> Tensor:
-    """L_rank = sum over layers of |nu - nu*|, a scalar."""
+    """Returns L_rank = sum over layers of |nu - nu*|, a scalar."""
     return (rates - target_rate).abs().sum()

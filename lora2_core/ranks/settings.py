@@ -1,4 +1,4 @@
-"""How ranks are to be learned: frozen, validated at construction, one sentence for each fault."""
+"""Settings of how ranks are learned: frozen, checked when made, one sentence for each fault."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ class RankSettings:
 
     mode: `adaptive`, `paper` (arXiv 2603.21884 to the letter) or `fixed` (plain LoRA at
         target_rank).
-    target_rank: adaptive: ceiling on the mean rank, weighted by layer size; paper: pulls rates to
-        this rank; fixed: the rank.
-    budget_mb: 0, or the size in MB (1e6 bytes, 2 bytes a parameter) that replaces target_rank as
-        ceiling.
-    start_rank: rank of every layer at the first step; None means target_rank, in adaptive mode
-        three times the mean rank allowed (layers then compete for what is left; none grows).
-    max_rank: capacity of every layer, cut to min(in, out) of its shape.
-    quantile: share k of all importance that lies inside the rank; None means the mode's own: 0.9 in
-        the paper, 0.3 in adaptive mode, where importance then falls gently.
-    tolerance: adaptive: rank positions worth less to the loss than this share of a typical one are
-        given back; None gives back only what is clearly noise.
-    init: standard deviation of lora_down, `matched` or `paper`; None means the mode's own.
-    rank_weight, attention_weight: lambda_rank and lambda_attn; None means the mode's own (1e-4 in
-        paper mode; the running loss in adaptive mode, which leaves attention out).
-    rate_learning_rate: learning rate of the rates; None means the mode's own.
+    target_rank: adaptive: highest mean rank, weighted by layer size; paper: the rank that every
+        layer is pulled to; fixed: the rank.
+    budget_mb: 0, or a size in MB (1e6 bytes, 2 bytes a parameter) that replaces target_rank as the
+        limit.
+    start_rank: rank of every layer at the first step; None: target_rank, in adaptive mode three
+        times the mean rank allowed (layers then compete, and no rank rises).
+    max_rank: highest rank of a layer; min(in, out) of its shape limits it too.
+    quantile: share k of all importance that lies inside the rank; None: the mode's own, 0.9 in
+        paper mode, 0.3 in adaptive mode, where importance then falls gently.
+    tolerance: adaptive: rank positions that are worth less to the loss than this share of a typical
+        one are given back; None: only clear noise is given back.
+    init: standard deviation of lora_down, `matched` or `paper`; None: the mode's own.
+    rank_weight, attention_weight: lambda_rank and lambda_attn; None: the mode's own (1e-4 in paper
+        mode; in adaptive mode 10 times the running loss, and 0).
+    rate_learning_rate: learning rate of the rates nu; None: the mode's own.
     layer_ranks: lines of `pattern = rank`: layers whose names match have at most that rank, in
-        fixed mode exactly that. With `target` and a second rank after it, that takes the place of
+        fixed mode exactly that rank. In `pattern = rank target rank`, the second rank replaces
         target_rank in these layers.
     """
 
@@ -52,8 +52,8 @@ class RankSettings:
 
     def __post_init__(self) -> None:
         check_choice("mode", self.mode, tuple(MODES))
-        check_range("target_rank", self.target_rank, 1, 4096, whole=True)
-        check_range("max_rank", self.max_rank, 1, 4096, whole=True)
+        check_range("target_rank", self.target_rank, 1, 4096, integer=True)
+        check_range("max_rank", self.max_rank, 1, 4096, integer=True)
         check_range("budget_mb", self.budget_mb, 0, 1e6)
         if self.quantile is None:
             object.__setattr__(self, "quantile", MODES[self.mode].defaults.quantile)
@@ -66,7 +66,7 @@ class RankSettings:
                 "raise max_rank or lower target_rank."
             )
         if self.start_rank is not None:
-            check_range("start_rank", self.start_rank, 1, self.max_rank, whole=True)
+            check_range("start_rank", self.start_rank, 1, self.max_rank, integer=True)
         if self.init is not None:
             check_choice("init", self.init, INITS)
         for name in ("rank_weight", "attention_weight", "rate_learning_rate"):
@@ -88,12 +88,12 @@ class RankSettings:
 
     @property
     def rules(self) -> Fixed:
-        """Returns what the mode means."""
+        """Returns the object that holds what the mode means."""
         return MODES[self.mode]
 
     def resolved(self) -> RankSettings:
-        """Returns the settings with the mode's own values where none were given.
-        rate_learning_rate alone stays None: it depends on the run's length.
+        """Returns the settings with the mode's own values in place of None. rate_learning_rate
+        alone stays None: it depends on the run's length.
         """
         own = self.rules.defaults
         return replace(
@@ -106,7 +106,8 @@ class RankSettings:
         )
 
     def first_rank(self, mean: float, own: int | None = None) -> int:
-        """Returns the rank that a layer starts with; `mean` is the highest mean rank allowed, `own`
-        the layer's own target rank, if it has one.
+        """Returns the rank that a layer starts with.
+
+        mean: the highest mean rank allowed. own: the layer's own target rank, or None.
         """
         return self.rules.first_rank(self.target_rank, own, self.start_rank, mean, self.max_rank)

@@ -1,8 +1,7 @@
-"""What each rank position is worth, and the ranks that a size or a tolerance leaves.
+"""The worth of each rank position to the loss, and the ranks that remain without noise.
 
-Positions of a layer come in the singular basis of its update, the largest first; a rank keeps a
-prefix. Worths are non-negative tensors (rank,), one for each layer; costs are the parameters of one
-position, one number for each layer.
+The positions of a layer are the singular directions of its update, largest first; a rank keeps the
+first of them. `worths` holds one non-negative tensor (rank,) for each layer.
 """
 
 from __future__ import annotations
@@ -14,34 +13,48 @@ from torch import Tensor
 
 from ..adapter.allocation import descending
 
-TEMPER = 0.5  # of a layer's whole worth, when layers are compared
-CLIFF = 25.0  # noise: a position is worth so many times less than the one before,
-TAIL = 2.0  # or all that follows a position is together worth so many times less than it,
-LONG = 8  # is so many positions (the end of a short tail is always worth little),
-ALIKE = 4  # and the first of them is at most such a share of it
-NOISE = 0.03  # of the mean position's worth: what lies above it is never noise
+# Figures: "F" is section F of docs/results.md. The limits of noise were chosen on its planted
+# ranks, that is on layers whose true ranks are known: all but one of ten are learned exactly.
+
+# exponent: a layer's worths are divided by (their sum) ** TEMPER before layers are compared. F
+# shows 0 within chance (+0.8% on pictures); it stays so that layers with a small effect keep some
+# rank
+TEMPER = 0.5
+# noise begins where a position is worth this many times less than the one before it ...
+CLIFF = 25.0
+# ... or where all positions from there on are together worth this many times less than it, if
+TAIL = 2.0
+# they are at least this many (the end of a short tail is always worth little)
+LONG = 8
+# and much alike: the first of them is worth at most 1 / ALIKE of their sum
+ALIKE = 4
+# share of mean_worth: a position that is worth more than this is never noise
+NOISE = 0.03
 
 
 def position_worth(lora_up: Tensor, second_moment: Tensor) -> Tensor:
-    """How much the loss would rise without a position, up to one factor for the whole model.
+    """Returns how much the loss would rise without each position, (rank,), up to a factor that all
+    layers share: sum_o B_oi^2 E[(dL/dB_oi)^2].
 
-    sum_o B_oi^2 E[(dL/dB_oi)^2], (rank,), of lora_up [out, rank] and Adam's running mean of its
-    squared gradient: the diagonal second-order term with the empirical Fisher information as
-    curvature (LeCun, Denker, Solla 1989).
+    lora_up is B, [out, rank]; second_moment is Adam's running mean of its squared gradient. This is
+    the diagonal second-order term, with the empirical Fisher information as curvature (LeCun,
+    Denker, Solla 1989).
     """
     return (lora_up.square() * second_moment).sum(0)
 
 
 def tempered(worth: Tensor) -> Tensor:
-    """A layer's worths divided by the root of their sum: between absolute comparison of layers
-    (which leaves some with too little for pictures unseen in training) and none at all.
+    """Returns a layer's worths divided by the square root of their sum, so that layers with a small
+    effect on the loss keep some rank too.
     """
     total = worth.sum()
     return worth / total**TEMPER if total > 0 else worth
 
 
 def mean_worth(worths: Sequence[Tensor]) -> float:
-    """The worth of a typical useful position: sum w^2 / sum w, which noise hardly moves."""
+    """Returns the worth of a typical useful position, sum w^2 / sum w, which noise hardly
+    changes.
+    """
     everything = torch.cat(list(worths))
     total = float(everything.sum())
     return float(everything.square().sum()) / total if total > 0 else 0.0
@@ -50,14 +63,14 @@ def mean_worth(worths: Sequence[Tensor]) -> float:
 def above_noise(
     worths: Sequence[Tensor], tolerance: float | None = None, evidence: float = 1.0
 ) -> list[int]:
-    """The ranks without what brings nothing.
+    """Returns the rank of each layer without its noise.
 
-    With a tolerance: without the tails below tolerance * mean_worth. Without one: a tail goes only
-    where it lies below NOISE * mean_worth and off a cliff: its first position is worth less than a
-    CLIFF-th, or all of it together (LONG or more positions, much ALIKE) less than a TAIL-th, of the
-    position before (of that limit, where the whole layer is the tail). Noise lies behind such a
-    cliff; a spectrum that falls gently is left whole. `evidence` multiplies CLIFF and TAIL. What is
-    worth nothing always goes.
+    With a tolerance, the positions below tolerance * mean_worth are cut off. Without one, positions
+    are cut off only where they lie below NOISE * mean_worth and behind a cliff: the first of them
+    is worth less than 1 / CLIFF of the position before, or all of them together (LONG or more, and
+    ALIKE) less than 1 / TAIL of it. For the first position of a layer, NOISE * mean_worth stands
+    for the position before. Noise looks like that; worths that fall gently are kept uncut.
+    `evidence` multiplies CLIFF and TAIL. Positions that are worth nothing are always cut off.
     """
     least = (NOISE if tolerance is None else tolerance) * mean_worth(worths)
     ranks = []

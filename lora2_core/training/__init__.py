@@ -1,1 +1,1 @@
-"""The training loop and what it is made of: optimizer, schedule, loss, rank auction, state."""
+"""The training loop and its parts: optimizers, schedules, loss, rank auction, saved state."""

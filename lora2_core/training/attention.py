@@ -1,28 +1,29 @@
-"""The attention loss: how spread each query's attention over the prompt is (L_attn of arXiv
+"""The attention loss: how widely each query's attention is spread over the prompt (L_attn of arXiv
 2603.21884).
 """
 
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 
 def attention_entropy(q: Tensor, k: Tensor, scale: float | None = None) -> Tensor:
-    """Mean over batch, heads and queries of -sum_j P log P, P = softmax(q k^T scale), in nats.
+    """Returns the mean over batch, heads and queries of -sum_j P log P in nats, P = softmax(q k^T
+    scale), computed in fp32.
 
-    q [..., queries, width], k [..., keys, width]; computed in fp32; scale defaults to width **
-    -0.5.
+    q [..., queries, width], k [..., keys, width]; scale: width ** -0.5 where it is None.
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    logits = (q.float() @ k.float().transpose(-1, -2)) * scale
+    logits = (q.float() @ rearrange(k.float(), "... keys width -> ... width keys")) * scale
     log_p = torch.log_softmax(logits, -1)
     return -(log_p.exp() * log_p).sum(-1).mean()
 
 
 class EntropyRecord:
-    """Collects the entropies of one forward pass; `take` returns their mean and stops, so that
-    a forward pass that is computed again for its gradients adds nothing.
+    """The attention entropies of one forward pass. `take` ends the recording, so that a pass that
+    is computed a second time, for its gradients, adds nothing.
     """
 
     def __init__(self) -> None:
@@ -30,18 +31,19 @@ class EntropyRecord:
         self.taken = False
 
     def start(self) -> None:
-        """Records from now on."""
+        """Begins to record a forward pass."""
         self.entropies, self.taken = [], False
 
     def record(self, q: Tensor, k: Tensor, scale: float | None = None) -> None:
         """Adds one cross-attention call, shapes as in `attention_entropy`."""
-        entropy = attention_entropy(
-            q, k, scale
-        )  # also when it is not kept: autograd counts tensors
+        # also when it is not kept: a pass that is computed again must make the same tensors
+        entropy = attention_entropy(q, k, scale)
         if not self.taken:
             self.entropies.append(entropy)
 
     def take(self) -> Tensor:
-        """Mean over the recorded calls, a scalar (zero when nothing was recorded)."""
+        """Ends the recording and returns the mean over the recorded calls, a scalar; zero without
+        any.
+        """
         recorded, self.entropies, self.taken = self.entropies, [], True
         return torch.stack(recorded).mean() if recorded else torch.zeros(())

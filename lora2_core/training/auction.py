@@ -1,4 +1,4 @@
-"""What a rank costs while it is learned: the penalty that each mode adds to the loss."""
+"""The price of rank while it is learned: the penalty that each mode adds to the loss."""
 
 from __future__ import annotations
 
@@ -11,32 +11,46 @@ from ..layers.adapters import Adapters
 from ..ranks.rank import rank_loss, rate_for
 from ..ranks.worth import above_noise, position_worth, tempered
 
-REVIEWS = 10  # of all ranks in a run, evenly spread
-FIRST, SIZED, LAST = 0.1, 0.2, 0.9  # of the run: first review, size reached, last review
-JUDGED, SETTLED = 0.5, 100  # share of the run, and steps, from which noise is told from signal
-LATE = 0.85  # of the run: from there on the learning rate is so low that noise lies still,
-LATE_EVIDENCE = 0.5  # and so much of the evidence is enough
-NEAR = 0.25  # of a log-rate: the pull to the target fades from there on, so that ranks come to rest
-LAYER_GIVEN_UP = 0.3  # the continuous rank that stands for rank 0
+# Figures: "F" is section F of docs/results.md, the loss on unseen pictures with one choice changed.
+
+# reviews of all ranks in a run, evenly spread; F shows 40 within chance (+0.3%), and 10 cost less
+REVIEWS = 10
+# shares of the run: the first review, the point where the adapter has shrunk to the allowed size
+# (F: at 0.5 of the run +3.4%), and the last review
+FIRST, SIZED, LAST = 0.1, 0.2, 0.9
+# the share of the run and the number of steps from which reviews cut off noise: there the learning
+# rate begins to fall (FALLING in settings.py), and noise separates from signal
+JUDGED, SETTLED = 0.5, 100
+# the share of the run after which the learning rate is so low that noise no longer moves, and the
+# share of the evidence that is then enough; chosen on F's planted ranks
+LATE, LATE_EVIDENCE = 0.85, 0.5
+# in units of ln(nu), 0.25 being a quarter of the rank: nearer to its target than this, the pull on
+# nu fades, so that ranks come to rest
+NEAR = 0.25
+# the rank before rounding that stands for rank 0, for which nu would be infinite. F shows ranks of
+# 0 within chance (+0.0%); they stay, since a useless layer then takes no space in the file
+LAYER_GIVEN_UP = 0.3
 
 
 class NoPrice:
-    """Fixed mode: ranks cost nothing since they do not move."""
+    """Fixed mode: ranks cost nothing, since they do not move."""
 
-    STATE: tuple[str, ...] = ()  # the attributes that change while it is used
+    # the attributes that change during a run, for checkpoints
+    STATE: tuple[str, ...] = ()
 
     def __init__(self, adapters: Adapters, steps: int):
         self.zero = torch.zeros((), device=adapters.device)
 
     def penalty(self, loss: Tensor) -> Tensor:
+        """Returns what is added to the loss L_rec of a step, a scalar."""
         return self.zero
 
     def review(self, optimizer: torch.optim.Optimizer, loss: float) -> None:
-        pass
+        """Does what is due after each good step, whose loss L_rec it gets."""
 
 
 class PaperPrice(NoPrice):
-    """lambda_rank * sum_l |nu_l - nu*|, as published."""
+    """Paper mode: lambda_rank * sum_l |nu_l - nu*|, as published."""
 
     def __init__(self, adapters: Adapters, steps: int):
         settings = adapters.settings
@@ -51,18 +65,18 @@ class PaperPrice(NoPrice):
 
 
 class AuctionPrice(NoPrice):
-    """lambda_rank * sum_l |ln nu_l - ln nu*_l|: the paper's penalty with a target for each layer.
+    """Adaptive mode: lambda_rank * sum_l |ln nu_l - ln nu*_l|, a target nu* for each layer.
 
-    At each review the worth to the loss of each singular direction of each layer is estimated
-    (worth.py), and those that are worth most a parameter share the allowed size, without those that
-    are only noise: their number is the layer's target rank. A layer that is to give rank back is
-    turned to its singular basis, so that it gives the least; the others are left as they are, since
-    a turn costs the optimizer some of what it knows. Only the first review turns all, so that
-    signal and noise are learned apart from then on. The allowed size falls geometrically from the
-    first size to the ceiling between FIRST and SIZED of the run.
+    A review estimates the worth to the loss of each singular direction of each layer (worth.py).
+    The directions with the most worth for their parameters share the allowed size, noise left out:
+    as many as a layer has among them, so high is its target rank. A layer that has to give rank
+    back is turned to its singular basis first, so that it loses the least. Other layers are not
+    turned, since a turn makes the optimizer's mean squares less exact. Only the first review turns
+    every layer: from then on signal and noise are learned apart. The allowed size falls
+    geometrically from the first size to the ceiling, between FIRST and SIZED of the run.
 
-    lambda_rank is `rank_weight` times the loss before the first review, so that
-    the scale of the loss plays no part.
+    lambda_rank is `rank_weight` times the running mean of the loss before the first review, so that
+    the scale of the loss does not matter.
     """
 
     STATE = ("index", "level", "first_size", "lowest", "targets")
@@ -85,22 +99,22 @@ class AuctionPrice(NoPrice):
         return self.weight * (self.level or 0.0) * distance
 
     def allowed(self) -> float:
-        """Parameters at this step of the run."""
+        """Returns the number of parameters that are allowed at this step of the run."""
         ceiling = self.adapters.ceiling
         share = (self.index / self.steps - FIRST) / (SIZED - FIRST)
         return ceiling * max(1.0, self.first_size / ceiling) ** (1 - min(1.0, max(0.0, share)))
 
     @torch.no_grad()
     def review(self, optimizer: torch.optim.Optimizer, loss: float) -> None:
-        """Called after each good step with its loss; sets the layers' target ranks where a review
-        is due.
+        """Keeps nu between its first value and its target, and sets new target ranks if a review is
+        due after this step. loss: L_rec of the step.
         """
         self.index += 1
         if self.targets is None:
             self.level = loss if self.level is None else 0.95 * self.level + 0.05 * loss
         rates = self.adapters.rate_parameter
-        rates.copy_(rates.maximum(self.lowest))  # no rank grows beyond its first
-        if self.targets is not None:  # no momentum carries a rank past its target
+        rates.copy_(rates.maximum(self.lowest))  # no rank rises above its first
+        if self.targets is not None:  # and Adam's momentum takes no rank below its target
             rates.copy_(rates.minimum(self.targets))
         time = self.index / self.steps
         if self.index % self.every or not FIRST <= time <= LAST:
@@ -134,20 +148,22 @@ class AuctionPrice(NoPrice):
 
 
 def squared_gradients(optimizer: torch.optim.Optimizer, lora_up: Tensor, rank: int) -> Tensor:
-    """Adam's running mean of the squared gradient of the used positions, [out, rank]; zeros for a
-    layer that no forward pass has used yet.
+    """Returns Adam's running mean of the squared gradients of lora_up's used positions, [out,
+    rank]; zeros for a layer that no forward pass has used yet.
     """
     state = optimizer.state.get(lora_up, {})
     return state["exp_avg_sq"][:, :rank] if state else torch.zeros_like(lora_up[:, :rank])
 
 
 def singular_worth(lora_up: Tensor, squares: Tensor, turn: tuple[Tensor, Tensor] | None) -> Tensor:
-    """position_worth of the singular directions of an update, (rank,): of lora_up and its squared
-    gradients [out, rank] once they are turned; as they are where there is no update yet.
+    """Returns position_worth of the singular directions of an update, (rank,).
+
+    lora_up and its mean squared gradients, [out, rank], are turned by `turn`, a singular_turn;
+    None, where there is no update yet, leaves them as they are.
     """
     if turn is not None:
-        there, inverse = (t.to(lora_up.dtype) for t in turn)
-        lora_up, squares = lora_up @ inverse, squares @ there.square().T
+        matrix, inverse = (t.to(lora_up.dtype) for t in turn)
+        lora_up, squares = lora_up @ inverse, squares @ matrix.square().T
     return position_worth(lora_up, squares)
 
 

@@ -1,7 +1,7 @@
-"""Checkpoint files: a run between two steps as one .safetensors, to be taken up again exactly.
+"""Checkpoint files: a run between two steps as one .safetensors, from which it continues exactly.
 
-Tensors are the run's state; the metadata holds VERSION, the plain values and whose run it is as
-JSON, and a hash of all of it. Nothing is run when a file is read.
+The tensors are the run's state. The metadata holds VERSION, the state's plain values and the run's
+card as JSON, and a hash of everything. No code is run when a file is read.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ..files.tensor_file import Header, read, read_header
@@ -21,24 +22,26 @@ from .run import Run
 from .run_state import captured, joined, restore, split
 
 VERSION = "1"
-NAMED = 4  # differences that a sentence names
-LEARNED = (
-    "adapters/",
-    "optimizer/",
-)  # always finite, as losses of skipped steps are not
-ENTRY = "lora2.checkpoint"  # the one entry of the metadata: several have no fixed order
+# differing settings that an error names; further ones are counted
+NAMED = 4
+# names of tensors that must be finite begin so; losses of skipped steps need not be
+LEARNED = ("adapters/", "optimizer/")
+# the only entry of the metadata, since several have no fixed order and files must be equal in bytes
+ENTRY = "lora2.checkpoint"
 KEYS = ("version", "card", "state", "hash")
-LONGEST = 100_000_000  # bytes of a header, which names every tensor of the optimizer twice
+# bytes of a header, far above any real one: it names each tensor twice, and a model of 1,000 layers
+# comes to about 2 MB
+LONGEST = 100_000_000
 
 
 @dataclass(frozen=True)
 class Card:
-    """Whose checkpoint it is and of when.
+    """The run that a checkpoint belongs to, and its step.
 
-    run: an id of the run, the same for all its checkpoints. order: rises with every checkpoint that
-    is written beside others. settings: everything that the run depends on, in plain values. layers:
-    [name, out, fan_in] of every adapted layer. pictures: some values of what is trained on, which
-    the caller may compare with its own.
+    run: an id of the run, the same in all its checkpoints. order: a number that rises with every
+    checkpoint in a folder. settings: everything that the run depends on, in plain values. layers:
+    [name, out, fan_in] of every adapted layer. pictures: some values of the training data, to be
+    compared with those of a run that continues.
     """
 
     run: str
@@ -52,32 +55,35 @@ class Card:
     def of(
         cls, run: Run, name: str, order: int, settings: Mapping, pictures: Sequence = ()
     ) -> Card:
+        """Returns the card of a run as it is now."""
         plain = json.loads(json.dumps(dict(settings)))  # as a file gives them back
         return cls(name, order, len(run.losses), plain, layers_of(run), list(pictures))
 
 
 def layers_of(run: Run) -> list[list]:
-    """[name, out, fan_in] of every adapted layer."""
+    """Returns [name, out, fan_in] of every adapted layer."""
     return [[n, c.fan_out, c.fan_in] for n, c in run.adapters.components.items()]
 
 
 def digest(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> str:
-    """SHA-256 of names, kinds, shapes and values, and of the texts."""
-    found = hashlib.sha256(json.dumps(dict(sorted(texts.items()))).encode())
+    """Returns the SHA-256 of the texts and of the tensors' names, dtypes, shapes and values."""
+    sha = hashlib.sha256(json.dumps(dict(sorted(texts.items()))).encode())
     for name, tensor in sorted(tensors.items()):
-        found.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        sha.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
         if tensor.numel():
-            found.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return found.hexdigest()
+            sha.update(rearrange(tensor, "... -> (...)").view(torch.uint8).numpy())
+    return sha.hexdigest()
 
 
 def encode(run: Run, card: Card) -> bytes:
-    """The bytes of a checkpoint of the run. ValueError inside an update, or for NaN in it."""
-    if not run.whole:
+    """Returns the bytes of a checkpoint of the run. Raises ValueError inside an update, and when a
+    learned value is NaN or infinite.
+    """
+    if not run.between_steps:
         raise ValueError("The run is inside an update: a checkpoint is taken between two steps.")
     tensors: dict[str, Tensor] = {}
     plain = split(captured(run), tensors)
-    tensors = apart({k: t.cpu().contiguous() for k, t in tensors.items()})
+    tensors = unshared({k: t.cpu().contiguous() for k, t in tensors.items()})
     for name, tensor in tensors.items():
         if name.startswith(LEARNED) and not tensor.isfinite().all():
             raise ValueError(f"{name} holds values that are not finite numbers.")
@@ -86,18 +92,23 @@ def encode(run: Run, card: Card) -> bytes:
     return safetensors.torch.save(tensors, {ENTRY: json.dumps(texts)})
 
 
-def apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors, none in the memory of another, which a file can't hold."""
-    seen, found = set(), {}
+def unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the tensors, with a copy of each that shares memory with one before it: a file can't
+    hold shared memory.
+    """
+    seen: set[int] = set()
+    separate = {}
     for name, tensor in tensors.items():
-        place = tensor.untyped_storage().data_ptr()
-        found[name] = tensor.clone() if place in seen else tensor
-        seen.add(place)
-    return found
+        address = tensor.untyped_storage().data_ptr()
+        separate[name] = tensor.clone() if address in seen else tensor
+        seen.add(address)
+    return separate
 
 
 def texts_of(header: Header) -> dict[str, str]:
-    """The metadata by KEYS; ValueError when it is no checkpoint or one of another version."""
+    """Returns the metadata of a checkpoint, by KEYS. Raises ValueError when the file is no
+    checkpoint, or one of another version.
+    """
     name = header.name
     if ENTRY not in header.metadata:
         raise ValueError(f"{name} is no checkpoint of LoRA2 Train.")
@@ -116,7 +127,9 @@ def texts_of(header: Header) -> dict[str, str]:
 
 
 def card_of(texts: Mapping[str, str], name: str) -> Card:
-    """The card, its fields checked."""
+    """Returns the card of a checkpoint's metadata. Raises ValueError when a field is not of its
+    type.
+    """
     kinds = {
         "run": str, "order": int, "step": int, "settings": dict, "layers": list, "pictures": list
     }  # fmt: skip
@@ -130,13 +143,17 @@ def card_of(texts: Mapping[str, str], name: str) -> Card:
 
 
 def read_card(path: Path) -> Card:
-    """The card from the header alone, unverified. ValueError or OSError when it can't be read."""
+    """Returns the card of a checkpoint from its header alone, whose hash is not checked. Raises
+    ValueError or OSError when it can't be read.
+    """
     header = read_header(path, longest=LONGEST)
     return card_of(texts_of(header), header.name)
 
 
 def decode(path: Path) -> tuple[Card, dict]:
-    """The card and the state of a file, verified; ValueError in one sentence that names it."""
+    """Returns the card and the state of a checkpoint, with the hash checked. Raises ValueError when
+    the file is damaged.
+    """
     header, payload = read(path, texts_of, longest=LONGEST)
     texts, tensors, name = texts_of(header), header.tensors(payload), header.name
     if digest(tensors, {k: v for k, v in texts.items() if k != "hash"}) != texts["hash"]:
@@ -150,13 +167,13 @@ def decode(path: Path) -> tuple[Card, dict]:
 
 
 def resume(run: Run, path: Path, settings: Mapping) -> Card:
-    """A fresh run goes on where the file's left off. ValueError in one sentence that names the file
-    when it is damaged, or of another version, model or settings; the run is then of no use.
+    """Continues the run of a checkpoint in a new Run, and returns its card. Raises ValueError when
+    the file is damaged, or of another version, model or settings; the new Run is then of no use.
     """
     card, state = decode(path)
-    there, here = card.layers, layers_of(run)
-    if there != here:
-        raise ValueError(f"{path.name} belongs to another model: {layers_differ(there, here)}.")
+    saved, own = card.layers, layers_of(run)
+    if saved != own:
+        raise ValueError(f"{path.name} belongs to another model: {layers_differ(saved, own)}.")
     if different := differences(card.settings, settings):
         raise ValueError(
             f"{path.name} belongs to another run: {different}. Set what differs as it was there, "
@@ -169,28 +186,35 @@ def resume(run: Run, path: Path, settings: Mapping) -> Card:
     return card
 
 
-def layers_differ(there: list, here: list) -> str:
-    """The first layer that is not the same."""
-    if len(there) != len(here):
-        return f"it has {len(there)} trained layers, and there are {len(here)} here"
-    one, other = next((a, b) for a, b in zip(there, here, strict=True) if a != b)
-    (name, *shape), (own, *own_shape) = one, other
-    return f"it has a layer {name} of shape {shape} where there is {own} of {own_shape} here"
+def layers_differ(saved: list, own: list) -> str:
+    """Returns how the layers of a checkpoint differ from this run's: their number, or the first
+    that is another.
+    """
+    if len(saved) != len(own):
+        return f"it has {len(saved)} trained layers, and there are {len(own)} here"
+    (name, *shape), (own_name, *own_shape) = next(
+        (a, b) for a, b in zip(saved, own, strict=True) if a != b
+    )
+    return f"it has a layer {name} of shape {shape} where there is {own_name} of {own_shape} here"
 
 
-def differences(there: Mapping, here: Mapping) -> str:
-    """`steps 500 there, 400 here` for each setting that is not the same; "" when all are."""
-    here = json.loads(json.dumps(dict(here)))  # as a file gives them back
-    names = [k for k in dict(there) | here if there.get(k) != here.get(k)]
-    told = [f"{k} {shown(there.get(k))} there, {shown(here.get(k))} here" for k in names[:NAMED]]
+def differences(saved: Mapping, own: Mapping) -> str:
+    """Returns `steps 500 there, 400 here` for each setting of a checkpoint that differs from this
+    run's; "" when none does.
+    """
+    own = json.loads(json.dumps(dict(own)))  # as a file gives them back
+    names = [k for k in dict(saved) | own if saved.get(k) != own.get(k)]
+    parts = [f"{k} {shown(saved.get(k))} there, {shown(own.get(k))} here" for k in names[:NAMED]]
     if len(names) > NAMED:
-        told.append(f"and {len(names) - NAMED} more")
-    return "; ".join(told)
+        parts.append(f"and {len(names) - NAMED} more")
+    return "; ".join(parts)
 
 
-def longer(there: Mapping, here: Mapping) -> str:
-    """What to do instead where the run shall have more steps than it had; "" where it shall not."""
-    steps = there.get("steps"), here.get("steps")
+def longer(saved: Mapping, own: Mapping) -> str:
+    """Returns a sentence on how to train for more steps than the checkpoint's run has; "" where
+    that is not what differs.
+    """
+    steps = saved.get("steps"), own.get("steps")
     if not all(isinstance(n, int) for n in steps) or steps[1] <= steps[0]:
         return ""
     return (
@@ -200,6 +224,6 @@ def longer(there: Mapping, here: Mapping) -> str:
 
 
 def shown(value: object) -> str:
-    """A value in a sentence."""
+    """Returns a value in a sentence."""
     text = "none" if value is None else str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,4 +1,4 @@
-"""What the loss minds: which noise levels are drawn, how they are weighed, and how errors count."""
+"""The parts of the loss L_rec: which noise levels are drawn, what they weigh, how errors count."""
 
 from __future__ import annotations
 
@@ -11,35 +11,43 @@ from torch.nn import functional as F
 
 from ..checks import check_choice, check_range
 
-SMALLEST_TIME = 1e-4  # of a cubic draw: beyond it, fp32 can't tell the noise from the picture
+# the lowest time of a cubic draw, 1 being pure noise: below it the noise is lost in fp32's rounding
+SMALLEST_TIME = 1e-4
 
 
 def uniform(u: Tensor) -> Tensor:
+    """Draws every time equally often."""
     return u
 
 
 def logit_normal(u: Tensor) -> Tensor:
-    """Most in the middle: the sigmoid of a normal number (Stable Diffusion 3, arXiv 2403.03206)."""
+    """Draws times in the middle most often: the sigmoid of a normal number (Stable Diffusion 3,
+    arXiv 2403.03206).
+    """
     return torch.special.ndtri(u.clamp(min=2**-25)).sigmoid()
 
 
 def high_noise(u: Tensor) -> Tensor:
-    """Cubic: most where the composition is decided (T2I-Adapter, arXiv 2302.08453)."""
+    """Draws high times most often, which decide the composition, by a cubic (T2I-Adapter, arXiv
+    2302.08453).
+    """
     return 1 - (1 - u) ** 3
 
 
 def low_noise(u: Tensor) -> Tensor:
-    """Cubic: most where details are decided."""
+    """Draws low times most often, which decide the details, by a cubic."""
     return (u**3).clamp(min=SMALLEST_TIME)
 
 
 def min_snr(snr: Tensor, gamma: float) -> Tensor:
-    """Of the error of the clean picture (arXiv 2303.09556)."""
+    """Returns the weights of min-SNR for the error of the clean picture (arXiv 2303.09556)."""
     return snr.clamp(max=gamma)
 
 
 def debiased(snr: Tensor, gamma: float) -> Tensor:
-    """Of the error of the clean picture: 1 / sqrt(SNR) of that of the noise (arXiv 2310.08442)."""
+    """Returns the debiased weights for the error of the clean picture, which are 1 / sqrt(SNR) for
+    the error of the noise (arXiv 2310.08442).
+    """
     return snr.sqrt()
 
 
@@ -53,14 +61,14 @@ WEIGHTINGS: dict[str, Callable[[Tensor, float], Tensor] | None] = {
 
 @dataclass(frozen=True)
 class LossSettings:
-    """How L_rec is made.
+    """Settings of the loss L_rec.
 
-    weighting: of noise levels: none (each alike), min_snr or debiased; gamma: the SNR at which
-        min_snr caps.
-    huber: 0 for the squared error, else the error from which on it grows linearly.
-    noise_offset: so much noise that is the same all over a channel is added to the noise.
+    weighting: the weights of noise levels: none (all equal), min_snr or debiased.
+    gamma: the SNR at which min_snr caps.
+    huber: 0 for the squared error, else the error above which the loss grows linearly.
+    noise_offset: the amount of noise, equal all over a channel, that is added to the noise.
     sampling: how times are drawn: uniform, logit_normal, low_noise or high_noise.
-    min_timestep, max_timestep: the times that are drawn, 0 the clean picture, 1 pure noise.
+    min_timestep, max_timestep: the range of times; 0 is the clean picture, 1 pure noise.
     """
 
     weighting: str = "none"
@@ -86,19 +94,24 @@ class LossSettings:
             )
 
     def times(self, u: Tensor) -> Tensor:
-        """Times in [min_timestep, max_timestep] of numbers drawn uniformly from [0, 1)."""
+        """Returns times in [min_timestep, max_timestep], given numbers drawn uniformly from [0,
+        1).
+        """
         span = self.max_timestep - self.min_timestep
         return self.min_timestep + span * SAMPLINGS[self.sampling](u)
 
     def offset(self, noise: Tensor, generator: torch.Generator) -> Tensor:
-        """The noise [B, channels, ...] with its offset, if there is one."""
+        """Returns the noise [B, channels, ...] with noise_offset added."""
         if self.noise_offset == 0:
             return noise
         shape = (*noise.shape[:2], *(1 for _ in noise.shape[2:]))
         return noise + self.noise_offset * torch.randn(shape, generator=generator).to(noise)
 
     def mean(self, error: Tensor, weights: Tensor | None) -> Tensor:
-        """The loss of a batch: errors [B, ...], one weight for each picture [B, 1, ...] or None."""
+        """Returns the loss of a batch.
+
+        error [B, ...]; weights: one for each picture, [B, 1, ...], or None.
+        """
         if self.huber > 0:
             zeros = torch.zeros_like(error)
             values = 2 * F.huber_loss(error, zeros, reduction="none", delta=self.huber)

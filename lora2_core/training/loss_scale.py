@@ -1,7 +1,7 @@
-"""Keeping fp16 gradients from vanishing: the loss is multiplied before backward, gradients divided
-after.
+"""A scale that keeps fp16 gradients from vanishing: it multiplies the loss before the backward pass
+and divides the gradients after it.
 
-The factor is a power of two, halved when gradients overflow although the loss is finite, doubled
+It is a power of two. It is halved when gradients overflow although the loss is finite, and doubled
 after GROWTH good steps (Micikevicius et al. 2018, arXiv 1710.03740). In fp32 and bf16 it is 1 and
 does nothing.
 """
@@ -13,11 +13,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-FIRST, LARGEST, GROWTH = 2.0**14, 2.0**16, 200
+# the first and the largest scale; the largest fp16 number is about 2**16. Runs are short, so both
+# this start and GROWTH are lower than torch's GradScaler has them (2**16, 2000): fewer steps are
+# lost
+FIRST, LARGEST = 2.0**14, 2.0**16
+# good steps between two doublings
+GROWTH = 200
 
 
 class LossScale:
-    """A scale of the loss that follows what fp16 can hold."""
+    """The scale of the loss; 1 for good unless `enabled`."""
 
     def __init__(self, enabled: bool):
         self.value = FIRST if enabled else 1.0
@@ -25,20 +30,24 @@ class LossScale:
         self.good = 0
 
     def backward(self, loss: Tensor, parameters: Sequence[Tensor]) -> None:
-        """Backward of the scaled loss; the parameters' gradients come out unscaled."""
+        """Runs the backward pass of the scaled loss; the parameters' gradients come out
+        unscaled.
+        """
         (loss * self.value).backward()
         gradients = [p.grad for p in parameters if p.grad is not None]
         if self.value != 1.0 and gradients:
             torch._foreach_div_(gradients, self.value)
 
     def step_was_good(self) -> None:
-        """Doubles the scale now and then."""
+        """Counts a good step, and doubles the scale after GROWTH of them."""
         self.good += 1
         if self.enabled and self.good % GROWTH == 0:
             self.value = min(LARGEST, 2 * self.value)
 
     def overflowed(self) -> bool:
-        """Halves the scale; False when there was none left to give, so the fault lies elsewhere."""
+        """Halves the scale and returns True; False when it is 1 already, so that the overflow has
+        another cause.
+        """
         if self.value <= 1.0:
             return False
         self.value /= 2

@@ -1,5 +1,5 @@
-"""The optimizers of the weights by name, and what all of them share: the rates' own Adam, weight
-decay that is counted in runs, and a running mean of the weights.
+"""The optimizers of the weights by name, and the parts that they share: an Adam for the rates nu,
+weight decay that is counted in runs, and a running mean of the weights.
 """
 
 from __future__ import annotations
@@ -10,20 +10,28 @@ from importlib.util import find_spec
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from ..ranks.modes import Fixed
 from .settings import TrainSettings
 
-FUSED = ("cpu", "cuda", "mps", "xpu")  # devices with a one-pass AdamW
+# devices on which torch has a fused AdamW
+FUSED = ("cpu", "cuda", "mps", "xpu")
+# packages that must be installed for some optimizers
 PACKAGES = {"prodigy": "prodigyopt", "adamw8bit": "bitsandbytes"}
-STILL = ("adafactor", "adamw8bit")  # what they remember can't follow ranks that move
-ONE_RATE = ("prodigy",)  # that know one learning rate for all weights only
+# optimizers whose moments can't follow ranks that move
+STILL = ("adafactor", "adamw8bit")
+# optimizers that have one learning rate for all weights
+ONE_LEARNING_RATE = ("prodigy",)
 Parameters = list[nn.Parameter]
-Group = tuple[Parameters, float]  # lora_up and lora_down in turn, times the learning rate
+# lora_up and lora_down in turn, and their factor of the learning rate
+Group = tuple[Parameters, float]
 
 
 def check_optimizer(name: str, mode: Fixed) -> None:
-    """ValueError unless the optimizer is installed and can train in this mode."""
+    """Raises ValueError unless the optimizer of this name is installed and can train in this
+    mode.
+    """
     package = PACKAGES.get(name)
     if package and find_spec(package) is None:
         raise ValueError(
@@ -38,57 +46,65 @@ def check_optimizer(name: str, mode: Fixed) -> None:
 
 
 def fused(parameters: Sequence[nn.Parameter | dict]) -> dict[str, bool]:
-    """How Adam is computed fastest where the parameters, or those of their groups, are."""
+    """Returns the options of Adam that are fastest on the parameters' device; the parameters may
+    come in torch's groups.
+    """
     first = parameters[0]["params"][0] if isinstance(parameters[0], dict) else parameters[0]
-    one_pass = first.device.type in FUSED
-    return {"fused": one_pass, "foreach": not one_pass}
+    available = first.device.type in FUSED
+    return {"fused": available, "foreach": not available}
 
 
-def adamw(weights: Parameters, settings: TrainSettings, decay: float) -> torch.optim.Optimizer:
+def adamw(weights: Parameters, settings: TrainSettings, weight_decay: float) -> Optimizer:
     betas = settings.beta1, settings.beta2
-    options = {"lr": settings.learning_rate, "betas": betas, "weight_decay": decay}
+    options = {"lr": settings.learning_rate, "betas": betas, "weight_decay": weight_decay}
     return torch.optim.AdamW(weights, **options, **fused(weights))
 
 
-def sgd(weights: Parameters, settings: TrainSettings, decay: float) -> torch.optim.Optimizer:
+def sgd(weights: Parameters, settings: TrainSettings, weight_decay: float) -> Optimizer:
     return torch.optim.SGD(weights, settings.learning_rate, momentum=settings.beta1)
 
 
-def adafactor(weights: Parameters, settings: TrainSettings, decay: float) -> torch.optim.Optimizer:
-    return torch.optim.Adafactor(weights, settings.learning_rate, weight_decay=decay)
+def adafactor(weights: Parameters, settings: TrainSettings, weight_decay: float) -> Optimizer:
+    return torch.optim.Adafactor(weights, settings.learning_rate, weight_decay=weight_decay)
 
 
-def prodigy(weights: Parameters, settings: TrainSettings, decay: float) -> torch.optim.Optimizer:
-    """Without its own weight decay, which follows a step size that it finds as it goes."""
+def prodigy(weights: Parameters, settings: TrainSettings, weight_decay: float) -> Optimizer:
+    """Returns Prodigy without its own weight decay, which would depend on the step size that it
+    estimates; see DECAYED_HERE.
+    """
     betas, kind = (settings.beta1, settings.beta2), import_module(PACKAGES["prodigy"]).Prodigy
     options = {"use_bias_correction": True, "safeguard_warmup": True}  # as its authors advise
     return kind(weights, lr=settings.learning_rate, betas=betas, weight_decay=0.0, **options)
 
 
-def adamw8bit(weights: Parameters, settings: TrainSettings, decay: float) -> torch.optim.Optimizer:
+def adamw8bit(weights: Parameters, settings: TrainSettings, weight_decay: float) -> Optimizer:
     kind = import_module(PACKAGES["adamw8bit"]).optim.AdamW8bit
     betas = settings.beta1, settings.beta2
-    return kind(weights, lr=settings.learning_rate, betas=betas, weight_decay=decay)
+    return kind(weights, lr=settings.learning_rate, betas=betas, weight_decay=weight_decay)
 
 
-Make = Callable[[Parameters, TrainSettings, float], torch.optim.Optimizer]
+Make = Callable[[Parameters, TrainSettings, float], Optimizer]
 KINDS: dict[str, Make] = {
     "adamw": adamw, "adam": adamw, "sgd": sgd, "adafactor": adafactor, "prodigy": prodigy,
     "adamw8bit": adamw8bit,
 }  # fmt: skip
-DECAY_LEFT_OUT = ("sgd", "prodigy")  # whose weights are shrunk here
-NO_SQUARES = ("sgd",)  # that do not know the mean squared gradients, by which positions are priced
+# optimizers whose weight decay TwoOptimizers computes
+DECAYED_HERE = ("sgd", "prodigy")
+# optimizers that keep no mean squared gradients; the auction needs those of lora_up
+NO_SQUARES = ("sgd",)
 
 
 class TwoOptimizers:
-    """The weights' optimizer and the rates' Adam as one, in the form of torch's: param_groups
-    (weights first, then rates), state, zero_grad and step.
+    """The weights' optimizer and the Adam of the rates nu in one, with torch's param_groups
+    (weights first, then nu), state, zero_grad and step.
 
-    `groups` are the weights, lora_up and lora_down in turn, by how many times the learning rate is
-    theirs; `rates` the rates and their learning rate, or None.
-    `squares`: the mean of lora_up's squared gradients is kept even where the optimizer does not.
-    The running mean of the weights begins with the first ones that were trained, and forgets
-    faster at first: its decay is at most (1 + t) / (10 + t).
+    groups: the weights, lora_up and lora_down in turn, with their factors of the learning rate.
+    rates: the parameter of nu and its learning rate; None where nu is not trained.
+    squares: the mean squared gradients of lora_up are kept even if the optimizer keeps none.
+
+    weight_decay is that of torch's AdamW: the decay of a complete run, divided by the sum of its
+    learning rates. The running mean of the weights starts at the weights of the first step, and
+    follows faster at first: its decay is at most (1 + t) / (10 + t) after t steps.
     """
 
     def __init__(
@@ -100,11 +116,11 @@ class TwoOptimizers:
         squares: bool,
     ):
         self.settings, self.squares, self.steps = settings, squares, 0
-        travel = sum(settings.rates())
-        self.decay = settings.weight_decay / travel if travel > 0 else 0.0
+        total = sum(settings.learning_rates())
+        self.weight_decay = settings.weight_decay / total if total > 0 else 0.0
         self.speeds = [speed for _, speed in groups]
         weights = groups[0][0] if self.speeds == [1.0] else self.as_groups(groups)
-        self.members = [KINDS[settings.optimizer](weights, settings, self.decay)]
+        self.members = [KINDS[settings.optimizer](weights, settings, self.weight_decay)]
         self.state = self.members[0].state
         if rates is not None:
             group = {"params": [rates[0]], "lr": rates[1], "weight_decay": 0.0}
@@ -113,54 +129,59 @@ class TwoOptimizers:
         self.param_groups = [group for member in self.members for group in member.param_groups]
 
     def as_groups(self, groups: Sequence[Group]) -> list[dict]:
-        """Torch's groups, each with the decay that comes to the same over the run. ValueError for
-        an optimizer that has one learning rate only.
+        """Returns the groups in torch's form, each with the weight_decay that shrinks it as much
+        over the run. Raises ValueError for several groups if the optimizer has one learning rate.
         """
-        name, found = self.settings.optimizer, []
+        name, torch_groups = self.settings.optimizer, []
         for parameters, speed in groups:
             group = {"params": parameters, "lr": self.settings.learning_rate * speed}
-            if name not in DECAY_LEFT_OUT:
-                group["weight_decay"] = self.decay / speed
-            found.append(group)
-        if name in ONE_RATE and len(groups) > 1:
+            if name not in DECAYED_HERE:
+                group["weight_decay"] = self.weight_decay / speed
+            torch_groups.append(group)
+        if name in ONE_LEARNING_RATE and len(groups) > 1:
             raise ValueError(
                 f"optimizer {name} finds one learning rate for everything: give the text encoder "
                 "the same learning_rate as LoRA2 Train, or choose adamw."
             )
-        return found
+        return torch_groups
 
     @property
     def weight_groups(self) -> list[dict]:
-        """Torch's groups of the weights."""
+        """Returns the param_groups of the weights."""
         return self.param_groups[: len(self.speeds)]
 
     @property
     def weights(self) -> Parameters:
-        """lora_up and lora_down in turn; they are exchanged when ranks move."""
+        """Returns the parameters lora_up and lora_down in turn; others replace them when ranks
+        move.
+        """
         return [p for group in self.weight_groups for p in group["params"]]
 
-    def set_rate(self, rate: float) -> None:
-        """The learning rate of the weights."""
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Sets the learning rate of the weights; each group has its factor of it."""
         for group, speed in zip(self.weight_groups, self.speeds, strict=True):
-            group["lr"] = rate * speed
+            group["lr"] = learning_rate * speed
 
     def zero_grad(self) -> None:
+        """Removes all gradients."""
         for member in self.members:
             member.zero_grad()
 
     @torch.no_grad()
     def step(self) -> None:
-        """One step of both, of the running means too."""
+        """Makes one step of both optimizers and of the running means."""
         self.steps += 1
         trained = [p for p in self.weights if p.grad is not None]
         if self.settings.max_norm > 0:
             torch.nn.utils.clip_grad_norm_(trained, self.settings.max_norm)
-        if self.settings.optimizer in DECAY_LEFT_OUT and self.decay > 0:
+        if self.settings.optimizer in DECAYED_HERE and self.weight_decay > 0:
             firsts = [self.state[p]["p0"] for p in trained if "p0" in self.state.get(p, {})]
-            torch._foreach_mul_(trained + firsts, 1 - self.param_groups[0]["lr"] * self.decay)
+            torch._foreach_mul_(
+                trained + firsts, 1 - self.param_groups[0]["lr"] * self.weight_decay
+            )
         for member in self.members:
             member.step()
-        # what follows lies in the state, where it turns with the rank positions
+        # the following means lie in the state, where they turn with the rank positions
         if self.squares and self.settings.optimizer in NO_SQUARES:
             for lora_up in self.weights[::2]:
                 if lora_up.grad is not None:
@@ -168,14 +189,16 @@ class TwoOptimizers:
                     mean = self.state[lora_up].setdefault("exp_avg_sq", torch.zeros_like(square))
                     mean.lerp_(square, 1 - self.settings.beta2)
         if self.settings.ema > 0:
-            decay = min(self.settings.ema, (1 + self.steps) / (10 + self.steps))
+            ema_decay = min(self.settings.ema, (1 + self.steps) / (10 + self.steps))
             for parameter in trained:
                 mean = self.state[parameter].setdefault("ema", parameter.detach().clone())
-                mean.lerp_(parameter.detach(), 1 - decay)
+                mean.lerp_(parameter.detach(), 1 - ema_decay)
 
     @torch.no_grad()
     def take_means(self) -> list[tuple[nn.Parameter, torch.Tensor]]:
-        """The weights become their running means, where there are any; returns what they were."""
+        """Replaces the weights by their running means, if there are any. Returns each replaced
+        parameter with its value before.
+        """
         before = []
         for parameter in self.weights:
             if (mean := self.state.get(parameter, {}).get("ema")) is not None:

@@ -18,20 +18,25 @@ from .optimizers import TwoOptimizers, check_optimizer
 from .parallel import Processes
 from .settings import TrainSettings
 
-ADAMS = ("adamw", "adam", "adamw8bit")  # optimizers whose learning rate means what Adam's does
-PATIENCE = 5  # non-finite steps in a row before the run is given up
+# optimizers whose learning rate means the same as Adam's
+ADAMS = ("adamw", "adam", "adamw8bit")
+# steps in a row that are not finite before the run ends; an overflow of fp16 does not count while
+# the loss scale can still be halved
+PATIENCE = 5
 
 
 class TrainingDiverged(RuntimeError):
-    """Loss or gradients stayed NaN or infinite; the adapter holds the values of the last good
-    step.
+    """Says that loss or gradients stayed NaN or infinite. The adapter has the values of the last
+    good step.
     """
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one step did: index from 1, the loss L_rec, the ranks after it, their mean, the size in
-    MB, and the most MB that the settings allow (None: no limit).
+    """The result of one step.
+
+    index: from 1. loss: L_rec. ranks, mean_rank, megabytes: of the adapter after the step. ceiling:
+    the most MB that the settings allow; None: no limit.
     """
 
     index: int
@@ -43,7 +48,9 @@ class Step:
 
 
 def make_optimizer(adapters: Adapters, settings: TrainSettings) -> TwoOptimizers:
-    """Returns the chosen optimizer over all lora_up and lora_down, with Adam over the rates."""
+    """Returns the optimizer of the settings for all lora_up and lora_down, with an Adam for the
+    rates nu.
+    """
     mode = adapters.mode
     check_optimizer(settings.optimizer, mode)
     parts = [([adapters.components[n] for n in ns], s) for s, ns in adapters.by_speed().items()]
@@ -55,20 +62,21 @@ def make_optimizer(adapters: Adapters, settings: TrainSettings) -> TwoOptimizers
 
 
 def rate_learning_rate(adapters: Adapters, settings: TrainSettings) -> float:
-    """Returns the learning rate of the rates: the one asked for, else the mode's own. That of the
-    weights only counts where it means what it means to Adam.
+    """Returns the learning rate of the rates nu: the one of the settings, else the mode's own. The
+    mode gets the learning rate of the weights only if the optimizer is one of ADAMS.
     """
-    if (asked := adapters.settings.rate_learning_rate) is not None:
-        return asked
+    if (own := adapters.settings.rate_learning_rate) is not None:
+        return own
     of_adam = settings if settings.optimizer in ADAMS else TrainSettings
     return adapters.mode.rate_learning_rate(of_adam.learning_rate, settings.steps)
 
 
 class Run:
-    """A training between two steps: everything that the next step depends on.
+    """A training run: everything that its next step depends on, which run_state.py saves and
+    restores.
 
-    run_state.py takes it apart and puts it together again. `losses` and `mean_ranks` are those of
-    the steps so far. `whole` is False inside an update, where the parts don't belong together.
+    losses, mean_ranks: of the steps so far. bad_steps: steps in a row that were not finite.
+    between_steps: False inside an update, while some parts are updated and others are not.
     """
 
     def __init__(
@@ -85,65 +93,69 @@ class Run:
         self.optimizer = make_optimizer(adapters, self.settings)
         self.price = PRICES[mode.name](adapters, self.settings.steps)
         self.generator = torch.Generator().manual_seed(self.settings.seed)
-        self.random = self.generator.get_state()  # before the step that is being computed
-        self.scale, self.bad = LossScale(half), 0
+        self.random = self.generator.get_state()  # as it was before the step that is computed
+        self.scale, self.bad_steps = LossScale(half), 0
         self.losses: list[float] = []
         self.mean_ranks: list[float] = []
-        self.whole = True
+        self.between_steps = True
 
     def steps(
         self,
         loss_fn: Callable[[torch.Generator], Tensor],
         attention: EntropyRecord | None = None,
     ) -> Iterator[Step]:
-        """The steps that are left; see `train`."""
+        """Trains and yields a Step after each step that is left; arguments as in `train`."""
         adapters, optimizer, price, scale = self.adapters, self.optimizer, self.price, self.scale
         attention_weight = adapters.settings.attention_weight
-        # what a step that was broken off left
+        # undoes what an interrupted step left behind
         optimizer.zero_grad()
         self.generator.set_state(self.random)
-        for rate in self.settings.rates()[len(self.losses) :]:
-            optimizer.set_rate(rate)
+        for learning_rate in self.settings.learning_rates()[len(self.losses) :]:
+            optimizer.set_learning_rate(learning_rate)
             adapters.refresh()
             if attention is not None:
                 attention.start()
             loss = loss_fn(self.generator)
-            told = loss if self.processes is None else self.processes.mean(loss)
-            total = loss + price.penalty(told)
+            mean_loss = loss if self.processes is None else self.processes.mean(loss)
+            total_loss = loss + price.penalty(mean_loss)
             if attention is not None:
-                total = total + attention_weight * attention.take()
+                total_loss = total_loss + attention_weight * attention.take()
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            scale.backward(total, parameters)
+            scale.backward(total_loss, parameters)
             if self.processes is not None:
-                total = self.processes.mean(total)
+                total_loss = self.processes.mean(total_loss)
                 self.processes.average([p.grad for p in parameters if p.grad is not None])
             norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-            checks = torch.stack([t.detach().float() for t in (told, total, norm)])
-            value, whole, length = checks.tolist()  # one device sync
-            self.whole, good = False, math.isfinite(whole) and math.isfinite(length)
+            checks = torch.stack([t.detach().float() for t in (mean_loss, total_loss, norm)])
+            value, *checked = checks.tolist()  # waits for the device, once a step
+            finite_loss, finite_norm = map(math.isfinite, checked)
+            self.between_steps, good = False, finite_loss and finite_norm
             if good:
                 optimizer.step()
             optimizer.zero_grad()  # makes room for a review and the next forward pass
             if good:
-                self.bad = 0
+                self.bad_steps = 0
                 scale.step_was_good()
                 price.review(optimizer, value)
                 adapters.follow_rates(optimizer)
-            elif not (math.isfinite(whole) and scale.overflowed()):
-                self.bad += 1
+            elif not (finite_loss and scale.overflowed()):
+                self.bad_steps += 1
             yield self._ended(value)
 
     def _ended(self, loss: float) -> Step:
-        """Writes down what the step did; TrainingDiverged after the last bad one in a row."""
+        """Ends a step: records its loss and ranks, and returns them. Raises TrainingDiverged after
+        PATIENCE bad steps in a row.
+        """
         ranks = self.adapters.ranks
         mean_rank = sum(ranks.values()) / len(ranks)
-        diverged = self.bad >= PATIENCE
+        diverged = self.bad_steps >= PATIENCE
         if not diverged:
             self.losses.append(loss)
             self.mean_ranks.append(mean_rank)
-        self.random, self.whole = self.generator.get_state(), True
+        self.random, self.between_steps = self.generator.get_state(), True
         if diverged:
-            self.bad = 0  # a run that is taken up again draws other pictures and gets another try
+            # if the run is continued, other pictures are drawn, and it gets another try
+            self.bad_steps = 0
             raise TrainingDiverged(
                 f"The loss was not a finite number for {PATIENCE} steps in a row "
                 f"(step {len(self.losses) + 1}): "
@@ -154,7 +166,7 @@ class Run:
 
     @property
     def megabytes_allowed(self) -> float | None:
-        """The most MB that the settings allow, None where they set no limit."""
+        """Returns the most MB that the settings allow; None where they set no limit."""
         if not self.adapters.mode.limited:
             return None
         return self.adapters.ceiling * BYTES_PER_PARAMETER / MEGABYTE
@@ -169,16 +181,19 @@ def train(
     half: bool = False,
     processes: Processes | None = None,
 ) -> Iterator[Step]:
-    """Trains attached adapters: `for step in train(...)`; leaving the loop early keeps what was
-    learned.
+    """Trains attached adapters and yields a Step after each step: `for step in train(...)`. The
+    loop may be left early; the adapters keep what they have learned.
 
-    loss_fn(generator) -> scalar Tensor is L_rec of one batch; everything random in it must come
-    from the generator (CPU, seeded), the global generators are not touched. `attention`: where the
-    model's cross-attention calls are recorded, for L_attn. A step with a non-finite loss or
-    gradient changes nothing; after 5 in a row TrainingDiverged is raised. `half`: the frozen model
-    computes in fp16, so the loss is scaled. `processes`: those that train together (parallel.py);
-    loss_fn then is the loss of this one's share of the batch. With settings.ema the weights become
-    their running means when the generator ends or is closed.
+    loss_fn: given a seeded generator on the CPU, computes L_rec of one batch, a scalar. All its
+    random numbers must come from that generator; the global generators are not used.
+    attention: records the model's cross-attention calls, for L_attn.
+    half: the frozen model computes in fp16, so the loss is scaled.
+    processes: the processes that train together (parallel.py). loss_fn then computes the loss of
+        this process's share of the batch.
+
+    A step whose loss or gradients are not finite changes nothing; after 5 in a row TrainingDiverged
+    is raised. With settings.ema the weights become their running means when the generator ends or
+    is closed.
     """
     run = Run(adapters, settings, half=half, processes=processes)
     try:

@@ -1,5 +1,5 @@
-"""All that a run's next step depends on, as named tensors and plain values, and back: a run that is
-put together again goes on to the same bytes.
+"""The state of a run as named tensors and plain values, and a run from its state: a restored run
+goes on to the same bytes.
 """
 
 from __future__ import annotations
@@ -13,14 +13,18 @@ from ..layers.adapters import Adapters
 from .optimizers import TwoOptimizers
 from .run import Run
 
-REFERENCE = "tensor at"  # {"tensor at": key} in the plain values stands for a tensor
-DEVICES_OWN = ("params", "fused", "foreach")  # of an optimizer's group: not taken over
+# {"tensor at": name} stands for a tensor among the plain values
+REFERENCE = "tensor at"
+# entries of an optimizer's group that are not saved, since they depend on the device
+DEVICES_OWN = ("params", "fused", "foreach")
 CPU = torch.device("cpu")
 Tree = dict | list | Tensor | float | int | bool | str | None
 
 
 def split(tree: Tree, tensors: dict[str, Tensor], path: str = "") -> object:
-    """The tree with its tensors moved to `tensors`, by their path: what is left fits in JSON."""
+    """Moves the tensors of a tree to `tensors`, by their path in it. Returns the rest of the tree,
+    which JSON can hold.
+    """
     if torch.is_tensor(tree):
         tensors[path] = tree.detach()
         return {REFERENCE: path}
@@ -34,7 +38,7 @@ def split(tree: Tree, tensors: dict[str, Tensor], path: str = "") -> object:
 
 
 def joined(plain: object, tensors: Mapping[str, Tensor]) -> Tree:
-    """What `split` took apart."""
+    """Returns the tree that `split` took apart."""
     if isinstance(plain, dict):
         if set(plain) == {REFERENCE}:
             return tensors[plain[REFERENCE]]
@@ -45,7 +49,7 @@ def joined(plain: object, tensors: Mapping[str, Tensor]) -> Tree:
 
 
 def captured(run: Run) -> dict:
-    """The state of a run between two steps; its tensors are the run's own, not copies."""
+    """Returns the state of a run between two steps; its tensors are the run's own, not copies."""
     adapters = run.adapters
     return {
         "adapters": {
@@ -60,47 +64,51 @@ def captured(run: Run) -> dict:
         "price": {name: getattr(run.price, name) for name in run.price.STATE},
         "random": run.random,
         "scale": {"value": run.scale.value, "good": run.scale.good},
-        "bad": run.bad,
+        "bad": run.bad_steps,
         "losses": torch.tensor(run.losses, dtype=torch.float64),
         "mean_ranks": torch.tensor(run.mean_ranks, dtype=torch.float64),
     }
 
 
 def restore(run: Run, state: Mapping) -> None:
-    """A fresh run becomes the one that was captured. ValueError where the state doesn't fit it."""
+    """Gives a new run the state of a captured one. Raises ValueError if the state doesn't fit
+    it.
+    """
     adapters = run.adapters
     try:
         restore_adapters(adapters, state["adapters"])
         restore_optimizer(run.optimizer, adapters, state["optimizer"])
         for name in run.price.STATE:
-            setattr(run.price, name, placed(state["price"][name], adapters.device))
+            setattr(run.price, name, copied_to(state["price"][name], adapters.device))
         run.random = state["random"].clone()
         run.generator.set_state(run.random)
         run.scale.value, run.scale.good = state["scale"]["value"], state["scale"]["good"]
-        run.bad = state["bad"]
+        run.bad_steps = state["bad"]
         run.losses, run.mean_ranks = state["losses"].tolist(), state["mean_ranks"].tolist()
     except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
         raise ValueError(f"its state is not that of such a run ({error})") from error
 
 
-def placed(value: Tree, device: torch.device) -> Tree:
-    """Copies of tensors on the device, in memory of their own, so that sums come out alike."""
+def copied_to(value: Tree, device: torch.device) -> Tree:
+    """Returns a tensor, or a list of them, copied to the device. Memory of their own makes sums
+    come out the same to the last bit.
+    """
     if torch.is_tensor(value):
         return value.to(device, copy=True)
-    return [placed(v, device) for v in value] if isinstance(value, list) else value
+    return [copied_to(v, device) for v in value] if isinstance(value, list) else value
 
 
 def restore_adapters(adapters: Adapters, state: Mapping) -> None:
-    """Tensors, ranks and randomness of the adapters."""
+    """Restores the adapters' tensors, ranks and random generator."""
     device, ranks = adapters.device, list(state["ranks"])
     for (name, component), rank in zip(adapters.components.items(), ranks, strict=True):
         up, down = state["lora_up"][name], state["lora_down"][name]
-        room = (component.fan_out, len(down)), (up.shape[1], component.fan_in)
-        if (tuple(up.shape), tuple(down.shape)) != room or not 0 <= rank <= len(down):
+        expected = (component.fan_out, len(down)), (up.shape[1], component.fan_in)
+        if (tuple(up.shape), tuple(down.shape)) != expected or not 0 <= rank <= len(down):
             shapes = f"lora_up {list(up.shape)}, lora_down {list(down.shape)}, rank {rank}"
             raise ValueError(f"layer {name} has {shapes}, which don't fit together")
-        component.lora_up = nn.Parameter(placed(up, device))
-        component.lora_down = nn.Parameter(placed(down, device))
+        component.lora_up = nn.Parameter(copied_to(up, device))
+        component.lora_down = nn.Parameter(copied_to(down, device))
     with torch.no_grad():
         adapters.rate_parameter.copy_(state["rates"])
     adapters.generator.set_state(state["random"].clone())
@@ -109,7 +117,7 @@ def restore_adapters(adapters: Adapters, state: Mapping) -> None:
 
 
 def parameters_of(adapters: Adapters) -> dict[str, Tensor]:
-    """Everything that is trained by a name that stays."""
+    """Returns every trained parameter, by a name that is the same in every run."""
     named = {"rates": adapters.rate_parameter}
     for name, component in adapters.components.items():
         named |= {f"lora_up/{name}": component.lora_up, f"lora_down/{name}": component.lora_down}
@@ -117,7 +125,7 @@ def parameters_of(adapters: Adapters) -> dict[str, Tensor]:
 
 
 def optimizer_state(optimizer: TwoOptimizers, adapters: Adapters) -> dict:
-    """What is remembered of every parameter, and the groups' own values."""
+    """Returns the optimizer's moments of every parameter, and the values of its groups."""
     named = parameters_of(adapters)
     groups = [{k: g[k] for k in g if k not in DEVICES_OWN} for g in optimizer.param_groups]
     return {
@@ -128,7 +136,9 @@ def optimizer_state(optimizer: TwoOptimizers, adapters: Adapters) -> dict:
 
 
 def restore_optimizer(optimizer: TwoOptimizers, adapters: Adapters, state: Mapping) -> None:
-    """Counterpart of optimizer_state, once the adapters have their tensors."""
+    """Restores the optimizer from its optimizer_state. The adapters must have their tensors by
+    then.
+    """
     named, rates = parameters_of(adapters), "rates"
     kinds = "lora_up", "lora_down"
     groups = [[f"{k}/{n}" for n in ns for k in kinds] for ns in adapters.by_speed().values()]
@@ -138,14 +148,14 @@ def restore_optimizer(optimizer: TwoOptimizers, adapters: Adapters, state: Mappi
     pairs = zip(optimizer.param_groups, state["groups"], strict=True)
     for (group, values), names in zip(pairs, (*groups, [rates]), strict=False):
         for key, value in values.items():
-            value = placed(value, adapters.device)
+            value = copied_to(value, adapters.device)
             group[key] = tuple(value) if isinstance(value, list) else value
-        # torch's own rule: the count of steps stays on the CPU unless one kernel does it all
+        # torch's own rule: the count of steps lies on the CPU unless the optimizer is fused
         counts = adapters.device if group.get("fused") or group.get("capturable") else CPU
         for name in names:
             if name in state["memory"]:
                 optimizer.state[named[name]] = {
-                    key: placed(value, counts if key == "step" else adapters.device)
+                    key: copied_to(value, counts if key == "step" else adapters.device)
                     for key, value in state["memory"][name].items()
                 }
     optimizer.steps = state["steps"]

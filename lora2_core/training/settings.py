@@ -1,4 +1,4 @@
-"""How weights are to be trained: frozen, validated at construction, one sentence for each fault."""
+"""Settings of how weights are trained: frozen, checked when made, one sentence for each fault."""
 
 from __future__ import annotations
 
@@ -10,27 +10,32 @@ from .schedule import SCHEDULES, shares
 
 OPTIMIZERS = ("adamw", "adam", "sgd", "adafactor", "prodigy", "adamw8bit")
 
+# a running mean with this decay is one over 100,000 steps, more than a run has
 LARGEST_BETA = 0.99999
-DECAY = 0.5  # of the run: the learning rate falls to zero over its last half
+# share of the run, at its end, over which the schedule `late` falls to zero (section F of
+# docs/results.md: with a constant learning rate the loss on unseen pictures is 24.6% higher)
+FALLING = 0.5
+# Adam's own
 BETAS = {"beta1": 0.9, "beta2": 0.999}
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How weights are trained: steps, learning rate of lora_up and lora_down, the seed of
-    everything random, and decay, the last share of the run over which the learning rate falls to
-    zero (None: half of it).
+    """How the weights, lora_up and lora_down, are trained.
 
-    weight_decay: counted in runs: without gradients, weights would shrink by e^-weight_decay from
-        the first to the last step, whatever the steps, the learning rate and the optimizer (None:
-        1.5; in paper mode, for adam, and where a run goes on from a finished adapter 0).
-    optimizer: of the weights; the rates always have an Adam of their own.
-    beta1, beta2: of Adam and its kin; beta1 is the momentum of sgd (None: 0.9, 0.999).
-    max_norm: the gradient of all weights is cut to this norm; 0 for never.
-    ema: 0, or the decay of a running mean of the weights, which takes their place when the run
-        ends.
-    schedule: late, constant, linear or cosine (None: late, in paper mode without a decay constant).
-    warmup_steps: in which the learning rate rises first.
+    learning_rate: of the weights; the rates nu have their own in RankSettings.
+    seed: of every random number of the run.
+    decay: share of the run, at its end, over which the schedule `late` falls to zero; None: 0.5.
+    weight_decay: of a complete run: without gradients, the weights would shrink by e^-weight_decay
+        from the first to the last step, whatever the steps, the learning rate and the optimizer.
+        None: 1.5; 0 in paper mode, for adam, and where a run goes on from a finished adapter.
+    optimizer: of the weights; the rates nu always have an Adam of their own.
+    beta1, beta2: of Adam and its relatives; beta1 is the momentum of sgd. None: 0.9 and 0.999.
+    max_norm: the norm to which the gradient of all weights is cut; 0: never cut.
+    ema: 0, or the decay of a running mean of the weights, which replaces them when the run ends.
+    schedule: late, constant, linear or cosine. None: late; in paper mode constant, unless `decay`
+        is given.
+    warmup_steps: the first steps, in which the learning rate rises.
     """
 
     steps: int = 500
@@ -47,13 +52,13 @@ class TrainSettings:
     warmup_steps: int = 0
 
     def __post_init__(self) -> None:
-        check_range("steps", self.steps, 1, 1_000_000, whole=True)
+        check_range("steps", self.steps, 1, 1_000_000, integer=True)
         check_range("learning_rate", self.learning_rate, 0, 10)
-        check_range("seed", self.seed, 0, 2**64 - 1, whole=True)
+        check_range("seed", self.seed, 0, 2**64 - 1, integer=True)
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
         check_range("max_norm", self.max_norm, 0, 1e6)
         check_range("ema", self.ema, 0, LARGEST_BETA)
-        check_range("warmup_steps", self.warmup_steps, 0, 1_000_000, whole=True)
+        check_range("warmup_steps", self.warmup_steps, 0, 1_000_000, integer=True)
         if self.schedule is not None:
             check_choice("schedule", self.schedule, tuple(SCHEDULES))
         for name, most in (("decay", 1), ("weight_decay", 1e3)):
@@ -73,23 +78,23 @@ class TrainSettings:
                 "weight_decay out."
             )
 
-    def rates(self) -> list[float]:
-        """Returns the learning rate of every step. Where no schedule is given it is `late`, which
-        is every mode's own but the paper's.
+    def learning_rates(self) -> list[float]:
+        """Returns the learning rate of every step. The schedule None counts as `late` here; paper
+        mode's own is set by `resolved`.
         """
-        decay = DECAY if self.decay is None else self.decay
-        found = shares(self.schedule or "late", self.steps, self.warmup_steps, decay)
-        return [self.learning_rate * share for share in found]
+        falling = FALLING if self.decay is None else self.decay
+        schedule = shares(self.schedule or "late", self.steps, self.warmup_steps, falling)
+        return [self.learning_rate * share for share in schedule]
 
     def resolved(self, mode: Fixed, *, started: bool = False) -> TrainSettings:
-        """Returns the settings with the mode's own values where none were given. What a finished
-        adapter holds shall not fade: `started` runs, which go on from one, have no weight decay.
+        """Returns the settings with the mode's own values in place of None. A run that goes on from
+        a finished adapter, `started`, has no weight decay, so that the adapter does not fade.
         """
         own = mode.defaults
         fades = self.optimizer != "adam" and not started
-        given = {
+        defaults = {
             "schedule": own.schedule if self.decay is None else "late",
-            "decay": DECAY,
+            "decay": FALLING,
             "weight_decay": own.weight_decay if fades else 0.0,
         } | BETAS
-        return replace(self, **{k: v for k, v in given.items() if getattr(self, k) is None})
+        return replace(self, **{k: v for k, v in defaults.items() if getattr(self, k) is None})

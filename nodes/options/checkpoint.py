@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ...lora2_core.host.training.checkpoint_keeping import LATEST, NONE, check_resume
 from ...lora2_core.host.training.checkpoint_files import checkpoint_list, folder_of
+from ...lora2_core.host.training.checkpoint_keeping import LATEST, NONE, check_resume
 from ...lora2_core.host.training.snapshots import PREFIX
 from ..checking import validated
 from .base import OptionsNode, chain

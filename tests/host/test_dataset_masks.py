@@ -69,7 +69,7 @@ def test_a_mask_is_remembered_by_its_content(playground, folder, monkeypatch):
     first = dataset(playground, settings)
     assert "0 of 4 masks" in first.report
     with monkeypatch.context() as patch:
-        patch.setattr(picture_masks, "whole_mask", None)  # would fail if it were called
+        patch.setattr(picture_masks, "uncropped_mask", None)  # would fail if it were called
         second = dataset(playground, settings)
     assert "4 of 4 masks" in second.report
     assert all(torch.equal(a, b) for a, b in zip(first.masks, second.masks, strict=True))

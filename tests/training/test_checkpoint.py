@@ -213,7 +213,7 @@ def test_a_diverged_run_goes_on_with_other_pictures(tmp_path: Path):
     (tmp_path / "a").write_bytes(encode(run, card(run)))
     again, loss = fresh()
     resume(again, tmp_path / "a", SETTINGS)
-    assert len(again.losses) == 10 + PATIENCE - 1 and again.bad == 0
+    assert len(again.losses) == 10 + PATIENCE - 1 and again.bad_steps == 0
     go(again, loss)
     assert len(again.losses) == STEPS
     assert all(t.isfinite().all() for pair in again.adapters.folded().values() for t in pair)

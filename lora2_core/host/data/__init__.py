@@ -1,1 +1,1 @@
-"""Folders of pictures, encoded by ComfyUI's VAE and CLIP."""
+"""Data sets: folders of pictures, encoded by ComfyUI's VAE and CLIP."""

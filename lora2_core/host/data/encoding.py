@@ -1,5 +1,5 @@
-"""Pictures to latents and captions to conditioning, each remembered on disk by what it depends
-on.
+"""Pictures to latents and captions to conditioning, each cached on disk by everything that it
+depends on.
 """
 
 from __future__ import annotations
@@ -10,32 +10,42 @@ import json
 import kornia.geometry.transform as geometry
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ...dataset.buckets import Size
 from ...dataset.cache import Cache, key_of
 from ...dataset.crops import Crop
 
-CAPTION = "lora2_caption"  # in a conditioning, beside what it says: the text that it encodes
-RECIPE = 1  # of crop, resize and encode: raised when a change of them makes old latents stale
+# the key in a conditioning under which its caption stands
+CAPTION = "lora2_caption"
+# the version of crop, resize and encode: raise it when a change of them makes cached latents wrong
+RECIPE = 1
+# types of object patches that can be part of a model's identity
 PLAIN = (torch.dtype, bool, int, float, str, type(None))
-SAMPLES = 64  # values of each weight that tell one model from another
+# values of each weight that enter a model's identity: reading all would take seconds
+SAMPLES = 64
 
 
 def fitted(picture: np.ndarray, crop: Crop, size: Size) -> Tensor:
-    """[height, width, 3] in [0, 1] cropped, mirrored and resized to [1, *size turned, 3]."""
+    """Crops, resizes and mirrors a picture [height, width, 3] in [0, 1].
+
+    size: width and height. Returns [1, height, width, 3].
+    """
     box = picture[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
-    image = torch.from_numpy(np.ascontiguousarray(box)).movedim(-1, 0)[None]
+    pixels = torch.from_numpy(np.ascontiguousarray(box))
+    image = rearrange(pixels, "height width rgb -> 1 rgb height width")
     if (crop.width, crop.height) != size:
         image = geometry.resize(image, (size[1], size[0]), "bicubic", antialias=True)
     if crop.flip:
         image = geometry.hflip(image)
-    return image.clamp(0, 1).movedim(1, -1).contiguous()
+    return rearrange(image.clamp(0, 1), "1 rgb height width -> 1 height width rgb").contiguous()
 
 
 def weights_identity(patcher) -> str | None:
-    """A hash of every weight's name, shape and some values, and of the patches on them; None when
-    weights can't be read, as those of a model that streams them, or are not all that counts.
+    """Returns a hash of the name, shape and some values of every weight, and of the patches. None
+    when weights can't be read, as in a model that streams them, or when more than the weights
+    matters.
     """
     swaps = patcher.object_patches
     if patcher.injections or not all(isinstance(v, PLAIN) for v in swaps.values()):
@@ -51,20 +61,23 @@ def weights_identity(patcher) -> str | None:
             return None
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         if tensor.numel():
-            values = tensor.detach().reshape(-1)[:: max(1, tensor.numel() // SAMPLES)]
+            values = rearrange(tensor.detach(), "... -> (...)")
+            values = values[:: max(1, tensor.numel() // SAMPLES)]
             digest.update(values.cpu().contiguous().view(torch.uint8).numpy().tobytes())
             read += 1
     return digest.hexdigest() if read else None
 
 
 def vae_identity(vae) -> str | None:
-    """What latents depend on besides the picture."""
+    """Returns the identity of a VAE: everything that latents depend on beside the picture."""
     identity = weights_identity(vae.patcher)
     return identity and f"{identity} {vae.vae_dtype} {vae.spacial_compression_encode()}"
 
 
 def clip_identity(clip) -> str | None:
-    """What conditioning depends on besides the caption; None when hooks change it."""
+    """Returns the identity of a CLIP: everything that a conditioning depends on beside the caption.
+    None when hooks change it.
+    """
     identity = weights_identity(clip.patcher)
     if identity is None or clip.patcher.forced_hooks is not None:
         return None
@@ -73,7 +86,9 @@ def clip_identity(clip) -> str | None:
 
 
 def to_tensors(conditioning: list) -> dict[str, Tensor] | None:
-    """A conditioning as named tensors; None when it holds anything but tensors and plain values."""
+    """Returns a conditioning as named tensors; None when it holds other things than tensors and
+    plain values.
+    """
     tensors, plain = {}, []
     for index, (cross, facts) in enumerate(conditioning):
         parts = {"": cross} | facts
@@ -89,7 +104,7 @@ def to_tensors(conditioning: list) -> dict[str, Tensor] | None:
 
 
 def from_tensors(tensors: dict[str, Tensor]) -> list:
-    """The conditioning that to_tensors took apart."""
+    """Returns the conditioning of its `to_tensors`."""
     plain = json.loads(bytes(tensors["plain"].tolist()))
     conditioning = [[tensors[f"{index}."], dict(facts)] for index, facts in enumerate(plain)]
     for name, tensor in tensors.items():
@@ -100,31 +115,36 @@ def from_tensors(tensors: dict[str, Tensor]) -> list:
 
 
 class Encoder:
-    """A VAE and a text encoder with their memory; counts what was asked and what was remembered."""
+    """A VAE and a text encoder with their cache. It counts the latents and captions that were asked
+    for, and the cached ones among them.
+    """
 
     def __init__(self, clip, vae, cache: Cache):
         self.clip, self.vae, self.cache = clip, vae, cache
         self.identities = vae_identity(vae), clip_identity(clip)
-        self.latents = self.latents_found = self.captions = self.captions_found = 0
+        self.latents = self.cached_latents = self.captions = self.cached_captions = 0
         self.conditionings: dict[str, list] = {}
 
     def known_latent(self, digest: str, crop: Crop, size: Size) -> Tensor | None:
-        """The latent of a picture file with this SHA-256, if it was encoded before."""
+        """Returns the cached latent of the picture file with this SHA-256, None without one."""
         self.latents += 1
         key = self.latent_key(digest, crop, size)
         tensors = self.cache.read(key) if key else None
         if tensors is None:
             return None
-        self.latents_found += 1
+        self.cached_latents += 1
         return tensors["samples"]
 
     def latent_key(self, digest: str, crop: Crop, size: Size) -> str | None:
+        """Returns the key of a latent in the cache; None when it can't be cached."""
         if self.identities[0] is None:
             return None
         return key_of("latent", RECIPE, digest, vars(crop), size, self.identities[0])
 
     def latent(self, picture: np.ndarray, digest: str, crop: Crop, size: Size) -> Tensor:
-        """Encodes a decoded picture; ValueError when the VAE gives NaN."""
+        """Encodes a decoded picture and returns its latent. Raises ValueError when the VAE gives
+        NaN.
+        """
         samples = self.vae.encode(fitted(picture, crop, size)).cpu()
         if not torch.isfinite(samples).all():
             raise ValueError("the VAE gives NaN: start ComfyUI with --fp32-vae or use another VAE.")
@@ -133,23 +153,25 @@ class Encoder:
         return samples
 
     def conditioning(self, caption: str) -> list:
-        """The conditioning of a caption, encoded once, which says its text; embeddings by name may
-        change, so captions that use them are not remembered on disk.
+        """Returns the conditioning of a caption, with the caption under CAPTION. Each caption is
+        encoded once.
         """
         if caption not in self.conditionings:
             self.captions += 1
             made = self.encode_caption(caption)
-            told = [[cross, facts | {CAPTION: caption}] for cross, facts in made]
-            self.conditionings[caption] = told
+            named = [[cross, facts | {CAPTION: caption}] for cross, facts in made]
+            self.conditionings[caption] = named
         return self.conditionings[caption]
 
     def encode_caption(self, caption: str) -> list:
-        """From the disk if it can be."""
+        """Returns the conditioning of a caption, from the cache if it is there. Captions with
+        embeddings are not cached, since the files of embeddings may change.
+        """
         key = None
         if self.identities[1] is not None and "embedding:" not in caption:
             key = key_of("caption", RECIPE, caption, self.identities[1])
         if key and (tensors := self.cache.read(key)) is not None:
-            self.captions_found += 1
+            self.cached_captions += 1
             return from_tensors(tensors)
         conditioning = self.clip.encode_from_tokens_scheduled(self.clip.tokenize(caption))
         tensors = to_tensors(conditioning) if key else None
@@ -158,8 +180,8 @@ class Encoder:
         return conditioning
 
     def report(self) -> str:
-        """How much was remembered."""
+        """Returns a line on how much came from the cache."""
         return (
-            f"cache: {self.latents_found} of {self.latents} latents, "
-            f"{self.captions_found} of {self.captions} captions"
+            f"cache: {self.cached_latents} of {self.latents} latents, "
+            f"{self.cached_captions} of {self.captions} captions"
         )

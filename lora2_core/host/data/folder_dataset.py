@@ -1,4 +1,4 @@
-"""A folder of pictures as what LoRA² Train takes: everything that LoRA² Dataset does between its
+"""A folder of pictures becomes a data set for LoRA² Train: the work of LoRA² Dataset between its
 inputs and its outputs.
 """
 
@@ -28,8 +28,10 @@ from .picture_masks import MaskReader
 
 @dataclass(frozen=True)
 class Dataset:
-    """One LATENT, one CONDITIONING and one MASK [1, height, width] of the latent an entry, and what
-    became of the folder in words.
+    """The entries of a data set, and the report on its folder.
+
+    Each entry has one of latents (LATENT), positive (CONDITIONING) and masks ([1, height, width],
+    in the latent's size).
     """
 
     latents: list[dict]
@@ -39,16 +41,18 @@ class Dataset:
 
 
 def cache_folder() -> Path:
-    """Where encoded pictures and captions are kept: in the user folder, out of reach of HTTP."""
+    """Returns the folder of cached pictures and captions; it lies in the user folder, which HTTP
+    can't reach.
+    """
     return Path(folder_paths.get_system_user_directory("lora2")) / "cache"
 
 
 def encode_picture(
     planned: Planned, settings: DatasetSettings, encoder: Encoder, reader: MaskReader
 ) -> tuple[list[tuple[Tensor, Tensor]], bool]:
-    """The latents of all crops of a picture, decoded only if one of them is new, with their masks,
-    and whether its file lacks its end. Crops of which nothing counts are left out; Unusable when
-    none is left.
+    """Returns (latent, mask) of each crop of a picture, and whether the file lacks its end. Crops
+    that are masked out altogether are left out; raises Unusable when none is left. The picture is
+    decoded only if a latent is not cached.
     """
     path, seen = planned.picture.path, planned.seen
     try:
@@ -89,11 +93,11 @@ def encode_picture(
 def make_dataset(
     name: str, clip, vae, settings: DatasetSettings, on_picture: Callable[[int, int], None]
 ) -> Dataset:
-    """Encodes a folder of the host's input folder.
+    """Encodes the pictures and captions of a folder in the host's input folder.
 
-    on_picture(done, of) is called before every picture and caption, and may raise (the host's
-    interrupt); what is encoded by then stays in the cache. Bad input raises ValueError
-    before anything is encoded.
+    on_picture(done, of) is called before every picture and caption. It may raise the host's
+    interrupt; everything encoded by then stays in the cache. Raises ValueError for bad input before
+    anything is encoded.
     """
     for what, model in (("clip", clip), ("vae", vae)):
         if model is None:

@@ -54,8 +54,8 @@ class KeepSettings:
     resume: str = NONE
 
     def __post_init__(self) -> None:
-        check_range("every", self.checkpoint_every, 0, 1_000_000, whole=True)
-        check_range("keep_last", self.keep_last, 1, 1000, whole=True)
+        check_range("every", self.checkpoint_every, 0, 1_000_000, integer=True)
+        check_range("keep_last", self.keep_last, 1, 1000, integer=True)
         folder_of(self.checkpoint_name)
 
     @property
@@ -104,7 +104,7 @@ class CheckpointKeeper:
     @property
     def moment(self) -> tuple[int, int]:
         """Returns what tells one state of the run from another."""
-        return len(self.run.losses), self.run.bad
+        return len(self.run.losses), self.run.bad_steps
 
     def after(self, step: Step) -> None:
         """Writes a checkpoint where one is due."""
@@ -114,7 +114,11 @@ class CheckpointKeeper:
 
     def rescue(self) -> None:
         """Writes the state in which a run ended early; inside an update it has none."""
-        if self.settings.checkpoint_every > 0 and self.run.whole and self.moment != self.written:
+        if (
+            self.settings.checkpoint_every > 0
+            and self.run.between_steps
+            and self.moment != self.written
+        ):
             self.write()
 
     def write(self) -> None:

@@ -78,7 +78,7 @@ class Choices:
     def __post_init__(self) -> None:
         check_optimizer(self.training.optimizer, self.rank.rules)
         check_choice("checkpointing", self.checkpointing, CHECKPOINTING)
-        check_range("batch_size", self.batch_size, 1, LARGEST_BATCH, whole=True)
+        check_range("batch_size", self.batch_size, 1, LARGEST_BATCH, integer=True)
         if not isinstance(self.previews, tuple) or not all(
             isinstance(preview, Preview) for preview in self.previews
         ):

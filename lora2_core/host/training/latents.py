@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 
@@ -23,7 +24,7 @@ def flatten_latents(latents: list[dict], model) -> list[Tensor]:
     form = model.get_model_object("latent_format")
     channels, dimensions = form.latent_channels, 2 + getattr(form, "latent_dimensions", 2)
     if dimensions == 5:  # a picture is one frame to models that know videos
-        pictures = [p.unsqueeze(2) if p.ndim == 4 else p for p in pictures]
+        pictures = [rearrange(p, "b c h w -> b c 1 h w") if p.ndim == 4 else p for p in pictures]
     for index, picture in enumerate(pictures, 1):
         check_picture(index, picture, channels, dimensions)
     return pictures

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import kornia.filters as filters
 import kornia.geometry.transform as geometry
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ...checks import check_range
@@ -48,7 +49,7 @@ def flatten_masks(masks: list[Tensor], count: int) -> list[Tensor]:
     for mask in masks if isinstance(masks, list) else [masks]:
         if not torch.is_tensor(mask) or mask.ndim not in (2, 3) or 0 in mask.shape:
             raise ValueError("masks holds something that is no MASK: connect Load Image (as Mask).")
-        singles += mask.clone().float().reshape(-1, 1, *mask.shape[-2:]).split(1)
+        singles += rearrange(mask.clone().float(), "... h w -> (...) 1 h w").split(1)
     if len(singles) not in (1, count):
         raise ValueError(
             f"There are {count} latents but {len(singles)} masks: give one mask for all, or one "
@@ -103,5 +104,5 @@ def expand_weights(weights: Tensor, latent: Tensor) -> Tensor:
     """Returns weights [1, 1, height, width] as [1, 1, ..., height, width] of a latent [1, channels,
     ..., height, width]: alike in all frames.
     """
-    frames = weights.reshape(1, *(1 for _ in latent.shape[1:-2]), *weights.shape[-2:])
+    frames = rearrange(weights, f"1 1 h w -> {'1 ' * (latent.ndim - 2)}h w")
     return frames.to(latent).expand_as(latent[:, :1])

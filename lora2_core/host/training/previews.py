@@ -15,6 +15,7 @@ import comfy.sample
 import comfy.samplers
 import folder_paths
 import torch
+from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
@@ -58,12 +59,12 @@ class Preview:
     prompt: str = ""
 
     def __post_init__(self) -> None:
-        check_range("every", self.preview_every, 1, 1_000_000, whole=True)
-        check_range("seed", self.seed, 0, 2**64 - 1, whole=True)
-        check_range("steps", self.steps, 1, 10_000, whole=True)
+        check_range("every", self.preview_every, 1, 1_000_000, integer=True)
+        check_range("seed", self.seed, 0, 2**64 - 1, integer=True)
+        check_range("steps", self.steps, 1, 10_000, integer=True)
         check_range("cfg", self.cfg, 0, 100)
-        check_range("width", self.width, 0, LARGEST, whole=True)
-        check_range("height", self.height, 0, LARGEST, whole=True)
+        check_range("width", self.width, 0, LARGEST, integer=True)
+        check_range("height", self.height, 0, LARGEST, integer=True)
         check_choice("sampler_name", self.sampler_name, tuple(comfy.samplers.SAMPLER_NAMES))
         check_choice("scheduler", self.scheduler, tuple(comfy.samplers.SCHEDULER_NAMES))
         place_of(self.filename_prefix)
@@ -212,7 +213,7 @@ def zeroed(conditioning: list) -> list:
 def decode(vae, latent: Tensor) -> Image.Image:
     """Returns the first picture of a latent (of a video, the first frame)."""
     picture = vae.decode(latent)
-    picture = picture.reshape(-1, *picture.shape[-3:])[0]
+    picture = rearrange(picture, "... h w rgb -> (...) h w rgb")[0]
     return Image.fromarray((picture.float().clamp(0, 1) * 255).round().byte().cpu().numpy())
 
 

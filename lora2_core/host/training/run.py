@@ -112,7 +112,7 @@ def steps_with_room(setup: Setup) -> Iterator[Step]:
         yield from setup.steps()
         return
     except Exception as error:
-        if setup.checkpointing.on or not setup.run.whole or not out_of_memory(error):
+        if setup.checkpointing.on or not setup.run.between_steps or not out_of_memory(error):
             raise
         cleared(error)
     log.info(

@@ -31,7 +31,7 @@ class SnapshotSettings:
     adapter_prefix: str = PREFIX
 
     def __post_init__(self) -> None:
-        check_range("adapter_every", self.adapter_every, 0, 1_000_000, whole=True)
+        check_range("adapter_every", self.adapter_every, 0, 1_000_000, integer=True)
         check_text("adapter_prefix", self.adapter_prefix)
 
     def check(self) -> None:

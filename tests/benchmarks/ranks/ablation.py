@@ -86,7 +86,7 @@ VARIANTS: dict[str, list[Change]] = {
     "start at twice the target": [constant(modes, "FIRST_SHARE", 2)],
     "start at six times the target": [constant(modes, "FIRST_SHARE", 6)],
     "size reached at half of the run": [constant(auction, "SIZED", 0.5)],
-    "constant learning rate": [constant(training, "DECAY", 0.0)],
+    "constant learning rate": [constant(training, "FALLING", 0.0)],
     "no weight decay": [default(weight_decay=0.0)],
     "40 reviews": [constant(auction, "REVIEWS", 40)],
 }
