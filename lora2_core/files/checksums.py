@@ -67,7 +67,9 @@ def structure_of(entries: Mapping[str, Entry]) -> str:
     return crc("\n".join(f"{key} {form(entry)}" for key, entry in sorted(entries.items())))
 
 
-def tensors_of(entries: Mapping[str, Entry], payload: bytes | bytearray) -> dict[str, str]:
+def tensors_of(
+    entries: Mapping[str, Entry], payload: bytes | bytearray | memoryview
+) -> dict[str, str]:
     """A checksum of form and bytes of each tensor, by sorted key."""
     view = memoryview(payload)
     return {
@@ -77,7 +79,10 @@ def tensors_of(entries: Mapping[str, Entry], payload: bytes | bytearray) -> dict
 
 
 def written(
-    entries: Mapping[str, Entry], payload: bytes, digest: str, metadata: Mapping[str, str]
+    entries: Mapping[str, Entry],
+    payload: bytes | memoryview,
+    digest: str,
+    metadata: Mapping[str, str],
 ) -> str:
     """The value of `lora2.checks`: a checksum of the rest, and the rest as JSON."""
     rows = json.loads(metadata.get(ROWS, "[]"))

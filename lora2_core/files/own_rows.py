@@ -100,7 +100,7 @@ def sound_rows(
     reason, rows = entry_of(metadata, ROWS, checks)
     if reason is None and not isinstance(rows, list):
         reason = "is no list"
-    if reason is not None:
+    if reason is not None or not isinstance(rows, list):
         left_out.append(f"{ROWS} {reason}")
         return {}
     found: dict[str, list] = {}

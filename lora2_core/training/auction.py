@@ -133,7 +133,7 @@ class AuctionPrice(NoPrice):
         compared = [tempered(w) for w in worths]
         totals = torch.stack([w.sum() for w in compared]).tolist()
         adapters.worths = dict(zip(adapters.components, totals, strict=True))
-        ranks = adapters.ranks.values()
+        ranks = list(adapters.ranks.values())
         if time >= JUDGED and self.index >= SETTLED:
             evidence = 1.0 if time < LATE else LATE_EVIDENCE
             ranks = above_noise(worths, adapters.settings.tolerance, evidence)
