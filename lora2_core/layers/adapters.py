@@ -98,7 +98,7 @@ class Adapters:
     @property
     def ceiling(self) -> float:
         """Returns how many parameters the settings allow: the budget, or every layer at its target
-        rank. In fixed mode it is the number that there is.
+        rank. In fixed mode it is their number now.
         """
         if not self.mode.moves:
             return float(self.parameters)
