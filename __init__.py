@@ -8,7 +8,7 @@ WEB_DIRECTORY = "./web"
 
 
 async def comfy_entrypoint():
-    """The host's V3 entry: the extension that lists the nodes."""
+    """Returns the extension that lists the nodes; the host calls this V3 entry."""
     from .nodes import LoRA2Extension
 
     return LoRA2Extension()

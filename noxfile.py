@@ -37,6 +37,13 @@ COMFY_CLI = (  # the registry's tool, and what `node validate` and `node pack` i
     "comfy-cli==1.23.0", "pathspec==1.1.1", "semver==3.1.2", "tomlkit==0.15.0",
 )  # fmt: skip
 
+LINTERS = ("mypy==2.4.1", "deptry==0.25.1", "codespell==2.4.3")
+# texts that people read, error messages and docstrings among them
+SPELLED = (
+    "README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "docs", "web/docs", "nodes",
+    "lora2_core",
+)  # fmt: skip
+
 
 def in_host(session: nox.Session, *arguments: str, **environment: str) -> None:
     """Runs the shared interpreter in the repository, with the host's folder in LORA2_HOST."""
@@ -213,7 +220,12 @@ def gate(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Ruff: faults and format."""
-    session.install("-q", RUFF)
+    """Ruff, mypy in the core without the host, deptry, and codespell: faults, format, types,
+    declared packages, spelling.
+    """
+    session.install("-q", RUFF, *LINTERS)
     session.run("ruff", "check", *session.posargs)
     session.run("ruff", "format", "--check", *session.posargs)
+    session.run("mypy")
+    session.run("deptry", ".")
+    session.run("codespell", *SPELLED)

@@ -12,7 +12,7 @@ from typing import BinaryIO
 try:
     import fcntl
 except ImportError:  # Windows, which doesn't let a file be removed while it is open
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 # names of the temporary files that threads of this process write
 _being_written: set[str] = set()

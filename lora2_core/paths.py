@@ -66,7 +66,9 @@ def standing(root: str | Path, name: str) -> tuple[Path, str]:
     """Returns the deepest folder of a name below root that exists, and the rest of the name. Links
     among the existing folders are thereby followed; no folder of the rest exists yet.
     """
-    folder, parts = Path(root), parts_of(name)
+    if (parts := parts_of(name)) is None:
+        raise ValueError(f"{quoted(name)} is no path below a folder: give a relative one.")
+    folder = Path(root)
     while len(parts) > 1 and os.path.isdir(folder / parts[0]):
         folder /= parts.pop(0)
     return folder, "/".join(parts)
@@ -82,7 +84,7 @@ def readable(name: str) -> str:
 def unportable(name: object) -> str | None:
     """Returns why some platform can't write a file of this name, None when all can."""
     parts = parts_of(name)
-    if parts is None:
+    if not isinstance(name, str) or parts is None:
         return "it is no path below a folder"
     if len(name.encode(errors="replace")) > LONGEST:
         return "it is too long"

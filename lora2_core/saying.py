@@ -11,6 +11,7 @@ import logging
 import sys
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 
 def writable(text: str) -> str:
@@ -36,7 +37,9 @@ class Log(logging.LoggerAdapter):
     so would the traceback that it prints of that.
     """
 
-    def log(self, level: int, msg: object, *args, exc_info=None, **kwargs) -> None:
+    def log(
+        self, level: int, msg: object, *args: object, exc_info: object = None, **kwargs: Any
+    ) -> None:
         """Logs a message as `writable` text; the traceback of an error becomes part of it."""
         if not self.isEnabledFor(level):
             return
@@ -75,7 +78,7 @@ def plainly(execute: Callable) -> Callable:
     """Returns a node's execute, with its errors made `speakable`."""
 
     @functools.wraps(execute)
-    def call(*args, **kwargs):
+    def call(*args: Any, **kwargs: Any) -> Any:
         try:
             return execute(*args, **kwargs)
         except Exception as error:

@@ -46,7 +46,7 @@ def compress(lora: RankedLora, *, budget_mb: float = 0.0, tolerance: float = 0.1
             f"The LoRA's {len(whole.layers)} layers are all zero, so there is nothing to compress: "
             "choose another file."
         )
-    parameters = parameters_for(whole, max(tolerance, LOSSLESS))
+    parameters: float = parameters_for(whole, max(tolerance, LOSSLESS))
     if budget_mb > 0:
         parameters = min(parameters, budget_mb * MEGABYTE / BYTES_PER_PARAMETER)
     cut = whole.within(parameters)

@@ -78,7 +78,9 @@ def structure_of(entries: Mapping[str, Entry]) -> str:
     return crc("\n".join(f"{key} {form(entry)}" for key, entry in sorted(entries.items())))
 
 
-def tensors_of(entries: Mapping[str, Entry], payload: bytes | bytearray) -> dict[str, str]:
+def tensors_of(
+    entries: Mapping[str, Entry], payload: bytes | bytearray | memoryview
+) -> dict[str, str]:
     """Returns the checksum of each tensor's dtype, shape and bytes, by key, keys sorted."""
     view = memoryview(payload)
     return {
@@ -88,7 +90,10 @@ def tensors_of(entries: Mapping[str, Entry], payload: bytes | bytearray) -> dict
 
 
 def written(
-    entries: Mapping[str, Entry], payload: bytes, digest: str, metadata: Mapping[str, str]
+    entries: Mapping[str, Entry],
+    payload: bytes | memoryview,
+    digest: str,
+    metadata: Mapping[str, str],
 ) -> str:
     """Returns the value of `lora2.checks` for a new file: JSON, after a checksum of that JSON.
 

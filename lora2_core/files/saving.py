@@ -71,7 +71,7 @@ def peft_metadata(lora: RankedLora, bases: Mapping[str, str]) -> str:
         if rank:
             part, path = bases[name].split(".", 1)
             parts.setdefault(part, {})[path] = rank
-    entries = {}
+    entries: dict[str, object] = {}
     for part, ranks in parts.items():
         common, patterns = max(ranks.values()), {f"^{path}$": r for path, r in ranks.items()}
         config = {

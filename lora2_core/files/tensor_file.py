@@ -16,8 +16,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -131,7 +131,7 @@ def read_some(
     return header, found
 
 
-def opened(path: Path, name: str) -> BinaryIO:
+def opened(path: Path, name: str) -> BufferedReader:
     """Returns a regular file to read: a pipe or a device would never end."""
     if not path.is_file():
         path.stat()  # says why when it can't be reached
@@ -139,13 +139,13 @@ def opened(path: Path, name: str) -> BinaryIO:
     return open(path, "rb")
 
 
-def header_of(file: BinaryIO, name: str, longest: int) -> Header:
+def header_of(file: BufferedReader, name: str, longest: int) -> Header:
     """Returns the header of a file that was just opened, whose name may no longer mean it."""
     size = os.fstat(file.fileno()).st_size
     return parse(first_bytes(file, size, name, longest), size, name)
 
 
-def first_bytes(file: BinaryIO, size: int, name: str, longest: int) -> bytes:
+def first_bytes(file: BufferedReader, size: int, name: str, longest: int) -> bytes:
     """Returns length and header, once the length is known to be possible."""
     start = file.read(8)
     length = int.from_bytes(start, "little")
@@ -194,7 +194,7 @@ def table_of(text: bytes) -> dict:
         return json.loads(text.decode(), object_pairs_hook=without_doubles, parse_int=whole)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
-    except UnicodeError as error:
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
         raise ValueError(f"it is no UTF-8 text: {error.reason}") from error
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 # the remedy that several errors end with
-FOLDER = "choose a clip_folder with the whole CLIP model instead"
+FOLDER = "choose a clip_folder with the complete CLIP model instead"
 
 
 def image_features(clip_vision) -> Callable[[Tensor], Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from einops import pack, unpack
@@ -77,7 +78,7 @@ class Adapters:
                 component.orthogonalise()
             if name in given:
                 fill(component, given[name], self.weights[row], orthogonal=self.mode.competes)
-            component.hook(lambda row=row: self.active[row] if self.mode.moves else None)
+            component.hook(partial(self._weights_of, row))
 
     @property
     def rates(self) -> Tensor:
@@ -97,7 +98,7 @@ class Adapters:
     @property
     def ceiling(self) -> float:
         """Returns how many parameters the settings allow: the budget, or every layer at its target
-        rank. In fixed mode it is the number that there is.
+        rank. In fixed mode it is their number now.
         """
         if not self.mode.moves:
             return float(self.parameters)
@@ -132,7 +133,12 @@ class Adapters:
             self.weights.unbind()
         )  # the backward pass of single rows would fill a matrix each
 
+    def _weights_of(self, row: int) -> Tensor | None:
+        """Returns the diagonal of a layer's Lambda; None where it is 1."""
+        return self.active[row] if self.mode.moves else None
+
     def _std(self, row: int) -> float:
+        """Returns the standard deviation of a layer's new lora_down."""
         component = self._list[row]
         weights = self.weights[row, : component.rank].detach()
         return self.mode.std(self.settings.init, weights, component.fan_in)
@@ -179,8 +185,13 @@ class Adapters:
         grown = []
         for row, (component, rank) in enumerate(zip(self._list, old, strict=True)):
             if component.rank > rank:
-                new, std = (rank, component.rank), self._std(row)
-                component.initialise(*new, std, self.generator, random_up=self.mode.random_growth)
+                component.initialise(
+                    rank,
+                    component.rank,
+                    self._std(row),
+                    self.generator,
+                    random_up=self.mode.random_growth,
+                )
                 new = slice(rank, component.rank)
                 for name, moment in moments(component.lora_down).items():
                     moment[new] = component.lora_down[new].detach() if name in COPIES else 0
@@ -209,12 +220,13 @@ class Adapters:
         The matrices are small, so the CPU solves them faster than a GPU: some layers at a time,
         with one copy to the CPU and one back.
         """
-        weights, solved = self.weights.detach(), {}
+        weights = self.weights.detach()
+        solved: dict[int, tuple[Tensor, Tensor]] = {}
         rows = [row for row, component in enumerate(self._list) if component.rank]
         for first in range(0, len(rows), SOLVED_AT_ONCE):
             some = rows[first : first + SOLVED_AT_ONCE]
-            grams = [self._list[row].grams(weights[row]) for row in some]
-            grams = dict(zip(some, _moved(grams, torch.device("cpu")), strict=True))
+            on_device = [self._list[row].grams(weights[row]) for row in some]
+            grams = dict(zip(some, _moved(on_device, torch.device("cpu")), strict=True))
             # a layer whose lora_down is zero has no singular basis
             turns = {r: torch.stack(singular_turn(*g)) for r, g in grams.items() if g[1].any()}
             moved = _moved(list(turns.values()), self.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ..adapter.lora import LoraLayer, RankedLora
 from ..adapter.origin import Learned, Origin
@@ -50,7 +51,7 @@ def sensitivity(adapters: Adapters, lora: RankedLora) -> dict[str, float]:
 
 
 def save(
-    path: str | Path, source: Adapters | RankedLora, *, info: Mapping | None = None, **options
+    path: str | Path, source: Adapters | RankedLora, *, info: Mapping | None = None, **options: Any
 ) -> RankedLora:
     """Writes the file of attached adapters or of a finished one, atomically, and returns the
     adapter that was written.

@@ -155,18 +155,18 @@ class Component:
         r = self.rank
         weight = weights[:r].double()
         length = self.lora_down[:r].double().norm() / math.sqrt(r)
-        # B' = B back and Lambda A' = there Lambda A; gradients of lora_up turn as Lambda A does,
-        # those of lora_down as B does
-        there, back = (length * weight)[:, None] * turn, inverse / (length * weight)
-        down_there = weight[:, None] * back.T / weight
-        down_turn = there * weight / weight[:, None]
+        # B' = B inv and Lambda A' = fwd Lambda A. Gradients of lora_up turn as Lambda A does,
+        # gradients of lora_down as B does
+        fwd, inv = (length * weight)[:, None] * turn, inverse / (length * weight)
+        down_gradients = weight[:, None] * inv.T / weight
+        down_values = fwd * weight / weight[:, None]
         up, down = self.lora_up[:, :r], self.lora_down[:r]
-        up.copy_(up.double() @ back)
-        down.copy_(down_turn @ down.double())
+        up.copy_(up.double() @ inv)
+        down.copy_(down_values @ down.double())
         for name, moment in moments(self.lora_up).items():
-            moment[:, :r] = moment[:, :r] @ turned(name, there, back.T, moment).T
+            moment[:, :r] = moment[:, :r] @ turned(name, fwd, inv.T, moment).T
         for name, moment in moments(self.lora_down).items():
-            moment[:r] = turned(name, down_there, down_turn, moment) @ moment[:r]
+            moment[:r] = turned(name, down_gradients, down_values, moment) @ moment[:r]
 
     @torch.no_grad()
     def rescale(self, ratio: Tensor, moments: Moments) -> None:

@@ -123,7 +123,7 @@ class Block:
     text: str
     path: str
     first: int | None = None
-    last: int | None = None
+    last: int = 0
 
     def holds(self, name: str) -> bool:
         """Returns whether the block contains the module of this dotted name."""
@@ -142,8 +142,9 @@ def blocks(name: str, text: str) -> list[Block]:
     parsed = []
     for part in filter(None, (p.strip() for p in text.split(","))):
         match = _BLOCK.fullmatch(part)
-        first, last = (int(n) if n else None for n in match.groups()[1:]) if match else (0, -1)
-        last = first if last is None else last
+        low, high = match.groups()[1:] if match else (None, None)
+        first = None if low is None else int(low)
+        last = int(high or low or 0)
         if match is None or (first is not None and first > last):
             raise ValueError(
                 f"{name} has {part!r}, which is no block: write down, mid, up, double, single or a "

@@ -43,7 +43,8 @@ def parse(text: str) -> list[Line]:
             continue
         pattern, sign, ranks = (part.strip() for part in line.rpartition("="))
         match = _RANKS.fullmatch(ranks)
-        most, target = (int(n) if n else None for n in match.groups()) if match else (0, None)
+        most = int(match[1]) if match else 0
+        target = int(match[2]) if match and match[2] else None
         shown = repr(line[:SHOWN])
         if not sign or not pattern or not 1 <= most <= MOST:
             raise ValueError(

@@ -94,8 +94,8 @@ class AuctionPrice(NoPrice):
     def penalty(self, loss: Tensor) -> Tensor:
         if self.targets is None:
             return torch.zeros_like(loss)
-        rates = self.adapters.rate_parameter
-        distance = F.huber_loss(rates, self.targets, reduction="sum", delta=NEAR) / NEAR
+        log_rates = self.adapters.rate_parameter
+        distance = F.huber_loss(log_rates, self.targets, reduction="sum", delta=NEAR) / NEAR
         return self.weight * (self.level or 0.0) * distance
 
     def allowed(self) -> float:
@@ -112,10 +112,10 @@ class AuctionPrice(NoPrice):
         self.index += 1
         if self.targets is None:
             self.level = loss if self.level is None else 0.95 * self.level + 0.05 * loss
-        rates = self.adapters.rate_parameter
-        rates.copy_(rates.maximum(self.lowest))  # no rank rises above its first
+        log_rates = self.adapters.rate_parameter
+        log_rates.copy_(log_rates.maximum(self.lowest))  # no rank rises above its first
         if self.targets is not None:  # and Adam's momentum takes no rank below its target
-            rates.copy_(rates.minimum(self.targets))
+            log_rates.copy_(log_rates.minimum(self.targets))
         time = self.index / self.steps
         if self.index % self.every or not FIRST <= time <= LAST:
             return
@@ -133,7 +133,7 @@ class AuctionPrice(NoPrice):
         compared = [tempered(w) for w in worths]
         totals = torch.stack([w.sum() for w in compared]).tolist()
         adapters.worths = dict(zip(adapters.components, totals, strict=True))
-        ranks = adapters.ranks.values()
+        ranks = list(adapters.ranks.values())
         if time >= JUDGED and self.index >= SETTLED:
             evidence = 1.0 if time < LATE else LATE_EVIDENCE
             ranks = above_noise(worths, adapters.settings.tolerance, evidence)

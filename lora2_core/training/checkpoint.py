@@ -203,7 +203,7 @@ def differences(saved: Mapping, own: Mapping) -> str:
     run's; "" when none does.
     """
     own = json.loads(json.dumps(dict(own)))  # as a file gives them back
-    names = [k for k in dict(saved) | own if saved.get(k) != own.get(k)]
+    names = [k for k in {**saved, **own} if saved.get(k) != own.get(k)]
     parts = [f"{k} {shown(saved.get(k))} there, {shown(own.get(k))} here" for k in names[:NAMED]]
     if len(names) > NAMED:
         parts.append(f"and {len(names) - NAMED} more")
@@ -214,8 +214,8 @@ def longer(saved: Mapping, own: Mapping) -> str:
     """Returns a sentence on how to train for more steps than the checkpoint's run has; "" where
     that is not what differs.
     """
-    steps = saved.get("steps"), own.get("steps")
-    if not all(isinstance(n, int) for n in steps) or steps[1] <= steps[0]:
+    before, steps = saved.get("steps"), own.get("steps")
+    if not (isinstance(before, int) and isinstance(steps, int) and steps > before):
         return ""
     return (
         " To train on for more steps than it had, choose its adapter in LoRA2 Start Options, and "

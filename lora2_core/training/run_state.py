@@ -5,6 +5,7 @@ goes on to the same bytes.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,8 @@ REFERENCE = "tensor at"
 # entries of an optimizer's group that are not saved, since they depend on the device
 DEVICES_OWN = ("params", "fused", "foreach")
 CPU = torch.device("cpu")
-Tree = dict | list | Tensor | float | int | bool | str | None
+# tensors and plain values (float, int, bool, str, None), in dicts and lists
+Tree: TypeAlias = Any
 
 
 def split(tree: Tree, tensors: dict[str, Tensor], path: str = "") -> object:

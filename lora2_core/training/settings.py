@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..checks import check_choice, check_range
 from ..ranks.modes import Fixed
@@ -92,7 +93,7 @@ class TrainSettings:
         """
         own = mode.defaults
         fades = self.optimizer != "adam" and not started
-        defaults = {
+        defaults: dict[str, Any] = {
             "schedule": own.schedule if self.decay is None else "late",
             "decay": FALLING,
             "weight_decay": own.weight_decay if fades else 0.0,
