@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.structure import ROOT
+from tests.project.test_imports import ROOMS
+from tests.structure import ROOT, arrows
 
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -45,6 +46,31 @@ def test_files_and_modules_that_are_named_are_there(page: Path):
         parts = module.split(".")
         paths = [ROOT.joinpath(*parts[:n]) for n in (len(parts), len(parts) - 1) if n > 0]
         assert any(p.is_dir() or p.with_suffix(".py").is_file() for p in paths), module
+
+
+def drawn() -> tuple[set[str], set[tuple[str, str]]]:
+    """Returns the rooms and the arrows of the picture in CONTRIBUTING.md, without web/."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    picture = text.split("```mermaid")[1].split("```")[0]
+    labels = dict(re.findall(r'(\w+)\["([\w/]+)/<br/>', picture))
+    top = ("nodes", "nodes/options", "lora2_core")
+    rooms = {k: v if v in top else f"lora2_core/{v}" for k, v in labels.items() if k != "web"}
+    lines = re.sub(r'\["[^"]*"\]', "", picture)
+    return set(rooms.values()), {
+        (rooms[a], rooms[b]) for a, b in re.findall(r"(\w+) --> (\w+)", lines)
+    }
+
+
+def test_the_picture_of_the_rooms_is_that_of_the_imports():
+    """Each arrow is an import, and every other import follows from the arrows."""
+    rooms, pairs = drawn()
+    real = arrows()
+    assert rooms == set(ROOMS)
+    assert pairs <= real
+    follows = set(pairs)
+    for middle in rooms:
+        follows |= {(a, d) for a, b in follows for c, d in follows if b == c == middle}
+    assert real - follows == set()
 
 
 def test_the_readme_names_every_node_once():
