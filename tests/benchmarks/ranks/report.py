@@ -6,7 +6,7 @@ import json
 from importlib import import_module
 from pathlib import Path
 
-from tests.benchmarks.ranks import quality, styles, truncation
+from tests.benchmarks.ranks import conclusion, quality, styles, truncation
 from tests.benchmarks.ranks.pictures import TUNING
 from tests.benchmarks.ranks.plan import Plan
 from tests.benchmarks.ranks.plots import draw_all
@@ -20,15 +20,17 @@ MODULES = {
 }  # experiments that keep a file of their own
 FILE = "results.md"
 COMMAND = "python -m nox -s bench-ranks -- tests/benchmarks/ranks/results --report --reuse adaptive"
-INTRODUCTION = f"""# Results
+TITLE = "# Results"
+READING = f"""## How to read the tables
 
-What each way of choosing ranks gives, at equal bytes and equal steps. Losses are denoising losses
-on the playground with fixed noise and timesteps; lower is better. Means over subjects are geometric
-for losses. Ratios are paired by subject and seed, with their 95 % interval over subjects; ± is half
-of such an interval, in the tables and plots of B once every subject's own level is taken off.
+They compare ways to choose ranks, at equal bytes and equal steps, on the playground's tiny model.
+A loss is a denoising loss with fixed noise and timesteps; lower is better. A loss of several
+subjects is their geometric mean. A ratio of losses is paired by subject and seed. Its range is the
+95 % interval over subjects, and ± is half of such an interval; in the tables and plots of B each
+subject's own level is taken off first.
 
-This prints the tables from the results folder again; without `--report` it first runs what is
-missing there:
+This command prints the page from the stored results. Without `--report` it first runs what is
+missing there, which takes hours:
 
 ```
 {COMMAND}
@@ -78,11 +80,24 @@ def sections(plan: Plan, ledger: Ledger, rates: dict, folder: Path) -> dict[str,
     return found
 
 
+def conclude(plan: Plan, ledger: Ledger, rates: dict, folder: Path) -> str:
+    """Returns what the results come to."""
+    modules = {m: found for m, name in MODULES.items() if (found := stored(folder, name))}
+    qualities, cuts, maps = quality.Quality({}, {}), {}, {}
+    if all(c.name in rates for c in CLASSES):
+        qualities = quality.collect(plan, ledger, rates)
+    if all(c.name in rates for c in CLASSES if c.method == "adaptive"):
+        cuts = truncation.collect(plan, ledger, rates)
+        maps = styles.collect(plan, ledger, rates)
+    return conclusion.text(modules, qualities, cuts, maps)
+
+
 def write(plan: Plan, ledger: Ledger, rates: dict, folder: Path, target: Path) -> str:
     """Writes the document and its pictures to `target`; returns the text."""
     target.mkdir(parents=True, exist_ok=True)
     texts = sections(plan, ledger, rates, folder)
-    parts = [INTRODUCTION, f"{plan.steps} steps a run, batch 8."]
+    parts = [TITLE, *filter(None, [conclude(plan, ledger, rates, folder)]), READING]
+    parts.append(f"Every run has {plan.steps} steps of batch 8, unless its section says otherwise.")
     for letter, title in TITLES.items():
         if letter not in texts:
             continue

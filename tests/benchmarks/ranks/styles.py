@@ -18,18 +18,27 @@ def collect(plan: Plan, ledger: Ledger, rates: dict) -> dict[tuple[str, int], li
     return {(run.pictures, run.seed): rows[0]["ranks"] for run in runs if (rows := ledger.of(run))}
 
 
-def table(found: dict[tuple[str, int], list[int]]) -> str:
-    """The pairs of runs within a style, and the mean and the range of all pairs of each kind."""
-    lines, kinds = [], {"within": [], "between": []}
+def correlations(found: dict[tuple[str, int], list[int]]) -> dict[str, list]:
+    """Returns (style, Pearson, Spearman) of every two rank maps: those `within` one style, and
+    those `between` two, where the style is that of the first.
+    """
+    kinds: dict[str, list] = {"within": [], "between": []}
     for (a, first), (b, second) in combinations(found.items(), 2):
         kind = "within" if a[0] == b[0] else "between"
-        numbers = pearson(first, second), spearman(first, second)
-        kinds[kind].append(numbers)
-        if kind == "within":
-            lines.append([a[0], "1", *(f"{number:.3f}" for number in numbers)])
+        kinds[kind].append((a[0], pearson(first, second), spearman(first, second)))
+    return kinds
+
+
+def table(found: dict[tuple[str, int], list[int]]) -> str:
+    """The pairs of runs within a style, and the mean and the range of all pairs of each kind."""
+    kinds = correlations(found)
+    lines = [
+        [style, "1", *(f"{number:.3f}" for number in numbers)]
+        for style, *numbers in kinds["within"]
+    ]
     for kind, pairs in kinds.items():
         if pairs:
-            both = zip(*pairs, strict=True)
+            both = list(zip(*pairs, strict=True))[1:]
             cells = [f"{sum(n) / len(n):.3f} ({min(n):.3f} to {max(n):.3f})" for n in both]
             lines.append([f"all pairs {kind} styles", str(len(pairs)), *cells])
     if not lines:

@@ -1,9 +1,9 @@
 """Which results are still good: a short name for what a method does now.
 
 `fixed` and `paper` are named by what they do, so that work on `adaptive` leaves their results
-valid: the losses of a small run, to four digits. `adaptive` is named by the sources of the core as
-well. `base` trains nothing. The host seam and the pictures are not part of the names: after a
-change there that matters, count MEASURES up.
+valid: the losses of a small run, to four digits. `adaptive` is named by the sources of the core's
+ROOMS as well. `base` trains nothing. The host seam and the pictures are not part of the names:
+after a change there that matters, count MEASURES up.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from torch import Tensor, nn
 import lora2_core
 
 MEASURES = "1"  # count up when what is measured changes
-SOURCES = b"".join(p.read_bytes() for p in sorted(Path(lora2_core.__file__).parent.glob("*.py")))
+CORE = Path(lora2_core.__file__).parent
+ROOMS = (".", "adapter", "ranks", "layers", "training")  # of the core, where a mode is decided
+SOURCES = b"".join(p.read_bytes() for room in ROOMS for p in sorted((CORE / room).glob("*.py")))
 STEPS = 24
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import median
 
-from tests.benchmarks.speed import growth
+from tests.benchmarks.speed import conclusion, growth
 from tests.benchmarks.speed.goals import Results, goal_rows, good, rows_of, setup
 from tests.benchmarks.speed.models import SPECS
 from tests.benchmarks.speed.ratios import (
@@ -22,11 +22,9 @@ from tests.benchmarks.speed.variants import VARIANTS
 FILE = "performance.md"
 COMMAND = "python -m nox -s bench -- --report"
 TITLES = {name: spec.title for name, spec in SPECS.items()}
-INTRODUCTION = f"""# Performance
-
-What a training step costs in time and memory, in the real host, on models of real shape with random
-weights. This prints the tables from the stored results again; without `--report` it first measures
-what is missing:
+HOW = f"""All of this is measured in the real host, on models of real shape with random weights, on
+a CPU. A graphics card was not measured. This command prints the page from the stored results.
+Without `--report` it first measures what is missing there, which takes hours:
 
 ```
 {COMMAND}
@@ -56,17 +54,17 @@ little longer than the steps above, and do not pair):"""
 
 MISSES = """What is missed, and why, by the profiles below:
 
-- A step of ours adds six low-rank products to each adapted layer where the limit has two full
-  ones, at rank 64 in layers that are 128 to 512 wide at the 111 M shape: most of what lies above
-  the limit is matrix products, which is arithmetic that a LoRA of this rank can't do without. In
+- To each adapted layer a step of ours adds six low-rank products, where the limit has two full
+  ones. At the 111 M shape these are of rank 64, in layers that are 128 to 512 wide. Most of what
+  lies above the limit is matrix products: arithmetic that a LoRA of this rank can't do without. In
   the wider layers of SD1.5 and SDXL it is a smaller share.
-- PEFT does the same arithmetic with more casts and copies. Where arithmetic is most of the step
-  there is no fifth to be had over it.
-- *adaptive* over *fixed* is the reviews (all positions of the model compared, every tenth of a
-  run), the product of Λ and lora_down and its gradient, and, while rates move, keeping
-  each update as it is.
+- PEFT does the same arithmetic with more casts and copies. Where arithmetic is most of the step, no
+  fifth can be gained over it.
+- *adaptive* does more than *fixed*: the reviews (all positions of the model compared, every tenth
+  of a run), the product of Λ and lora_down and its gradient, and, while rates move, keeping each
+  update as it is.
 - Setup at SDXL's shape: an adaptive run begins at three times the target rank, and the random rows
-  of 560 layers at rank 192 are made orthogonal: QR takes half of the time, the normal numbers a
+  of 560 layers at rank 192 are made orthogonal. QR takes half of the time, the normal numbers a
   fifth. (A Gram matrix and its Cholesky factor in place of QR take as long here.)"""
 
 
@@ -194,7 +192,8 @@ def write(folder: Path, target: Path) -> str:
     if not results:
         return f"There are no results in {folder}: run `nox -s bench` first."
     target.mkdir(parents=True, exist_ok=True)
-    parts = [INTRODUCTION, machine_text(results), "## Goals"]
+    parts = ["# Performance", conclusion.text(results, TITLES), HOW, machine_text(results)]
+    parts.append("## Goals")
     head = ["goal", "model", "wanted", "measured", "met"]
     parts += [markdown(head, goal_rows(results, TITLES)), MISSES]
     parts += ["## A step, side by side", READING]
