@@ -5,7 +5,7 @@ from __future__ import annotations
 import comfy.samplers
 from comfy_api.latest import io
 
-from ..lora2_core.host.output import place_of
+from ..lora2_core.host.output import numbered_files
 from ..lora2_core.host.training.previews import LARGEST, Preview
 from .common import CATEGORY, Lora2Options, check_options
 from .fields import checked
@@ -108,7 +108,7 @@ class LoRA2PreviewOptions(io.ComfyNode):
         if filename_prefix is None:  # linked, not known yet
             return True
         try:
-            place_of(filename_prefix)
+            numbered_files(filename_prefix)
         except ValueError as error:
             return str(error)
         return True

@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 
 from ..lora2_core.adapter.history import History, check_tensorboard
 from ..lora2_core.charts.report import page
-from ..lora2_core.host.output import place_of
+from ..lora2_core.host.output import numbered_files
 from ..lora2_core.host.reports import keep_report, keep_scalars, pictures
 from .common import CATEGORY, Lora2, check_adapter, lora_file
 from .fields import CheckedFirst, checked
@@ -86,7 +86,7 @@ class LoRA2Report(CheckedFirst, io.ComfyNode):
         """
         try:
             if filename_prefix is not None:
-                place_of(filename_prefix)
+                numbered_files(filename_prefix)
             if tensorboard is True:
                 check_tensorboard()
         except ValueError as error:
@@ -107,7 +107,7 @@ class LoRA2Report(CheckedFirst, io.ComfyNode):
     ) -> io.NodeOutput:
         check_adapter(lora2)
         history = History.of(lora2)
-        folder, start = place_of(filename_prefix)
+        folder, start = numbered_files(filename_prefix)
         start, named = folder / start, filename_prefix
         if lora_name not in (None, ""):
             start, named = Path(lora_file(lora_name)).with_suffix(""), lora_name

@@ -1,5 +1,5 @@
-"""The Rank Heatmap as a picture: blocks down, modules across, the learned rank in every cell; of
-two adapters, both and their difference.
+"""The Rank Heatmap as a picture: a row for each block, a column for each module, and the learned
+rank in every cell. For two adapters it has three maps: both, and their difference.
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ from ..adapter.lora import RankedLora
 from ..adapter.rank_map import RankMap, rank_map
 from .drawing import DPI, blank, pixels
 
-WIDTH, WIDE = 1024, 1800  # pixels, of one adapter and of two
+WIDTH, WIDE = 1024, 1800  # pixels, for one adapter and for two
 MAP = "cividis"  # even in lightness and safe for every kind of colour blindness
-LESS, SAME, MORE = "#1f5fa8", "#f3f3f3", "#c4600d"  # of a difference
+LESS, SAME, MORE = "#1f5fa8", "#f3f3f3", "#c4600d"  # colours of a difference
 RANKS = "rank of the layer (grey: not adapted)"
-NUMBERED = 24  # rows: more of them are drawn thinner
+TALL_ROWS = 24  # a map with more rows has lower ones, so that it fits a screen
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One map of a picture: numbers [rows, columns] with NaN where there is no layer, the numbers
-    at both ends of its colours, and whether it is a difference.
+    """One map of a picture.
+
+    grid: numbers [rows, columns], NaN where there is no layer. ends: the numbers at both ends of
+    the colours. signed: it shows a difference.
     """
 
     title: str
@@ -34,8 +36,8 @@ class Panel:
 def draw(
     lora: RankedLora, title: str = "Learned ranks", compare: RankedLora | None = None
 ) -> np.ndarray:
-    """Returns uint8 RGB [height, 1024, 3], or 1800 wide with a second adapter; the height follows
-    the number of blocks.
+    """Returns the heatmap as uint8 RGB [height, 1024, 3], 1800 wide with a second adapter. The
+    height depends on the number of blocks.
     """
     tables = [rank_map(one) for one in (lora, compare) if one is not None]
     rows, columns = _union([t.rows for t in tables]), _union([t.columns for t in tables])
@@ -50,7 +52,7 @@ def draw(
             Panel(f"compare: {_about(compare)}", grids[1], (0, top)),
             _difference("compare \u2212 lora2", *grids),
         ]
-    row_height, size = (0.34, 9) if len(rows) <= NUMBERED else (0.19, 7.5)
+    row_height, size = (0.34, 9) if len(rows) <= TALL_ROWS else (0.19, 7.5)
     width, height = WIDTH if compare is None else WIDE, max(3.2, 1.9 + row_height * len(rows))
     figure = blank(width / DPI, height, layout="constrained")
     figure.suptitle(title, fontsize=14, fontweight="bold", x=0.02, ha="left")
@@ -67,7 +69,7 @@ def draw(
 
 
 def draw_cells(figure, axes, table: RankMap, size: float) -> None:
-    """One map with its names and its scale; `size` of letters in points."""
+    """Draws one map with its names and its scale into axes; size: of the letters, in points."""
     grid = _grid(table, table.rows, table.columns)
     panel = Panel("", grid, (0, max(1.0, float(np.nanmax(grid)))))
     image = _cells(axes, panel, table.rows, table.columns, size)
@@ -91,15 +93,17 @@ def _grid(table: RankMap, rows: list[str], columns: list[str]) -> np.ndarray:
 
 
 def _difference(title: str, first: np.ndarray, second: np.ndarray) -> Panel:
-    """Returns what the second has more; a layer that only one has counts as rank 0 in the other."""
-    apart = np.nan_to_num(second) - np.nan_to_num(first)
-    apart[np.isnan(first) & np.isnan(second)] = np.nan
-    most = max(1.0, float(np.nanmax(np.abs(apart))))
-    return Panel(title, apart, (-most, most), signed=True)
+    """Returns the panel of second minus first; a layer that only one has counts as rank 0 in the
+    other.
+    """
+    difference = np.nan_to_num(second) - np.nan_to_num(first)
+    difference[np.isnan(first) & np.isnan(second)] = np.nan
+    most = max(1.0, float(np.nanmax(np.abs(difference))))
+    return Panel(title, difference, (-most, most), signed=True)
 
 
 def _cells(axes, panel: Panel, rows: list[str], columns: list[str], size: float):
-    """Returns one map with a number in every cell; the image, for its scale."""
+    """Draws one map with a number in every cell, and returns its image, which a scale needs."""
     from matplotlib.colors import LinearSegmentedColormap
 
     signed = LinearSegmentedColormap.from_list("signed", [LESS, SAME, MORE])
@@ -140,7 +144,7 @@ def _scale(figure, image, axes, label: str) -> None:
 
 
 def _part_lines(axes, rows: list[str], columns: list[str]) -> None:
-    """Wider lines between down, mid and up, and between self- and cross-attention."""
+    """Draws wider lines between down, mid and up, and between self- and cross-attention."""
     for axis in axes:
         for names, line in ((rows, axis.axhline), (columns, axis.axvline)):
             for i in range(1, len(names)):
@@ -149,5 +153,5 @@ def _part_lines(axes, rows: list[str], columns: list[str]) -> None:
 
 
 def _part(name: str) -> str:
-    """Returns down, mid, up; self, cross; double_blocks, single_blocks."""
+    """Returns the first word of a row's or column's name: down, mid, up, self, cross."""
     return name.replace(",", " ").replace(".", " ").split(" ")[0]

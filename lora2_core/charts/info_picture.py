@@ -1,4 +1,4 @@
-"""An adapter as one picture: the norm of every layer's update beside its rank."""
+"""An adapter as one picture: a map of the layers' ranks beside a map of their norms."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from .drawing import DPI, blank, pixels
 from .heatmap import MAP
 from .info import spread
 
-# all in pixels
+# sizes in pixels
 MARGIN, GAP, TITLE, SCALES = 24, 56, 50, 56
 PANEL, ROW, SECTION = 560, 19, 18
 LETTER = 6.1  # mean width of a character of a label
 LONGEST = 40  # characters of a label
-SIZE = 8.0  # points
-ONLY_BLOCK = ", block 0"  # of a row whose neighbours have no other
+SIZE = 8.0  # of letters, in points
+ONLY_BLOCK = ", block 0"  # ends the name of a row; says nothing where all rows end so
 
 _TEXT_ENCODER = re.compile(r"lora_te\d*|text_encoder(_\d+)?(?=\.)|text_encoders\.\w+")
+# name of a map -> (its unit, the number that it shows of a layer)
 PANELS: dict[str, tuple[str, Callable[[Cell], float]]] = {
     "Rank": ("", lambda cell: cell.rank),
     "Norm of the update": ("\u2016(\u03b1/r) B A\u2016, Frobenius", lambda cell: cell.norm),
@@ -33,7 +34,7 @@ PANELS: dict[str, tuple[str, Callable[[Cell], float]]] = {
 
 @dataclass(frozen=True)
 class Section:
-    """Rows that have their columns in common; `title` is what all their names begin with."""
+    """Rows that share their columns. title: what the names of all of them begin with."""
 
     title: str
     rows: list[str]
@@ -42,7 +43,7 @@ class Section:
 
     @property
     def labels(self) -> list[str]:
-        """Returns the rows' names without what they all say."""
+        """Returns the names of the rows without the words that all of them have."""
         rows = [row.removeprefix(self.title).lstrip(".") or "\u2013" for row in self.rows]
         if all(row.endswith(ONLY_BLOCK) for row in rows):
             rows = [row.removesuffix(ONLY_BLOCK) for row in rows]
@@ -50,31 +51,31 @@ class Section:
 
     @property
     def width(self) -> float:
-        """Returns the width of a cell."""
+        """Returns the width of a cell in pixels."""
         return PANEL / max(6, len(self.columns))
 
     @property
     def slanted(self) -> bool:
-        """Returns whether the names of the columns are too long to lie flat."""
+        """Returns whether a column's name is wider than a cell, so that names are slanted."""
         return max(len(short(c)) for c in self.columns) * LETTER > self.width
 
     @property
     def header(self) -> float:
-        """Returns height of the column names and the title."""
+        """Returns the height of the title and the column names in pixels."""
         longest = max(len(short(c)) for c in self.columns) * LETTER
         return (12 + 0.64 * longest if self.slanted else 20) + (20 if self.title else 0)
 
 
 def short(text: str) -> str:
-    """Returns one line of bounded length; the end of a layer's name tells more than its
-    beginning.
+    """Returns a text on one line, cut at its beginning where it is long: the end of a layer's name
+    says more.
     """
     text = " ".join(text.split())
     return text if len(text) <= LONGEST else f"\u2026{text[1 - LONGEST :]}"
 
 
 def number(value: float) -> str:
-    """Returns two digits that count, as short as they can be written."""
+    """Returns a number as text with two significant digits, as short as possible."""
     if isinstance(value, int) or not math.isfinite(value) or value == 0:
         return f"{value:g}"
     value = float(f"{value:.1e}") if value < 10 else round(value)
@@ -85,8 +86,8 @@ def number(value: float) -> str:
 
 
 def sections(lora: RankedLora) -> list[Section]:
-    """Returns every row in a section with the rows that share a column with it; text encoders apart
-    and last, the largest sections first.
+    """Returns the sections of an adapter's map: rows that share a column are in the same one. The
+    largest come first, and those of text encoders last.
     """
     table = rank_map(lora)
     own: dict[str, list[Cell]] = {}
@@ -94,7 +95,8 @@ def sections(lora: RankedLora) -> list[Section]:
         own.setdefault(cell.row, []).append(cell)
     groups: list[tuple[set, list[str]]] = []
     for row in table.rows:
-        part = found.group() if (found := _TEXT_ENCODER.match(row)) else ""
+        encoder = _TEXT_ENCODER.match(row)
+        part = encoder.group() if encoder else ""
         columns, rows = {(part, cell.column) for cell in own[row]}, [row]
         for group in [g for g in groups if g[0] & columns]:
             columns, rows = columns | group[0], group[1] + rows
@@ -111,12 +113,12 @@ def sections(lora: RankedLora) -> list[Section]:
 
 
 def column_key(column: str) -> tuple:
-    """Returns self-attention first, then cross-attention, then the rest."""
+    """Returns the key by which columns sort: self-attention, cross-attention, the rest."""
     return {"self": 0, "cross": 1}.get(column.partition(" ")[0], 2), order_key(column)
 
 
 def beginning(rows: list[str]) -> str:
-    """Returns the dotted path that all rows begin with, "" for none."""
+    """Returns the dotted path that all rows begin with; "" where there is none."""
     split = [row.split(".")[:-1] for row in rows]
     same = 0
     for words in zip(*split, strict=False):
@@ -127,8 +129,8 @@ def beginning(rows: list[str]) -> str:
 
 
 def picture(lora: RankedLora, title: str) -> np.ndarray:
-    """Returns uint8 RGB [height, width, 3]; both follow the number of rows and the length of
-    names.
+    """Returns the picture as uint8 RGB [height, width, 3]. The size depends on the number of rows
+    and on the length of their names.
     """
     parts = sections(lora)
     left = MARGIN + 12 + LETTER * max(len(label) for part in parts for label in part.labels)
@@ -140,8 +142,8 @@ def picture(lora: RankedLora, title: str) -> np.ndarray:
     axes.set_axis_off()
     write(axes, MARGIN, 30, short(title), size=14, weight="bold")
     ranks = list(lora.ranks.values())
-    said = f"{len(ranks)} layers, {spread(ranks)}, {lora.megabytes():.2f} MB in fp16"
-    write(axes, MARGIN, 52, said, colour="#555555")
+    facts = f"{len(ranks)} layers, {spread(ranks)}, {lora.megabytes():.2f} MB in fp16"
+    write(axes, MARGIN, 52, facts, colour="#555555")
     for i, (name, (meaning, value)) in enumerate(PANELS.items()):
         x, y = left + i * (PANEL + GAP), TITLE + SCALES
         values = [value(cell) for part in parts for cell in part.cells]
@@ -154,14 +156,14 @@ def picture(lora: RankedLora, title: str) -> np.ndarray:
 
 
 def write(axes, x, y, text, *, size=SIZE, weight="normal", colour="black", **kwargs) -> None:
-    """Text as it is: a name may hold signs that would start a formula."""
+    """Draws a text. It is never read as a formula, whatever signs a name holds."""
     axes.text(
         x, y, text, fontsize=size, fontweight=weight, color=colour, parse_math=False, **kwargs
     )
 
 
 def draw_scale(axes, x: float, y: float, name: str, meaning: str, top: float) -> None:
-    """Draws a panel's name, and its colours from 0 to `top`."""
+    """Draws the name of a map and the scale of its colours, from 0 to `top`."""
     write(axes, x, y, name, size=11, weight="bold", va="center")
     write(axes, x + 10 + 9.5 * len(name), y, meaning, va="center", colour="#555555")
     start, end = x + PANEL - 190, x + PANEL - 40
@@ -173,7 +175,7 @@ def draw_scale(axes, x: float, y: float, name: str, meaning: str, top: float) ->
 
 
 def draw_section(axes, part: Section, x, y, top, value, labelled: bool) -> None:
-    """Draws a grid with its names; y is the upper edge."""
+    """Draws the grid of a section with its names; y: the upper edge, in pixels."""
     if part.title and labelled:
         write(axes, MARGIN, y + 12, short(part.title), size=9, weight="bold")
     y += part.header
@@ -183,13 +185,13 @@ def draw_section(axes, part: Section, x, y, top, value, labelled: bool) -> None:
     grid = np.full((len(part.rows), len(part.columns)), np.nan)
     size = SIZE if part.width >= 30 else 6.0
     for cell in part.cells:
-        row, column, found = part.rows.index(cell.row), part.columns.index(cell.column), value(cell)
-        grid[row, column] = found
-        colour = "white" if found < 0.55 * top else "black"
-        place = xs[column] + part.width / 2, ys[row] + ROW / 2
-        write(axes, *place, number(found), size=size, colour=colour, ha="center", va="center")
-    shown = np.ma.masked_invalid(grid)
-    axes.pcolormesh(xs, ys, shown, cmap=MAP, vmin=0, vmax=top, edgecolors="white", linewidth=0.8)
+        row, column = part.rows.index(cell.row), part.columns.index(cell.column)
+        grid[row, column] = shown = value(cell)
+        colour = "white" if shown < 0.55 * top else "black"
+        centre = xs[column] + part.width / 2, ys[row] + ROW / 2
+        write(axes, *centre, number(shown), size=size, colour=colour, ha="center", va="center")
+    cells = np.ma.masked_invalid(grid)
+    axes.pcolormesh(xs, ys, cells, cmap=MAP, vmin=0, vmax=top, edgecolors="white", linewidth=0.8)
     turn = {"rotation": 40, "ha": "left", "rotation_mode": "anchor"} if part.slanted else {}
     for column, start in zip(part.columns, xs, strict=False):
         write(axes, start + part.width / 2, y - 6, short(column), **({"ha": "center"} | turn))

@@ -24,7 +24,7 @@ from .tensor_file import shown
 
 VERSION = "2"  # of the lora2 entries; files of version 1 have no seal
 SINGULAR, ANY = "singular", "any"  # values of lora2.basis
-HISTORY_POINTS = 200  # a curve as fine as the graph of LoRA2 Report draws it, in 4 kB
+HISTORY_POINTS = 200  # of a curve in a file: enough for a graph, some 4 kB in all
 LARGEST_FLOAT = sys.float_info.max  # an int of JSON may be larger
 ODD = "is not what LoRA\u00b2 writes"
 

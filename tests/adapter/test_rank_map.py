@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lora2_core import LoraLayer, RankedLora
-from lora2_core.adapter.rank_map import arrange, place, rank_map
+from lora2_core.adapter.rank_map import arrange, rank_map, row_and_column
 from tests.toys import random_lora
 
 PLACES = {
@@ -62,7 +62,7 @@ PLACES = {
 
 @pytest.mark.parametrize("name", PLACES)
 def test_place(name: str):
-    assert place(name) == PLACES[name]
+    assert row_and_column(name) == PLACES[name]
 
 
 SDXL = [
@@ -88,7 +88,7 @@ SDXL = [
 
 def test_all_560_layers_of_sdxl_have_a_place_of_their_own():
     assert len(SDXL) == 560
-    assert len(set(map(place, SDXL))) == 560
+    assert len(set(map(row_and_column, SDXL))) == 560
 
 
 def test_diffusers_names_do_not_share_places_either():
@@ -96,7 +96,7 @@ def test_diffusers_names_do_not_share_places_either():
         f"down_blocks.{b}.attentions.{a}.transformer_blocks.{i}.attn{n}.to_q"
         for b in (1, 2) for a in (0, 1) for i in (0, 1) for n in (1, 2)
     ]  # fmt: skip
-    assert len(set(map(place, names))) == len(names)
+    assert len(set(map(row_and_column, names))) == len(names)
 
 
 def test_rows_follow_the_model_and_columns_are_self_cross_others():
@@ -118,7 +118,7 @@ def test_cells_say_rank_limit_norm_and_size():
     assert [cell.name for cell in table.cells] == list(lora.layers)
     for cell in table.cells:
         layer = lora.layers[cell.name]
-        assert (cell.row, cell.column) == place(cell.name)
+        assert (cell.row, cell.column) == row_and_column(cell.name)
         assert cell.rank == layer.rank
         assert cell.max_rank == min(layer.delta().flatten(1).shape)
         assert cell.norm == pytest.approx(float(layer.delta().norm()), rel=1e-4, abs=1e-6)

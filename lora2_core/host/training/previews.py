@@ -23,7 +23,7 @@ from ...saying import log
 from ...training.run import Run
 from ..data.encoding import CAPTION
 from ..only_said import OnlySaid
-from ..output import place_of
+from ..output import numbered_files
 from .loan import Loan
 from .text_encoder import TextEncoder
 
@@ -65,7 +65,7 @@ class Preview:
         check_range("height", self.height, 0, LARGEST, whole=True)
         check_choice("sampler_name", self.sampler_name, tuple(comfy.samplers.SAMPLER_NAMES))
         check_choice("scheduler", self.scheduler, tuple(comfy.samplers.SCHEDULER_NAMES))
-        place_of(self.filename_prefix)
+        numbered_files(self.filename_prefix)
         check_text("prompt", self.prompt)
 
     def check(self, captions: list[list]) -> None:
@@ -146,7 +146,7 @@ class Previews:
         preview = preview if self.text is None else retold(preview, self.text)
         picture = decode(preview.vae, sample(patcher, preview, latent))
         if number not in self.names:
-            self.names[number] = place_of(preview.filename_prefix)
+            self.names[number] = numbered_files(preview.filename_prefix)
         folder, start = self.names[number]
         path = folder / f"{start}step-{step:06}.png"
         picture.save(path, compress_level=4)
