@@ -10,7 +10,7 @@ from comfy_api.latest import io, ui
 from ..lora2_core.adapter.history import History, check_tensorboard
 from ..lora2_core.charts.report import page
 from ..lora2_core.host.lora_files import lora_file
-from ..lora2_core.host.output import place_of
+from ..lora2_core.host.output import numbered_files
 from ..lora2_core.host.reports import keep_report, keep_scalars, pictures
 from .checking import CheckedFirst, checked, validated
 from .sockets import CATEGORY, Lora2, check_adapter
@@ -91,7 +91,7 @@ class LoRA2Report(CheckedFirst, io.ComfyNode):
             if wanted is True:
                 check_tensorboard()
 
-        return validated((place_of, filename_prefix), (check_scalars, tensorboard))
+        return validated((numbered_files, filename_prefix), (check_scalars, tensorboard))
 
     @classmethod
     @checked
@@ -107,7 +107,7 @@ class LoRA2Report(CheckedFirst, io.ComfyNode):
     ) -> io.NodeOutput:
         check_adapter(lora2)
         history = History.of(lora2)
-        folder, start = place_of(filename_prefix)
+        folder, start = numbered_files(filename_prefix)
         start, named = folder / start, filename_prefix
         if lora_name not in (None, ""):
             start, named = Path(lora_file(lora_name)).with_suffix(""), lora_name

@@ -1,1 +1,1 @@
-"""A finished LoRA, whoever made it: its layers, names, sizes and cuts."""
+"""A finished LoRA of any trainer: its layers, their names, its size, and how it is cut."""

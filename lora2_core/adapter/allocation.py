@@ -1,4 +1,6 @@
-"""Which rank positions of all layers are kept within a size: one auction by worth per parameter."""
+"""Chooses the rank positions that a size has room for: one auction over all layers, by worth per
+parameter.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +11,19 @@ from torch import Tensor
 
 
 def descending(worth: Tensor) -> Tensor:
-    """Returns worths in which each position counts as much as the best one behind it: a prefix
-    can't skip positions.
+    """Returns the worth of each position, raised to the highest worth behind it.
+
+    A layer keeps a prefix of its positions, so a valuable one can't be had without those before it.
     """
     return worth.flip(0).cummax(0).values.flip(0)
 
 
 def share_out(worths: Sequence[Tensor], costs: Sequence[float], parameters: float) -> list[int]:
-    """Returns the ranks that keep the most worth within so many parameters: one auction over all
-    layers.
+    """Returns the rank of each layer that keeps the most worth within so many parameters.
 
-    Positions are taken by worth per parameter; since worth falls along a layer, what is taken is a
-    prefix of each. A layer may end at rank 0.
+    worths: of the positions of each layer. costs: parameters of one position of each layer.
+    Positions are taken by worth per parameter. Since raised worth falls along a layer, a prefix of
+    each layer is taken. A layer may end at rank 0.
     """
     order, layer_of, cost = ranking(worths, costs)
     kept = order[cost[order].cumsum(0) <= parameters]
@@ -28,8 +31,10 @@ def share_out(worths: Sequence[Tensor], costs: Sequence[float], parameters: floa
 
 
 def ranking(worths: Sequence[Tensor], costs: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns all positions of all layers, the most worth a parameter first: (order, layer, cost),
-    int64, int64 and fp64, each (positions,); layer and cost are indexed by the order's values.
+    """Returns (order, layer, cost) over the positions of all layers in a row, each (positions,).
+
+    order, int64: the positions by falling worth per parameter. layer, int64, and cost, fp64: the
+    layer and the parameters of each position, in the row's own order.
     """
     device = worths[0].device
     lengths = torch.tensor([len(w) for w in worths], device=device)

@@ -1,4 +1,4 @@
-"""How a training went: its loss and mean rank over the steps, as numbers and as files."""
+"""The history of a training: its loss and mean rank over the steps, as numbers and as files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from .lora import RankedLora
 
 SMOOTHING = 0.12  # weight of a new loss in the running mean, as in the graph and the terminal
-MOST_STEPS = 10_000_000
+MOST_STEPS = 10_000_000  # that a file may state: far above any run
 NO_TENSORBOARD = (
     "tensorboard needs the package tensorboard, which is not installed: install it with "
     "`python -m pip install tensorboard`, or turn it off."
@@ -22,8 +22,9 @@ NO_TENSORBOARD = (
 
 @dataclass(frozen=True)
 class History:
-    """Steps from 1, rising, with the loss L_rec of each, and the mean rank after it. An adapter
-    that was loaded has at most 200 of them, evenly spread, ends kept.
+    """The loss L_rec of a step, and the mean rank after it, for the rising steps 1, 2, ...
+
+    An adapter that was loaded has at most 200 steps, evenly spread, with the first and the last.
     """
 
     steps: list[int]
@@ -32,9 +33,9 @@ class History:
 
     @classmethod
     def of(cls, lora: RankedLora) -> History:
-        """Raises ValueError for an adapter that tells nothing of its training."""
-        told = lora.origin.run.history
-        losses, ranks = numbers(told.get("loss")), numbers(told.get("mean_rank"))
+        """Returns the history of an adapter; ValueError where it has none."""
+        series = lora.origin.run.history
+        losses, ranks = numbers(series.get("loss")), numbers(series.get("mean_rank"))
         if not losses or len(losses) != len(ranks):
             raise ValueError(
                 "This adapter tells nothing of its training: connect one from LoRA2 Train, or load "
@@ -43,7 +44,7 @@ class History:
         steps = lora.origin.run.steps
         if steps is None:
             steps = lora.origin.file.metadata.get("ss_steps")
-        count = max(whole(steps), len(losses))
+        count = max(step_count(steps), len(losses))
         gap = (count - 1) / max(1, len(losses) - 1)
         return cls([1 + round(i * gap) for i in range(len(losses))], losses, ranks)
 
@@ -56,7 +57,7 @@ class History:
         return means
 
     def csv(self) -> str:
-        """Returns step, loss, mean_rank with a line for each step."""
+        """Returns the text of a CSV file: step, loss, mean_rank, a line a step."""
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         table.writerow(("step", "loss", "mean_rank"))
@@ -66,15 +67,17 @@ class History:
 
 
 def numbers(values: object) -> list[float]:
-    """Returns finite floats of a list; [] for anything else, since files are written by anybody."""
+    """Returns the floats of a list of finite numbers; [] for any other value: it may come from a
+    file that anybody wrote.
+    """
     if not isinstance(values, Sequence) or isinstance(values, str):
         return []
     fit = (isinstance(v, (int, float)) and math.isfinite(v) for v in values)
     return [float(v) for v in values] if all(fit) else []
 
 
-def whole(value: object) -> int:
-    """Returns a count of steps, 0 for anything else."""
+def step_count(value: object) -> int:
+    """Returns a value as a count of steps, at most MOST_STEPS; 0 where it is none."""
     text = str(value)
     return min(int(text), MOST_STEPS) if text.isascii() and text.isdigit() and len(text) < 9 else 0
 
@@ -86,7 +89,7 @@ def check_tensorboard() -> None:
 
 
 def write_tensorboard(history: History, folder: Path) -> None:
-    """Writes an event file with the scalars loss, loss_mean and mean_rank."""
+    """Writes an event file of TensorBoard with the scalars loss, loss_mean and mean_rank."""
     check_tensorboard()
     from torch.utils.tensorboard import SummaryWriter
 

@@ -1,9 +1,8 @@
-"""A finished adapter: low-rank updates by layer, rotated so that every prefix is the best of its
-size.
+"""A finished adapter: a low-rank update for each layer, and cuts to any size.
 
-W = W0 + lora_up @ lora_down with the scale folded in. In the singular basis, position i of a layer
-carries the i-th singular value of the update, so cutting a tail is the best cut there is
-(Eckart-Young).
+W = W0 + lora_up @ lora_down, with the scale folded in. In the singular basis, position i of a layer
+carries the i-th singular value of its update. The first positions are then the best approximation
+of their rank (Eckart-Young), so a cut removes positions from the end.
 """
 
 from __future__ import annotations
@@ -24,8 +23,9 @@ from .origin import Origin
 
 @dataclass(frozen=True)
 class LoraLayer:
-    """up [out, rank], down [rank, fan_in]; kernel (kh, kw) for a convolution, whose fan_in is in *
-    kh * kw.
+    """The update up @ down of one layer: up [out, rank], down [rank, fan_in].
+
+    kernel: (height, width) of a convolution, whose fan_in is in * height * width.
     """
 
     up: Tensor
@@ -38,31 +38,31 @@ class LoraLayer:
 
     @property
     def cost(self) -> int:
-        """Returns parameters of one rank position."""
+        """Returns the parameters of one rank position."""
         return self.up.shape[0] + self.down.shape[1]
 
     @property
     def energy(self) -> Tensor:
-        """Returns |up_i|^2 |down_i|^2 of each position, fp64 (rank,): squared singular values in
-        the singular basis.
+        """Returns |up_i|^2 |down_i|^2 of each position, fp64 (rank,); in the singular basis these
+        are the squared singular values.
         """
         return self.up.double().square().sum(0) * self.down.double().square().sum(1)
 
     @property
     def norm(self) -> float:
-        """Frobenius norm of up down in any basis, through the rank x rank Gram matrices:
-        |U D|^2 = sum (U^T U) * (D D^T).
+        """Returns the Frobenius norm of up @ down, in any basis, through the rank x rank Gram
+        matrices: |U D|^2 = sum (U^T U) * (D D^T).
         """
         up, down = self.up.double(), self.down.double()
         return math.sqrt(max(0.0, float(((up.T @ up) * (down @ down.T)).sum())))
 
     def first(self, rank: int) -> LoraLayer:
-        """Returns the first `rank` positions."""
+        """Returns the layer with its first `rank` positions only."""
         return replace(self, up=self.up[:, :rank].contiguous(), down=self.down[:rank].contiguous())
 
     def unpadded(self) -> LoraLayer:
-        """Returns the layer without the zero positions at the end, as the uniform file form adds
-        them.
+        """Returns the layer without zero positions at its end; files of the uniform form pad with
+        such positions.
         """
         if self.rank and self.up[:, -1].any() and self.down[-1].any():
             return self
@@ -70,8 +70,8 @@ class LoraLayer:
         return self.first(int(used[-1]) + 1 if len(used) else 0)
 
     def rotated(self) -> LoraLayer:
-        """Returns the same product in its singular basis, singular values shared evenly, through
-        the rank x rank core.
+        """Returns the layer in its singular basis, up and down each with the square roots of the
+        singular values. Only the rank x rank core is decomposed.
         """
         up_q, up_r = torch.linalg.qr(self.up.double())
         down_q, down_r = torch.linalg.qr(self.down.double().T)
@@ -87,14 +87,16 @@ class LoraLayer:
         return product if self.kernel is None else as_kernels(product, self.kernel)
 
     def file_tensors(self) -> tuple[Tensor, Tensor]:
-        """Returns (lora_up, lora_down) in file shapes: a convolution's have four dimensions."""
+        """Returns (lora_up, lora_down) in the shapes of a file: four dimensions for a
+        convolution.
+        """
         if self.kernel is None:
             return self.up, self.down
         return as_point_kernels(self.up), as_kernels(self.down, self.kernel)
 
     @classmethod
     def from_tensors(cls, up: Tensor, down: Tensor) -> LoraLayer:
-        """Returns a layer of tensors in file shapes."""
+        """Returns the layer of a lora_up and a lora_down in the shapes of a file."""
         kernel = tuple(down.shape[2:]) if down.ndim == 4 else None
         return cls(as_matrix(up), as_matrix(down), kernel)
 
@@ -120,11 +122,11 @@ class RankedLora:
 
     @property
     def mean_rank(self) -> float:
-        """Returns mean over all layers of the model that were trained, rank 0 included."""
+        """Returns the mean rank over all layers that were trained, rank 0 included."""
         return sum(self.ranks.values()) / max(1, len(self.layers))
 
     def megabytes(self, bytes_per_parameter: int = BYTES_PER_PARAMETER) -> float:
-        """Returns size of the tensors in MB (1e6 bytes)."""
+        """Returns the size of the tensors in MB (1e6 bytes)."""
         return self.parameters * bytes_per_parameter / MEGABYTE
 
     def rotated(self) -> RankedLora:
@@ -133,7 +135,7 @@ class RankedLora:
         return replace(self, layers=layers, singular=True)
 
     def energies(self) -> list[Tensor]:
-        """Returns the energy of each position, on the CPU, fp64 (rank,) a layer."""
+        """Returns the energy of each position, a tensor a layer, fp64 (rank,), on the CPU."""
         return [layer.energy.cpu() for layer in self.layers.values()]
 
     def worths(self, energies: list[Tensor]) -> list[Tensor]:
@@ -144,10 +146,10 @@ class RankedLora:
         return [e * sensitivity.get(n, 1.0) for n, e in zip(self.layers, energies, strict=True)]
 
     def within(self, parameters: float) -> RankedLora:
-        """Returns the adapter cut to at most so many parameters: the positions that matter least a
-        parameter go first, over all layers.
+        """Returns the adapter cut to at most so many parameters. The positions with the least
+        worth per parameter go first, over all layers; a layer may end at rank 0.
 
-        A layer may end at rank 0. Expects the singular basis, where energy falls along each layer.
+        Expects the singular basis, where energy falls along each layer.
         """
         if parameters >= self.parameters:
             return self
@@ -157,8 +159,6 @@ class RankedLora:
         return replace(self, layers=cut)
 
     def truncated(self, keep: float) -> RankedLora:
-        """Keeps a share of the parameters, 0 < keep <= 1; the least important positions of the
-        whole model go.
-        """
+        """Returns the adapter cut to a share of its parameters, 0 < keep <= 1, as `within` cuts."""
         check_range("keep", keep, 1e-6, 1)
         return self.within(keep * self.parameters)

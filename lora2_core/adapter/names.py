@@ -1,4 +1,4 @@
-"""Names of layers in files: the kohya form and the PEFT form, and back to base name and role.
+"""Names of layers in files: writes the kohya and the PEFT form, and splits the key of a tensor.
 
 A layer's own name is its dotted module path, with the host's leading `diffusion_model.` where there
 is one.
@@ -13,8 +13,8 @@ KOHYA_PREFIX = "lora_unet_"
 HOST_PREFIX = "diffusion_model."
 FILE_PREFIXES = (KOHYA_PREFIX, "lora_te", "lora_transformer_", "lycoris_")
 
-# part that a diffusers or PEFT file names first -> its kohya prefix, None where that differs by
-# model family and the name stays
+# what a name in a diffusers or PEFT file begins with -> the kohya prefix; None where that prefix
+# differs by model family, so that the name stays as it is
 PARTS = {
     "unet.": KOHYA_PREFIX,
     "text_encoder.": "lora_te1_",
@@ -48,7 +48,7 @@ UNSUPPORTED = re.compile(
     r"\.(hada_|lokr_|oft_|glora_|dora_scale|lora_magnitude_vector|boft_|diff(_b)?$|w_norm|b_norm|set_weight)"
 )
 
-# of a CLIP's layer in a kohya file: the encoder's number, the layer's, and what is inside
+# a CLIP's layer in a kohya file: number of the encoder, number of the layer, block, module
 CLIP_LAYER = re.compile(r"lora_te(\d?)_text_model_encoder_layers_(\d+)_(self_attn|mlp)_(\w+)")
 
 
@@ -61,14 +61,14 @@ def split_key(key: str) -> tuple[str, str] | None:
 
 
 def part_of(layer: str) -> str | None:
-    """Returns the part of the pipeline that a name of a diffusers or PEFT file begins with, if it
-    does.
-    """
+    """Returns the key of PARTS that a layer's name begins with; None for other names."""
     return next((part for part in PARTS if layer.startswith(part)), None)
 
 
 def module_path(layer: str, part: str) -> str:
-    """Returns what follows the part, without the `processor` of diffusers' first LoRA files."""
+    """Returns a layer's name without its part, and without the word `processor` that diffusers'
+    first LoRA files have in it.
+    """
     path = layer.removeprefix(part)
     if ".processor." not in path:
         return path
@@ -77,10 +77,10 @@ def module_path(layer: str, part: str) -> str:
 
 
 def kohya_name(layer: str, diffusers: Mapping[str, str] | None = None) -> str:
-    """Returns `lora_unet_…` with dots as underscores; `diffusers` maps module paths to diffusers'
-    paths (UNets).
+    """Returns a layer's name in a kohya file: `lora_unet_…`, with underscores for dots. A name
+    that already has the form of a file stays.
 
-    A name that already is one of a file stays.
+    diffusers: module path -> diffusers' path of the same module, for UNets.
     """
     if layer.startswith(FILE_PREFIXES):
         return layer
@@ -92,11 +92,13 @@ def kohya_name(layer: str, diffusers: Mapping[str, str] | None = None) -> str:
 
 
 def peft_name(layer: str, diffusers: Mapping[str, str] | None = None, part: str = "unet") -> str:
-    """Returns `unet.…`, `transformer.…` or `text_encoder.…` with dots; ValueError for any other
-    name of a kohya file, whose dots are lost.
+    """Returns a layer's name in a PEFT file: `unet.…`, `transformer.…` or `text_encoder.…`, with
+    dots. ValueError for a kohya name, whose dots are lost, unless it is of a CLIP.
+
+    diffusers: as for `kohya_name`. part: what the denoiser's names begin with.
     """
-    if found := CLIP_LAYER.fullmatch(layer):
-        number, index, block, leaf = found.groups()
+    if clip := CLIP_LAYER.fullmatch(layer):
+        number, index, block, leaf = clip.groups()
         encoder = "text_encoder_2" if number == "2" else "text_encoder"
         return f"{encoder}.text_model.encoder.layers.{index}.{block}.{leaf}"
     if layer.startswith(FILE_PREFIXES):
@@ -110,8 +112,8 @@ def peft_name(layer: str, diffusers: Mapping[str, str] | None = None, part: str 
 
 
 def complete_map(layers: Iterable[str], diffusers: Mapping[str, str]) -> Mapping[str, str]:
-    """Returns the diffusers map if it names every layer, else nothing: a file is never a mix of
-    both namings.
+    """Returns the map of diffusers' paths if it has every layer, else {}, so that a file never
+    mixes both kinds of names.
     """
     paths = [n.removeprefix(HOST_PREFIX) for n in layers if not n.startswith(FILE_PREFIXES)]
     return diffusers if all(path in diffusers for path in paths) else {}

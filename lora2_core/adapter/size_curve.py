@@ -1,4 +1,4 @@
-"""What every setting of `keep` leaves of an adapter: size, mean rank, and energy of the update."""
+"""Size, mean rank and energy of an adapter for every setting of `keep`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ STEPS = 100  # keep = 0.01, 0.02, ..., 1: as fine as the slider
 
 @dataclass(frozen=True)
 class SizeCurve:
-    """Lists of STEPS numbers for keep = 1/STEPS, 2/STEPS, ..., 1: MB in fp16, mean rank, and the
-    share of the squared norm that stays.
+    """Lists of STEPS numbers, for keep = 1/STEPS, 2/STEPS, ..., 1.
+
+    mb: size in fp16. mean_rank: over all layers. energy: the share of the squared norm that stays.
     """
 
     mb: list[float]
@@ -25,9 +26,9 @@ class SizeCurve:
 
 
 def size_curve(lora: RankedLora) -> SizeCurve:
-    """Returns what lora.truncated(keep) would have, for every keep at once.
+    """Returns the curve of an adapter, as `truncated` would cut it for every keep.
 
-    Expects the singular basis, as `truncated` does.
+    Expects the singular basis.
     """
     energies = lora.energies()
     costs = [layer.cost for layer in lora.layers.values()]
@@ -36,7 +37,7 @@ def size_curve(lora: RankedLora) -> SizeCurve:
     sizes = cost[order].cumsum(0)
     kept = torch.searchsorted(sizes, cut, right=True)  # positions
     energy = torch.cat(energies)[order].cumsum(0)
-    whole = float(energy[-1]) if len(energy) else 0.0
+    total = float(energy[-1]) if len(energy) else 0.0
 
     def at(totals: torch.Tensor, of: float, digits: int) -> list[float]:
         totals = torch.cat([totals.new_zeros(1), totals])
@@ -45,5 +46,5 @@ def size_curve(lora: RankedLora) -> SizeCurve:
     return SizeCurve(
         at(sizes, MEGABYTE / BYTES_PER_PARAMETER, 4),
         [round(int(k) / max(1, len(lora.layers)), 3) for k in kept],
-        at(energy, whole, 5),
+        at(energy, total, 5),
     )

@@ -1,1 +1,1 @@
-"""What is shown of adapters and runs: heatmap, report, tables, scores."""
+"""Pictures and tables of adapters and runs: heatmap, report, layer table, scores."""

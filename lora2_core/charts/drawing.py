@@ -1,5 +1,5 @@
-"""What all pictures share: a white figure, its legend, its pixels. matplotlib is loaded when one is
-drawn.
+"""Parts that all pictures share: a white figure, its legend, its pixels. matplotlib is imported
+when the first picture is drawn.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ import io
 import numpy as np
 from PIL import Image
 
-DPI = 100
+DPI = 100  # pixels an inch; sizes in inches convert easily
 
 
 def blank(width: float, height: float, **options):
-    """Returns a white figure of so many inches; options as matplotlib's Figure has them."""
+    """Returns a white figure; width and height in inches, options of matplotlib's Figure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure((width, height), dpi=DPI, facecolor="white", **options)
-    FigureCanvasAgg(figure)  # from now on it can be drawn
+    FigureCanvasAgg(figure)  # attaches itself, so that the figure can be drawn
     return figure
 
 
@@ -31,7 +31,7 @@ def plain_panel(axes, title: str) -> None:
 
 
 def legend_below(figure, axes) -> None:
-    """What one panel names, under all of them; a name is text, never a formula."""
+    """Adds the legend of one panel below all panels; a name is text, never a formula."""
     legend = figure.legend(
         *axes.get_legend_handles_labels(),
         loc="outside lower center",
@@ -44,13 +44,13 @@ def legend_below(figure, axes) -> None:
 
 
 def pixels(figure) -> np.ndarray:
-    """Returns uint8 RGB [height, width, 3]."""
+    """Returns a figure as uint8 RGB [height, width, 3]."""
     figure.canvas.draw()
     return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
 
 
 def png(picture: np.ndarray) -> bytes:
-    """Returns a file of a picture [height, width, 3]."""
-    drawn = io.BytesIO()
-    Image.fromarray(picture).save(drawn, "png")
-    return drawn.getvalue()
+    """Returns the bytes of a PNG file of a picture, uint8 [height, width, 3]."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "png")
+    return file.getvalue()

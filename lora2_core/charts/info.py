@@ -1,4 +1,4 @@
-"""What an adapter says of itself, as text: its layers in a table, its metadata, and a summary."""
+"""An adapter as text: a table of its layers, its metadata, and a summary."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ..files.own_metadata import valid_rows
 from ..files.tensor_file import Header, read_some, shown
 from ..units import BYTES_PER_PARAMETER, MEGABYTE
 
-LONGEST = 2000  # characters of one metadata value
-LONGEST_JSON = 1_000_000  # characters that are still parsed
-MOST_NOTES = 12  # changes of one kind in the summary
-TAGS = 12  # most frequent ones in the summary
-FIRST = (  # of the metadata, in this order; the rest follows by name
+LONGEST = 2000  # characters shown of one metadata value
+LONGEST_JSON = 1_000_000  # characters of JSON that are parsed: more would take seconds
+MOST_NOTES = 12  # changes of one kind that the summary lists
+TAGS = 12  # most frequent tags that the summary lists
+FIRST = (  # keys of the metadata that come first, in this order; the others follow by name
     "modelspec.title", "ss_output_name", "modelspec.author", "modelspec.description",
     "modelspec.trigger_phrase", "modelspec.architecture", "ss_base_model_version",
     "ss_sd_model_name", "ss_network_module", "ss_network_dim", "ss_network_alpha", "ss_steps",
@@ -31,14 +31,15 @@ FIRST = (  # of the metadata, in this order; the rest follows by name
     "ss_mixed_precision", "ss_noise_offset", "ss_min_snr_gamma", "ss_clip_skip", "ss_seed",
     "ss_training_started_at", "ss_training_finished_at",
 )  # fmt: skip
+# layer -> (alpha, rank) in a file
 Scales = Mapping[str, tuple[float, int]]
 
 
 def cells_of(lora: RankedLora) -> list[tuple[Cell, float]]:
-    """Returns every layer with its share of the update's energy, the squared norm."""
+    """Returns the cell of every layer with its share of the energy, the squared norm, of all."""
     cells = rank_map(lora).cells
-    whole = sum(cell.norm**2 for cell in cells) or 1.0
-    return [(cell, cell.norm**2 / whole) for cell in cells]
+    total = sum(cell.norm**2 for cell in cells) or 1.0
+    return [(cell, cell.norm**2 / total) for cell in cells]
 
 
 def file_scales(
@@ -66,14 +67,16 @@ def file_scales(
 
 
 def alpha_keys(header: Header) -> list[str]:
+    """Returns the keys of all alphas of a file."""
     return [key for key in header.entries if (split_key(key) or ("", ""))[1] == "alpha"]
 
 
 def layer_table(lora: RankedLora, scales: Scales | None = None) -> str:
-    """Returns Markdown: rank, alpha / r, norm |(alpha / r) B A|, bytes in fp16, share of the energy
-    and the highest rank of the shape for every layer, and the totals.
+    """Returns a table in Markdown. Every layer has a row with its rank, alpha / r, norm
+    |(alpha / r) B A|, bytes in fp16, share of the energy, and the highest rank that its shape
+    allows. The last row has the totals.
 
-    scales: alpha and r of the file; without, the scale is folded in and alpha counts as the rank.
+    scales: as the file has them; without, the scale is folded in, so that alpha is the rank.
     """
     lines = [
         "| layer | rank | alpha / r | norm | bytes | energy | max rank |",
@@ -93,8 +96,8 @@ def layer_table(lora: RankedLora, scales: Scales | None = None) -> str:
 
 
 def as_saved(lora: RankedLora) -> dict[str, str]:
-    """Returns the metadata of an adapter in memory: what a saved file would say of the run, without
-    a title and a date.
+    """Returns the metadata that an adapter in memory would have in a file, without title and
+    date.
     """
     entries = run_entries(lora, "")
     if settings := lora.origin.run.settings:
@@ -103,8 +106,8 @@ def as_saved(lora: RankedLora) -> dict[str, str]:
 
 
 def readable(key: str, value: str) -> str:
-    """Returns a metadata value: JSON on several lines, times as dates, long ones cut with their
-    length told.
+    """Returns a metadata value for people: JSON on several lines, a time with its date, and a long
+    value cut, with its length.
     """
     shown = value
     if value[:1] in "[{" and len(value) <= LONGEST_JSON:
@@ -120,7 +123,7 @@ def readable(key: str, value: str) -> str:
 
 
 def metadata_text(metadata: Mapping[str, str]) -> str:
-    """Returns "key: value" lines, what people look for first."""
+    """Returns the metadata as lines "key: value", with those first that people look for."""
     first = [key for key in FIRST if key in metadata]
     rest = sorted(set(metadata) - set(first))
     if not metadata:
@@ -129,8 +132,8 @@ def metadata_text(metadata: Mapping[str, str]) -> str:
 
 
 def tags(metadata: Mapping[str, str]) -> list[str]:
-    """Returns the most frequent tags of the training captions, from ss_tag_frequency; [] where
-    there are none or they cannot be read.
+    """Returns the most frequent tags of the training captions, from ss_tag_frequency; [] where it
+    is missing or can't be read.
     """
     try:
         folders = json.loads(metadata.get("ss_tag_frequency", "{}"))
@@ -143,7 +146,7 @@ def tags(metadata: Mapping[str, str]) -> list[str]:
 
 
 def spread(ranks: Sequence[int]) -> str:
-    """Returns the range of the ranks and their mean, rank 0 included."""
+    """Returns the range and the mean of ranks as text, rank 0 included."""
     if len(set(ranks)) == 1:
         return f"rank {ranks[0]} everywhere"
     return f"ranks {min(ranks)} to {max(ranks)}, mean {sum(ranks) / len(ranks):.1f}"
@@ -155,10 +158,10 @@ def summary(
     metadata: Mapping[str, str] | None = None,
     file_bytes: int | None = None,
 ) -> str:
-    """Returns a few lines: size, ranks, base model, run, trigger, frequent tags, where the energy
-    is.
+    """Returns a few lines on an adapter: size, ranks, base model, run, trigger, frequent tags, and
+    the layer with the most energy.
 
-    metadata: the adapter's own unless given; file_bytes: size of its file, where it is one.
+    metadata: without, that of the file it was loaded from. file_bytes: size of the file, if any.
     """
     metadata = lora.origin.file.metadata if metadata is None else metadata
     ranks = list(lora.ranks.values())
@@ -177,16 +180,16 @@ def summary(
     lines += [", ".join(facts)] if facts else []
     if trigger := metadata.get("modelspec.trigger_phrase"):
         lines.append(f"trigger: {trigger}"[:200])
-    if found := tags(metadata):
-        lines.append(f"frequent tags: {', '.join(found)}"[:400])
+    if frequent := tags(metadata):
+        lines.append(f"frequent tags: {', '.join(frequent)}"[:400])
     cell, share = max(cells_of(lora), key=lambda pair: pair[1])
     lines.append(f"most energy: {cell.name} ({share:.1%})")
     return "\n".join(lines + notes_of(lora))
 
 
 def notes_of(lora: RankedLora) -> list[str]:
-    """Returns lines on what another program changed in the file, and what of it is therefore not
-    used.
+    """Returns lines on what another program changed in the adapter's file, and on the entries that
+    are therefore not used.
     """
     file = lora.origin.file
     lines = list(file.notes)

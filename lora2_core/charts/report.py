@@ -1,4 +1,4 @@
-"""A training on one page: loss and mean rank over the steps, the learned ranks, and samples."""
+"""A training on one page: its loss and mean rank over the steps, learned ranks, and samples."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from .drawing import DPI, blank, pixels
 from .heatmap import WIDTH, draw_cells
 from .info import as_saved, summary
 
-MOST = 4  # pictures of one kind
-HEADER, CURVES, SCALE, TITLE = 1.15, 2.5, 1.0, 0.5  # heights in inches
+MOST = 4  # samples of one kind that are shown
+HEADER, CURVES, SCALE, TITLE = 1.15, 2.5, 1.0, 0.5  # heights of the parts, in inches
 LOSS, RANK, FAINT = "#8a6200", "#1f5fbf", "#d9c48c"
 
 
 def page(
     lora: RankedLora, title: str, samples: dict[str, Sequence[np.ndarray]] | None = None
 ) -> np.ndarray:
-    """Returns uint8 RGB [height, 1024, 3]. samples: uint8 RGB pictures [height, width, 3] by what
-    they are, of which four each are shown. ValueError for an adapter that tells nothing of its
-    training.
+    """Returns the page as uint8 RGB [height, 1024, 3]; ValueError for an adapter without a history.
+
+    samples: pictures, uint8 RGB [height, width, 3], by the title over them; four a title are shown.
     """
     history, table = History.of(lora), rank_map(lora)
-    samples = {name: list(found)[:MOST] for name, found in (samples or {}).items() if len(found)}
+    samples = {name: list(some)[:MOST] for name, some in (samples or {}).items() if len(some)}
     row = 0.34 if len(table.rows) <= 24 else 0.19
     heights = [HEADER, CURVES, max(2.6, SCALE + row * len(table.rows))]
     if samples:
@@ -43,12 +43,14 @@ def page(
 
 
 def draw_header(part, lora: RankedLora, title: str) -> None:
-    """Text as it is: names may hold signs that would start a formula."""
+    """Draws the title and the summary. They are never read as formulas, whatever signs they
+    hold.
+    """
     lines = summary(lora, "adapter", as_saved(lora)).splitlines()
     style = {"va": "top", "parse_math": False}
     part.text(0.02, 0.9, " ".join(title.split())[:80], fontsize=15, fontweight="bold", **style)
-    said = "\n".join(" ".join(line.split())[:130] for line in lines[:3])
-    part.text(0.02, 0.58, said, fontsize=9, color="#444444", linespacing=1.5, **style)
+    facts = "\n".join(" ".join(line.split())[:130] for line in lines[:3])
+    part.text(0.02, 0.58, facts, fontsize=9, color="#444444", linespacing=1.5, **style)
 
 
 def draw_curves(part, history: History) -> None:
@@ -69,8 +71,8 @@ def draw_curves(part, history: History) -> None:
 
 
 def draw_samples(part, samples: dict[str, list[np.ndarray]]) -> None:
-    """Draws one row of samples, the kinds beside one another."""
-    pictures = [(name, i, p) for name, found in samples.items() for i, p in enumerate(found)]
+    """Draws all samples in one row, those of one title beside each other."""
+    pictures = [(name, i, p) for name, some in samples.items() for i, p in enumerate(some)]
     count = max(len(pictures), MOST)
     for axes in part.subplots(1, count, squeeze=False)[0]:
         axes.set_axis_off()

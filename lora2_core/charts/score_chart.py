@@ -1,4 +1,4 @@
-"""Adapters side by side: what each scores, as a table and as a chart of score against size."""
+"""Scores of several adapters, as a table and as a chart of score against size."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from .scores import Score
 METRICS = ("DINO", "CLIP-I", "CLIP-T")
 PANEL, HEIGHT = 4.2, 3.9  # inches
 BASE, OTHERS = "#8a6200", ("#1f5fbf", "#c4600d", "#2f7d4f", "#8c3b8f", "#5a5a5a", "#b3261e")
-MARKS = "osD^vP*X"
-WIDEST_GAP = 30  # the largest size over the smallest: more is drawn on a logarithmic scale
+MARKS = "osD^vP*X"  # of matplotlib; the next adapter has the next mark
+WIDEST_GAP = 30  # largest size / smallest: above, the axis of sizes is logarithmic
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What is judged under which name, its size in MB (0: no adapter; None: not told), its score,
-    and how far scores lie apart (standard deviation over subjects and seeds), where there are
-    several.
+    """A row of the table.
+
+    megabytes: size of the adapter, 0 for no adapter, None where it is not known.
+    spread: standard deviation of the score over subjects and seeds, where there are several.
     """
 
     name: str
@@ -33,17 +34,17 @@ class Scored:
 
 
 def shown(value: float | None, digits: int = 4) -> str:
-    """Returns a number of the table, – where there is none."""
+    """Returns a number of the table as text, a dash for None."""
     return "\u2013" if value is None else f"{value:.{digits}f}"
 
 
 def measured(entries: Sequence[Scored]) -> list[str]:
-    """Returns the metrics that any of them has."""
+    """Returns the metrics that at least one entry has."""
     return [m for m in METRICS if any(m in e.score.values() for e in entries)]
 
 
 def score_table(entries: Sequence[Scored]) -> str:
-    """Returns Markdown, a row an entry; the best of each column is bold."""
+    """Returns a table in Markdown with a row an entry; the best of each column is bold."""
     metrics = measured(entries)
     best = {m: max(e.score.values().get(m, -2.0) for e in entries) for m in metrics}
     lines = [
@@ -53,8 +54,8 @@ def score_table(entries: Sequence[Scored]) -> str:
     for entry in entries:
         cells = []
         for metric in metrics:
-            value, apart = (s.values().get(metric) for s in (entry.score, entry.spread))
-            cell = shown(value) if apart is None else f"{shown(value)} \u00b1 {apart:.4f}"
+            value, deviation = (s.values().get(metric) for s in (entry.score, entry.spread))
+            cell = shown(value) if deviation is None else f"{shown(value)} \u00b1 {deviation:.4f}"
             cells.append(f"**{cell}**" if value == best[metric] and len(entries) > 1 else cell)
         name = " ".join(entry.name.replace("|", " ").split())
         lines.append(f"| {name} | {shown(entry.megabytes, 2)} | {' | '.join(cells)} |")
@@ -62,8 +63,8 @@ def score_table(entries: Sequence[Scored]) -> str:
 
 
 def score_csv(entries: Sequence[Scored]) -> str:
-    """Returns name, megabytes, dino, clip_i, clip_t with a line for each; empty where not
-    measured.
+    """Returns the text of a CSV file: name, megabytes, dino, clip_i, clip_t, a line an entry. What
+    was not measured is empty.
     """
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
@@ -75,8 +76,8 @@ def score_csv(entries: Sequence[Scored]) -> str:
 
 
 def score_chart(entries: Sequence[Scored], title: str = "Score against size") -> np.ndarray:
-    """Returns uint8 RGB [height, width, 3]: a panel a metric, MB across, the score up. What has no
-    adapter, or none of known size, is a dashed line.
+    """Returns the chart as uint8 RGB [height, width, 3]: a panel a metric, size across, score up.
+    An entry without an adapter, or of unknown size, is a dashed line.
     """
     metrics = measured(entries)
     size = (1.2 + PANEL * len(metrics), HEIGHT + 0.22 * -(-len(entries) // 3))
@@ -90,8 +91,8 @@ def score_chart(entries: Sequence[Scored], title: str = "Score against size") ->
 
 
 def look_of(entry: Scored, entries: Sequence[Scored]) -> dict:
-    """Returns the colour and mark of one of the entries in every chart of them; what has no adapter
-    has its own.
+    """Returns the colour and the mark of an entry, the same in every panel; an entry without an
+    adapter has a look of its own.
     """
     if entry.megabytes == 0:
         return {"color": BASE, "marker": "_"}
@@ -101,20 +102,20 @@ def look_of(entry: Scored, entries: Sequence[Scored]) -> dict:
 
 
 def draw_panel(axes, entries: Sequence[Scored], metric: str) -> None:
-    """Draws one metric: a mark an entry, with a bar for its spread."""
+    """Draws the panel of one metric: a mark an entry, with a bar for its spread."""
     sizes = [e.megabytes for e in entries if e.megabytes]
     if sizes and max(sizes) > WIDEST_GAP * min(sizes):
         axes.set_xscale("log")
     for entry in entries:
         look = look_of(entry, entries)
-        value, apart = (s.values().get(metric) for s in (entry.score, entry.spread))
+        value, deviation = (s.values().get(metric) for s in (entry.score, entry.spread))
         height = float("nan") if value is None else value
         name = " ".join(entry.name.split())[:40]
         if not entry.megabytes:
             axes.axhline(height, color=look["color"], linestyle="--", linewidth=1.5, label=name)
             continue
         style = {"linestyle": "none", "capsize": 3, "markersize": 8, "label": name} | look
-        axes.errorbar(entry.megabytes, height, yerr=apart, **style)
+        axes.errorbar(entry.megabytes, height, yerr=deviation, **style)
     plain_panel(axes, metric)
     axes.set_xlabel("MB in fp16", fontsize=9)
     axes.margins(0.12)

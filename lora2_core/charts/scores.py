@@ -1,9 +1,9 @@
 """DINO, CLIP-I and CLIP-T: how much pictures look like a subject, and like their prompts.
 
-As DreamBooth has them (Ruiz et al., arXiv 2208.12242, section 4.1), and the LoRA² paper after it:
-DINO and CLIP-I are the mean cosine over all pairs of a generated and a real picture, CLIP-T is the
-mean cosine of a generated picture and its prompt; the mean over the pictures of a prompt, then over
-prompts, then over subjects. All lie in -1 to 1, more is better.
+They are those of DreamBooth (Ruiz et al., arXiv 2208.12242, section 4.1) and of the LoRA² paper.
+DINO and CLIP-I are the mean cosine over all pairs of a generated and a real picture. CLIP-T is the
+mean cosine of a generated picture and its prompt. Means are taken over the pictures of a prompt,
+then over prompts, then over subjects. All lie in -1 to 1; more is better.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-BATCH = 16  # pictures that an encoder sees at once
+BATCH = 16  # pictures that an encoder gets at once
 
 
 @dataclass(frozen=True)
 class Score:
-    """The three scores; None where there was no encoder for one."""
+    """The three scores; None where the encoder is missing."""
 
     dino: float | None = None
     clip_i: float | None = None
@@ -28,21 +28,21 @@ class Score:
 
     @classmethod
     def mean(cls, scores: Sequence[Score]) -> Score:
-        """Returns the mean of each of the three scores, over the rows that have it."""
-        found = {f.name: [getattr(s, f.name) for s in scores] for f in fields(cls)}
-        known = {name: [v for v in values if v is not None] for name, values in found.items()}
+        """Returns the mean of each of the three scores, over the entries that have it."""
+        columns = {f.name: [getattr(s, f.name) for s in scores] for f in fields(cls)}
+        known = {name: [v for v in values if v is not None] for name, values in columns.items()}
         return cls(**{name: sum(v) / len(v) if v else None for name, v in known.items()})
 
     def values(self) -> dict[str, float]:
-        """Returns what was measured, by the name that people know it by."""
+        """Returns the scores that were measured, by their usual names."""
         named = {"DINO": self.dino, "CLIP-I": self.clip_i, "CLIP-T": self.clip_t}
         return {name: value for name, value in named.items() if value is not None}
 
 
 @dataclass(frozen=True)
 class Encoders:
-    """What makes features [B, width] of pictures [B, height, width, 3] of 0 to 1, and of texts;
-    None where there is none. `clip` and `text` are the two towers of one model.
+    """The encoders: each makes features [B, width] of pictures [B, height, width, 3] in 0 to 1, or
+    of texts. None where one is missing. `clip` and `text` are the two towers of one model.
     """
 
     dino: Callable[[Tensor], Tensor] | None = None
@@ -63,15 +63,16 @@ class Encoders:
 
 
 def cosines(rows: Tensor, columns: Tensor) -> Tensor:
-    """Returns the cosine of every pair: [n, width] and [m, width] to [n, m], fp64."""
+    """Returns the cosine of every row [n, width] with every column [m, width], as fp64 [n, m]."""
     rows, columns = rows.double(), columns.double()
     lengths = rows.norm(dim=1)[:, None] * columns.norm(dim=1)
     return rows @ columns.T / lengths.clamp(min=1e-12)
 
 
 def features(encode: Callable[[Tensor], Tensor], pictures: Sequence[Tensor]) -> Tensor:
-    """Returns [n, width] of batches [B, height, width, 3] that need not be of one size, in any
-    order.
+    """Returns the features [n, width] of all pictures, in any order.
+
+    pictures: batches [B, height, width, 3], which may have different sizes.
     """
     sizes: dict[tuple, list[Tensor]] = {}
     for batch in pictures:
@@ -83,7 +84,7 @@ def features(encode: Callable[[Tensor], Tensor], pictures: Sequence[Tensor]) -> 
 class Judge:
     """Scores pictures against the pictures of one subject, which are encoded once.
 
-    references: batches [B, height, width, 3] of 0 to 1 of the real subject.
+    references: batches [B, height, width, 3] in 0 to 1 of pictures of the real subject.
     """
 
     def __init__(self, encoders: Encoders, references: Sequence[Tensor]):
@@ -94,26 +95,24 @@ class Judge:
         self._clip = encoders.clip and features(encoders.clip, references)
 
     def of_prompt(self, pictures: Sequence[Tensor], prompt: str) -> Score:
-        """Returns the mean over all pictures that one prompt drew, batches [B, height, width,
-        3].
-        """
+        """Returns the mean score of the pictures of one prompt, batches [B, height, width, 3]."""
         dino = clip_i = clip_t = None
         if self.encoders.dino:
-            seen = features(self.encoders.dino, pictures)
-            dino = float(cosines(seen, self._dino).mean())
+            generated = features(self.encoders.dino, pictures)
+            dino = float(cosines(generated, self._dino).mean())
         if self.encoders.clip:
-            seen = features(self.encoders.clip, pictures)
-            clip_i = float(cosines(seen, self._clip).mean())
+            generated = features(self.encoders.clip, pictures)
+            clip_i = float(cosines(generated, self._clip).mean())
             if self.encoders.text:
-                clip_t = float(cosines(seen, self.encoders.text([prompt])).mean())
+                clip_t = float(cosines(generated, self.encoders.text([prompt])).mean())
         return Score(dino, clip_i, clip_t)
 
 
 def by_prompt(
     images: Sequence[Tensor], prompts: Sequence[str]
 ) -> list[tuple[str, Sequence[Tensor]]]:
-    """Returns the pictures of batches in equal shares, one a prompt in order; ValueError where that
-    can't be.
+    """Returns (prompt, its pictures) for each prompt. The pictures of all batches are dealt out in
+    order, the same number to each; ValueError where that number is not an integer from 1 on.
     """
     if not prompts:
         raise ValueError("prompts is empty: write the prompts of the pictures, one a line.")

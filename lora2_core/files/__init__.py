@@ -1,1 +1,1 @@
-"""Adapter files: read by the letter of the format, checked, sealed, written."""
+"""Adapter files: reads and checks any trainer's, and writes and seals those of LoRA²."""

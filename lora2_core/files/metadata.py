@@ -13,11 +13,12 @@ from datetime import datetime, timezone
 from ..adapter.lora import RankedLora
 from .own_metadata import VERSION
 
-LONGEST_CARRIED = 65536  # characters: captions and tags stay, thumbnails and tag lists of MB don't
+LONGEST_CARRIED = 65536  # characters of an entry: tags stay, embedded pictures go
 OPTIMIZER_NAMES = {  # ours -> the class that sd-scripts would name
     "adamw": "AdamW", "adam": "Adam", "sgd": "SGD", "adafactor": "Adafactor", "prodigy": "Prodigy",
     "adamw8bit": "AdamW8bit",
 }  # fmt: skip
+# an absolute path of any system, but not the path of a URL
 _PATH = re.compile(r"(?<![\w/:.])(?:/|~/|[A-Za-z]:[\\/]|\\\\)[^\s\"',]+[\\/]")
 
 
@@ -79,7 +80,7 @@ def run_entries(lora: RankedLora, title: str) -> dict[str, str]:
 
 
 def optimizer_entry(settings: Mapping) -> str | None:
-    """Returns the optimizer's name with its arguments, as far as the settings know them."""
+    """Returns the optimizer's name with its arguments, as far as the settings have them."""
     name = settings.get("optimizer")
     betas = settings.get("beta1"), settings.get("beta2")
     if not isinstance(name, str) or None in betas:
@@ -90,8 +91,8 @@ def optimizer_entry(settings: Mapping) -> str | None:
 
 
 def carried(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Returns what a loaded file says of its training, author and base model that stays true of a
-    copy at another size: no ranks, no hashes; no long values and no paths of somebody's machine.
+    """Returns the entries of a loaded file that stay true of a copy at another size: those on its
+    training, author and base model, without ranks, hashes, long values and paths of a machine.
     """
     return {
         key: value

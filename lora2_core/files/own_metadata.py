@@ -24,7 +24,7 @@ from .tensor_file import shown
 
 VERSION = "2"  # of the lora2 entries; files of version 1 have no seal
 SINGULAR, ANY = "singular", "any"  # values of lora2.basis
-HISTORY_POINTS = 200  # a curve as fine as the graph of LoRA2 Report draws it, in 4 kB
+HISTORY_POINTS = 200  # of a curve in a file: enough for a graph, some 4 kB in all
 LARGEST_FLOAT = sys.float_info.max  # an int of JSON may be larger
 ODD = "is not what LoRA\u00b2 writes"
 
@@ -92,22 +92,22 @@ def read_own(
             values.pop(key, None)
             left_out.append(f"lora2.{key} {reason}")
     rows, rows_left_out = sound_rows(metadata, layers, checksums)
-    named, names = {}, {}
+    named, name_of = {}, {}  # name -> layer, and name in the file -> name
     for base, row in rows.items():
         proven = intact or checksums is not None or follows_from(base, row.name)
         free = row.name not in named and row.name not in layers
-        name = names[base] = row.name if proven and free else base
+        name = name_of[base] = row.name if proven and free else base
         named[name] = layers[base] if base in layers else empty_layer(row)
     for base in layers:
         if base not in rows:
-            names[base], named[base] = base, layers[base]
+            name_of[base], named[base] = base, layers[base]
     return OwnMetadata(
         named,
-        {name: base for base, name in names.items()},
+        {name: base for base, name in name_of.items()},
         Learned(
-            {names[b]: row.rank for b, row in rows.items()},
-            {names[b]: row.nu for b, row in rows.items()},
-            {names[b]: r.sensitivity for b, r in rows.items() if r.sensitivity is not None},
+            {name_of[b]: row.rank for b, row in rows.items()},
+            {name_of[b]: row.nu for b, row in rows.items()},
+            {name_of[b]: r.sensitivity for b, r in rows.items() if r.sensitivity is not None},
         ),
         values.get("history", {}),
         values.get("settings", {}),

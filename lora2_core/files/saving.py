@@ -1,5 +1,5 @@
-"""Writing adapter files: one .safetensors that every loader reads as an ordinary LoRA and LoRA² as
-an adaptive one.
+"""Writes adapter files: .safetensors that any loader reads as an ordinary LoRA, and LoRA² as one
+with learned ranks.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from .own_metadata import own_entries
 from .seal import EMPTY, KEY, payload_of, sealed
 from .tensor_file import parse
 
+LEGACY = slice(0x100000, 0x110000)  # bytes of a file that kohya's legacy hash covers
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 FORMATS = ("kohya", "peft", "uniform")
 
@@ -32,8 +33,10 @@ FORMATS = ("kohya", "peft", "uniform")
 def to_tensors(
     lora: RankedLora, bases: Mapping[str, str], form: str, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """Returns the tensors of a file. Rank 0 has none; alpha equals the rank, so the scale is 1 in
-    every loader.
+    """Returns the tensors of a file by key. A layer of rank 0 has none. Every alpha equals the
+    rank, so that the scale is 1 in every loader.
+
+    bases: layer -> its name in the file. form: as for `save`.
     """
     out: dict[str, Tensor] = {}
     widest = max(lora.ranks.values(), default=0)
@@ -63,8 +66,8 @@ def to_tensors(
 
 
 def peft_metadata(lora: RankedLora, bases: Mapping[str, str]) -> str:
-    """Returns diffusers' lora_adapter_metadata: ranks and alphas by anchored patterns, so the scale
-    is 1.
+    """Returns the entry lora_adapter_metadata that diffusers reads: the rank of every layer as an
+    anchored pattern, and the same alpha, so that the scale is 1.
     """
     parts: dict[str, dict[str, int]] = {}
     for name, rank in lora.ranks.items():
@@ -83,13 +86,13 @@ def peft_metadata(lora: RankedLora, bases: Mapping[str, str]) -> str:
 
 
 def serialise(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
-    """Returns the file's bytes, with the SHA-256 of everything after the header in sshs_model_hash,
-    checksums of its parts, and a seal over the header.
+    """Returns the bytes of a file. The metadata get the payload's hashes, checksums of all parts,
+    and the seal over the header.
     """
     plain = safetensors.torch.save(tensors)
     payload = payload_of(plain)
     digest = hashlib.sha256(payload).hexdigest()
-    legacy = hashlib.sha256(plain[0x100000:0x110000]).hexdigest()[:8]
+    legacy = hashlib.sha256(plain[LEGACY]).hexdigest()[:8]
     hashes = {
         "sshs_model_hash": digest,
         "sshs_legacy_hash": legacy,
@@ -104,7 +107,10 @@ def serialise(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
 def encode(
     lora: RankedLora, title: str, form: str, dtype: str, diffusers: Mapping[str, str]
 ) -> bytes:
-    """Returns the bytes of one file of `lora` as it is."""
+    """Returns the bytes of an adapter's file at its present size.
+
+    title: name of the file without its ending. form, dtype, diffusers: as for `save`.
+    """
     paths = complete_map(lora.layers, diffusers)
     if form == "peft":
         bases = {name: peft_name(name, paths, lora.origin.base.part) for name in lora.layers}
@@ -125,12 +131,14 @@ def save(
     max_mb: float = 0.0,
     diffusers: Mapping[str, str] | None = None,
 ) -> RankedLora:
-    """Writes an adapter file atomically and returns what was written.
+    """Writes an adapter file atomically and returns the adapter that was written.
 
-    form: `kohya`, `peft` or `uniform` (zero-padded to one rank). max_mb > 0: the file is cut to at
-    most so many MB (1e6 bytes), least important rank positions of the whole model first. diffusers:
-    module path -> diffusers path, used when it names every layer. ValueError for bad choices or an
-    empty adapter, OSError from the disk.
+    form: `kohya`, `peft`, or `uniform`: kohya padded with zeros to one rank.
+    dtype: `fp16`, `bf16` or `fp32`.
+    max_mb: above 0, the adapter is cut until the file has at most so many MB (1e6 bytes).
+    diffusers: module path -> diffusers' path, used when it has every layer.
+
+    ValueError for bad choices or an empty adapter, OSError from the disk.
     """
     check_choice("format", form, FORMATS)
     check_choice("dtype", dtype, tuple(DTYPES))
@@ -140,9 +148,8 @@ def save(
         lora = lora.rotated()
     data = encode(lora, path.stem, form, dtype, diffusers or {})
     limit = max_mb * MEGABYTE
-    while (
-        max_mb > 0 and len(data) > limit
-    ):  # a share at a time, since header and padding shrink as well
+    # in several cuts, since header and padding shrink as well
+    while max_mb > 0 and len(data) > limit:
         lora = lora.within(min(lora.parameters - 1, lora.parameters * limit / len(data)))
         data = encode(lora, path.stem, form, dtype, diffusers or {})
     write_atomic(path, data)

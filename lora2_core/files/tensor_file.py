@@ -1,10 +1,10 @@
-"""Reading .safetensors by the letter of the format, without the host's parser and without mapping
-the file into memory, so that a file that changes meanwhile can't end the process.
+"""Reads .safetensors strictly, with every field checked, and without the parser of the host.
 
-A file is 8 bytes with the header's length, the header (JSON: tensor -> dtype, shape, data_offsets;
-`__metadata__` -> strings), and the payload, which the tensors cover without gap or overlap. What
-reading costs is bounded before it is spent: about twice the file's size, and a few seconds.
-Format: https://github.com/huggingface/safetensors#format
+The file isn't mapped into memory: a mapped file that changes meanwhile can end the process. A file
+has three parts. First come 8 bytes with the length of the header. The header is JSON: tensor ->
+dtype, shape, data_offsets; `__metadata__` -> texts. The payload is covered by the tensors without a
+gap or an overlap. A file that would cost too much is refused first: reading takes about twice the
+file's size in memory, and a few seconds. Format: https://github.com/huggingface/safetensors#format
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from torch import Tensor
 
 METADATA = "__metadata__"
 FIELDS = {"dtype", "shape", "data_offsets"}
-LONGEST_HEADER = 8_000_000  # bytes, of an adapter: ten times what the largest known need
-# of a header: brackets, colons and commas; quotes. Either is some 40,000 tensors.
+LONGEST_HEADER = 8_000_000  # bytes of an adapter's header: ten times those of the largest known
+# brackets, colons and commas of a header, and its quotes: each allows some 40,000 tensors
 MOST_MARKS, MOST_QUOTES = 500_000, 400_000
-MOST_DIMENSIONS = 8
+MOST_DIMENSIONS = 8  # of a shape: twice those of a convolution's kernel
 LONGEST_SHOWN = 120  # characters of a name in a sentence
-MOST_NUMBERS = 2**40  # of a shape, whose empty dimensions count as 1
+MOST_NUMBERS = 2**40  # in a tensor, empty dimensions counted as 1: terabytes, more than any memory
+LONGEST_NUMBER = 19  # digits: more than any offset needs, and quick to read
 DTYPES = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16,
     "I32": torch.int32, "I64": torch.int64, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -39,8 +40,8 @@ DTYPES = {
 
 
 def shown(name: object) -> str:
-    """Returns a name from a file in a sentence: on one line, without characters that turn the
-    text.
+    """Returns a name from a file as a sentence can hold it: short, on one line, and escaped where
+    a character can't be printed or changes the direction of the text.
     """
     text = name if isinstance(name, str) and name.isprintable() else ascii(name)
     return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 3]}..."
@@ -48,7 +49,7 @@ def shown(name: object) -> str:
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a tensor lies: bytes `start` to `end` of the payload."""
+    """A tensor's entry in the header: its values are the bytes `start` to `end` of the payload."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -56,7 +57,7 @@ class Entry:
     end: int
 
     def tensor(self, payload: bytearray) -> Tensor:
-        """Returns the values, in the payload's memory where that is aligned for them."""
+        """Returns the tensor. It shares the payload's memory where its bytes are aligned there."""
         if self.start == self.end:
             return torch.empty(self.shape, dtype=self.dtype)
         start = self.start
@@ -69,8 +70,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of itself, checked against its size. `raw`: its first bytes, up to the
-    payload.
+    """A file's header, checked against the file's size.
+
+    name: of the file, for sentences. raw: all bytes before the payload. entries: by tensor.
     """
 
     name: str
@@ -89,11 +91,11 @@ def read(
     *,
     longest: int = LONGEST_HEADER,
 ) -> tuple[Header, bytearray]:
-    """Returns the header of a file, and the payload, whose memory the tensors will share.
+    """Returns the header and the payload of a file; the tensors will share the payload's memory.
 
-    accept: sees the header before the payload is read, and raises ValueError to refuse it. longest:
-    bytes that the header may have. ValueError in one sentence that names the file, OSError from the
-    disk.
+    accept: gets the header before the payload is read, and raises ValueError to refuse the file.
+    longest: bytes that the header may have. ValueError in one sentence that names the file; OSError
+    from the disk.
     """
     name = shown(path.name)
     with opened(path, name) as file:
@@ -106,7 +108,7 @@ def read(
 
 
 def read_header(path: Path, *, longest: int = LONGEST_HEADER) -> Header:
-    """Returns the header alone; errors as `read`."""
+    """Returns the header of a file, without the payload; raises what `read` raises."""
     name = shown(path.name)
     with opened(path, name) as file:
         return header_of(file, name, longest)
@@ -115,10 +117,11 @@ def read_header(path: Path, *, longest: int = LONGEST_HEADER) -> Header:
 def read_some(
     path: Path, choose: Callable[[Header], Iterable[str]]
 ) -> tuple[Header, dict[str, Tensor]]:
-    """Returns the header, and the tensors that are chosen by it, without the rest of the payload;
-    errors as `read`.
+    """Returns the header and some of the tensors; the rest of the payload isn't read.
+
+    choose: gets the header and returns the keys of those tensors. Raises what `read` raises.
     """
-    name, found = shown(path.name), {}
+    name, tensors = shown(path.name), {}
     with opened(path, name) as file:
         header = header_of(file, name, LONGEST_HEADER)
         for key in choose(header):
@@ -127,8 +130,8 @@ def read_some(
             values = bytearray(file.read(entry.end - entry.start))
             if len(values) < entry.end - entry.start:
                 raise ValueError(f"{name} changed while it was read: try again.")
-            found[key] = replace(entry, start=0, end=len(values)).tensor(values)
-    return header, found
+            tensors[key] = replace(entry, start=0, end=len(values)).tensor(values)
+    return header, tensors
 
 
 def opened(path: Path, name: str) -> BufferedReader:
@@ -162,7 +165,10 @@ def first_bytes(file: BufferedReader, size: int, name: str, longest: int) -> byt
 
 
 def parse(raw: bytes, size: int, name: str) -> Header:
-    """Returns the header of a file of `size` bytes; ValueError in one sentence that names it."""
+    """Returns the checked header of a file; ValueError in one sentence that names the file.
+
+    raw: the bytes before the payload. size: bytes of the file.
+    """
     try:
         table = table_of(raw[8:])
         metadata = table.pop(METADATA, {})
@@ -179,8 +185,8 @@ def parse(raw: bytes, size: int, name: str) -> Header:
 
 
 def table_of(text: bytes) -> dict:
-    """Returns the header's JSON, refused before it is parsed where it would take too much
-    memory.
+    """Returns the JSON object of a header. ValueError for other text, and before parsing for text
+    that would take too much memory.
     """
     if not (text.startswith(b"{") and text.rstrip(b" ").endswith(b"}")):
         raise ValueError("it is no object in braces")
@@ -191,7 +197,7 @@ def table_of(text: bytes) -> dict:
         raise ValueError("it has too many entries")
     del unescaped
     try:
-        return json.loads(text.decode(), object_pairs_hook=without_doubles, parse_int=whole)
+        return json.loads(text.decode(), object_pairs_hook=without_doubles, parse_int=integer)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     except (UnicodeDecodeError, UnicodeEncodeError) as error:
@@ -199,8 +205,8 @@ def table_of(text: bytes) -> dict:
 
 
 def without_doubles(pairs: list[tuple[str, object]]) -> dict:
-    """Returns an object of the JSON, whose keys must differ and be text that can be written
-    again.
+    """Returns an object of the JSON from its pairs; ValueError for a key that stands twice, and for
+    text that can't be encoded again.
     """
     table = dict(pairs)
     if len(table) < len(pairs):
@@ -209,17 +215,17 @@ def without_doubles(pairs: list[tuple[str, object]]) -> dict:
     for key, value in pairs:
         for text in (key, value):
             if isinstance(text, str) and not text.isascii():
-                text.encode()  # half a character, as \ud800 is, can't be
+                text.encode()  # fails for half a character, such as \ud800
     return table
 
 
-def whole(digits: str) -> float:
-    """Returns a whole number; infinity for those of a length that takes Python long to read."""
-    return int(digits) if len(digits) <= 19 else math.inf
+def integer(digits: str) -> float:
+    """Returns an integer of the JSON; infinity for one so long that Python would take long."""
+    return int(digits) if len(digits) <= LONGEST_NUMBER else math.inf
 
 
 def entry_of(key: str, value: object) -> Entry:
-    """Returns a tensor's entry, every field checked."""
+    """Returns the entry of a tensor; ValueError unless every field is sound."""
     name = shown(key)
     if not isinstance(value, dict) or set(value) != FIELDS:
         raise ValueError(f"{name} has other fields than {', '.join(sorted(FIELDS))}")
@@ -241,17 +247,20 @@ def entry_of(key: str, value: object) -> Entry:
 
 
 def are_sizes(value: object) -> bool:
-    """Returns whether it is a list of whole numbers from 0 on."""
+    """Returns whether a JSON value is a list of integers from 0 on."""
     return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)
 
 
 def check_cover(entries: Mapping[str, Entry], size: int) -> None:
-    """Checks that each byte of the payload belongs to one tensor."""
-    place = 0
+    """Raises ValueError unless each byte of the payload belongs to exactly one tensor.
+
+    size: bytes of the payload.
+    """
+    covered = 0
     for key, entry in sorted(entries.items(), key=lambda pair: (pair[1].start, pair[1].end)):
-        if entry.start != place:
-            fault = "overlaps another tensor" if entry.start < place else "leaves a gap before it"
+        if entry.start != covered:
+            fault = "overlaps another tensor" if entry.start < covered else "leaves a gap before it"
             raise ValueError(f"{shown(key)} {fault}")
-        place = entry.end
-    if place != size:
-        raise ValueError(f"its tensors take {place} bytes, but {size} follow it")
+        covered = entry.end
+    if covered != size:
+        raise ValueError(f"its tensors take {covered} bytes, but {size} follow it")

@@ -1,5 +1,5 @@
-"""Applying an adapter through the host's own weight patches, so strengths and offloading behave as
-ever.
+"""Applies an adapter through the host's own weight patches, so that strengths and offloading work
+as for any LoRA.
 """
 
 from __future__ import annotations
@@ -19,33 +19,32 @@ from .naming import diffusers_paths, text_layer_names, weight_keys
 
 
 def as_patch(layer: LoraLayer) -> LoRAAdapter:
-    """Returns the host's plain LoRA: alpha equals the rank, so its scale is 1."""
+    """Returns a layer as the host's plain LoRA; alpha equals the rank, so that the scale is 1."""
     up, down = layer.file_tensors()
     return LoRAAdapter(set(), (up, down, float(layer.rank), None, None, None))
 
 
 def file_of(lora: RankedLora) -> str:
-    """Returns how a sentence about an adapter of a file begins; empty for one that was trained."""
+    """Returns the beginning of a sentence on an adapter, its file's name; "" where it has none."""
     return f"{' '.join(name.split())}: " if (name := lora.origin.file.name) else ""
 
 
 def resolve(lora: RankedLora, model, clip=None) -> dict:
-    """Returns layer name -> the host's weight key, for the layers that model or clip have; checks
-    every shape.
+    """Returns layer -> the host's key of its weight, for the layers that model or clip have.
 
-    ValueError when no layer matches or a shape differs, with the file where the adapter is of one;
-    a partial match is a warning with counts.
+    ValueError when no layer is there or a shape differs. When only some layers are there, a warning
+    with their number is logged.
     """
     weights = dict(model.model.state_dict())
     if clip is not None:
         weights |= clip.cond_stage_model.state_dict()
-    direct = all(f"{name}.weight" in weights for name in lora.layers)  # they are module paths
-    keys = {} if direct else weight_keys(model, clip)
-    found = {}
+    are_paths = all(f"{name}.weight" in weights for name in lora.layers)
+    keys = {} if are_paths else weight_keys(model, clip)
+    targets = {}
     for name, layer in lora.layers.items():
         key = keys.get(name) or f"{name}.weight"
         if isinstance(key, str) and key not in weights:
-            continue  # the host names layers that a small model has not
+            continue  # the host also has names for layers that a small model lacks
         if isinstance(key, str):
             shape = tuple(weights[key].shape)
             if (shape[0], math.prod(shape[1:])) != (layer.up.shape[0], layer.down.shape[1]):
@@ -54,31 +53,32 @@ def resolve(lora: RankedLora, model, clip=None) -> dict:
                     f"{layer.down.shape[1]}, but this model's is "
                     f"{' x '.join(map(str, shape))}: the adapter belongs to another base model."
                 )
-        found[name] = key
-    if not found:
+        targets[name] = key
+    if not targets:
         raise ValueError(
             f"{file_of(lora)}None of the adapter's {len(lora.layers)} layers is in this model "
             f"(first: {next(iter(lora.layers))}): the adapter belongs to another base model."
         )
-    if len(found) < len(lora.layers):
+    if len(targets) < len(lora.layers):
         log.warning(
             "LoRA2: %s%d of the adapter's %d layers are in this model.",
-            file_of(lora), len(found), len(lora.layers),
+            file_of(lora), len(targets), len(lora.layers),
         )  # fmt: skip
-    return found
+    return targets
 
 
 def adopt(lora: RankedLora, model, clip=None) -> RankedLora:
-    """Returns a loaded adapter with its layers named as in this model, whatever names its file has.
+    """Returns a loaded adapter with its layers named as in this model.
 
-    Diffusion layers get their module path, text encoder layers their kohya name, and what matches
-    nothing keeps its name; so heatmaps, comparisons and new files read the same for every source.
+    Layers of the denoiser get their module path, and those of text encoders their kohya name. A
+    layer that the model doesn't have keeps its name. Heatmaps, comparisons and new files are then
+    the same for files of every trainer.
     """
-    found = resolve(lora, model, clip)
+    targets = resolve(lora, model, clip)
     text = {} if clip is None else text_layer_names(clip.cond_stage_model)
 
     def name_of(name: str) -> str:
-        key = found.get(name)
+        key = targets.get(name)
         if isinstance(key, str) and key.startswith(HOST_PREFIX):
             return key.removesuffix(".weight")
         return text.get(key.removesuffix(".weight"), name) if isinstance(key, str) else name
@@ -90,13 +90,15 @@ def adopt(lora: RankedLora, model, clip=None) -> RankedLora:
     return replace(lora, layers=layers, origin=replace(lora.origin, base=base))
 
 
-def cut_for(lora: RankedLora, keep: float, found: Mapping) -> RankedLora:
-    """Returns the adapter at the size that `keep` asks for. ValueError where nothing of it is left
-    in the layers that were found.
+def cut_for(lora: RankedLora, keep: float, targets: Mapping) -> RankedLora:
+    """Returns the adapter cut to the share `keep` of its parameters; ValueError where no rank is
+    left in the model.
+
+    targets: what `resolve` returned for the adapter.
     """
 
     def left(cut: RankedLora) -> bool:
-        return any(cut.layers[name].rank for name in found)
+        return any(cut.layers[name].rank for name in targets)
 
     if left(cut := lora.truncated(keep)):
         return cut
@@ -105,7 +107,7 @@ def cut_for(lora: RankedLora, keep: float, found: Mapping) -> RankedLora:
             f"{file_of(lora)}The adapter has rank 0 in every layer of this model, so it would "
             "change nothing: train it longer or with a higher learning_rate, or choose another one."
         )
-    shares = range(1, 101)  # of a hundred, the steps of the slider
+    shares = range(1, 101)  # hundredths, the steps of the slider
     least = shares[bisect_left(shares, True, key=lambda s: left(lora.truncated(s / 100)))]
     raise ValueError(
         f"{file_of(lora)}keep is {keep:g}, which leaves no rank in any layer of this model: raise "
@@ -119,18 +121,18 @@ def apply_lora(
     lora: RankedLora,
     strength_model: float,
     strength_clip: float,
-    found: Mapping | None = None,
+    targets: Mapping | None = None,
 ):
-    """Returns (model, clip) clones with the adapter's updates added; the incoming ones stay as they
+    """Returns clones of model and clip with the adapter's updates added; the originals stay as they
     are.
 
-    found: what `resolve` says of this adapter, where that is known.
+    targets: what `resolve` returned for the adapter, where that is known.
     """
-    found = resolve(lora, model, clip) if found is None else found
+    targets = resolve(lora, model, clip) if targets is None else targets
     with torch.inference_mode(False):
         patches = {
             key: as_patch(lora.layers[name])
-            for name, key in found.items()
+            for name, key in targets.items()
             if lora.layers[name].rank
         }
     model = model.clone()

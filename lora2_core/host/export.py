@@ -1,4 +1,4 @@
-"""Adapters to and from the host's own LORA_MODEL: the tensors of a LoRA file by key."""
+"""Converts adapters to and from the host's LORA_MODEL: the tensors of a LoRA file by key."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from ..files.saving import to_tensors
 
 
 def as_lora_model(lora: RankedLora) -> dict[str, Tensor]:
-    """Returns what the host's Save LoRA Weights and Load LoRA Model take: a kohya file in fp32."""
+    """Returns an adapter as the host's Save LoRA Weights and Load LoRA Model take it: the tensors
+    of a kohya file in fp32.
+    """
     paths = complete_map(lora.layers, lora.origin.base.diffusers)
     return to_tensors(lora, {n: kohya_name(n, paths) for n in lora.layers}, "kohya", torch.float32)
 
 
 def from_lora_model(tensors: object) -> RankedLora:
-    """Returns the adapter in a LORA_MODEL, on the CPU; ValueError in one sentence when it is no
+    """Returns the adapter of a LORA_MODEL, on the CPU; ValueError in one sentence when it is not a
     plain LoRA.
     """
     if not isinstance(tensors, Mapping) or not all(

@@ -1,4 +1,4 @@
-"""Which names the host gives a model's layers, and what an adapter file can know of the model."""
+"""Reads from the host how a model's layers are named in files, and what model it is."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SD_CONTEXT = {768: ("sd_v1", "stable-diffusion-v1"), 1024: ("sd_v2", "stable-dif
 
 
 def diffusers_paths(model) -> dict[str, str]:
-    """Returns module path -> diffusers' module path of a UNet's layers, {} for other models."""
+    """Returns module path -> diffusers' path of each layer of a UNet; {} for other models."""
     table = comfy.utils.unet_to_diffusers(model.model.model_config.unet_config)
     suffix = ".weight"
     return {
@@ -32,9 +32,10 @@ def diffusers_paths(model) -> dict[str, str]:
 
 
 def peft_part(model, diffusers: dict[str, str]) -> str:
-    """Returns what a PEFT file's names begin with: diffusers' names where layers are the same
-    there, else the host's own, which it accepts for every model (diffusers splits the fused layers
-    of Flux).
+    """Returns what the denoiser's names in a PEFT file begin with.
+
+    diffusers: what `diffusers_paths` returned. A model without these paths keeps the host's own
+    names after a beginning that the host accepts, since diffusers splits the fused layers of Flux.
     """
     if diffusers:
         return "unet"
@@ -45,13 +46,12 @@ def peft_part(model, diffusers: dict[str, str]) -> str:
 
 
 def weight_keys(model, clip=None) -> dict:
-    """Returns every base name that the host accepts in a LoRA file -> the weight it changes (a key,
-    or key and slice).
+    """Returns every layer name that the host accepts in a LoRA file -> the weight that it changes:
+    a key, or a key with a slice.
     """
     keys = comfy.lora.model_lora_keys_unet(model.model, {})
-    for path, name in diffusers_paths(
-        model
-    ).items():  # spellings that the host itself does not read
+    for path, name in diffusers_paths(model).items():
+        # spellings of PEFT that the host itself does not read
         keys[f"unet.{name}"] = keys[f"base_model.model.{name}"] = f"diffusion_model.{path}.weight"
     if clip is not None:
         keys = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, keys)
@@ -59,8 +59,8 @@ def weight_keys(model, clip=None) -> dict:
 
 
 def text_layer_names(text_model) -> dict[str, str]:
-    """Returns module path of each layer of a CLIP text encoder -> its name in kohya files: lora_te_
-    where the model has one encoder, lora_te1_ and lora_te2_ where it has two.
+    """Returns module path -> kohya name of each layer of the CLIP text encoders. Names begin with
+    lora_te_ where the model has one encoder, and with lora_te1_ or lora_te2_ where it has two.
     """
     keys = comfy.lora.model_lora_keys_clip(text_model, {})
     two = {"clip_l", "clip_g"} <= {name for name, _ in text_model.named_children()}
@@ -69,7 +69,7 @@ def text_layer_names(text_model) -> dict[str, str]:
 
 
 def base_facts(model) -> dict:
-    """Returns what is known of the base model for the file's metadata, without any path."""
+    """Returns the fields of adapter.origin.BaseModel that the host knows, except the paths."""
     inner = model.model
     facts = {"prediction": "v" if inner.model_type.name.startswith("V_PREDICTION") else "epsilon"}
     if inner.model_type.name in ("FLOW", "FLUX"):

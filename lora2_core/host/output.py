@@ -1,4 +1,4 @@
-"""Where pictures and logs are kept: under the host's output folder, never outside it."""
+"""Names the files of pictures and logs: under the host's output folder, never outside it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import folder_paths
 from ..paths import below, quoted, standing, unportable
 
 
-def place_of(prefix: str) -> tuple[Path, str]:
-    """Returns the folder of a prefix, made, and how the next run's files begin; ValueError where it
-    leads out of the output folder or can't be made.
+def numbered_files(prefix: str) -> tuple[Path, str]:
+    """Returns (folder, beginning): where the files of a run go, and what their names begin with,
+    which has the next free number. The folder is made. ValueError for a prefix that leads out of
+    the output folder, or whose folder can't be made.
     """
     output = folder_paths.get_output_directory()
     if (fault := unportable(prefix)) or below(output, prefix) is None:

@@ -1,4 +1,4 @@
-"""Where a report and what it is made of are kept: beside an adapter's file, or in the output
+"""Writes the report of a training and its numbers, beside an adapter's file or in the output
 folder.
 """
 
@@ -12,13 +12,15 @@ from torch import Tensor
 from ..adapter.history import History, write_tensorboard
 from ..atomic import write_atomic
 from ..charts.drawing import png
-from .output import place_of
+from .output import numbered_files
 
 LOGS = "lora2/tensorboard"  # in the output folder
 
 
 def pictures(images: Tensor | None) -> list[np.ndarray]:
-    """Of an IMAGE [B, height, width, 3 or 4] of 0 to 1: uint8 RGB each."""
+    """Returns the pictures of an IMAGE [B, height, width, 3 or 4] in 0 to 1, each as uint8 RGB;
+    ValueError for another value.
+    """
     if images is None:
         return []
     if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[-1] < 3:
@@ -27,12 +29,15 @@ def pictures(images: Tensor | None) -> list[np.ndarray]:
 
 
 def keep_report(page: np.ndarray, history: History, start: str | Path) -> None:
-    """Writes START.report.png and START.report.csv, over older ones."""
+    """Writes START.report.png and START.report.csv, over older files.
+
+    start: path of both files without these endings.
+    """
     write_atomic(Path(f"{start}.report.png"), png(page))
     write_atomic(Path(f"{start}.report.csv"), history.csv().encode())
 
 
 def keep_scalars(history: History, name: str) -> None:
-    """Writes TensorBoard's event file of a run, into a folder of the next number."""
-    folder, start = place_of(f"{LOGS}/{name}")
+    """Writes TensorBoard's event file of a run, into the next numbered folder of its name."""
+    folder, start = numbered_files(f"{LOGS}/{name}")
     write_tensorboard(history, folder / start.rstrip("_"))

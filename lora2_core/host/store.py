@@ -1,4 +1,4 @@
-"""Where adapters are kept: under the host's first loras folder, never outside it."""
+"""Writes adapters under the host's first loras folder, never outside it, and finds them again."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from ..paths import below, quoted, standing, unportable
 from ..saying import log
 from ..units import MEGABYTE
 
-RESCUED = "lora2/interrupted"  # the prefix of what an ended run has learned
-KEPT = "lora2/trained"  # the prefix of adapters that no node takes
-COPIED = 64  # MB: a larger file is linked, never written a second time
+RESCUED = "lora2/interrupted"  # prefix of the adapters of runs that ended early
+KEPT = "lora2/trained"  # prefix of adapters that no other node takes
+COPIED = 64  # MB: a larger file is never written a second time for a download
 
 
 def loras_folder() -> Path:
@@ -27,8 +27,8 @@ def loras_folder() -> Path:
 
 
 def check_prefix(prefix: str) -> Path:
-    """Returns the folder that a prefix names, made if needed; ValueError when it leaves the loras
-    folder or can't be written.
+    """Returns the folder of a filename prefix, made if needed; ValueError when it lies outside the
+    loras folder or can't be written.
     """
     target = below(loras_folder(), prefix)
     if target is None:
@@ -57,32 +57,32 @@ def check_prefix(prefix: str) -> Path:
 
 
 def no_loras() -> bool:
-    """Returns whether the loras folders are empty; what a link in them leads to is not looked
-    at.
-    """
+    """Returns whether all loras folders are empty; links in them are not followed."""
     roots = [root for root in folder_paths.get_folder_paths("loras") if os.path.isdir(root)]
     return not any(os.listdir(root) for root in roots)
 
 
 def lora_path(name: object) -> Path | None:
-    """Returns the path of a file in a loras folder, through links as the host's own list has them;
-    None where there is none, or the name leads out: a stranger's workflow must not name any file of
-    the machine.
+    """Returns the path of a file in a loras folder; None where there is no such file, or where the
+    name leads out of the folder.
+
+    A workflow of a stranger must not reach other files of the machine. Links inside the folder are
+    followed, as the host's own list does.
     """
     paths = (below(root, name) for root in folder_paths.get_folder_paths("loras"))
     return next((path for path in paths if path is not None and os.path.isfile(path)), None)
 
 
 def sweep_orphans() -> None:
-    """Removes what a crash left half written in the folder of rescued adapters; files of other
-    prefixes go when something is written beside them.
+    """Removes half-written files that a crash left in the folder of rescued adapters. Such files in
+    other folders are removed at the next writing there.
     """
     sweep((loras_folder() / RESCUED).parent)
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A file that was written: its name as loaders list it, where it lies, and what is in it."""
+    """A file that was written. name: as loaders list it. lora: the adapter in it."""
 
     name: str
     path: Path
@@ -94,7 +94,7 @@ class Saved:
 
 
 def write_under_loras(lora: RankedLora, prefix: str, **options) -> Saved:
-    """Writes the next numbered file of a prefix."""
+    """Writes an adapter into the next numbered file of a prefix; options of files.saving.save."""
     check_prefix(prefix)
     root, rest = standing(loras_folder(), prefix)
     folder, name, counter, _, _ = folder_paths.get_save_image_path(rest, str(root))
@@ -104,31 +104,34 @@ def write_under_loras(lora: RankedLora, prefix: str, **options) -> Saved:
 
 
 def save_under_loras(lora: RankedLora, prefix: str, **options) -> tuple[str, float]:
-    """Writes the next numbered file of a prefix; returns its name as loaders list it and its size
-    in MB.
+    """Writes an adapter as `write_under_loras` does, and returns the file's name and its size in
+    MB.
     """
     saved = write_under_loras(lora, prefix, **options)
     return saved.name, saved.megabytes
 
 
 def offered(saved: Saved) -> dict[str, str]:
-    """Returns where the host's /view finds the file until the server ends: a hard link in the temp
-    folder. Where the disk has none, small files are copied; {} for larger ones.
+    """Offers a file for download, and returns the parameters of the host's /view for it; {} where
+    that can't be.
+
+    The file gets a hard link in the temp folder, which lasts until the server ends. On a disk
+    without hard links, a small file is copied.
     """
     root = Path(folder_paths.get_temp_directory()).resolve()
-    if (place := below(root, saved.name)) is None:
+    if (link := below(root, saved.name)) is None:
         return {}
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.unlink(missing_ok=True)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
         try:
-            os.link(saved.path, place)
+            os.link(saved.path, link)
         except OSError:
             if saved.megabytes > COPIED:
                 return {}
-            shutil.copyfile(saved.path, place)
+            shutil.copyfile(saved.path, link)
     except OSError as error:
         log.info("%s is not offered for download: %s", saved.name, error)
         return {}
-    subfolder = "/".join(place.parent.relative_to(root).parts)
-    return {"filename": place.name, "subfolder": subfolder, "type": "temp"}
+    subfolder = "/".join(link.parent.relative_to(root).parts)
+    return {"filename": link.name, "subfolder": subfolder, "type": "temp"}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import comfy.samplers
 from comfy_api.latest import io
 
-from ...lora2_core.host.output import place_of
+from ...lora2_core.host.output import numbered_files
 from ...lora2_core.host.training.previews import LARGEST, Preview
 from ..checking import validated
 from ..inputs import number
@@ -108,7 +108,7 @@ class LoRA2PreviewOptions(OptionsNode):
     @classmethod
     def validate_inputs(cls, filename_prefix=None) -> bool | str:
         """Checks before anything runs that the pictures can be written."""
-        return validated((place_of, filename_prefix))
+        return validated((numbered_files, filename_prefix))
 
     @classmethod
     def extended(cls, chain: dict, values: Mapping[str, object]) -> dict:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from lora2_core.adapter.lora import RankedLora
-from lora2_core.host.output import place_of
+from lora2_core.host.output import numbered_files
 from lora2_core.host.store import lora_path, save_under_loras
 from tests.toys import random_lora
 
@@ -56,7 +56,7 @@ def test_a_linked_file_is_read_and_never_written(disk):
 
 
 def test_a_linked_output_folder_is_written(disk):
-    folder, start = place_of("other/previews/owl")
+    folder, start = numbered_files("other/previews/owl")
     assert folder.resolve() == disk / "output" / "previews" and start == "owl_00001_"
 
 

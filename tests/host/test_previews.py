@@ -196,7 +196,7 @@ def test_an_interrupt_inside_ends_the_run_and_keeps_all(run, preview, monkeypatc
         ("sample", torch.OutOfMemoryError("no memory\nleft"), "no memory left"),
         ("decode", RuntimeError(""), "RuntimeError"),
         ("decode", KeyError("what a custom node may raise"), "what a custom node"),
-        ("place_of", OSError(28, "No space left on device"), "No space left"),
+        ("numbered_files", OSError(28, "No space left on device"), "No space left"),
     ],
 )
 def test_a_preview_that_fails_is_one_warning(run, preview, monkeypatch, caplog, place, error, said):

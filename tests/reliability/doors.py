@@ -14,7 +14,7 @@ from lora2_core import RankedLora
 from lora2_core.adapter.origin import Origin, RunFacts
 from lora2_core.dataset.folder import check_folder, scan
 from lora2_core.dataset.walking import state
-from lora2_core.host.output import place_of
+from lora2_core.host.output import numbered_files
 from lora2_core.host.store import loras_folder, save_under_loras
 from lora2_core.host.training.checkpoint_files import checkpoints_folder, file_of, prepare
 from tests.hosting.inprocess import REPOSITORY
@@ -41,7 +41,7 @@ def doors(nodes: dict) -> dict[str, Callable[[object], object]]:
         return scan(folder)
 
     def previews(name: object) -> object:
-        folder, start = place_of(name)
+        folder, start = numbered_files(name)
         return (folder / f"{start}.png").write_bytes(b"")
 
     return {

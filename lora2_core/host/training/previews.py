@@ -24,7 +24,7 @@ from ...saying import log
 from ...training.run import Run, Step
 from ..data.encoding import CAPTION
 from ..only_said import OnlySaid
-from ..output import place_of
+from ..output import numbered_files
 from .loan import Loan
 from .text_encoder import TextEncoder
 
@@ -67,7 +67,7 @@ class Preview:
         check_range("height", self.height, 0, LARGEST, integer=True)
         check_choice("sampler_name", self.sampler_name, tuple(comfy.samplers.SAMPLER_NAMES))
         check_choice("scheduler", self.scheduler, tuple(comfy.samplers.SCHEDULER_NAMES))
-        place_of(self.filename_prefix)
+        numbered_files(self.filename_prefix)
         check_text("prompt", self.prompt)
 
     def check(self, captions: list[list]) -> None:
@@ -158,7 +158,7 @@ class Previews:
             preview = encoded_again(preview, self.text_encoder)
         picture = decode(preview.vae, sample(patcher, preview, latent))
         if number not in self.files:
-            self.files[number] = place_of(preview.filename_prefix)
+            self.files[number] = numbered_files(preview.filename_prefix)
         folder, start = self.files[number]
         path = folder / f"{start}step-{step:06}.png"
         picture.save(path, compress_level=4)
