@@ -21,6 +21,7 @@ from lora2_core.files.tensor_file import (
     read_some,
     shown,
 )
+from tests.tiers import fast
 
 ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 OTHER = {"dtype": "F32", "shape": [2], "data_offsets": [8, 16]}
@@ -141,7 +142,7 @@ def test_a_header_longer_than_the_file_or_the_limit_takes_no_memory(length: int,
 
 
 @pytest.mark.parametrize(
-    "filler", [b" ", b"[", b"{", b'"', b"\\", b",", b"9", "𝄞".encode(), b'"\\']
+    "filler", fast([b"[", b" ", b"{", b'"', b"\\", b",", b"9", "𝄞".encode(), b'"\\'], b"[", b'"')
 )
 def test_no_header_takes_more_than_twice_the_file_and_64_mb(filler: bytes, tmp_path: Path):
     text = b'{"a":' + filler * ((LONGEST_HEADER - 10) // len(filler)) + b"}"
