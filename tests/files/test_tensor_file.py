@@ -95,6 +95,9 @@ FAULTS = {
     "fewer fields": ({"a": {"dtype": "F32"}}, "a has other fields"),
     "null": ({"a": None}, "a has other fields"),
     "unknown dtype": ({"a": ENTRY | {"dtype": "F33"}, "b": OTHER}, "a has dtype F33"),
+    "dtype that torch lacks": (
+        {"a": ENTRY | {"dtype": "F8_E8M0"}, "b": OTHER}, "a has dtype F8_E8M0",
+    ),
     "lower case dtype": ({"a": ENTRY | {"dtype": "f32"}, "b": OTHER}, "a has dtype f32"),
     "dtype list": ({"a": ENTRY | {"dtype": []}, "b": OTHER}, "a has dtype []"),
     "negative size": ({"a": ENTRY | {"shape": [-2]}, "b": OTHER}, "a has shape [-2]"),
