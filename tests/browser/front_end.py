@@ -69,13 +69,15 @@ FIT = """async () => {
         before = now;
     }
 }"""
-SHOW = """([id, scale]) => {
+SHOW = """async ([id, scale]) => {
     const { pos, size } = app.graph.getNodeById(id), { ds, canvas } = app.canvas;
     const [width, height] = [canvas.clientWidth, canvas.clientHeight];
     ds.scale = scale;
     ds.offset[0] = width / 2 / scale - pos[0] - size[0] / 2;
     ds.offset[1] = height / 2 / scale - pos[1] - size[1] / 2 + 20;
     app.canvas.setDirty(true, true);
+    for (let frame = 0; frame < 4; frame++) await new Promise(requestAnimationFrame);
+    await new Promise(done => setTimeout(done, 100));
 }"""
 
 
@@ -153,9 +155,8 @@ class FrontEnd:
         return self.page.evaluate("t => app.graph.nodes.find(n => n.type === t).id", kind)
 
     def show(self, node: int, scale: float = 1.0) -> None:
-        """Brings a node to the middle of the page."""
+        """Brings a node to the middle of the page, and waits until it is drawn there."""
         self.page.evaluate(SHOW, [node, scale])
-        self.page.wait_for_timeout(400)
 
     def fit(self) -> None:
         """Shows the whole graph, as a template is when it is opened."""

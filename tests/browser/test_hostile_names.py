@@ -68,8 +68,9 @@ def test_names_and_metadata_are_text(
 
 
 @pytest.mark.parametrize("name", [HOSTILE, SCRIPT, "=1+1", 'a"b,c'])
-def test_layers_and_notes_of_any_name_are_text(front_end: FrontEnd, name: str) -> None:
+def test_layers_and_notes_of_any_name_are_text(page_of_look: FrontEnd, name: str) -> None:
     """Straight to the views: no loader would let such layers in."""
+    front_end = page_of_look
     layer = {"name": name, "row": name, "column": name, "rank": 1, "max_rank": 2, "norm": 1}
     shown = as_json([name], [name], [layer | {"bytes": 4}])
     front_end.page.evaluate("app.graph.clear()")

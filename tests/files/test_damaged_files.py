@@ -1,6 +1,5 @@
 """A damaged file, or one that is no plain LoRA, is refused in one sentence: file, key, fault."""
 
-import json
 import struct
 from pathlib import Path
 
@@ -51,29 +50,15 @@ def test_a_cut_off_file_is_found(good: Path, length: float):
         b"PK\x03\x04" + b"\0" * 300,
         b"\x80\x02}q\0." * 20,
         b"<html>Sign in to download</html>",
-        struct.pack("<Q", 2**63) + b"{}",
         struct.pack("<Q", 2) + b"[]",
-        struct.pack("<Q", 2) + b"{]",
-        struct.pack("<Q", 4) + b"\xff\xfe\xfd\xfc",
-        struct.pack("<Q", 200_000) + b"[" * 200_000,
-        struct.pack("<Q", 20) + b'{"__metadata__": []}',
-        struct.pack("<Q", 26) + b'{"__metadata__": {"a": 1}}',
         struct.pack("<Q", 2) + b"{}",
     ],
-    ids=["zip", "pickle", "html", "huge", "list", "json", "utf8", "deep", "meta", "value", "empty"],
+    ids=["zip", "pickle", "html", "list", "empty"],
 )
 def test_garbage_is_refused(data: bytes, tmp_path: Path):
+    """Faults of the header, one by one: test_tensor_file.py."""
     (tmp_path / "x.safetensors").write_bytes(data)
     refused(tmp_path / "x.safetensors")
-
-
-def test_a_kind_of_number_that_torch_lacks_is_refused(tmp_path: Path):
-    header = json.dumps(
-        {"a.lora_up.weight": {"dtype": "F8_E8M0", "shape": [2], "data_offsets": [0, 2]}}
-    )
-    data = struct.pack("<Q", len(header)) + header.encode() + b"\0\0"
-    (tmp_path / "x.safetensors").write_bytes(data)
-    refused(tmp_path / "x.safetensors", "F8_E8M0")
 
 
 UP, DOWN, ALPHA = "a.lora_up.weight", "a.lora_down.weight", "a.alpha"

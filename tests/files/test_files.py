@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import lora2_core as lora2
 from lora2_core.adapter.origin import Learned, Origin
 from lora2_core.files.saving import DTYPES, FORMATS
+from tests.tiers import each_once
 from tests.toys import SHAPES, foreign, metadata_of, random_lora
 
 Q, *_, CONV = SHAPES
@@ -292,9 +293,10 @@ def test_an_empty_adapter_is_not_saved(tmp_path: Path):
     assert not list(tmp_path.iterdir())
 
 
-@CHOICES
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("max_mb", [0.003, 0.0035, 0.00421, 0.005, 0.006, 0.0071, 0.01, 0.05])
+@pytest.mark.parametrize(
+    ("max_mb", "form", "dtype"),
+    each_once([0.003, 0.0035, 0.00421, 0.005, 0.006, 0.0071, 0.01, 0.05], FORMATS, DTYPES),
+)
 def test_max_mb_is_obeyed_to_the_byte(form: str, dtype: str, max_mb: float, tmp_path: Path):
     lora, path = random_lora().rotated(), tmp_path / "a.safetensors"
     plain = lora2.save(path, lora, form=form, dtype=dtype)

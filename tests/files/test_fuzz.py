@@ -8,14 +8,17 @@ import lora2_core as lora2
 from tests.reliability.adapters import malformed_in_processes, missed_flips, read_malformed
 from tests.reliability.good import good_files
 from tests.reliability.malformed import CLASSES
+from tests.tiers import fast
 
 
-def test_malformed_adapters_of_every_class_are_refused_in_a_line(tmp_path: Path):
+@pytest.mark.parametrize("count", fast([1, 8]))
+def test_malformed_adapters_of_every_class_are_refused_in_a_line(count: int, tmp_path: Path):
     assert len(CLASSES) >= 30
-    faults, _ = read_malformed(10**6, 8 * len(CLASSES), tmp_path)
+    faults, _ = read_malformed(10**6, count * len(CLASSES), tmp_path)
     assert not faults
 
 
+@pytest.mark.slow
 def test_a_process_of_the_fuzzer_is_seen_to_end():
     assert not malformed_in_processes(len(CLASSES), 77)[0]
 
@@ -37,8 +40,9 @@ def test_good_files_are_read(tmp_path: Path):
         assert len(lora2.load(path).layers) == layers, what
 
 
-def test_flipped_bits_are_detected(tmp_path: Path):
-    assert missed_flips(500, 5, tmp_path) == 0
+@pytest.mark.parametrize("count", fast([100, 500]))
+def test_flipped_bits_are_detected(count: int, tmp_path: Path):
+    assert missed_flips(count, 5, tmp_path) == 0
 
 
 @pytest.mark.parametrize("name", CLASSES)

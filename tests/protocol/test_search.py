@@ -107,6 +107,7 @@ def test_the_report_ranks_what_was_tried_on_the_same_subjects(tmp_path):
     assert os.stat(tmp_path / "search.png").st_size > 300
 
 
+@pytest.mark.slow
 def test_a_search_stops_what_is_worse_and_a_second_start_repeats_nothing():
     told = printed("tests.protocol.tune", package="pyarrow", seconds=600)
     for sentence in (

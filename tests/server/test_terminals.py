@@ -10,6 +10,7 @@ import pytest
 from tests.graphs import SAVE, TRAIN, Graph, quick_start
 from tests.hosting.server import ComfyServer, ExecutionError
 
+pytestmark = pytest.mark.slow  # a server of its own; tests/project/test_saying.py tries every text
 CODE_PAGE = "ascii"
 NAME = "\u00b2\u00e9\u8a9e"  # of no code page alone
 BLANK = {

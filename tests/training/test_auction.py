@@ -24,6 +24,7 @@ from lora2_core.training.auction import (
     singular_worth,
     squared_gradients,
 )
+from tests.tiers import fast
 from tests.toys import Planted
 
 RANKS = [4, 12, 1, 8, 2]
@@ -93,12 +94,12 @@ def test_planted_ranks_come_back_where_there_is_room(ample: Run):
     assert list(lora2.finish(ample.adapters).ranks.values()) == RANKS
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", fast([1, 2]))
 def test_planted_ranks_come_back_from_other_data(seed: int):
     assert run(RANKS, 12, seed=seed).ranks[-1] == RANKS
 
 
-@pytest.mark.parametrize("factor", [1e-3, 1e3])
+@pytest.mark.parametrize("factor", fast([1e-3, 1e3]))
 def test_the_scale_of_the_loss_plays_no_part(factor: float):
     assert run(RANKS, 12, factor=factor).ranks[-1] == RANKS
 

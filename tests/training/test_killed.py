@@ -19,6 +19,7 @@ import lora2_core as lora2
 from lora2_core.atomic import write_atomic
 from lora2_core.training.checkpoint import Card, encode, read_card, resume
 from lora2_core.training.run import Run
+from tests.tiers import fast
 from tests.toys import Planted
 
 STEPS, SETTINGS = 150, {"steps": 150}
@@ -55,7 +56,7 @@ def newest(folder: Path) -> int:
     return max((read_card(path).order for path in folder.glob("*.safetensors")), default=0)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", fast(range(4)))
 def test_a_killed_process_leaves_a_checkpoint_that_goes_on(seed: int, whole, tmp_path: Path):
     chance = random.Random(seed)
     step = chance.randrange(2, STEPS - 20)

@@ -16,6 +16,7 @@ from lora2_core.training import optimizers
 from lora2_core.training.auction import squared_gradients
 from lora2_core.training.optimizers import check_optimizer
 from lora2_core.training.run import make_optimizer
+from tests.tiers import each_once
 from tests.toys import Planted, trained
 
 RATES = {
@@ -172,9 +173,9 @@ def running_mean(values: list[Tensor], decay: float) -> Tensor:
     return mean
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd", "adafactor"])
-@pytest.mark.parametrize("decay", [0.5, 0.99])
-@pytest.mark.parametrize("end", [7, 20], ids=["left early", "whole"])
+@pytest.mark.parametrize(
+    ("name", "decay", "end"), each_once(["adamw", "sgd", "adafactor"], [0.5, 0.99], [7, 20])
+)
 def test_the_weights_become_their_running_means(name: str, decay: float, end: int):
     model = Planted([2, 3], width=16)
     adapters = lora2.attach(model, "l", lora2.RankSettings(mode="fixed", target_rank=4))
