@@ -28,7 +28,7 @@ SAMPLES = 64
 
 
 def fitted(picture: np.ndarray, crop: Crop, size: Size) -> Tensor:
-    """Crops, resizes and mirrors a picture [height, width, 3] in [0, 1].
+    """Cuts, resizes and mirrors a picture [height, width, 3] in [0, 1].
 
     size: width and height. Returns [1, height, width, 3].
     """

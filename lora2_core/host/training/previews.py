@@ -151,7 +151,7 @@ class Previews:
             )  # fmt: skip
 
     def draw(self, patcher, number: int, step: int) -> Drawn:
-        """Samples, decodes and writes one picture."""
+        """Draws, decodes and writes one picture."""
         began = time.monotonic()
         preview, latent = self.previews[number]
         if self.text_encoder is not None:
