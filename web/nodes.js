@@ -35,7 +35,7 @@ export const used = (node) => Boolean(node.outputs?.some((o) => o.links?.length)
  *   saves   true where a run leaves a LoRA file behind
  *   forgets true where the node takes an adapter and keeps nothing of it
  */
-export const NODES = {
+const NODES = {
   LoRA2Playground: { colour: SOURCES, size: [260, 0] },
   LoRA2ExamplePictures: { colour: SOURCES, size: [300, 0] },
   LoRA2Dataset: {
@@ -117,7 +117,12 @@ export const NODES = {
     view: { kind: "report", height: 170, empty: "Size, ranks and training facts appear here after a run." },
     forgets: true,
   },
-  LoRA2Report: { colour: RESULTS, size: [380, 0], needs: [[linked("lora2"), ADAPTER]], forgets: true },
+  LoRA2Report: {
+    colour: RESULTS,
+    size: [380, 0],
+    needs: [[linked("lora2"), ADAPTER]],
+    forgets: true,
+  },
   LoRA2Evaluate: {
     colour: RESULTS,
     size: [380, 0],
@@ -132,7 +137,12 @@ export const NODES = {
 };
 
 // colours of links and sockets by type, unless a palette has its own
-export const SOCKETS = { LORA2: "#d9a520", LORA2_OPTIONS: "#5f9e6e", LORA_MODEL: "#a9781c", LORA2_SCORES: "#7a6bb0" };
+export const SOCKETS = {
+  LORA2: "#d9a520",
+  LORA2_OPTIONS: "#5f9e6e",
+  LORA2_SCORES: "#7a6bb0",
+  LORA_MODEL: "#a9781c",
+};
 
 /** Returns the entry of a node, empty for one that is not of the pack. */
 export function entryOf(node) {

@@ -29,7 +29,7 @@ export function mix(colour, other, share) {
 }
 
 /** Returns the relative luminance in [0, 1] of a colour (WCAG 2). */
-export function luminance(colour) {
+function luminance(colour) {
   const [red, green, blue] = colour.map((c) => {
     const part = c / 255;
     return part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
@@ -44,7 +44,7 @@ export function contrast(one, other) {
 }
 
 /** Returns black or white, whichever is easier to read on a ground: at least 4.58 on any. */
-export function inkOn(ground) {
+function inkOn(ground) {
   return luminance(ground) < BRIGHT ? WHITE : BLACK;
 }
 

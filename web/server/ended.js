@@ -4,7 +4,7 @@
  */
 
 const KEY = "lora2.ended";
-const MOST = 16; // runs that are kept, a few tens of kB each
+const MOST = 16; // runs that are kept
 
 const keyOf = ({ workflow, node }) => JSON.stringify([workflow, node]);
 

@@ -50,7 +50,8 @@ async function renew() {
     }
   }
   for (const widget of allNodes().filter((n) => n.subgraph).flatMap((n) => n.widgets ?? [])) {
-    const options = changed.get(JSON.stringify([widget.name, widget.options?.values])); // on the subgraph's own node
+    // a list of an inner node that the subgraph's own node shows
+    const options = changed.get(JSON.stringify([widget.name, widget.options?.values]));
     if (options) widget.options.values = options;
   }
   app.canvas?.setDirty(true, true);
