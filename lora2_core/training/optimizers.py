@@ -116,7 +116,7 @@ class TwoOptimizers:
         squares: bool,
     ):
         self.settings, self.squares, self.steps = settings, squares, 0
-        total = sum(settings.learning_rates())
+        total = sum(settings.rates())
         self.weight_decay = settings.weight_decay / total if total > 0 else 0.0
         self.speeds = [speed for _, speed in groups]
         weights = groups[0][0] if self.speeds == [1.0] else self.as_groups(groups)

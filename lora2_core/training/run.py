@@ -110,7 +110,7 @@ class Run:
         # undoes what an interrupted step left behind
         optimizer.zero_grad()
         self.generator.set_state(self.random)
-        for learning_rate in self.settings.learning_rates()[len(self.losses) :]:
+        for learning_rate in self.settings.rates()[len(self.losses) :]:
             optimizer.set_learning_rate(learning_rate)
             adapters.refresh()
             if attention is not None:

@@ -79,7 +79,7 @@ class TrainSettings:
                 "weight_decay out."
             )
 
-    def learning_rates(self) -> list[float]:
+    def rates(self) -> list[float]:
         """Returns the learning rate of every step. The schedule None counts as `late` here; paper
         mode's own is set by `resolved`.
         """

@@ -21,7 +21,7 @@ def test_tests_are_ours():
     assert Path(tests.__file__).is_relative_to(REPOSITORY)
 
 
-@pytest.mark.parametrize("name", ["", ".rank"])
+@pytest.mark.parametrize("name", ["", ".ranks.rank"])
 def test_the_packs_core_is_the_same_module(name: str):
     ours = importlib.import_module(f"lora2_core{name}")
     assert importlib.import_module(f"{ALIAS}.lora2_core{name}") is ours

@@ -117,7 +117,7 @@ def test_weights_decay_alike_over_a_run(name: str, schedule: str):
     _, adapters, optimizer = make(optimizer=name, steps=200, learning_rate=1.0, schedule=schedule)
     (down, *_) = (c.lora_down for c in adapters.components.values())
     before = down.detach().norm()
-    for rate in optimizer.settings.learning_rates():
+    for rate in optimizer.settings.rates():
         optimizer.param_groups[0]["lr"] = rate
         for parameter in optimizer.weights:
             parameter.grad = torch.zeros_like(parameter)

@@ -58,7 +58,7 @@ def test_every_mode_has_a_schedule_of_its_own(mode: str, chosen: dict, schedule:
     settings = TrainSettings(STEPS, 1e-3, **chosen).resolved(MODES[mode])
     assert settings.schedule == schedule
     expected = shares(schedule, STEPS, 0, chosen.get("decay", 0.5))
-    assert settings.learning_rates() == pytest.approx([1e-3 * share for share in expected])
+    assert settings.rates() == pytest.approx([1e-3 * share for share in expected])
 
 
 def test_a_warmup_longer_than_the_run():
@@ -66,11 +66,11 @@ def test_a_warmup_longer_than_the_run():
         TrainSettings(steps=10, warmup_steps=11)
     message = "warmup_steps 11 is more than the run's 10 steps: lower warmup_steps or raise steps."
     assert str(caught.value) == message
-    assert len(TrainSettings(10, warmup_steps=10).resolved(MODES["fixed"]).learning_rates()) == 10
+    assert len(TrainSettings(10, warmup_steps=10).resolved(MODES["fixed"]).rates()) == 10
 
 
 @pytest.mark.parametrize("given", [{}, {"schedule": "cosine"}, {"decay": 0.2}, {"warmup_steps": 9}])
 def test_settings_that_leave_something_to_the_mode_have_rates_too(given: dict):
     settings = TrainSettings(steps=STEPS, **given)
-    assert settings.learning_rates() == settings.resolved(MODES["adaptive"]).learning_rates()
-    assert len(settings.learning_rates()) == STEPS
+    assert settings.rates() == settings.resolved(MODES["adaptive"]).rates()
+    assert len(settings.rates()) == STEPS

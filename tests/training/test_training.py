@@ -368,7 +368,7 @@ def test_the_frozen_weights_get_no_gradients_and_the_rates_no_weight_decay():
     settings = lora2.TrainSettings(100, 1e-3).resolved(MODES["adaptive"])
     optimizer = training_run.make_optimizer(adapters, settings)
     weights, rates = (g["weight_decay"] for g in optimizer.param_groups)
-    shrunk = math.prod(1 - rate * weights for rate in settings.learning_rates())
+    shrunk = math.prod(1 - rate * weights for rate in settings.rates())
     assert shrunk == pytest.approx(math.exp(-WEIGHT_DECAY), rel=0.05) and rates == 0
     assert optimizer.param_groups[1]["params"] == [adapters.rate_parameter]
     assert [g["lr"] for g in optimizer.param_groups] == [1e-3, RATE_TRAVEL / 100]
