@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, sync_playwright
 
 from tests.browser.front_end import FrontEnd
 from tests.browser.looks import QUICK, Look, looks
@@ -33,7 +33,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="package")
 def look(request: pytest.FixtureRequest) -> Look:
-    """What a page looks like: one after the other, so that each needs one page."""
+    """What a page looks like: all tests in one look, then those in the next."""
     return request.param
 
 
@@ -73,19 +73,19 @@ def front_end(server: ComfyServer, browser: Browser) -> Iterator[FrontEnd]:
 
 
 @pytest.fixture(scope="package")
-def kept_page(serving, browser: Browser, look: Look) -> Iterator[FrontEnd]:
-    """One page for all tests in one look; downloads and the clipboard work."""
-    server = serving(look.front_end)
+def context_of_look(serving, browser: Browser, look: Look) -> Iterator[BrowserContext]:
+    """Where the pages of a look are opened: what one has loaded, the next has in its cache."""
     context = browser.new_context(viewport=WINDOW, accept_downloads=True)
-    context.grant_permissions(["clipboard-read", "clipboard-write"], origin=server.address)
-    yield FrontEnd(context.new_page(), server)
+    address = serving(look.front_end).address
+    context.grant_permissions(["clipboard-read", "clipboard-write"], origin=address)
+    yield context
     context.close()
 
 
 @pytest.fixture(scope="module")
-def page_of_look(kept_page: FrontEnd, look: Look) -> FrontEnd:
-    """The page of a look, without what another module's tests left in it."""
-    kept_page.wear(look.renderer, look.theme)
-    kept_page.page.evaluate("app.graph.clear()")
-    kept_page.complaints.clear()
-    return kept_page
+def page_of_look(serving, context_of_look: BrowserContext, look: Look) -> Iterator[FrontEnd]:
+    """One page for a module's tests, in one look; downloads and the clipboard work."""
+    front_end = FrontEnd(context_of_look.new_page(), serving(look.front_end))
+    front_end.wear(look.renderer, look.theme)
+    yield front_end
+    front_end.page.close()
