@@ -42,9 +42,8 @@ class History:
                 "a file that it made."
             )
         steps = lora.origin.run.steps
-        if steps is None:
-            steps = lora.origin.file.metadata.get("ss_steps")
-        count = max(step_count(steps), len(losses))
+        stated = lora.origin.file.metadata.get("ss_steps") if steps is None else steps
+        count = max(step_count(stated), len(losses))
         gap = (count - 1) / max(1, len(losses) - 1)
         return cls([1 + round(i * gap) for i in range(len(losses))], losses, ranks)
 

@@ -19,7 +19,7 @@ from tests.host.killed import FIELDS
 from tests.tiers import each_once
 from tests.toys import foreign
 
-FIRST = FIELDS | {"steps": 1, "learning_rate": 0.0, "batch_size": 4, "seed": 8}
+FIRST = FIELDS | {"steps": 1, "learning_rate": 1e-30, "batch_size": 4, "seed": 8}
 LAYERS = ("attn1.to_q", "attn2.to_k", "ff.net.2", "in_layers.2")
 
 
