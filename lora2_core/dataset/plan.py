@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import reduce
 from math import gcd
+from pathlib import Path
 
 from ..checks import check_range, check_text
 from ..paths import readable
@@ -85,7 +86,7 @@ def plan(listing: Listing, settings: DatasetSettings, step: int) -> list[Planned
                 wide, high = bucket
                 raise Unusable(f"{size[0]}x{size[1]} is less than half of {wide}x{high}")
             if picture.mask is not None:
-                check_mask(picture, seen.full, look_at_mask(picture.mask))
+                check_mask(picture, seen.full, picture.mask, look_at_mask(picture.mask))
         except Unusable as reason:
             listing.skipped[picture.name] = str(reason)
             continue
@@ -111,15 +112,12 @@ def no_caption(pictures: list[Picture]) -> str:
     )
 
 
-def check_mask(picture: Picture, size: Size, mask: Size) -> None:
-    """Raises ValueError unless a mask has the shape of its picture, to a pixel of rounding.
-
-    size, mask: width and height of the picture and of the mask.
-    """
-    (width, height), (wide, high) = size, mask
+def check_mask(picture: Picture, size: Size, mask: Path, mask_size: Size) -> None:
+    """Raises ValueError unless a mask has the shape of its picture, to a pixel of rounding."""
+    (width, height), (wide, high) = size, mask_size
     if abs(wide * height / high - width) > 1 and abs(high * width / wide - height) > 1:
         raise ValueError(
-            f"{readable(picture.mask.name)} is {wide} x {high}, another shape than {picture.name} "
+            f"{readable(mask.name)} is {wide} x {high}, another shape than {picture.name} "
             f"of {width} x {height}: crop it as its picture was cropped."
         )
 

@@ -100,12 +100,12 @@ def look(path: Path) -> Seen:
     used.
     """
     try:
-        size = path.stat().st_size
+        length = path.stat().st_size
     except OSError as error:
         raise Unusable("unreadable") from error
-    if size == 0:
+    if length == 0:
         raise Unusable("empty")
-    if size > MOST_BYTES:
+    if length > MOST_BYTES:
         raise Unusable(f"larger than {MOST_BYTES // 2**20} MB")
     with opened(path) as image:
         # the second picture of an MPO is a preview of the first

@@ -59,8 +59,8 @@ def report(
         if reasons:
             lines.append(f"{what}: {len(reasons)}")
             lines += [f"  {file}: {why}" for file, why in list(reasons.items())[:MOST_NAMES]]
-        if (more := len(reasons) - MOST_NAMES) > 0:
-            lines.append(f"  and {more} more")
+        if (unnamed := len(reasons) - MOST_NAMES) > 0:
+            lines.append(f"  and {unnamed} more")
     if listing.others:
         kinds = ", ".join(sorted(listing.others))
         lines.append(f"other files: {listing.others.total()} ({kinds})")

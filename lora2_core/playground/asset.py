@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -79,7 +80,7 @@ def load(path: Path = PATH) -> Asset:
         raise FileNotFoundError(
             f"{path.name} is missing from the pack: run `nox -s train-playground` or reinstall."
         )
-    parts: dict[str, dict[str, Tensor]] = {"unet": {}, "text": {}, "vae": {}}
+    parts: dict[str, Any] = {"unet": {}, "text": {}, "vae": {}}
     header, payload = read(path)
     facts = json.loads(header.metadata["playground"])
     for key, tensor in header.tensors(payload).items():

@@ -97,8 +97,8 @@ def work(
     wanted: list[Trial],
 ) -> None:
     """Runs the trials that the table lacks: in this process, or on Ray's workers."""
-    paths = (p.resolve() for p in (options.data, options.out))
-    setup = Setup(plan, *paths, find_comfyui(options.comfyui), options.base_directory)
+    data, out = options.data.resolve(), options.out.resolve()
+    setup = Setup(plan, data, out, find_comfyui(options.comfyui), options.base_directory)
     if options.ray is None and options.workers is None and search is None:
         return work_off(partial(one_by_one, setup.workshop), table, wanted)
     parts = options.workers or 1, options.cpus_per_trial, options.gpus_per_trial

@@ -60,7 +60,7 @@ def load_encoders(plan: Plan) -> Encoders:
 
 def real_pictures(folder: Path) -> list[Tensor]:
     """Returns the pictures of a folder in order of name, each [1, height, width, 3] in [0, 1]."""
-    files = [picture.path for picture in scan(folder, folder.parent).pictures]
+    files = [picture.path for picture in scan(folder).pictures]
     arrays = [torch.from_numpy(decode(path.read_bytes()).copy()) for path in files]
     return [rearrange(pixels, "height width rgb -> 1 height width rgb") for pixels in arrays]
 

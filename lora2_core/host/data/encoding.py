@@ -28,9 +28,9 @@ SAMPLES = 64
 
 
 def fitted(picture: np.ndarray, crop: Crop, size: Size) -> Tensor:
-    """Cuts, resizes and mirrors a picture [height, width, 3] in [0, 1].
+    """Returns a picture, cropped, resized and mirrored, as [1, height, width, 3].
 
-    size: width and height. Returns [1, height, width, 3].
+    picture: [height, width, 3] in [0, 1]. size: width and height to resize to.
     """
     box = picture[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
     pixels = torch.from_numpy(np.ascontiguousarray(box))

@@ -74,8 +74,8 @@ def snr_weights(sampling, settings: LossSettings, sigma: Tensor, like: Tensor) -
     weighting = WEIGHTINGS[settings.weighting]
     if weighting is None:
         return None
-    narrow = like[(slice(None), *(slice(0, 1) for _ in like.shape[1:]))]
-    scale = prediction_scale(sampling, sigma, narrow) / sampling.sigma_data
+    first = (slice(None), *(slice(0, 1) for _ in like.shape[1:]))
+    scale = prediction_scale(sampling, sigma, like[first]) / sampling.sigma_data
     snr = (sampling.sigma_data / sigma).square().view(scale.shape)
     return weighting(snr, settings.gamma) * scale.square()
 
