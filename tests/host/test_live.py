@@ -103,7 +103,7 @@ def test_it_costs_less_than_a_percent_of_a_run(capsys):
     for i in range(1, steps + 1):
         progress.add(step(i, ranks=SDXL))
         if i * FASTEST >= sent * live.INTERVAL:  # as often as such a run would
-            whole = i * FASTEST % live.WHOLE < live.INTERVAL
+            whole = i * FASTEST % live.FULL_INTERVAL < live.INTERVAL
             size += len(json.dumps(progress.event(full=whole)))
             sent += 1
     share = (time.process_time() - began) / (steps * FASTEST)
