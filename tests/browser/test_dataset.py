@@ -57,7 +57,7 @@ def test_the_report_is_shown_in_the_node(page_of_look: FrontEnd, look: Look) -> 
     for names, said in (
         (
             ["b.png", "b.TXT", "a.exe"],
-            "2 added to seen; not added: run.exe (no picture or caption)",
+            "2 added to seen; not added: a.exe (no picture or caption)",
         ),
         (["b.TXT", "c.jpg"], "2 added to seen"),  # the same file again, and one that is no picture
     ):
