@@ -12,6 +12,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -82,7 +83,8 @@ def read_own(
     None where they are not known. intact: the header is as it was written, so that its module paths
     need no other proof.
     """
-    values, left_out = {}, []
+    values: dict[str, Any] = {}
+    left_out = []
     for key, is_sound in (("history", is_history), ("settings", is_object), ("basis", is_basis)):
         try:
             values[key] = entry_of(metadata, f"lora2.{key}", checksums)
