@@ -170,6 +170,15 @@ class ComfyServer:
             raise ValueError(refusal(json.loads(error.read()))) from None
         return answer["prompt_id"]
 
+    def left_out(self, prompt: dict[str, dict]) -> str:
+        """Returns what the host says of the outputs that it leaves out of a prompt, whose others it
+        takes; the prompt is taken back.
+        """
+        answer = self._ask("/prompt", {"prompt": prompt, "client_id": self._client})
+        self._ask("/queue", {"delete": [answer["prompt_id"]]})
+        self.interrupt()
+        return refusal({"error": {"message": "in part"}, **answer})
+
     def events(self, prompt_id: str) -> Iterator[dict]:
         """The websocket's messages ({"type", "data"}) until the prompt is done, however it ends."""
         import websocket

@@ -41,9 +41,13 @@ def test_from_another_training_and_then_from_its_file(server: ComfyServer):
     [
         ({}, "choose a file from the list|The loras folder is empty|There is no file None"),
         ({"lora_name": "../gone.safetensors"}, "There is no file '../gone.safetensors'"),
-        ({"strength": 0.0}, "0.0 smaller than min of 0.01"),
     ],
 )
 def test_faults(server: ComfyServer, inputs: dict, sentence: str):
     with pytest.raises((ExecutionError, ValueError), match=sentence):
         server.run(training(**inputs))
+
+
+def test_a_strength_of_nothing_is_left_out(server: ComfyServer):
+    """With what needs it; the training before it still runs."""
+    assert "0.0 smaller than min of 0.01" in server.left_out(training(strength=0.0))
