@@ -113,8 +113,8 @@ def test_an_example_lacks_only_files(front_end: FrontEnd, name: str) -> None:
 @pytest.mark.parametrize(
     ("language", "title", "field", "empty"),
     [
-        ("zh", "LoRA² 训练", "步数", "请连接模型"),
-        ("ja", "LoRA² 学習", "ステップ数", "モデルをつないで"),
+        ("zh", "LoRA² 训练", "步数", "请连接“模型”"),
+        ("ja", "LoRA² 学習", "ステップ数", "「モデル」を接続"),
     ],
 )
 def test_nodes_speak_the_language_of_the_front_end(

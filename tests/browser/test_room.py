@@ -168,7 +168,7 @@ def test_a_map_is_walked_by_keyboard_and_picks_are_marked(page_of_look: FrontEnd
     page.keyboard.press("Enter")
     page.wait_for_function("document.querySelectorAll('rect.picked').length === 2")
     assert "to_k" in page_of_look.data(node)["copied"]
-    page.mouse.click(5, 5)
+    page.evaluate("document.activeElement?.blur()")
     page.wait_for_timeout(200)
     assert "(1 layer)" in view.inner_text()
     page.evaluate(RUN, [node, output])
