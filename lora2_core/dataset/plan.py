@@ -59,8 +59,8 @@ class DatasetSettings:
         return max((1 + self.crops) * (1 + self.flip), 1 + self.shuffle_tags)
 
     def caption_of(self, picture: Picture) -> str:
-        """Returns the caption from the picture's file; without one, `caption`; if that is empty too,
-        the name of its folder.
+        """Returns the caption from the picture's file; without one, `caption`; if that is empty
+        too, the name of its folder.
         """
         if picture.caption is not None:
             return picture.caption

@@ -70,7 +70,7 @@ def is_folder(entry: os.DirEntry) -> bool:
 
 
 def identity(folder: str | Path) -> tuple[int, int] | None:
-    """Returns numbers that are the same for a folder and for links to it; None if it can't be read."""
+    """Returns numbers that are equal for a folder and for links to it; None if it can't be read."""
     try:
         facts = os.stat(folder)
     except OSError:
@@ -149,8 +149,8 @@ def with_pictures(root: str | Path) -> list[str]:
 
 
 def state(folder: Path) -> str:
-    """Returns a hash of the names, sizes and modification times of a folder's files. It changes when
-    one of them changes.
+    """Returns a hash of the names, sizes and modification times of a folder's files. It changes
+    when one of them changes.
     """
     digest = hashlib.sha256()
     for file in walk(folder, deepest=NEAR):

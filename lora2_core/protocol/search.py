@@ -84,9 +84,9 @@ class Search:
                 raise ValueError(f"objective has {name}, which needs an encoder: give --{option}.")
 
     def draw(self) -> dict[str, Choices]:
-        """Draws the settings and returns them as name -> values. The table of trials has these names
-        as methods. If there are fewer than `count` different settings, all of them are returned. A
-        larger `count` keeps the settings of a smaller one and adds others.
+        """Draws the settings and returns them as name -> values. The table of trials has these
+        names as methods. If there are fewer than `count` different settings, all of them are
+        returned. A larger `count` keeps the settings of a smaller one and adds others.
         """
         random = np.random.default_rng(self.seed)
         settings: dict[str, Choices] = {}
@@ -111,14 +111,14 @@ class Search:
         score = sum(weight * means[name] for name, weight in self.objective.items())
         if not math.isfinite(score):
             raise ValueError(
-                f"The mean scores {means} are not finite: look at the trials' pictures, and remove "
-                "their rows from the table to do them again."
+                f"The mean scores {means} are not finite: leave such a score out of the "
+                "objective, or remove the trials' rows from the table to do them again."
             )
         return score
 
     def ranking(self, rows: Mapping[Trial, Mapping], methods: Sequence[str]) -> list[str]:
-        """Returns the methods that have trials, best first. A method with more trials comes before a
-        method that was stopped earlier: their scores come from different subjects and can't be
+        """Returns the methods that have trials, best first. A method with more trials comes before
+        a method that was stopped earlier: their scores come from different subjects and can't be
         compared.
         """
         own = {m: rows_of(rows, m) for m in methods}
@@ -142,8 +142,8 @@ def check_space(name: str, space: object) -> None:
 
 
 def drawn(space: list | dict, random: np.random.Generator) -> object:
-    """Draws a value from a space. A number that is not an integer is rounded to three digits, so that
-    the name of a setting shows all of it.
+    """Draws a value from a space. A number that is not an integer is rounded to three digits, so
+    that the name of a setting shows all of it.
     """
     if isinstance(space, list):
         return space[int(random.integers(len(space)))]

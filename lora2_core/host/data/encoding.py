@@ -57,7 +57,7 @@ def weights_identity(patcher) -> str | None:
     if patcher.patches:
         digest.update(str(patcher.patches_uuid).encode())
     for name, tensor in sorted(patcher.model.state_dict().items()):
-        if name in patcher.backup:  # a patched clone is loaded: this is the weight without its patches
+        if name in patcher.backup:  # the weight holds patches now: take it without them
             tensor = patcher.backup[name].weight
         if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.is_meta:
             return None
@@ -148,8 +148,8 @@ class Encoder:
         return key_of("latent", RECIPE, digest, vars(crop), size, self.identities[0])
 
     def latent(self, picture: np.ndarray, digest: str, crop: Crop, size: Size) -> Tensor:
-        """Encodes a crop of a decoded picture, writes the latent to the cache and returns it. Raises
-        ValueError when the VAE gives values that are not finite.
+        """Encodes a crop of a decoded picture, writes the latent to the cache and returns it.
+        Raises ValueError when the VAE gives values that are not finite.
         """
         samples = self.vae.encode(fitted(picture, crop, size)).cpu()
         if not torch.isfinite(samples).all():
@@ -170,8 +170,8 @@ class Encoder:
         return self.conditionings[caption]
 
     def encode_caption(self, caption: str) -> list:
-        """Returns the conditioning of a caption, from the cache if it is there. A caption that names
-        an embedding is never cached, since the file of the embedding may change.
+        """Returns the conditioning of a caption, from the cache if it is there. A caption that
+        names an embedding is never cached, since the file of the embedding may change.
         """
         key = None
         if self.identities[1] is not None and "embedding:" not in caption:

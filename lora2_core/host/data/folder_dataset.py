@@ -31,8 +31,8 @@ class Dataset:
     """Holds the entries of a data set in three lists of equal length, and the report about its
     folder. An entry is a pair of a picture and a caption.
 
-    latents: a LATENT for each entry. positive: a CONDITIONING for each entry. masks: a mask for each
-    entry, [1, height, width] in the size of its latent.
+    latents: a LATENT for each entry. positive: a CONDITIONING for each entry. masks: a mask for
+    each entry, [1, height, width] in the size of its latent.
     """
 
     latents: list[dict]
@@ -51,8 +51,8 @@ def cache_folder() -> Path:
 def encode_picture(
     planned: Planned, settings: DatasetSettings, encoder: Encoder, reader: MaskReader
 ) -> tuple[list[tuple[Tensor, Tensor]], bool]:
-    """Returns pairs of a latent and a mask, one pair for each crop of a picture, and whether the end
-    of the picture's file is missing. The picture is decoded only if one of its latents is not
+    """Returns pairs of a latent and a mask, one pair for each crop of a picture, and whether the
+    end of the picture's file is missing. The picture is decoded only if one of its latents is not
     cached.
 
     A crop whose mask is black everywhere is left out. Raises Unusable when no crop remains, or when
@@ -97,8 +97,8 @@ def encode_picture(
 def make_dataset(
     name: str, clip, vae, settings: DatasetSettings, on_picture: Callable[[int, int], None]
 ) -> Dataset:
-    """Encodes the pictures and captions of a folder and returns them as a data set. Raises ValueError
-    for bad input before anything is encoded.
+    """Encodes the pictures and captions of a folder and returns them as a data set. Raises
+    ValueError for bad input before anything is encoded.
 
     name: path of the folder below ComfyUI's input folder.
     on_picture: called as on_picture(done, of) before each picture and caption. It may raise
@@ -108,7 +108,9 @@ def make_dataset(
         if model is None:
             raise ValueError(f"{what} is empty: connect a loader whose file has a {what.upper()}.")
         if not hasattr(model, "patcher"):
-            raise ValueError(f"{what} is {quoted(model)}: connect a loader that gives a {what.upper()}.")
+            raise ValueError(
+                f"{what} is {quoted(model)}: connect a loader that gives a {what.upper()}."
+            )
     root = folder_paths.get_input_directory()
     step = step_for(settings.resolution, vae.spacial_compression_encode())
     folder = check_folder(root, name)
