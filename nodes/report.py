@@ -32,8 +32,8 @@ class LoRA2Report(CheckedFirst, io.ComfyNode):
                 Lora2.Input(
                     "lora2",
                     lazy=True,
-                    tooltip="From LoRA\u00b2 Train, or from LoRA\u00b2 Load with a file of LoRA\u00b2 "
-                    "Train.",
+                    tooltip="From LoRA\u00b2 Train, or from LoRA\u00b2 Load with a file of "
+                    "LoRA\u00b2 Train.",
                 ),
                 io.Image.Input(
                     "before",

@@ -44,7 +44,7 @@ class OptionsNode(io.ComfyNode):
 
     @classmethod
     def fields(cls) -> list[io.Input]:
-        """Returns the inputs in the order in which the node shows them. `chain()` is one of them."""
+        """Returns the inputs in the order in which the node shows them, with `chain()`."""
         raise NotImplementedError
 
     @classmethod
