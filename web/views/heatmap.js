@@ -98,7 +98,7 @@ class HeatmapView {
       const drawing = this.drawing(width, height);
       drawing.paint(look);
       drawing.choose(this.picked);
-      drawing.element.setAttribute("aria-label", `${title}. ${say("Arrow keys walk over the layers, Enter copies.")}`);
+      drawing.element.setAttribute("aria-label", `${title}. ${say("Arrow keys move from layer to layer, Enter copies the pattern.")}`);
       const head = html("div", { class: "head" }, html("span", { class: "line" }, title), colourScale(scale, ends));
       return { drawing, element: html("div", {}, head, drawing.element) };
     });
