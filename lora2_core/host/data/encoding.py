@@ -29,7 +29,7 @@ SAMPLES = 64
 
 
 def fitted(picture: np.ndarray, crop: Crop, size: Size) -> Tensor:
-    """Cuts a picture to a crop, resizes and mirrors it. Returns it as [1, height, width, 3] in [0, 1].
+    """Cuts a picture to a crop, resizes and mirrors it. Returns [1, height, width, 3] in [0, 1].
 
     picture: [height, width, 3] in [0, 1]. size: width and height of the result in pixels.
     """
