@@ -1,4 +1,4 @@
-"""LoRA² Apply and LoRA² Load: an adapter onto a model, at any size."""
+"""LoRA² Apply and LoRA² Load: apply an adapter to a model, at any size."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from .sockets import CATEGORY, SHOWN_AGAIN, Lora2, check_adapter, check_clip, ch
 def patched(
     model, clip, lora: RankedLora, strength_model: float, strength_clip: float, keep: float
 ):
-    """Applies an adapter at a size. Returns (model, clip, the adapter at that size, ui output)."""
+    """Applies the share `keep` of an adapter. Returns the model, the clip, that part of the adapter
+    and the ui output.
+    """
     targets = resolve(lora, model, clip)
     cut = cut_for(lora, keep, targets)
     strengths = strength_model, strength_clip
@@ -28,8 +30,10 @@ def patched(
 
 
 def shown(lora: RankedLora, clip: object, targets: Collection[str]) -> dict:
-    """Returns the ui output: what every setting of `keep` leaves of an adapter, and a note where
-    layers of it are not used. `targets` are its layers that model and clip have.
+    """Returns the ui output: how much of an adapter each setting of `keep` leaves, and notes about
+    its layers that are not used.
+
+    targets: names of the adapter's layers that the model or the clip has.
     """
     notes: list[str | list] = []
     unused = [name for name in lora.layers if name not in targets]
@@ -83,8 +87,8 @@ class LoRA2Load(io.ComfyNode):
             node_id="LoRA2Load",
             display_name="LoRA\u00b2 Load",
             category=CATEGORY,
-            description="Loads any LoRA file (kohya, diffusers or PEFT names), checks it and "
-            "applies it at the wanted size.",
+            description="Loads any LoRA file (kohya, diffusers or PEFT names), checks it, and "
+            "applies it at any size.",
             search_aliases=["lora loader", "load lora", "lora size"],
             inputs=[
                 inputs.model(),
@@ -100,14 +104,16 @@ class LoRA2Load(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, lora_name=None) -> bool | str:
-        """Says what to do where the host would only say that a value is not in its list."""
+        """Says what to do if there is no such file. The host would only say that the value is not
+        in its list.
+        """
         if lora_name is None or lora_path(lora_name):
-            return True  # linked: execute sees it
+            return True  # a value of None comes over a link: execute checks it
         return missing_lora(lora_name)
 
     @classmethod
     def fingerprint_inputs(cls, lora_name=None, **_) -> str:
-        """Returns a text that changes when the file does."""
+        """Returns a text that changes when the file changes."""
         return file_state(lora_name)
 
     @classmethod

@@ -1,5 +1,5 @@
-"""What a node's fields may hold, checked when the node runs: the host checks values that are typed
-in, but not values that come over a link.
+"""Checks the values of a node's fields when the node runs. The host checks values that a user
+types, but not values that come over a link.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from comfy_api.latest import io
 from ..lora2_core.checks import check_choice, check_range, check_text
 from ..lora2_core.paths import quoted
 
-# Lists of files and folders. The disk may have changed since the list was made, so the nodes look
-# there themselves.
+# Fields that list files and folders. The disk may have changed since the list was made, so each
+# node looks on the disk itself.
 DISK_LISTS = ("lora_name", "folder", "resume", "clip_folder", "dino_folder")
 
 
 def check_field(field: io.Input, value: object) -> None:
-    """Raises ValueError with one sentence unless the field takes the value. A socket takes any: its
-    node checks it.
+    """Raises ValueError with one sentence unless the value is allowed in the field. Any value is
+    allowed in a socket here, since its node checks it.
     """
     if isinstance(field, (io.Int.Input, io.Float.Input)):
         integer = isinstance(field, io.Int.Input)
@@ -38,8 +38,8 @@ def check_field(field: io.Input, value: object) -> None:
 
 
 def schema_of(node: type[io.ComfyNode]) -> io.Schema:
-    """Returns the schema that the host has made of a node, so that no folder is read again; a new
-    one where there is none yet.
+    """Returns the schema of a node. If the host has made one already, it is used, so that no folder
+    is read again.
     """
     return node.SCHEMA or node.define_schema()
 
@@ -50,9 +50,9 @@ def default_of(field: io.Input) -> object:
 
 
 def check_fields(node: type[io.ComfyNode], given: Mapping[str, object]) -> None:
-    """Raises ValueError unless the node's fields and its `validate_inputs` take the given values.
-    Where a node's inputs arrive as lists, every entry is checked. None stands for an input that is
-    not connected.
+    """Raises ValueError unless all given values are allowed: each in its field, and all of them by
+    the node's `validate_inputs`. If a node's inputs arrive as lists, every item is checked. None
+    stands for an input that is not connected.
     """
     schema = schema_of(node)
     for field in schema.inputs:
@@ -71,7 +71,7 @@ def check_fields(node: type[io.ComfyNode], given: Mapping[str, object]) -> None:
 
 
 def checked(execute: Callable) -> Callable:
-    """Wraps a node's `execute`, so that all its fields are checked first."""
+    """Wraps a node's `execute` so that all fields of the node are checked before it runs."""
     form = signature(execute)
     open_ended = [n for n, p in form.parameters.items() if p.kind is Parameter.VAR_KEYWORD]
 
@@ -87,9 +87,11 @@ def checked(execute: Callable) -> Callable:
 
 
 def validated(*checks: tuple[Callable[[object], object], object]) -> bool | str:
-    """Returns what a `validate_inputs` says to pairs of a check and its value: True, or the
-    sentence of the first ValueError. None passes, since it stands for a linked value that is not
-    known yet.
+    """Runs checks and returns what a node's `validate_inputs` returns: True, or the sentence of the
+    first ValueError.
+
+    checks: pairs of a check and its value. A value of None is not checked: it comes over a link and
+        is not known yet.
     """
     for check, value in checks:
         try:
@@ -101,13 +103,15 @@ def validated(*checks: tuple[Callable[[object], object], object]) -> bool | str:
 
 
 class CheckedFirst:
-    """Part of a node that comes after a training: its fields are checked before the training
-    begins, linked ones too. Inputs that may come from a training are lazy: the host is asked for
-    them afterwards.
+    """Makes a node that comes after a training check its fields before the training begins, also
+    fields with a link. Inputs that may come from the training must be lazy: the host is asked for
+    them only after this check.
     """
 
     @classmethod
     def check_lazy_status(cls, **given: object) -> list[str]:
-        """Returns the inputs that are connected and not computed yet."""
+        """Checks the values that are known, and returns the inputs that are connected and not
+        computed yet.
+        """
         check_fields(cls, {name: value for name, value in given.items() if value is not None})
         return [name for name, value in given.items() if value is None]

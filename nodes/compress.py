@@ -1,4 +1,4 @@
-"""LoRA² Compress: any LoRA as an adaptive-rank one of a wanted size or error."""
+"""LoRA² Compress: makes any LoRA smaller, down to a size or up to an error."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ class LoRA2Compress(inputs.FileOrSocket, io.ComfyNode):
             node_id="LoRA2Compress",
             display_name="LoRA\u00b2 Compress",
             category=CATEGORY,
-            description="Makes any LoRA smaller without training: every layer keeps the ranks that "
-            "matter most, chosen over all layers at once.",
+            description="Makes any LoRA smaller without training. The rank positions that matter "
+            "least are removed; all layers are compared together.",
             search_aliases=["resize lora", "lora size", "svd", "shrink lora", "lora rank", "prune"],
             inputs=[
                 inputs.lora_name(
                     "Any LoRA in the loras folder. Not used when lora is connected.", optional=True
                 ),
                 inputs.budget(
-                    "0: no limit. Else the size in MB (fp16) that the result stays within; "
-                    "tolerance may make it smaller still."
+                    "Largest size of the result in MB (fp16); tolerance may make it smaller. 0: no "
+                    "limit."
                 ),
                 io.Float.Input(
                     "tolerance",
@@ -38,8 +38,8 @@ class LoRA2Compress(inputs.FileOrSocket, io.ComfyNode):
                     step=0.01,
                     round=1e-6,
                     tooltip="Allowed relative error (Frobenius norm) of the whole update: 0.1 "
-                    "leaves out 1 % of its energy. 0: none asked, budget_mb alone decides. With "
-                    "both, budget_mb wins where they disagree.",
+                    "leaves out 1 % of its energy. 0: budget_mb alone decides. If both are given "
+                    "and can't be met together, budget_mb decides.",
                 ),
                 LoraModel.Input(
                     "lora", optional=True, tooltip="A trained LoRA, used instead of the file."

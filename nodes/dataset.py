@@ -25,8 +25,9 @@ class LoRA2Dataset(io.ComfyNode):
             node_id="LoRA2Dataset",
             display_name="LoRA\u00b2 Dataset",
             category=CATEGORY,
-            description="Turns a folder of pictures with captions into what LoRA\u00b2 Train "
-            "takes: sorted by aspect ratio, encoded once and kept on disk.",
+            description="Turns a folder of pictures with captions into training data for "
+            "LoRA\u00b2 Train. Pictures are sorted by aspect ratio, encoded once and cached on "
+            "disk.",
             search_aliases=[
                 "load dataset", "dataset folder", "load images", "image folder", "training dataset",
                 "aspect ratio buckets", "caption folder", "kohya dataset",
@@ -36,9 +37,9 @@ class LoRA2Dataset(io.ComfyNode):
                 io.Combo.Input(
                     "folder",
                     options=with_pictures(folder_paths.get_input_directory()),
-                    tooltip="A folder in ComfyUI's input folder. A .txt or .caption beside a "
-                    "picture is its caption, owl-masklabel.png the mask of owl.png; pictures in a "
-                    "sub-folder called 3_owl count three times.",
+                    tooltip="A folder in ComfyUI's input folder. A .txt or .caption file "
+                    "beside a picture is its caption. owl-masklabel.png is the mask of owl.png. "
+                    "Pictures in a sub-folder called 3_owl count three times.",
                 ),
                 io.Clip.Input("clip", tooltip="Encodes the captions."),
                 io.Vae.Input("vae", tooltip="Encodes the pictures: the VAE of the model to train."),
@@ -46,7 +47,8 @@ class LoRA2Dataset(io.ComfyNode):
                     "caption",
                     default="",
                     multiline=True,
-                    tooltip="For pictures that have no .txt or .caption beside them.",
+                    tooltip="The caption of pictures that have no .txt or .caption file beside "
+                    "them.",
                 ),
                 io.Int.Input(
                     "resolution",
@@ -54,14 +56,14 @@ class LoRA2Dataset(io.ComfyNode):
                     min=16,
                     max=8192,
                     step=8,
-                    tooltip="Pictures are scaled to about the area of a square of this side. 1024 "
-                    "suits SDXL, 512 SD 1.5, 32 the Playground.",
+                    tooltip="Side of a square in pixels. Each picture is scaled to about the area "
+                    "of this square. 1024 suits SDXL, 512 SD 1.5, 32 the Playground.",
                 ),
                 io.Boolean.Input(
                     "buckets",
                     default=True,
-                    tooltip="on: each picture about keeps its shape. off: a square from its "
-                    "centre.",
+                    tooltip="on: each picture roughly keeps its shape. off: a square is cut from "
+                    "its centre.",
                 ),
                 io.Boolean.Input(
                     "flip",
@@ -75,7 +77,8 @@ class LoRA2Dataset(io.ComfyNode):
                     min=0,
                     max=100,
                     advanced=True,
-                    tooltip="Random crops of every picture, added to the centre one.",
+                    tooltip="Number of random crops of every picture, added to the crop of its "
+                    "centre.",
                 ),
                 io.Int.Input(
                     "shuffle_tags",
@@ -83,8 +86,8 @@ class LoRA2Dataset(io.ComfyNode):
                     min=0,
                     max=100,
                     advanced=True,
-                    tooltip="Variants of every caption with its comma-separated tags in another "
-                    "order; the first tag stays first.",
+                    tooltip="Number of variants of every caption, added to it. Their "
+                    "comma-separated tags are in another order; the first tag stays first.",
                 ),
                 io.Float.Input(
                     "caption_dropout",
@@ -94,7 +97,7 @@ class LoRA2Dataset(io.ComfyNode):
                     step=0.01,
                     advanced=True,
                     tooltip="Entries with an empty caption are added until they are this share of "
-                    "all.",
+                    "all entries.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -109,31 +112,35 @@ class LoRA2Dataset(io.ComfyNode):
             ],
             outputs=[
                 io.Latent.Output(
-                    display_name="latents", is_output_list=True, tooltip="One for each entry."
+                    display_name="latents",
+                    is_output_list=True,
+                    tooltip="One for each entry, which is a pair of a picture and a caption.",
                 ),
                 io.Conditioning.Output(
                     display_name="positive", is_output_list=True, tooltip="One for each entry."
                 ),
                 io.String.Output(
-                    display_name="report", tooltip="Counts, sizes, captions, and what was skipped."
+                    display_name="report", tooltip="Counts, sizes, captions, and the skipped files."
                 ),
                 io.Mask.Output(
                     display_name="masks",
                     is_output_list=True,
-                    tooltip="One for each entry, for LoRA\u00b2 Data Options: from -masklabel "
-                    "files, else from transparency; white where there is neither.",
+                    tooltip="One for each entry, for LoRA\u00b2 Data Options: from the -masklabel "
+                    "file of a picture, else from its transparency. White if it has neither.",
                 ),
             ],
         )  # fmt: skip
 
     @classmethod
     def validate_inputs(cls, folder=None) -> bool | str:
-        """Checks before anything runs that there is such a folder: the list may be older."""
+        """Checks before anything runs that the folder exists. It may be gone since the list of
+        folders was made.
+        """
         return validated((partial(check_folder, folder_paths.get_input_directory()), folder))
 
     @classmethod
     def fingerprint_inputs(cls, folder=None, **_) -> str:
-        """Returns a text that changes when something in the folder does."""
+        """Returns a text that changes when a file in the folder changes."""
         try:
             return state(check_folder(folder_paths.get_input_directory(), folder))
         except ValueError:

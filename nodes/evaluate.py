@@ -1,4 +1,4 @@
-"""LoRA² Evaluate and LoRA² Compare: what pictures are worth, and adapters side by side."""
+"""LoRA² Evaluate and LoRA² Compare: score pictures, and compare adapters by their scores."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ..lora2_core.charts.scores import Encoders, Judge, Score, by_prompt
 from ..lora2_core.host.encoders import check_clip_vision, check_dino, image_features, text_features
 from ..lora2_core.host.local_encoders import NONE, clip_features, dino_features, folder_of, folders
 from ..lora2_core.host.only_said import OnlySaid
+from ..lora2_core.paths import quoted
 from .checking import checked
 from .sockets import CATEGORY, Lora2, check_adapter, check_images, check_texts, first
 
@@ -21,7 +22,7 @@ Scores = io.Custom("LORA2_SCORES")
 def encoders_of(
     clip_vision=None, clip=None, dino=None, clip_folder: str = NONE, dino_folder: str = NONE
 ) -> Encoders:
-    """Returns the encoders that are chosen in folders, else those that are connected."""
+    """Returns the encoders for the scores. A chosen folder is used instead of a connected model."""
     encoders: dict = {}
     if dino_folder != NONE:
         encoders["dino"] = dino_features(folder_of(dino_folder))
@@ -41,7 +42,7 @@ def encoders_of(
 def check_scores(scores: object) -> None:
     """Raises ValueError unless the scores come from LoRA² Evaluate."""
     if not isinstance(scores, tuple) or not all(isinstance(s, Scored) for s in scores):
-        raise ValueError("scores holds something else: connect LoRA2 Evaluate.")
+        raise ValueError(f"scores is {quoted(scores)}: connect LoRA2 Evaluate.")
 
 
 class LoRA2Evaluate(io.ComfyNode):
@@ -51,8 +52,9 @@ class LoRA2Evaluate(io.ComfyNode):
             node_id="LoRA2Evaluate",
             display_name="LoRA\u00b2 Evaluate",
             category=CATEGORY,
-            description="Judges pictures as the papers do. DINO and CLIP-I say how much they look "
-            "like the subject, CLIP-T how well they fit their prompts.",
+            description="Scores pictures with the three scores that papers use. DINO and CLIP-I "
+            "say how much the pictures look like the subject. CLIP-T says how well they fit their "
+            "prompts.",
             search_aliases=[
                 "clip score", "dino score", "image similarity", "lora quality", "judge",
             ],
@@ -61,8 +63,9 @@ class LoRA2Evaluate(io.ComfyNode):
             inputs=[
                 io.Image.Input(
                     "images",
-                    tooltip="The pictures to judge, as a batch or a list: first the pictures of "
-                    "the first prompt, then of the second, and so on; equally many of each.",
+                    tooltip="The pictures to score, as a batch or a list. First come the pictures "
+                    "of the first prompt, then those of the second, and so on. Each prompt has "
+                    "the same number of pictures.",
                 ),
                 io.Image.Input(
                     "references", tooltip="Real pictures of the subject, as a batch or a list."
@@ -71,15 +74,15 @@ class LoRA2Evaluate(io.ComfyNode):
                     "prompts",
                     multiline=True,
                     default="",
-                    tooltip="The prompts that drew the images, one on each line.",
+                    tooltip="The prompts of the images, one on each line.",
                 ),
                 io.String.Input(
-                    "name", default="adapter", tooltip="The name in tables and charts."
+                    "name", default="adapter", tooltip="Name of the adapter in tables and charts."
                 ),
                 io.ClipVision.Input(
                     "clip_vision",
                     optional=True,
-                    tooltip="For CLIP-I, and with clip for CLIP-T: from Load CLIP Vision.",
+                    tooltip="From Load CLIP Vision. For CLIP-I, and together with clip for CLIP-T.",
                 ),
                 io.Clip.Input(
                     "clip",
@@ -112,8 +115,8 @@ class LoRA2Evaluate(io.ComfyNode):
                 Scores.Input(
                     "scores",
                     optional=True,
-                    tooltip="Scores of another LoRA\u00b2 Evaluate. Both go on to LoRA\u00b2 "
-                    "Compare.",
+                    tooltip="The scores of another LoRA\u00b2 Evaluate. The output scores has them "
+                    "too, for LoRA\u00b2 Compare.",
                 ),
             ],
             outputs=[
@@ -121,9 +124,9 @@ class LoRA2Evaluate(io.ComfyNode):
                 io.String.Output(
                     display_name="table", tooltip="One row for each prompt, and their mean."
                 ),
-                io.Float.Output(display_name="dino", tooltip="NaN where it is not measured."),
-                io.Float.Output(display_name="clip_i", tooltip="NaN where it is not measured."),
-                io.Float.Output(display_name="clip_t", tooltip="NaN where it is not measured."),
+                io.Float.Output(display_name="dino", tooltip="NaN if it was not measured."),
+                io.Float.Output(display_name="clip_i", tooltip="NaN if it was not measured."),
+                io.Float.Output(display_name="clip_t", tooltip="NaN if it was not measured."),
             ],
         )  # fmt: skip
 
@@ -164,15 +167,15 @@ class LoRA2Compare(io.ComfyNode):
             node_id="LoRA2Compare",
             display_name="LoRA\u00b2 Compare",
             category=CATEGORY,
-            description="Adapters side by side: a table of their scores, and a chart of score "
-            "against size.",
+            description="Compares adapters: a table of their scores, and a chart of score against "
+            "size.",
             search_aliases=["compare loras", "lora benchmark", "score chart", "quality vs size"],
             is_output_node=True,
             inputs=[
                 Scores.Input(
                     "scores",
-                    tooltip="From LoRA\u00b2 Evaluate. Several of these nodes chain through their "
-                    "input scores.",
+                    tooltip="From LoRA\u00b2 Evaluate. For several adapters, connect the scores of "
+                    "one LoRA\u00b2 Evaluate to the input scores of the next.",
                 ),
                 io.String.Input(
                     "title", default="Score against size", tooltip="Written over the chart."

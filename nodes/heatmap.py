@@ -1,4 +1,4 @@
-"""Rank Heatmap: what every layer learned, as a picture and in the node."""
+"""Rank Heatmap: shows the rank of every layer, as a picture and in the node."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ class LoRA2RankHeatmap(io.ComfyNode):
                 Lora2.Input(
                     "compare",
                     optional=True,
-                    tooltip="A second adapter, to see beside the first and as a difference.",
+                    tooltip="A second adapter. It is shown beside the first, or as their "
+                    "difference.",
                 ),
             ],
             outputs=[io.Image.Output()],

@@ -1,4 +1,4 @@
-"""LoRA² Info: what a LoRA is made of, as tables and a picture."""
+"""LoRA² Info: shows what a LoRA consists of, as tables and a picture."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LoRA2Info(inputs.FileOrSocket, io.ComfyNode):
             node_id="LoRA2Info",
             display_name="LoRA\u00b2 Info",
             category=CATEGORY,
-            description="Shows what a LoRA is made of: metadata, ranks, and the norm and size of "
+            description="Shows what a LoRA consists of: metadata, ranks, and the norm and size of "
             "every layer's update.",
             search_aliases=["lora metadata", "lora info", "inspect lora", "trigger words"],
             is_output_node=True,

@@ -1,4 +1,4 @@
-"""LoRA² Layers: which layers a run would train, before it does."""
+"""LoRA² Layers: shows which layers a run would train, without training them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class LoRA2Layers(io.ComfyNode):
             display_name="LoRA\u00b2 Layers",
             category=CATEGORY,
             description="Shows which layers LoRA\u00b2 Train would train with these options, their "
-            "shapes and what a rank of them costs. Nothing is trained.",
+            "shapes, and the size of one rank of each. Nothing is trained.",
             search_aliases=["target modules", "layer names", "list layers"],
             is_output_node=True,
             inputs=[

@@ -1,4 +1,4 @@
-"""LoRA² Playground and LoRA² Example Pictures: everything to try the pack with, no download."""
+"""LoRA² Playground and LoRA² Example Pictures: a model and pictures to try the pack with."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ class LoRA2ExamplePictures(io.ComfyNode):
                     default=8,
                     min=1,
                     max=subjects.MOST_PICTURES,
-                    tooltip="How many pictures: the four styles in turn, each on another "
-                    "background (photographs: at most 5).",
+                    tooltip="Number of pictures. They have the four styles in turn, each on "
+                    "another background. There are at most 5 photographs.",
                 ),
             ],
             outputs=[

@@ -1,4 +1,4 @@
-"""LoRA² Report: how a training went, on one page."""
+"""LoRA² Report: shows how a training went, on one page."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ class LoRA2Report(CheckedFirst, io.ComfyNode):
                 Lora2.Input(
                     "lora2",
                     lazy=True,
-                    tooltip="From LoRA\u00b2 Train, or from LoRA\u00b2 Load of its file.",
+                    tooltip="From LoRA\u00b2 Train, or from LoRA\u00b2 Load with a file of "
+                    "LoRA\u00b2 Train.",
                 ),
                 io.Image.Input(
                     "before",
@@ -51,8 +52,8 @@ class LoRA2Report(CheckedFirst, io.ComfyNode):
                     optional=True,
                     lazy=True,
                     force_input=True,
-                    tooltip="From LoRA\u00b2 Save. What this node saves then lies beside that "
-                    "file.",
+                    tooltip="From LoRA\u00b2 Save. The files of this report are then saved beside "
+                    "that file.",
                 ),
                 io.Boolean.Input(
                     "save",
@@ -75,7 +76,7 @@ class LoRA2Report(CheckedFirst, io.ComfyNode):
             outputs=[
                 io.Image.Output(display_name="page"),
                 io.String.Output(
-                    display_name="csv", tooltip="step, loss and mean_rank, a line for each step."
+                    display_name="csv", tooltip="step, loss and mean_rank, one line for each step."
                 ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],

@@ -1,4 +1,4 @@
-"""LoRA² Save: an adapter as a file that every LoRA loader reads."""
+"""LoRA² Save: writes an adapter to a file that every LoRA loader reads."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class LoRA2Save(CheckedFirst, io.ComfyNode):
             node_id="LoRA2Save",
             display_name="LoRA\u00b2 Save",
             category=CATEGORY,
-            description="Writes the adapter into the first loras folder, where every loader lists "
-            "it.",
+            description="Writes the adapter to a file in the first loras folder. Every LoRA loader "
+            "lists it.",
             search_aliases=["save lora", "export lora"],
             is_output_node=True,
             inputs=[
@@ -49,8 +49,8 @@ class LoRA2Save(CheckedFirst, io.ComfyNode):
                     min=0.0,
                     max=100000.0,
                     step=0.01,
-                    tooltip="0: as trained. Else the largest size of the file in MB: the rank "
-                    "positions that matter least go first.",
+                    tooltip="Largest size of the file in MB. The rank positions that matter least "
+                    "are removed first. 0: the size is as trained.",
                 ),
             ],
             outputs=[io.String.Output(display_name="lora_name")],

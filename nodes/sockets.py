@@ -1,5 +1,5 @@
-"""What goes between nodes: the pack's socket types, and checks of what comes over a link. A socket
-of the right name may carry anything.
+"""Holds the pack's socket types, and checks the values that come over a link: a link may carry any
+value, whatever the name of its socket.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ CATEGORY = "LoRA\u00b2"  # of every node, in the host's menu
 Lora2 = io.Custom("LORA2")
 Lora2Options = io.Custom("LORA2_OPTIONS")
 LoraModel = io.Custom("LORA_MODEL")
-# Lets the host send a node's ui output again where the node itself is cached. A part of the schema;
-# ComfyUI before 0.20 does not have it.
+# A field of the schema. With it the host sends a node's ui output again when the node is cached.
+# ComfyUI before 0.20 does not have this field.
 SHOWN_AGAIN = {f.name: True for f in fields(io.Schema) if f.name == "has_intermediate_output"}
 
 
 def check_adapter(lora2: object) -> None:
     """Raises ValueError unless the value is an adapter."""
     if not isinstance(lora2, RankedLora):
-        raise ValueError("lora2 is no LoRA2 adapter: connect LoRA2 Train or LoRA2 Load.")
+        raise ValueError(f"lora2 is {quoted(lora2)}: connect LoRA2 Train or LoRA2 Load.")
 
 
 def check_model(model: object) -> None:
@@ -46,7 +46,8 @@ def check_images(name: str, batches: object) -> None:
     """
     for images in batches if isinstance(batches, list) else [batches]:
         if not isinstance(images, torch.Tensor) or images.ndim != 4 or images.shape[-1] < 3:
-            raise ValueError(f"{name} holds no IMAGE: connect VAE Decode or Load Image.")
+            shape = f"a tensor {tuple(images.shape)}" if torch.is_tensor(images) else quoted(images)
+            raise ValueError(f"{name} is {shape}: connect VAE Decode or Load Image.")
 
 
 def check_texts(name: str, texts: object) -> None:
@@ -56,8 +57,8 @@ def check_texts(name: str, texts: object) -> None:
 
 
 def check_options(options: object) -> dict:
-    """Returns the settings that a chain of option nodes made, {} where none is connected. Raises
-    ValueError for anything else.
+    """Returns the settings that a chain of option nodes made, or {} if no option node is connected.
+    Raises ValueError for any other value.
     """
     if options is None:
         return {}
@@ -71,5 +72,7 @@ def first(name: str, values: object) -> object:
     ValueError where the list is empty.
     """
     if not isinstance(values, (list, tuple)) or not values:
-        raise ValueError(f"{name} is empty: connect something that gives it, or give it here.")
+        raise ValueError(
+            f"{name} is {quoted(values)}: connect a node that gives a value, or enter one here."
+        )
     return values[0]

@@ -40,8 +40,8 @@ class LoRA2Train(io.ComfyNode):
             node_id="LoRA2Train",
             display_name="LoRA\u00b2 Train",
             category=CATEGORY,
-            description="Trains a LoRA beside the frozen model and learns the rank of every layer "
-            "while it does. If the run is cancelled, or its adapter goes to no other node, the "
+            description="Trains a LoRA beside the frozen model, and learns the rank of every layer "
+            "during the training. If the run is cancelled, or no other node takes its adapter, the "
             "adapter is kept as a file.",
             search_aliases=[
                 "train lora", "lora trainer", "adaptive rank", "dreambooth", "finetune",
@@ -63,10 +63,10 @@ class LoRA2Train(io.ComfyNode):
                     default=500,
                     min=1,
                     max=1_000_000,
-                    tooltip="How often the adapter is updated.",
+                    tooltip="How many times the adapter is updated.",
                 ),
                 io.Int.Input(
-                    "batch_size", default=1, min=1, max=4096, tooltip="Pictures in one step."
+                    "batch_size", default=1, min=1, max=4096, tooltip="Pictures in each step."
                 ),
                 io.Float.Input(
                     "learning_rate",
@@ -81,20 +81,20 @@ class LoRA2Train(io.ComfyNode):
                     "mode",
                     options=list(MODES),
                     default="adaptive",
-                    tooltip="adaptive: learns how much rank each layer needs. paper: arXiv "
-                    "2603.21884 to the letter. fixed: plain LoRA, one rank.",
+                    tooltip="adaptive: learns how much rank each layer needs. paper: exactly as in "
+                    "arXiv 2603.21884. fixed: plain LoRA with one rank.",
                 ),
                 io.Int.Input(
                     "target_rank",
                     default=64,
                     min=1,
                     max=4096,
-                    tooltip="adaptive: the highest mean rank. paper: the rank that ranks are "
+                    tooltip="adaptive: the highest mean rank. paper: the rank that every layer is "
                     "pulled to. fixed: the rank.",
                 ),
                 inputs.budget(
-                    "The size to end at in MB (fp16), instead of target_rank. 0: target_rank "
-                    "counts."
+                    "Size of the finished adapter in MB (fp16). It replaces target_rank, in "
+                    "adaptive mode only. 0: target_rank is used."
                 ),
                 io.Int.Input(
                     "max_rank",
@@ -114,19 +114,20 @@ class LoRA2Train(io.ComfyNode):
                 Lora2Options.Input(
                     "options",
                     optional=True,
-                    tooltip="LoRA\u00b2 Rank, Target, Memory, Optimizer, Loss, Data, Start, Text "
-                    "Encoder, Preview and Checkpoint Options, chained.",
+                    tooltip="A chain of LoRA\u00b2 option nodes: Rank, Target, Memory, Optimizer, "
+                    "Loss, Data, Start, Text Encoder, Preview and Checkpoint Options.",
                 ),
                 io.Clip.Input(
                     "clip",
                     optional=True,
-                    tooltip="Connect it to train the text encoder too; positive must come from "
-                    "LoRA\u00b2 Dataset, or its captions go to LoRA\u00b2 Text Encoder Options.",
+                    tooltip="Connect it to train the text encoder too. positive must then come "
+                    "from LoRA\u00b2 Dataset; otherwise connect the captions as text to "
+                    "LoRA\u00b2 Text Encoder Options.",
                 ),
             ],
             outputs=[
                 Lora2.Output(display_name="lora2"),
-                LoraModel.Output(display_name="lora", tooltip="For the host's own LoRA nodes."),
+                LoraModel.Output(display_name="lora", tooltip="For ComfyUI's own LoRA nodes."),
                 io.Model.Output(
                     display_name="model", tooltip="The model with the adapter applied."
                 ),
@@ -187,7 +188,9 @@ class LoRA2Train(io.ComfyNode):
 
     @classmethod
     def origin(cls) -> Origin:
-        """Returns whose events this run's are; nobody's where the executor has not called."""
+        """Returns the node, prompt and workflow that this run's events belong to. It is an empty
+        Origin when ComfyUI's executor has not called the node.
+        """
         if cls.hidden is None:
             return Origin()
         info = cls.hidden.extra_pnginfo

@@ -1,5 +1,6 @@
-"""The Rank Heatmap as a picture: blocks down, modules across, the learned rank in every cell; for
-two adapters both maps and their difference.
+"""Draws the Rank Heatmap as a picture. Each row is a block of the model, each column a module, and
+each cell shows the learned rank of a layer. For two adapters it draws both maps and their
+difference.
 """
 
 from __future__ import annotations
@@ -12,17 +13,20 @@ from ..adapter.lora import RankedLora
 from ..adapter.rank_map import RankMap, rank_map
 from .drawing import DPI, blank, pixels
 
-WIDTH, WIDE = 1024, 1800  # pixels: the picture of one adapter, and of two
-MAP = "cividis"  # even in lightness and safe for every kind of colour blindness
-LESS, SAME, MORE = "#1f5fa8", "#f3f3f3", "#c4600d"  # colours of a difference
+WIDTH, WIDE = 1024, 1800  # pixels: width of the picture of one adapter, and of two adapters
+MAP = "cividis"  # lightness grows evenly; people with any colour blindness can read it
+# colours of a difference: the second adapter has a lower, the same or a higher rank
+LESS, SAME, MORE = "#1f5fa8", "#f3f3f3", "#c4600d"
 RANKS = "rank of the layer (grey: not adapted)"
-NUMBERED = 24  # rows: with more of them every row is drawn lower
+MOST_TALL_ROWS = 24  # a map with more rows has lower rows and smaller numbers
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One map of a picture: numbers [rows, columns] with NaN where there is no layer, the numbers
-    at both ends of its colour scale, and whether the numbers are a difference.
+    """Holds one map of the picture.
+
+    grid: a number for each layer, [rows, columns]; NaN where there is no layer. ends: the numbers
+    at the two ends of the colour scale. signed: whether the numbers are differences.
     """
 
     title: str
@@ -34,8 +38,8 @@ class Panel:
 def draw(
     lora: RankedLora, title: str = "Learned ranks", compare: RankedLora | None = None
 ) -> np.ndarray:
-    """Returns the picture, uint8 RGB [height, 1024, 3], or 1800 wide with a second adapter; more
-    blocks make it higher.
+    """Returns the heatmap as uint8 RGB [height, width, 3]. The width is 1024 pixels, or 1800 with a
+    second adapter. The height grows with the number of blocks.
     """
     tables = [rank_map(one) for one in (lora, compare) if one is not None]
     rows, columns = _union([t.rows for t in tables]), _union([t.columns for t in tables])
@@ -50,7 +54,7 @@ def draw(
             Panel(f"compare: {_about(compare)}", grids[1], (0, top)),
             _difference("compare \u2212 lora2", *grids),
         ]
-    row_height, size = (0.34, 9) if len(rows) <= NUMBERED else (0.19, 7.5)
+    row_height, size = (0.34, 9) if len(rows) <= MOST_TALL_ROWS else (0.19, 7.5)
     width, height = WIDTH if compare is None else WIDE, max(3.2, 1.9 + row_height * len(rows))
     figure = blank(width / DPI, height, layout="constrained")
     figure.suptitle(title, fontsize=14, fontweight="bold", x=0.02, ha="left")
@@ -67,7 +71,10 @@ def draw(
 
 
 def draw_cells(figure, axes, table: RankMap, size: float) -> None:
-    """Draws one map with its names and its colour scale; `size` of letters is in points."""
+    """Draws a rank map on given axes, with its names and its colour scale.
+
+    size: size of the letters in points.
+    """
     grid = table.grid()
     panel = Panel("", grid, (0, max(1.0, float(np.nanmax(grid)))))
     image = _cells(axes, panel, table.rows, table.columns, size)
@@ -84,8 +91,8 @@ def _union(lists: list[list[str]]) -> list[str]:
 
 
 def _difference(title: str, first: np.ndarray, second: np.ndarray) -> Panel:
-    """Returns the second minus the first; a layer that only one of them has counts as rank 0 in the
-    other.
+    """Returns a panel of the second grid minus the first. Where a layer is missing in only one of
+    them, its rank there counts as 0.
     """
     apart = np.nan_to_num(second) - np.nan_to_num(first)
     apart[np.isnan(first) & np.isnan(second)] = np.nan
@@ -94,7 +101,7 @@ def _difference(title: str, first: np.ndarray, second: np.ndarray) -> Panel:
 
 
 def _cells(axes, panel: Panel, rows: list[str], columns: list[str], size: float):
-    """Draws one map with a number in every cell; returns its image, which a colour scale needs."""
+    """Draws one map with a number in each cell. Returns the image that `_scale` needs."""
     from matplotlib.colors import LinearSegmentedColormap
 
     signed = LinearSegmentedColormap.from_list("signed", [LESS, SAME, MORE])
@@ -129,14 +136,16 @@ def _cells(axes, panel: Panel, rows: list[str], columns: list[str], size: float)
 
 
 def _scale(figure, image, axes, label: str) -> None:
-    """Draws the colour scale of an image beside axes."""
+    """Draws the colour scale of an image beside its axes."""
     bar = figure.colorbar(image, ax=axes, fraction=0.025, pad=0.015)
     bar.set_label(label, fontsize=10)
     bar.outline.set_visible(False)
 
 
 def _part_lines(axes, rows: list[str], columns: list[str]) -> None:
-    """Draws wider lines between down, mid and up, and between self- and cross-attention."""
+    """Draws thick lines between parts of the model, such as down, mid and up, or self- and
+    cross-attention.
+    """
     for axis in axes:
         for names, line in ((rows, axis.axhline), (columns, axis.axvline)):
             for i in range(1, len(names)):
@@ -145,5 +154,7 @@ def _part_lines(axes, rows: list[str], columns: list[str]) -> None:
 
 
 def _part(name: str) -> str:
-    """Returns the first word of a row or column: down, mid, up; self, cross; double_blocks."""
+    """Returns the part of the model that a row or column belongs to. It is the first word of its
+    name: down, mid, up; self, cross; double_blocks.
+    """
     return name.replace(",", " ").replace(".", " ").split(" ")[0]

@@ -1,4 +1,4 @@
-"""An adapter as text: a table of its layers, its metadata, and a summary."""
+"""Describes an adapter as text: a table of its layers, its metadata, and a summary."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ..files.own_metadata import valid_rows
 from ..files.tensor_file import Header, read_some, shown
 from ..units import BYTES_PER_PARAMETER, MEGABYTE
 
-LONGEST = 2000  # characters shown of one metadata value
+LONGEST = 2000  # characters of one metadata value that are shown
 LONGEST_JSON = 1_000_000  # characters of JSON that are parsed: more would take seconds
 MOST_NOTES = 12  # changes of one kind that the summary lists
 TAGS = 12  # most frequent tags that the summary lists
-FIRST = (  # keys of the metadata that come first, in this order; the others follow by name
+FIRST = (  # metadata keys that are shown first, in this order; the others follow by name
     "modelspec.title", "ss_output_name", "modelspec.author", "modelspec.description",
     "modelspec.trigger_phrase", "modelspec.architecture", "ss_base_model_version",
     "ss_sd_model_name", "ss_network_module", "ss_network_dim", "ss_network_alpha", "ss_steps",
@@ -31,12 +31,14 @@ FIRST = (  # keys of the metadata that come first, in this order; the others fol
     "ss_mixed_precision", "ss_noise_offset", "ss_min_snr_gamma", "ss_clip_skip", "ss_seed",
     "ss_training_started_at", "ss_training_finished_at",
 )  # fmt: skip
-# layer -> (alpha, rank) in a file
+# layer -> (alpha, rank), as a file has them
 Scales = Mapping[str, tuple[float, int]]
 
 
 def cells_of(lora: RankedLora) -> list[tuple[Cell, float]]:
-    """Returns the cell of every layer with its share of the energy, the squared norm, of all."""
+    """Returns pairs of a layer's cell in the rank map and its share of the total energy. The energy
+    of a layer is the squared norm of its update.
+    """
     cells = rank_map(lora).cells
     total = sum(cell.norm**2 for cell in cells) or 1.0
     return [(cell, cell.norm**2 / total) for cell in cells]
@@ -45,10 +47,11 @@ def cells_of(lora: RankedLora) -> list[tuple[Cell, float]]:
 def file_scales(
     path: str | Path, bases: Mapping[str, str] | None = None
 ) -> dict[str, tuple[float, int]]:
-    """Returns layer -> (alpha, rank) as they stand in a file that `load` has accepted; alpha is the
-    rank where the file has none.
+    """Reads alpha and rank of each layer from a file that `load` has accepted. Returns layer ->
+    (alpha, rank). Where the file has no alpha, alpha is the rank.
 
-    bases: layer -> its name in the file, of the loaded adapter; without, as lora2.layers has them.
+    bases: layer -> its name in the file, from the loaded adapter. None: the names come from
+        lora2.layers in the file's metadata.
     """
     ranks, alphas = {}, {}
     header, read = read_some(Path(path), alpha_keys)
@@ -67,7 +70,7 @@ def file_scales(
 
 
 def alpha_keys(header: Header) -> list[str]:
-    """Returns the keys of all alphas of a file."""
+    """Returns the keys of all alpha tensors of a file."""
     return [key for key in header.entries if (split_key(key) or ("", ""))[1] == "alpha"]
 
 
@@ -76,7 +79,8 @@ def layer_table(lora: RankedLora, scales: Scales | None = None) -> str:
     |(alpha / r) B A|, bytes in fp16, share of the energy, and the highest rank that its shape
     allows. The last row has the totals.
 
-    scales: as the file has them; without, the scale is folded in, so that alpha is the rank.
+    scales: alpha and rank in the adapter's file. None: the adapter is in memory, where alpha / r is
+        already part of the weights, so alpha is the rank.
     """
     lines = [
         "| layer | rank | alpha / r | norm | bytes | energy | max rank |",
@@ -96,9 +100,7 @@ def layer_table(lora: RankedLora, scales: Scales | None = None) -> str:
 
 
 def as_saved(lora: RankedLora) -> dict[str, str]:
-    """Returns the metadata that an adapter in memory would have in a file, without title and
-    date.
-    """
+    """Returns the metadata that a file of this adapter would have, without title and date."""
     entries = run_entries(lora, "")
     if settings := lora.origin.run.settings:
         entries["lora2.settings"] = json.dumps(settings)
@@ -106,8 +108,8 @@ def as_saved(lora: RankedLora) -> dict[str, str]:
 
 
 def readable(key: str, value: str) -> str:
-    """Returns a metadata value for people: JSON on several lines, a time with its date, and a long
-    value cut, with its length.
+    """Returns a metadata value as people can read it. JSON is on several lines, a time in seconds
+    has its date added, and a long value is cut and has its length added.
     """
     shown = value
     if value[:1] in "[{" and len(value) <= LONGEST_JSON:
@@ -123,7 +125,9 @@ def readable(key: str, value: str) -> str:
 
 
 def metadata_text(metadata: Mapping[str, str]) -> str:
-    """Returns the metadata as lines "key: value", with those first that people look for."""
+    """Returns the metadata as lines "key: value". The keys in FIRST, which people look for most,
+    come first.
+    """
     first = [key for key in FIRST if key in metadata]
     rest = sorted(set(metadata) - set(first))
     if not metadata:
@@ -132,8 +136,8 @@ def metadata_text(metadata: Mapping[str, str]) -> str:
 
 
 def tags(metadata: Mapping[str, str]) -> list[str]:
-    """Returns the most frequent tags of the training captions, from ss_tag_frequency; [] where it
-    is missing or can't be read.
+    """Returns the most frequent tags of the training captions, from the metadata ss_tag_frequency.
+    Returns [] if that is missing or can't be read.
     """
     try:
         folders = json.loads(metadata.get("ss_tag_frequency", "{}"))
@@ -146,7 +150,7 @@ def tags(metadata: Mapping[str, str]) -> list[str]:
 
 
 def spread(ranks: Sequence[int]) -> str:
-    """Returns the range and the mean of ranks as text, rank 0 included."""
+    """Returns the range and the mean of ranks as text. Layers of rank 0 count."""
     if len(set(ranks)) == 1:
         return f"rank {ranks[0]} everywhere"
     return f"ranks {min(ranks)} to {max(ranks)}, mean {sum(ranks) / len(ranks):.1f}"
@@ -158,10 +162,11 @@ def summary(
     metadata: Mapping[str, str] | None = None,
     file_bytes: int | None = None,
 ) -> str:
-    """Returns a few lines on an adapter: size, ranks, base model, run, trigger, frequent tags, and
-    the layer with the most energy.
+    """Returns a few lines about an adapter: size, ranks, base model, training, trigger words,
+    frequent tags, and the layer with the most energy.
 
-    metadata: without, that of the file it was loaded from. file_bytes: size of the file, if any.
+    metadata: None: the metadata of the file that the adapter was loaded from. file_bytes: size of
+    that file; None for an adapter in memory.
     """
     metadata = lora.origin.file.metadata if metadata is None else metadata
     ranks = list(lora.ranks.values())
@@ -173,7 +178,7 @@ def summary(
         "base": metadata.get("ss_base_model_version") or metadata.get("modelspec.architecture"),
         "steps": metadata.get("ss_steps"),
         "learning rate": metadata.get("ss_learning_rate"),
-        # torch.optim.adamw.AdamW(weight_decay=0.01) is called AdamW
+        # of torch.optim.adamw.AdamW(weight_decay=0.01) only AdamW is shown
         "optimizer": metadata.get("ss_optimizer", "").partition("(")[0].rpartition(".")[2],
     }
     facts = [f"{what} {str(value)[:80]}" for what, value in known.items() if value]
@@ -188,8 +193,8 @@ def summary(
 
 
 def notes_of(lora: RankedLora) -> list[str]:
-    """Returns lines on what another program changed in the adapter's file, and on the entries that
-    are therefore not used.
+    """Returns lines that say what another program changed in the adapter's file, and which entries
+    of the file are not used because of that.
     """
     file = lora.origin.file
     lines = list(file.notes)

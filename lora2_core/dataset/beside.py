@@ -1,4 +1,4 @@
-"""The caption and mask files of a picture, which lie beside it under its name."""
+"""Finds and reads the caption and mask files that lie beside a picture and have its name."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ from unicodedata import normalize
 from .reading import Unusable
 from .walking import File
 
-# far above any caption: a text encoder reads a few hundred words
+# bytes, far more than any caption has: a text encoder reads a few hundred words
 MOST_CAPTION_BYTES = 65536
-# endings of caption files; of several files, the one with the first of these endings counts
+# endings of caption files. If a picture has both, the .txt file is used
 CAPTIONS = (".txt", ".caption")
-# a mask is named like its picture, with this before the ending; OneTrainer names masks so
+# stands between name and ending of a mask: owl-masklabel.png is the mask of owl.png. OneTrainer
+# names masks in this way
 MASK = "-masklabel"
 
 
 def mask_of(path: Path) -> str | None:
-    """Returns the name, without an ending, of the picture that a mask file belongs to; None for a
-    file that is no mask.
+    """Returns the name of the picture that a mask file belongs to, without its ending: owl for
+    owl-masklabel.png. Returns None if the file is not a mask.
     """
     stem = path.stem
     return stem[: -len(MASK)] if stem.lower().endswith(MASK) and len(stem) > len(MASK) else None
 
 
 def names_of(path: Path) -> tuple[str, ...]:
-    """Returns the names that a file beside a picture may have, best first: the picture's without
-    its ending, or with it, then both without regard to capitals. Accents are joined to their
-    letters, which macOS stores apart.
+    """Returns the names that a file beside a picture may have, best first. For Owl.png they are Owl
+    and Owl.png, then owl and owl.png, to compare without regard to capitals. Letters with accents
+    are one character each: macOS stores the accent as a second one.
     """
     exact = normalize("NFC", path.stem), normalize("NFC", path.name)
     return *exact, *(name.casefold() for name in exact)
@@ -38,10 +39,12 @@ def names_of(path: Path) -> tuple[str, ...]:
 def paired(
     pictures: Iterable[File], files: Iterable[tuple[str, File]]
 ) -> tuple[dict[Path, list[File]], list[File]]:
-    """Returns the files that belong to each picture, best first, and the files without a picture.
+    """Returns a list of files for each picture, best first, and a list of files without a picture.
 
-    files: pairs of a name, without the ending that marks a caption or a mask, and the file.
+    files: pairs of a name and a file. The name is the file's, without the part that marks a caption
+        or a mask: owl for owl.txt or owl-masklabel.png.
     """
+    # (position in names_of, folder, name) -> pictures
     known: dict[tuple, list[Path]] = {}
     for picture in pictures:
         for way, name in enumerate(names_of(picture.path)):
@@ -65,20 +68,20 @@ def paired(
 
 
 def check_file(path: Path, what: str = "") -> None:
-    """Raises Unusable unless the path, links followed, leads to a regular file.
+    """Raises Unusable unless a path leads to a regular file. Links are followed.
 
-    what: the beginning of the reason, such as "its mask ".
+    what: the first words of the reason, such as "its mask ".
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise Unusable(f"{what}is no regular file" if what else "no regular file")
+            raise Unusable(f"{what}is not a regular file" if what else "not a regular file")
     except OSError as error:
         reason = "a link to nothing" if path.is_symlink() else "unreadable"
         raise Unusable(f"{what}is {reason}" if what else reason) from error
 
 
 def read_caption(path: Path) -> str:
-    """Returns the text of a caption file. Raises Unusable when it is no text."""
+    """Returns the text of a caption file. Raises Unusable when the file is too long or not text."""
     check_file(path, "its caption ")
     try:
         if path.stat().st_size > MOST_CAPTION_BYTES:
@@ -89,9 +92,9 @@ def read_caption(path: Path) -> str:
 
 
 def text_of(data: bytes) -> str:
-    """Returns the text of bytes in UTF-8, or in UTF-16 with or without a byte order mark, as
-    Windows writes it. Raises Unusable for other encodings: they can't be told apart safely, and
-    wrong words would be learned.
+    """Decodes bytes and returns their text. They may be UTF-8, or UTF-16 as Windows writes it, with
+    or without a byte order mark. Raises Unusable for other encodings: nobody can tell them apart
+    safely, and the adapter would learn wrong words.
     """
     # UTF-16 of Latin letters has a zero in every second byte
     low, high = data[1::2].count(0), data[::2].count(0)
@@ -103,7 +106,7 @@ def text_of(data: bytes) -> str:
     try:
         text = data.decode(codec)
     except UnicodeDecodeError as error:
-        raise Unusable("its caption is no UTF-8 text: save it as UTF-8") from error
+        raise Unusable("its caption is not UTF-8 text: save it as UTF-8") from error
     if "\0" in text:
-        raise Unusable("its caption is no text")
+        raise Unusable("its caption is not text: save it as UTF-8 text")
     return text

@@ -1,4 +1,4 @@
-"""The plan for every picture of a folder, made from the files' headers before any is decoded."""
+"""Plans what becomes of each picture of a folder. Only the headers of the files are read for it."""
 
 from __future__ import annotations
 
@@ -13,25 +13,27 @@ from .buckets import Size, bucket_for, enlargement
 from .folder import Listing, Picture
 from .reading import Seen, Unusable, look, look_at_mask
 
-# times; a picture that would be enlarged more is skipped, since it would teach blur
+# how many times wider or higher a picture may become. A picture that needs more is skipped: the
+# adapter would learn its blur
 LARGEST_ENLARGEMENT = 2.0
-# pairs of a picture and a caption: more would take hours to encode, and are a mistake in the
-# repeats
+# highest number of entries. More entries would take hours to encode; somebody has made a mistake in
+# the repeats
 MOST_ENTRIES = 100_000
 
 
 @dataclass(frozen=True)
 class DatasetSettings:
-    """How a folder becomes entries, which are pairs of a picture and a caption.
+    """Says how a folder becomes entries. An entry is a pair of a picture and a caption.
 
-    caption: for pictures without a .txt or .caption file. If it is empty, pictures in a folder
-        called N_name get the name.
-    resolution: pixels; every picture gets about the area of its square.
-    buckets: keep about the picture's shape; otherwise a square is cut from its centre.
-    flip: add each picture mirrored.
-    crops: number of random crops that are added to each picture's centre.
-    shuffle_tags: number of variants of each caption with its tags in another order.
+    caption: the caption of pictures without a .txt or .caption file. If it is empty, pictures in a
+        folder called N_name have the name as their caption.
+    resolution: side of a square in pixels. Each picture is scaled to about the area of this square.
+    buckets: True: each picture roughly keeps its shape. False: a square is cut from its centre.
+    flip: whether a mirrored copy of each picture is added.
+    crops: number of random crops of each picture, added to the crop of its centre.
+    shuffle_tags: number of variants of each caption, added to it. Their tags are in another order.
     caption_dropout: share of all entries that have an empty caption.
+    seed: seed of the crops, the orders of tags, and the choice of entries with an empty caption.
     """
 
     caption: str = ""
@@ -53,11 +55,13 @@ class DatasetSettings:
 
     @property
     def variants(self) -> int:
-        """Returns the number of entries of a picture that is repeated once."""
+        """Returns how many entries one picture makes, before its repeats multiply them."""
         return max((1 + self.crops) * (1 + self.flip), 1 + self.shuffle_tags)
 
     def caption_of(self, picture: Picture) -> str:
-        """Returns a picture's own caption, else the caption for all, else that of its folder."""
+        """Returns the caption from the picture's file; without one, `caption`; if that is empty
+        too, the name of its folder.
+        """
         if picture.caption is not None:
             return picture.caption
         return self.caption.strip() or picture.folder_caption
@@ -65,7 +69,7 @@ class DatasetSettings:
 
 @dataclass(frozen=True)
 class Planned:
-    """A picture, the facts of its header, and the size that it is scaled to."""
+    """Holds a picture, the facts of its header, and the size that it will be scaled to."""
 
     picture: Picture
     seen: Seen
@@ -73,8 +77,11 @@ class Planned:
 
 
 def plan(listing: Listing, settings: DatasetSettings, step: int) -> list[Planned]:
-    """Reads the headers and returns a plan for each usable picture; the others are added to
-    listing.skipped. Raises ValueError when a picture has no caption, or a mask of another shape.
+    """Reads the header of each picture and returns a plan for each usable one. Other pictures are
+    added to `listing.skipped`. Raises ValueError when a picture has no caption, or when its mask
+    has another shape.
+
+    step: pixels; the sides of the planned sizes are multiples of it.
     """
     planned, wordless = [], []
     for picture in listing.pictures:
@@ -83,8 +90,11 @@ def plan(listing: Listing, settings: DatasetSettings, step: int) -> list[Planned
             size = seen.width, seen.height
             bucket = bucket_for(size, settings.resolution, step, square=not settings.buckets)
             if enlargement(size, bucket) > LARGEST_ENLARGEMENT:
-                wide, high = bucket
-                raise Unusable(f"{size[0]}x{size[1]} is less than half of {wide}x{high}")
+                (width, height), (wide, high) = size, bucket
+                raise Unusable(
+                    f"{width}x{height} is too small for {wide}x{high}: use a larger picture or "
+                    "lower resolution"
+                )
             if picture.mask is not None:
                 check_mask(picture, seen.full, picture.mask, look_at_mask(picture.mask))
         except Unusable as reason:
@@ -99,21 +109,23 @@ def plan(listing: Listing, settings: DatasetSettings, step: int) -> list[Planned
 
 
 def no_caption(pictures: list[Picture]) -> str:
-    """Returns a sentence on what to do about pictures without a caption."""
+    """Returns a sentence that says what to do about pictures without a caption."""
     name, file = pictures[0].name, f"{readable(pictures[0].path.stem)}.txt"
     if len(pictures) == 1:
         return (
-            f"There is no caption for {name}: put {file} beside it (an empty one for no words), or "
-            "fill in caption."
+            f"There is no caption for {name}: put {file} beside it (an empty file means no words), "
+            "or fill in caption."
         )
     return (
-        f"There is no caption for {name} and {len(pictures) - 1} more: put {file} beside it and so "
-        "on (empty ones for no words), or fill in caption."
+        f"There is no caption for {name} and {len(pictures) - 1} more: put {file} beside it, and a "
+        "file for each other picture (an empty file means no words), or fill in caption."
     )
 
 
 def check_mask(picture: Picture, size: Size, mask: Path, mask_size: Size) -> None:
-    """Raises ValueError unless a mask has the shape of its picture, to a pixel of rounding."""
+    """Raises ValueError unless a mask has the same shape as its picture. One pixel of difference is
+    allowed, since sizes are rounded.
+    """
     (width, height), (wide, high) = size, mask_size
     if abs(wide * height / high - width) > 1 and abs(high * width / wide - height) > 1:
         raise ValueError(
@@ -123,8 +135,8 @@ def check_mask(picture: Picture, size: Size, mask: Path, mask_size: Size) -> Non
 
 
 def check_count(planned: list[Planned], settings: DatasetSettings, listing: Listing) -> int:
-    """Returns the greatest common divisor of all repeats, of which only the ratio matters. Raises
-    ValueError for no entries, or too many.
+    """Returns the greatest common divisor of all repeats. The repeats are divided by it, since only
+    their ratio matters. Raises ValueError when there is no entry, or more than MOST_ENTRIES.
     """
     if not planned:
         raise ValueError(nothing(listing))
@@ -139,7 +151,7 @@ def check_count(planned: list[Planned], settings: DatasetSettings, listing: List
 
 
 def nothing(listing: Listing) -> str:
-    """Returns a sentence on why there is no picture at all."""
+    """Returns a sentence that says why there is no usable picture, and what to do."""
     for name, reason in listing.skipped.items():
         others = len(listing.skipped) - 1
         more = f", and {others} more" if others else ""

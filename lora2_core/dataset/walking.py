@@ -1,4 +1,4 @@
-"""The files of a folder and of all folders in it, in order of name, links followed."""
+"""Lists the files of a folder and of its sub-folders in order of name. Links are followed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..paths import readable
 from ..saying import log
 from .formats import suffixes
 
-# files and folders that operating systems make, in lower case; hidden ones are ignored too
+# files and folders that operating systems make, in lower case. Hidden files are ignored too
 IGNORED = {
     "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "$recycle.bin",
     "system volume information",
@@ -22,28 +22,29 @@ IGNORED = {
 NEAR = 1
 # levels of sub-folders that are read at all
 DEEPEST = 32
-# files of a data set: with more, the wrong folder was chosen
+# highest number of files and folders in a data set. A folder with more was chosen by mistake
 MOST_FILES = 1_000_000
-# folders that are read for the list of folders, which is made anew each time a node shows it
+# highest number of folders that are read for a node's list of folders. The list is made again each
+# time ComfyUI asks for it, so this must stay quick
 MOST_FOLDERS = 20_000
 
 
 @dataclass(frozen=True)
 class File:
-    """A file, and the names of the folders between the chosen one and it."""
+    """Holds the path of a file, and the names of the folders from the chosen folder down to it."""
 
     path: Path
     folders: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
-        """Returns the name of the file in reports, with its folders."""
+        """Returns the name that reports show: the folders and the file, joined by /."""
         return readable("/".join((*self.folders, self.path.name)))
 
 
 def visible(folder: str | Path) -> list[os.DirEntry]:
-    """Returns the entries of a folder that are neither hidden nor ignored, in order of name. Raises
-    ValueError when it can't be read.
+    """Returns the files and folders in a folder that are neither hidden nor ignored, in order of
+    name. Raises ValueError when the folder can't be read.
     """
 
     def counts(name: str) -> bool:
@@ -55,7 +56,8 @@ def visible(folder: str | Path) -> list[os.DirEntry]:
     except OSError as error:
         name = readable(Path(folder).name)
         raise ValueError(
-            f"The folder {name!r} can't be read ({error.strerror}): change its rights."
+            f"The folder {name!r} can't be read ({error.strerror}): let ComfyUI read it, or choose "
+            "another one."
         ) from error
 
 
@@ -68,7 +70,7 @@ def is_folder(entry: os.DirEntry) -> bool:
 
 
 def identity(folder: str | Path) -> tuple[int, int] | None:
-    """Returns numbers that a folder and all links to it share; None when they can't be read."""
+    """Returns numbers that are equal for a folder and for links to it; None if it can't be read."""
     try:
         facts = os.stat(folder)
     except OSError:
@@ -79,9 +81,9 @@ def identity(folder: str | Path) -> tuple[int, int] | None:
 def walk(
     folder: Path, skipped: dict[str, str] | None = None, deepest: int = DEEPEST
 ) -> Iterator[File]:
-    """Yields the files of a folder and of its sub-folders, down to the level `deepest`. Sub-folders
-    that are not read are added to `skipped` with the reason. Raises ValueError when the folder
-    itself can't be read or holds too many files.
+    """Yields the files of a folder and of `deepest` levels of sub-folders. A sub-folder that is not
+    read is added to `skipped` with the reason. Raises ValueError when the folder itself can't be
+    read, or when more than MOST_FILES files and folders are in it.
     """
     skipped = {} if skipped is None else skipped
     count = 0
@@ -92,7 +94,8 @@ def walk(
             count += 1
             if count > MOST_FILES:
                 raise ValueError(
-                    f"The folder holds more than {MOST_FILES} files: choose one with pictures only."
+                    f"The folder holds more than {MOST_FILES} files: choose a folder that has only "
+                    "pictures."
                 )
             if not is_folder(entry):
                 yield File(Path(entry.path), folders)
@@ -100,7 +103,7 @@ def walk(
             deeper, this = (*folders, entry.name), identity(entry.path)
             name = readable("/".join(deeper)) + "/"
             if this in above:
-                skipped[name] = "a link to a folder that it lies in"
+                skipped[name] = "a link to a folder that it is in"
             elif len(deeper) > deepest:
                 skipped[name] = f"deeper than {deepest} folders"
             elif not os.access(entry.path, os.R_OK | os.X_OK):
@@ -112,8 +115,10 @@ def walk(
 
 
 def with_pictures(root: str | Path) -> list[str]:
-    """Returns the folders below root in which a data set has pictures, by their paths from there.
-    ComfyUI makes other folders in its input folder too, and its own list leaves out links.
+    """Returns the folders that can be chosen as a data set: folders that have a picture in them or
+    in a direct sub-folder. They are paths relative to root, in order of name.
+
+    ComfyUI's own list of folders is not used: it has folders without pictures, and lacks links.
     """
     endings, chosen, looked = suffixes(), [], 0
 
@@ -135,17 +140,21 @@ def with_pictures(root: str | Path) -> list[str]:
 
     look(root, (), frozenset({identity(root)}))
     if looked >= MOST_FOLDERS:
-        log.warning("The input folder has more than %d folders: some are not listed.", looked)
+        log.warning(
+            "The input folder has more than %d folders, so some are not in the list: move folders "
+            "without pictures out of it.",
+            MOST_FOLDERS,
+        )
     return sorted(chosen)
 
 
 def state(folder: Path) -> str:
-    """Returns a hash of the names, sizes and times of a folder's files: it changes with any of
-    them.
+    """Returns a hash of the names, sizes and modification times of a folder's files. It changes
+    when one of them changes.
     """
     digest = hashlib.sha256()
     for file in walk(folder, deepest=NEAR):
-        with suppress(OSError):  # removed meanwhile, or a broken link
+        with suppress(OSError):  # a file that was just removed, or a broken link
             facts = os.stat(file.path)
             digest.update(f"{file.name!r} {facts.st_size} {facts.st_mtime_ns}\n".encode())
     return digest.hexdigest()

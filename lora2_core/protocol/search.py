@@ -1,5 +1,6 @@
-"""A search for settings: what it tries, and what it calls better. A JSON file says both. The
-settings are drawn at random before the search starts, so that a second start draws the same ones.
+"""Describes a search for good settings: which settings are tried, and how they are compared. Both
+come from a JSON file. All settings are drawn at random before the first trial, so that a second
+start of the search draws the same ones.
 """
 
 from __future__ import annotations
@@ -18,25 +19,29 @@ from .plan import Plan, Trial
 from .table import rows_of
 
 SEARCHES = Path(__file__).parent / "presets" / "searches"
+# score -> the field of a plan that has the folder of its encoder
 ENCODERS = {"dino": "dino_folder", "clip_i": "clip_folder", "clip_t": "clip_folder"}
 SPACES = ("uniform", "log")
-# draws for each wanted setting, after which the space counts as exhausted
+# highest number of draws for each wanted setting. After that no new setting is expected
 TRIES = 100
 Choices = dict[str, object]
 
 
 @dataclass(frozen=True)
 class Search:
-    """Settings to try beside a plan's training, and the objective that compares them.
+    """Says which settings are tried with a plan, and by what objective they are compared. A setting
+    gives a value to each of some inputs of LoRA² Train.
 
-    settings: for each input a list to choose from, {"uniform": [least, most]} or {"log": [least,
-        most]}; the values are integers where both ends are.
-    objective: weights of dino, clip_i, clip_t and megabytes; the larger the weighted sum, the
-    better. count: number of settings that are tried.
-    first: number of trials (subjects times seeds) after which a setting may be stopped.
-    reduction: about 1 in this many settings then continues, and so again after each multiple of the
-        trials by it.
-    seed: of the draws.
+    settings: input -> the values to draw from: a list, {"uniform": [least, most]} or {"log":
+        [least, most]}. If both ends are integers, all values are.
+    objective: weights of dino, clip_i, clip_t and megabytes. The setting with the largest weighted
+        sum is the best.
+    count: number of settings that are tried.
+    first: number of trials, which are pairs of a subject and a seed, before a setting can be
+        stopped.
+    reduction: after `first` trials about one in `reduction` settings goes on, and the others stop.
+        This happens again each time a setting has `reduction` times as many trials as before.
+    seed: seed of the draws.
     """
 
     settings: dict[str, list | dict] = field(default_factory=dict)
@@ -65,7 +70,10 @@ class Search:
 
     @classmethod
     def read(cls, source: str) -> Search:
-        """Reads the search of a JSON file or a preset. Raises ValueError for unknown fields."""
+        """Reads a search from a JSON file or a preset. Raises ValueError for unknown fields.
+
+        source: path of the file, or name of the preset.
+        """
         return cls(**read_fields(cls, "search", source, SEARCHES))
 
     def check(self, plan: Plan) -> None:
@@ -76,8 +84,9 @@ class Search:
                 raise ValueError(f"objective has {name}, which needs an encoder: give --{option}.")
 
     def draw(self) -> dict[str, Choices]:
-        """Draws the settings, by the names that they have in the table as methods. There are fewer
-        than `count` where the space has no more. A larger count only adds settings.
+        """Draws the settings and returns them as name -> values. The table of trials has these
+        names as methods. If there are fewer than `count` different settings, all of them are
+        returned. A larger `count` keeps the settings of a smaller one and adds others.
         """
         random = np.random.default_rng(self.seed)
         settings: dict[str, Choices] = {}
@@ -89,22 +98,28 @@ class Search:
         return settings
 
     def applied(self, plan: Plan) -> Plan:
-        """Returns the plan with the drawn settings as its methods."""
+        """Returns a copy of the plan whose methods are the drawn settings."""
         return replace(plan, methods=dict(self.draw()))
 
     def score(self, rows: Sequence[Mapping[str, float | None]]) -> float:
-        """Returns the objective of the trials of one setting: the weighted sum of their mean
-        scores. Raises ValueError where that is not finite.
+        """Returns the objective of one setting: the weighted sum of the mean scores of its trials.
+        Raises ValueError when the sum is not finite.
+
+        rows: rows of the table, one for each trial of the setting.
         """
         means = {n: statistics.fmean(row[n] for row in rows) for n in self.objective}
         score = sum(weight * means[name] for name, weight in self.objective.items())
         if not math.isfinite(score):
-            raise ValueError(f"The scores are no numbers: {means}.")
+            raise ValueError(
+                f"The mean scores {means} are not finite: leave such a score out of the "
+                "objective, or remove the trials' rows from the table to do them again."
+            )
         return score
 
     def ranking(self, rows: Mapping[Trial, Mapping], methods: Sequence[str]) -> list[str]:
-        """Returns the methods that have trials, best first. Methods with more trials come before
-        those that were stopped earlier, since only scores on the same subjects compare.
+        """Returns the methods that have trials, best first. A method with more trials comes before
+        a method that was stopped earlier: their scores come from different subjects and can't be
+        compared.
         """
         own = {m: rows_of(rows, m) for m in methods}
         tried = [m for m in methods if own[m]]
@@ -112,14 +127,14 @@ class Search:
 
 
 def check_space(name: str, space: object) -> None:
-    """Raises ValueError unless values can be drawn from a space."""
+    """Raises ValueError unless a space is a list, or a range as in Search.settings."""
     if isinstance(space, list) and space:
         return
     kind, ends = next(iter(space.items()), (None, None)) if isinstance(space, dict) else (None, ())
     if kind not in SPACES or len(space) != 1 or not isinstance(ends, list) or len(ends) != 2:
         raise ValueError(
-            f"What to try of {name} is {space!r}: give a list, or one of "
-            f'{{"uniform": [least, most]}} and {{"log": [least, most]}}.'
+            f"The values to try for {name} are {space!r}: give a list, "
+            f'{{"uniform": [least, most]}} or {{"log": [least, most]}}.'
         )
     least, most = ends
     check_range(f"the least {name}", least, 1e-12 if kind == "log" else -1e12, 1e12)
@@ -127,8 +142,8 @@ def check_space(name: str, space: object) -> None:
 
 
 def drawn(space: list | dict, random: np.random.Generator) -> object:
-    """Draws a value of a space. Numbers of a range are rounded to three digits, so that the name of
-    a setting shows them in full.
+    """Draws a value from a space. A number that is not an integer is rounded to three digits, so
+    that the name of a setting shows all of it.
     """
     if isinstance(space, list):
         return space[int(random.integers(len(space)))]

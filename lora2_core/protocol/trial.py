@@ -1,5 +1,5 @@
-"""A trial of the protocol, with the host's own modules: train an adapter, draw pictures, score
-them.
+"""Does one trial of the protocol: trains an adapter, draws pictures with it and scores them. All of
+it uses ComfyUI's own modules.
 """
 
 from __future__ import annotations
@@ -34,46 +34,52 @@ from ..playground import asset
 from .dreambooth import Subject, read_subjects
 from .plan import PLAYGROUND, Plan, Trial
 
-# last steps, whose mean loss is recorded
+# number of steps at the end of a training; the mean of their losses is recorded
 LAST = 50
 
 
 def load_checkpoint(name: str):
-    """Returns (MODEL, CLIP, VAE) of a name in the checkpoints folder, a file, or the playground."""
+    """Loads a checkpoint and returns its MODEL, CLIP and VAE. Raises ValueError when there is none.
+
+    name: a file in the checkpoints folder, the path of a file, or PLAYGROUND.
+    """
     if name == PLAYGROUND:
         return load_playground(asset.load())
     path = folder_paths.get_full_path("checkpoints", name) or name
     if not Path(path).is_file():
         raise ValueError(
-            f"There is no checkpoint {name!r}: give a name in the checkpoints folder, or a file."
+            f"There is no checkpoint {name!r}: name a file in the checkpoints folder, or give the "
+            "path of one."
         )
     loaded = comfy.sd.load_checkpoint_guess_config(path, output_vae=True, output_clip=True)
     return loaded[:3]
 
 
 def load_encoders(plan: Plan) -> Encoders:
-    """Returns the encoders of the plan's folders."""
+    """Loads the encoders that score pictures, from the folders that the plan names."""
     clip = clip_features(Path(plan.clip_folder)) if plan.clip_folder else (None, None)
     dino = dino_features(Path(plan.dino_folder)) if plan.dino_folder else None
     return Encoders(dino, *clip)
 
 
 def real_pictures(folder: Path) -> list[Tensor]:
-    """Returns the pictures of a folder in order of name, each [1, height, width, 3] in [0, 1]."""
+    """Reads the pictures of a folder in order of name, each as [1, height, width, 3] in [0, 1]."""
     files = [picture.path for picture in scan(folder).pictures]
     arrays = [torch.from_numpy(decode(path.read_bytes()).copy()) for path in files]
     return [rearrange(pixels, "height width rgb -> 1 height width rgb") for pixels in arrays]
 
 
 def keep(pictures: Tensor, start: Path) -> None:
-    """Writes pictures [B, height, width, 3] as START_0.png and so on."""
+    """Writes pictures [B, height, width, 3] to START_0.png, START_1.png and so on. `start` is the
+    path up to START.
+    """
     start.parent.mkdir(parents=True, exist_ok=True)
     for number, pixels in enumerate((pictures * 255).round().byte().cpu().numpy()):
         Image.fromarray(np.ascontiguousarray(pixels)).save(f"{start}_{number}.png")
 
 
 class Workshop:
-    """A model and encoders, loaded once, and the trials that use them."""
+    """Loads a model and encoders once, and executes any number of trials with them."""
 
     def __init__(self, plan: Plan, data: Path, out: Path):
         self.plan, self.out = plan, out
@@ -84,8 +90,8 @@ class Workshop:
             self.model, self.clip, self.vae = load_checkpoint(plan.checkpoint)
 
     def execute(self, trial: Trial) -> dict[str, float]:
-        """Executes a trial and returns the numbers of its row. Pictures, scores of prompts and the
-        adapter are kept in its folder.
+        """Executes a trial and returns the numbers for its row of the table of trials. Writes the
+        pictures, the scores of each prompt and the adapter to the trial's own folder.
         """
         with torch.inference_mode():
             return self._execute(trial)
@@ -120,7 +126,9 @@ class Workshop:
         return row | vars(Score.mean([each.score for each in scores]))
 
     def train(self, subject: Subject, choices: dict) -> Outcome:
-        """Trains an adapter on a subject's pictures, cut to squares in their centres."""
+        """Trains an adapter on the pictures of a subject. Each picture is cut to the square at its
+        centre.
+        """
         text = self.plan.caption.format(**{"token": self.plan.token, "class": subject.kind})
         settings = DatasetSettings(text, self.plan.resolution, buckets=False)
         data = make_dataset(subject.name, self.clip, self.vae, settings, lambda done, of: None)
@@ -131,8 +139,9 @@ class Workshop:
         return outcome
 
     def draw(self, model, clip, prompt: str, seed: int) -> Tensor:
-        """Draws the plan's number of pictures of a prompt, [B, height, width, 3] in [0, 1]. Only
-        the adapter differs between methods.
+        """Draws as many pictures of a prompt as the plan says. Returns them as
+        [B, height, width, 3] in [0, 1]. The same seed gives every method the same noise, so only
+        the adapter makes a difference.
         """
         how = self.plan.sampling
         form = model.get_model_object("latent_format")

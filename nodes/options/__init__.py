@@ -1,4 +1,4 @@
-"""Option nodes: a file each, chained into the input `options` of LoRA² Train."""
+"""Option nodes, one in each file. A user chains them into the input `options` of LoRA² Train."""
 
 from .checkpoint import LoRA2CheckpointOptions
 from .data import LoRA2DataOptions

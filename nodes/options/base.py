@@ -1,7 +1,8 @@
-"""What all option nodes share: a node lists its fields, and their values become settings of a run.
+"""Holds what all option nodes share. Each lists its fields; their values become settings of a run.
 
 Option nodes are chained through their input `options` and end in that of LoRA2 Train. A chain is a
-dict from the name of a setting to its value; a node later in the chain wins.
+dict from the name of a setting to its value. If two nodes give one setting, the later node's
+counts.
 """
 
 from __future__ import annotations
@@ -13,22 +14,24 @@ from comfy_api.latest import io
 from ..checking import checked, default_of, schema_of
 from ..sockets import CATEGORY, Lora2Options, check_options, first
 
-AUTO = "auto"  # of a list
-OWN = -1.0  # of a number
+# values of a field that stand for "the mode's own value", in a list and in a number field
+AUTO = "auto"
+OWN = -1.0
 
 
-def chain(tooltip: str = "This node's values win.") -> io.Input:
-    """Makes the socket for the option nodes that come before this one."""
+def chain(tooltip: str = "If both give a value, this node's counts.") -> io.Input:
+    """Makes the socket for the option node that comes before this one in the chain."""
     return Lora2Options.Input("options", optional=True, tooltip=f"Another option node. {tooltip}")
 
 
 class OptionsNode(io.ComfyNode):
-    """An option node. A subclass names itself, lists its inputs in `fields`, and says what differs:
+    """The base of all option nodes. A subclass gives its name and texts, lists its inputs in
+    `fields`, and may set:
 
-    takes_lists: whether its inputs arrive as lists, as those of LoRA2 Train do.
-    renamed: input -> setting, where the two have different names.
-    modes_own: inputs whose default stands for the mode's own value. They are stored as None, so
-        that a later node can go back to the mode's own value.
+    takes_lists: whether its inputs arrive as lists, as in LoRA2 Train.
+    renamed: input -> setting, for inputs whose setting has another name.
+    modes_own: inputs whose default stands for the mode's own value. Such a default is stored as
+        None, so that a later node can go back to the mode's own value.
     """
 
     node_id: str
@@ -41,12 +44,12 @@ class OptionsNode(io.ComfyNode):
 
     @classmethod
     def fields(cls) -> list[io.Input]:
-        """Returns the inputs in the order of the form, `chain()` among them."""
+        """Returns the inputs in the order in which the node shows them, with `chain()`."""
         raise NotImplementedError
 
     @classmethod
     def settings(cls, **values: object) -> dict:
-        """Returns the settings that the values of the inputs become."""
+        """Returns the settings that the values of the inputs stand for."""
         defaults = {field.id: default_of(field) for field in schema_of(cls).inputs}
         own = [name for name in cls.modes_own if name in values and values[name] == defaults[name]]
         values |= dict.fromkeys(own)
@@ -54,12 +57,12 @@ class OptionsNode(io.ComfyNode):
 
     @classmethod
     def extended(cls, chain: dict, values: Mapping[str, object]) -> dict:
-        """Returns a chain with this node's settings on top."""
+        """Returns a copy of a chain in which this node's settings replace earlier ones."""
         return chain | cls.settings(**values)
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Returns the form: the fields, and the chain as the one output."""
+        """Returns the schema of the node: its fields, and the chain as its only output."""
         return io.Schema(
             node_id=cls.node_id,
             display_name=f"{CATEGORY} {cls.title}",
@@ -75,7 +78,7 @@ class OptionsNode(io.ComfyNode):
     @checked
     def execute(cls, options=None, **given) -> io.NodeOutput:
         """Adds the node's settings to the chain. An optional field that an older workflow lacks
-        has its default; what is not connected has no setting.
+        gets its default. An input that is not connected gives no setting.
         """
         values = {}
         for field in schema_of(cls).inputs:

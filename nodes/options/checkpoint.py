@@ -1,4 +1,4 @@
-"""LoRA² Checkpoint Options: a run that can go on later, and adapter files on the way."""
+"""LoRA² Checkpoint Options: lets a run go on later, and saves adapter files during the run."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ class LoRA2CheckpointOptions(OptionsNode):
     node_id = "LoRA2CheckpointOptions"
     title = "Checkpoint Options"
     description = (
-        "Saves the full state of a run every so many steps, and when it is cancelled or fails. The "
-        "run can then go on later, to exactly the adapter that it would have become."
+        "Saves the full state of a run at regular steps, and when it is cancelled or fails. The "
+        "run can go on later, and gives exactly the adapter that it would have given without a "
+        "break."
     )
     aliases = [
         "resume", "continue training", "save state", "training state", "save every", "interrupted",
@@ -31,8 +32,8 @@ class LoRA2CheckpointOptions(OptionsNode):
                 default=0,
                 min=0,
                 max=1_000_000,
-                tooltip="Steps from one checkpoint to the next. One more is written when the run "
-                "is cancelled, runs out of memory or diverges. 0: no checkpoints.",
+                tooltip="Number of steps from one checkpoint to the next. One more is written "
+                "when the run is cancelled, runs out of memory or diverges. 0: no checkpoints.",
             ),
             io.Int.Input(
                 "keep_last",
@@ -51,9 +52,9 @@ class LoRA2CheckpointOptions(OptionsNode):
                 "resume",
                 options=[NONE, LATEST, *checkpoint_list()],
                 default=NONE,
-                tooltip="The checkpoint to go on from; everything else must be set as it was. "
-                f"{LATEST}: the newest one, or a start from the beginning if there is none. Press "
-                "R for the newest list.",
+                tooltip="The checkpoint to go on from. All other settings must be as they were. "
+                f"{LATEST}: the newest checkpoint; without one, the run starts at the beginning. "
+                "Press R to read the list again.",
             ),
             chain(),
             io.Int.Input(
@@ -62,8 +63,9 @@ class LoRA2CheckpointOptions(OptionsNode):
                 min=0,
                 max=1_000_000,
                 optional=True,
-                tooltip="Steps from one adapter file to the next: the adapter that the run would "
-                "give if it ended there, to choose from later. 0: none on the way.",
+                tooltip="Number of steps from one adapter file to the next. A file holds the "
+                "adapter that the run would give if it ended there, to choose from later. 0: no "
+                "files.",
             ),
             io.String.Input(
                 "adapter_prefix",
@@ -75,5 +77,5 @@ class LoRA2CheckpointOptions(OptionsNode):
 
     @classmethod
     def validate_inputs(cls, name=None, resume=None) -> bool | str:
-        """Checks the folder, not the list, which may be older than the folder."""
+        """Checks on the disk that the checkpoint exists. The list may be older than the folder."""
         return validated((folder_of, name), (check_resume, resume))

@@ -12,8 +12,8 @@ class LoRA2DataOptions(OptionsNode):
     node_id = "LoRA2DataOptions"
     title = "Data Options"
     description = (
-        "Prior preservation: trains pictures of the subject's class beside the subject, so that "
-        "the class stays what it was. Masks: which parts of the pictures count."
+        "Prior preservation: also trains on pictures of the subject's class, so that the model "
+        "still draws the class as before. Masks: which parts of the pictures count in the loss."
     )
     aliases = [
         "regularization images", "regularisation", "prior preservation", "class images",
@@ -38,8 +38,8 @@ class LoRA2DataOptions(OptionsNode):
             io.Mask.Input(
                 "masks",
                 optional=True,
-                tooltip="White counts, black only as much as mask_floor. One for all pictures, or "
-                "one for each, in the shape of its picture.",
+                tooltip="White counts fully, black as much as mask_floor. One mask for all "
+                "pictures, or one for each, with the shape of its picture.",
             ),
             chain(),
             number(
@@ -54,14 +54,14 @@ class LoRA2DataOptions(OptionsNode):
                 max=100.0,
                 step=0.1,
                 tooltip="Softens the edges of the masks: the standard deviation of a Gaussian in "
-                "pixels of the latent. One of them is 8 pixels of an SDXL picture.",
+                "pixels of the latent. One latent pixel is 8 pixels of an SDXL picture.",
             ),
             number(
                 "mask_floor",
                 default=0.1,
                 max=1.0,
-                tooltip="How much the masked-out parts count. 0: nothing, so anything may appear "
-                "there.",
+                tooltip="How much the black parts of a mask count. 0: not at all, so the model "
+                "learns nothing about them and may draw anything there.",
             ),
         ]
 
@@ -75,8 +75,8 @@ class LoRA2DataOptions(OptionsNode):
         prior_positive: list | None = None,
         masks: list | None = None,
     ) -> dict:
-        """Returns settings only for what is connected, so that one node for the prior and one for
-        masks can be chained.
+        """Returns settings only for the inputs that are connected. So one node for the prior and
+        one for masks can be chained.
         """
         settings = {}
         if prior_latents is not None or prior_positive is not None:

@@ -1,4 +1,4 @@
-"""LoRA² Loss Options: which noise levels are trained, and how errors count."""
+"""LoRA² Loss Options: chooses which noise levels are trained, and how errors count."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class LoRA2LossOptions(OptionsNode):
     node_id = "LoRA2LossOptions"
     title = "Loss Options"
     description = (
-        "Which noise levels are trained, how they are weighted, and how errors count. The defaults "
-        "are what LoRA\u00b2 Train does by itself."
+        "Chooses which noise levels are trained, how they are weighted, and how errors count. The "
+        "defaults are what LoRA\u00b2 Train does without this node."
     )
     aliases = ["min snr", "debiased", "huber", "noise offset", "timestep", "logit normal"]
 
@@ -25,8 +25,8 @@ class LoRA2LossOptions(OptionsNode):
                 "weighting",
                 options=list(WEIGHTINGS),
                 default="none",
-                tooltip="Weights of the noise levels. min_snr and debiased give the least noisy "
-                "ones less weight; only for models with eps or v prediction.",
+                tooltip="Weights of the noise levels. min_snr and debiased give less weight to "
+                "levels with little noise; they are only for models with eps or v prediction.",
             ),
             number(
                 "gamma",
@@ -34,21 +34,22 @@ class LoRA2LossOptions(OptionsNode):
                 min=0.001,
                 max=1000.0,
                 step=0.1,
-                tooltip="The gamma of min_snr: an SNR above this counts as this.",
+                tooltip="The gamma of min_snr: a signal-to-noise ratio above gamma counts as "
+                "gamma.",
             ),
             number(
                 "huber",
                 default=0.0,
                 max=1000.0,
-                tooltip="Errors above this count linearly, not squared, so that outliers pull "
-                "less; often 0.1 to 1. 0: all squared.",
+                tooltip="Errors above this value count linearly, not squared, so that outliers "
+                "matter less. Often 0.1 to 1. 0: all errors are squared.",
             ),
             number(
                 "noise_offset",
                 default=0.0,
                 max=1.0,
-                tooltip="Adds noise that is the same all over a channel, often 0.05, so that "
-                "pictures can become darker and brighter as a whole. 0: none.",
+                tooltip="Adds noise that is the same in all of a channel, so that whole pictures "
+                "can become darker or brighter. Often 0.05. 0: none.",
             ),
             io.Combo.Input(
                 "sampling",
@@ -56,19 +57,19 @@ class LoRA2LossOptions(OptionsNode):
                 default="uniform",
                 tooltip="How timesteps are drawn. logit_normal: most in the middle (SD3). "
                 "high_noise: most where the composition is decided. low_noise: most where details "
-                "are.",
+                "are decided.",
             ),
             number(
                 "min_timestep",
                 default=0.0,
                 max=1.0,
-                tooltip="The least noise that is trained; 0: none at all.",
+                tooltip="The least noise that is trained. 0: no noise.",
             ),
             number(
                 "max_timestep",
                 default=1.0,
                 max=1.0,
-                tooltip="The most noise that is trained; 1: all noise.",
+                tooltip="The most noise that is trained. 1: only noise.",
             ),
             chain(),
         ]

@@ -11,7 +11,7 @@ from .base import AUTO, OptionsNode, chain
 class LoRA2MemoryOptions(OptionsNode):
     node_id = "LoRA2MemoryOptions"
     title = "Memory Options"
-    description = "Trades speed for memory. The result is the same."
+    description = "Saves memory; steps then take longer. The result is the same."
     aliases = ["gradient checkpointing", "out of memory", "vram", "oom"]
 
     @classmethod
@@ -22,8 +22,8 @@ class LoRA2MemoryOptions(OptionsNode):
                 options=list(CHECKPOINTING),
                 default=AUTO,
                 tooltip="on: blocks compute their activations again in the backward pass. A step "
-                "takes a third longer and needs a fraction of the memory. auto: from the first "
-                "step on that finds too little memory.",
+                "takes a third longer and needs a fraction of the memory. auto: it is turned on "
+                "when a step runs out of memory.",
             ),
             chain(),
         ]

@@ -1,4 +1,4 @@
-"""LoRA² Optimizer Options: the optimizer of the weights and its schedule."""
+"""LoRA² Optimizer Options: chooses the optimizer of the weights and its schedule."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class LoRA2OptimizerOptions(OptionsNode):
     node_id = "LoRA2OptimizerOptions"
     title = "Optimizer Options"
     description = (
-        "The optimizer of the weights, its schedule, gradient clipping and a running mean. The "
-        "defaults are what LoRA\u00b2 Train does by itself."
+        "Chooses the optimizer of the weights, its schedule, gradient clipping and a running mean. "
+        "The defaults are what LoRA\u00b2 Train does without this node."
     )
     aliases = [
         "adamw", "prodigy", "adafactor", "8bit", "scheduler", "warmup", "ema", "clipping",
@@ -31,8 +31,8 @@ class LoRA2OptimizerOptions(OptionsNode):
                 options=list(OPTIMIZERS),
                 default="adamw",
                 tooltip="prodigy finds the step size itself: set learning_rate to 1. sgd and "
-                "adafactor want far higher learning rates than adamw. adafactor and adamw8bit: "
-                "fixed mode only. prodigy and adamw8bit need packages of their own.",
+                "adafactor need far higher learning rates than adamw. adafactor and adamw8bit work "
+                "in fixed mode only. prodigy and adamw8bit need another Python package.",
             ),
             io.Combo.Input(
                 "schedule",
@@ -46,15 +46,15 @@ class LoRA2OptimizerOptions(OptionsNode):
                 default=0,
                 min=0,
                 max=1_000_000,
-                tooltip="Steps in which the learning rate rises first. The schedule takes the "
-                "other steps.",
+                tooltip="Number of steps at the start in which the learning rate rises. The "
+                "schedule covers the other steps.",
             ),
             number(
                 "weight_decay",
                 default=OWN,
                 min=OWN,
                 max=1000.0,
-                tooltip="Decay over the whole run: weights without gradients shrink by "
+                tooltip="Total decay of the run: it multiplies a weight without gradients by "
                 "e^-weight_decay. -1: the mode's own value (1.5; paper and adam: 0).",
             ),
             number(
@@ -77,8 +77,8 @@ class LoRA2OptimizerOptions(OptionsNode):
                 "max_norm",
                 default=0.0,
                 max=1e6,
-                tooltip="Gradient clipping: the largest norm of the gradient of all weights "
-                "together; 1 is common. 0: off.",
+                tooltip="Gradient clipping: the largest norm that the gradient of all weights "
+                "together may have. 1 is common. 0: off.",
             ),
             number(
                 "ema",

@@ -1,4 +1,4 @@
-"""LoRA² Preview Options: pictures while a LoRA is trained."""
+"""LoRA² Preview Options: draws pictures while a LoRA is trained."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .base import OptionsNode, chain
 
 
 def side(name: str) -> io.Int.Input:
-    """Makes the field of a picture's side in pixels."""
-    tooltip = f"The {name} in pixels. 0: as the first training picture."
+    """Makes the field for the width or height of a picture in pixels."""
+    tooltip = f"The {name} in pixels. 0: that of the first training picture."
     return io.Int.Input(name, default=0, min=0, max=LARGEST, step=8, tooltip=tooltip)
 
 
@@ -24,9 +24,9 @@ class LoRA2PreviewOptions(OptionsNode):
     node_id = "LoRA2PreviewOptions"
     title = "Preview Options"
     description = (
-        "Draws a picture with the adapter so far, every so many steps, always from the same noise. "
-        "LoRA\u00b2 Train shows it, and the output folder keeps it. Training is the same with it "
-        "and without. Chain more of these nodes for more prompts."
+        "Draws a picture with the unfinished adapter at regular steps, always from the same noise. "
+        "LoRA\u00b2 Train shows it and saves it to the output folder. The training stays the same. "
+        "Chain more of these nodes for more prompts."
     )
     aliases = [
         "sample prompts", "samples while training", "sample every", "validation image", "preview",
@@ -43,14 +43,14 @@ class LoRA2PreviewOptions(OptionsNode):
                 optional=True,
                 tooltip="What the picture must not show. Not connected: a conditioning of zeros.",
             ),
-            chain("A second Preview Options is a second prompt."),
+            chain("Each LoRA\u00b2 Preview Options in the chain adds a prompt."),
             io.Int.Input(
                 "every",
                 default=100,
                 min=1,
                 max=1_000_000,
-                tooltip="Steps from one picture to the next. The first is drawn before training, "
-                "the last one after it.",
+                tooltip="Number of steps from one picture to the next. The first picture is drawn "
+                "before the training, the last one after it.",
             ),
             io.Int.Input(
                 "seed",
@@ -92,8 +92,8 @@ class LoRA2PreviewOptions(OptionsNode):
             io.String.Input(
                 "filename_prefix",
                 default="lora2/previews/preview",
-                tooltip="Folder and name in the output folder. Each run adds a number of its own, "
-                "and each file its step.",
+                tooltip="Folder and name in the output folder. A number for the run and the step "
+                "are added.",
             ),
             io.String.Input(
                 "prompt",
@@ -101,7 +101,7 @@ class LoRA2PreviewOptions(OptionsNode):
                 multiline=True,
                 optional=True,
                 tooltip="The prompt of positive as text. Only needed when LoRA\u00b2 Train trains "
-                "the text encoder, which then encodes it anew for every picture.",
+                "the text encoder: the prompt is then encoded again for every picture.",
             ),
         ]
 
@@ -112,6 +112,6 @@ class LoRA2PreviewOptions(OptionsNode):
 
     @classmethod
     def extended(cls, chain: dict, values: Mapping[str, object]) -> dict:
-        """Returns a chain with one more preview: each of these nodes adds its own."""
+        """Returns a copy of a chain, with this node's preview after those of earlier nodes."""
         preview = Preview(**cls.settings(**values))
         return chain | {"previews": (*chain.get("previews", ()), preview)}

@@ -1,4 +1,4 @@
-"""LoRA² Rank Options: how ranks are learned."""
+"""LoRA² Rank Options: chooses how ranks are learned."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .base import AUTO, OWN, OptionsNode, chain
 
 
 def own_number(name: str, tooltip: str, most: float = 1000.0) -> io.Float.Input:
-    """Makes a number field that stands for the mode's own value at first."""
+    """Makes a number field whose default stands for the mode's own value."""
     tooltip = f"{tooltip} -1: the mode's own value."
     return number(name, default=OWN, min=OWN, max=most, step=1e-6, tooltip=tooltip)
 
@@ -19,8 +19,8 @@ class LoRA2RankOptions(OptionsNode):
     node_id = "LoRA2RankOptions"
     title = "Rank Options"
     description = (
-        "Every hyper-parameter of rank learning. The defaults are the values of the mode that "
-        "LoRA\u00b2 Train is set to."
+        "Has every hyper-parameter of rank learning. The defaults are the values of the mode that "
+        "is chosen in LoRA\u00b2 Train."
     )
     aliases = ["quantile", "lambda rank", "importance"]
     modes_own = (
@@ -37,8 +37,8 @@ class LoRA2RankOptions(OptionsNode):
                 min=OWN,
                 max=0.9999,
                 step=0.01,
-                tooltip="Share of all importance that lies inside a layer's rank. -1: the mode's "
-                "own value (paper 0.9, adaptive 0.3).",
+                tooltip="The rank of a layer covers this share of the layer's total importance. "
+                "-1: the mode's own value (paper 0.9, adaptive 0.3).",
             ),
             io.Int.Input(
                 "start_rank",
@@ -51,12 +51,12 @@ class LoRA2RankOptions(OptionsNode):
                 "init",
                 options=[AUTO, *INITS],
                 default=AUTO,
-                tooltip="Scale of lora_down at the start. auto: the mode's own.",
+                tooltip="Scale of lora_down at the start. auto: the mode's own value.",
             ),
             own_number(
                 "tolerance",
-                "adaptive: rank positions that are worth less than this share of a typical one are "
-                "given up. 0.01 to 0.1 make smaller files; 0 keeps all that the size allows.",
+                "adaptive: a rank position is removed if it is worth less than this share of a "
+                "typical one. 0.01 to 0.1 make smaller files. 0 keeps all that the size allows.",
                 most=1.0,
             ),
             own_number("rank_weight", "Weight of the rank loss (lambda_rank)."),
@@ -65,7 +65,7 @@ class LoRA2RankOptions(OptionsNode):
                 "Weight of the attention entropy (lambda_attn); paper mode only.",
             ),
             own_number(
-                "rate_learning_rate", "Learning rate of the rates (nu) that ranks are learned by."
+                "rate_learning_rate", "Learning rate of nu, the numbers that decide the ranks."
             ),
             chain(),
         ]

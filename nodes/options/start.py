@@ -1,4 +1,4 @@
-"""LoRA² Start Options: training goes on from a finished adapter."""
+"""LoRA² Start Options: lets a training go on from a finished adapter."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class LoRA2StartOptions(FileOrSocket, OptionsNode):
     node_id = "LoRA2StartOptions"
     title = "Start Options"
     description = (
-        "Trains a finished LoRA further, of LoRA\u00b2 or any other trainer. The run begins where "
-        "the LoRA ended."
+        "Trains a finished LoRA further, made by LoRA\u00b2 or any other trainer. The run begins "
+        "with what the LoRA has learned."
     )
     aliases = [
         "continue training", "fine-tune lora", "network weights", "pretrained lora",
@@ -41,8 +41,8 @@ class LoRA2StartOptions(FileOrSocket, OptionsNode):
             io.Boolean.Input(
                 "adopt_layers",
                 default=True,
-                tooltip="on: layers of the LoRA that LoRA\u00b2 Target Options does not choose are "
-                "trained too. off: they are left out, with what they learned.",
+                tooltip="on: layers of the LoRA are trained too if LoRA\u00b2 Target Options does "
+                "not choose them. off: they are left out, and what they learned is lost.",
             ),
             Lora2.Input(
                 "lora2",
@@ -57,7 +57,7 @@ class LoRA2StartOptions(FileOrSocket, OptionsNode):
     def settings(
         cls, lora_name: str | None = None, lora2: RankedLora | None = None, **values: object
     ) -> dict:
-        """Returns the settings with the adapter itself, read from its file where none is
+        """Returns the settings together with the adapter. It is read from the file if none is
         connected.
         """
         adapter = read_lora(lora_name) if lora2 is None else lora2

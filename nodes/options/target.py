@@ -1,4 +1,4 @@
-"""LoRA² Target Options: which layers are trained, and which ranks some of them may have."""
+"""LoRA² Target Options: chooses which layers are trained, and which ranks they may have."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class LoRA2TargetOptions(OptionsNode):
     node_id = "LoRA2TargetOptions"
     title = "Target Options"
     description = (
-        "Which layers get an adapter, and which ranks some of them may have. LoRA\u00b2 Layers "
-        "shows what is chosen."
+        "Chooses which layers get an adapter, and which ranks some of them may have. LoRA\u00b2 "
+        "Layers shows the chosen layers."
     )
     aliases = ["target modules", "layers", "block weight", "per-block rank"]
 
@@ -32,15 +32,15 @@ class LoRA2TargetOptions(OptionsNode):
                 options=list(LAYERS),
                 default=REGEX,
                 optional=True,
-                tooltip="regex: what targets matches. The others take their kind of layer in any "
-                "model, and targets is not used.",
+                tooltip="regex: the layers that targets matches. Every other choice takes one "
+                "kind of layer in any model; targets is then not used.",
             ),
             io.String.Input(
                 "only_blocks",
                 default="",
                 optional=True,
-                tooltip="Blocks to train, empty for all: down, mid, up, double, single, or a "
-                "block's name, each also with a number or a range: down 4, up 0-3",
+                tooltip="Blocks to train: down, mid, up, double, single, or the name of a block. A "
+                "number or a range may follow, such as: down 4, up 0-3. Empty: all blocks.",
             ),
             io.String.Input(
                 "without_blocks",
@@ -53,9 +53,9 @@ class LoRA2TargetOptions(OptionsNode):
                 default="",
                 multiline=True,
                 optional=True,
-                tooltip="Lines such as attn2 = 16: layers whose names match the pattern have at "
-                "most that rank, in fixed mode exactly that. attn2 = 16 target 8 gives them a "
-                "target_rank of their own. The first line that matches counts.",
+                tooltip="Lines such as attn2 = 16: layers whose names match attn2 have rank 16 at "
+                "most, in fixed mode exactly 16. attn2 = 16 target 8 also gives them a "
+                "target_rank of 8. For each layer the first line that matches counts.",
             ),
             chain(),
         ]

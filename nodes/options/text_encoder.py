@@ -1,4 +1,4 @@
-"""LoRA² Text Encoder Options: how the text encoder is trained, where clip is connected to Train."""
+"""LoRA² Text Encoder Options: chooses how LoRA² Train trains the text encoder."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class LoRA2TextEncoderOptions(OptionsNode):
     node_id = "LoRA2TextEncoderOptions"
     title = "Text Encoder Options"
     description = (
-        "How the text encoder is trained beside the model, where clip is connected to LoRA\u00b2 "
-        "Train."
+        "Chooses how the text encoder is trained together with the model, if clip is connected to "
+        "LoRA\u00b2 Train."
     )
     aliases = ["train text encoder", "train clip", "text encoder learning rate"]
     takes_lists = True
@@ -29,8 +29,8 @@ class LoRA2TextEncoderOptions(OptionsNode):
                 min=OWN,
                 max=10.0,
                 step=1e-7,
-                tooltip="Learning rate of the text encoder. It follows the same schedule. -1: half "
-                "of LoRA\u00b2 Train's.",
+                tooltip="Learning rate of the text encoder, with the same schedule as the "
+                "model's. -1: half of LoRA\u00b2 Train's learning_rate.",
             ),
             io.String.Input(
                 "targets",
@@ -43,15 +43,15 @@ class LoRA2TextEncoderOptions(OptionsNode):
                 "captions",
                 optional=True,
                 force_input=True,
-                tooltip="The texts of the pictures: one for all, or one for each. LoRA\u00b2 "
-                "Dataset passes them on by itself.",
+                tooltip="The captions as text: one for all pictures, or one for each. Not needed "
+                "with LoRA\u00b2 Dataset, whose positive has them.",
             ),
             io.String.Input(
                 "prior_captions",
                 optional=True,
                 force_input=True,
-                tooltip="The texts of the prior pictures in LoRA\u00b2 Data Options, in the same "
-                "form.",
+                tooltip="The captions of the prior pictures in LoRA\u00b2 Data Options as text: "
+                "one for all pictures, or one for each.",
             ),
             chain(),
         ]

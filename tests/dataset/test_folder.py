@@ -74,11 +74,11 @@ def test_links_are_followed_and_what_is_no_file_is_left_out(tmp_path):
     used = [("elsewhere/a.png", None), ("good.png", None), ("link.png", "an owl")]
     assert [(p.name, p.caption) for p in found.pictures] == used
     assert found.skipped == {
-        "latin.png": "its caption is no UTF-8 text: save it as UTF-8",
+        "latin.png": "its caption is not UTF-8 text: save it as UTF-8",
         "long.png": "its caption has more than 65536 bytes",
-        "loop/set/": "a link to a folder that it lies in",
+        "loop/set/": "a link to a folder that it is in",
         "lost.png": "a link to nothing",
-        "pipe.png": "no regular file",
+        "pipe.png": "not a regular file",
         "silent.png": "its caption is a link to nothing",
     }
     assert found.unused == {"elsewhere/words.txt": "a caption without its picture"}
@@ -98,7 +98,7 @@ def test_masks_go_with_their_pictures(tmp_path):
         "-masklabel.png": None, "2_sub/a.png": None, "a.jpg": "a-masklabel.png",
         "b.c.png": "b.c-masklabel.webp",
     }  # fmt: skip
-    assert found.skipped == {"2_sub/b.png": "its mask is no regular file"}
+    assert found.skipped == {"2_sub/b.png": "its mask is not a regular file"}
     assert found.unused == {"2_sub/lost-masklabel.png": "a mask without its picture"}
 
 
@@ -230,7 +230,9 @@ def test_a_picture_without_a_caption_is_named_unless_it_is_skipped(tmp_path):
     (tmp_path / "set" / "a.txt").write_text("")
     pictures, listing, _ = planned(tmp_path)
     assert [p.picture.caption for p in pictures] == [""]
-    assert listing.skipped == {"tiny.png": "20x64 is less than half of 48x96"}
+    assert listing.skipped == {
+        "tiny.png": "20x64 is too small for 48x96: use a larger picture or lower resolution"
+    }
 
 
 def test_too_many_entries_are_refused(tmp_path):

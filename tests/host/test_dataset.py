@@ -192,7 +192,7 @@ def test_bad_files_are_skipped_with_the_reason(playground, folder):
         for line in (
             "skipped: 4\n", "broken.png: unreadable", "empty.jpg: empty", "other files: 1 (.json)",
             "\nseveral frames or pages, first used: 1 (moving.gif)\n", "half.jpg: cut off: ",
-            "small.png: 9x9 is less than half of 32x32",
+            "small.png: 9x9 is too small for 32x32",
             "\ncut off at the end, used: 1 (cut.jpg)\n",
             "captions: 3 from .txt files, 3 without one", "0.txt: a caption without its picture",
         ):  # fmt: skip

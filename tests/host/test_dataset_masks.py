@@ -130,7 +130,8 @@ def test_what_is_masked_out_everywhere_is_left_out(playground, folder):
     corner.putpixel((0, 0), 255)
     corner.save(folder / "2-masklabel.png")
     made = dataset(playground, DatasetSettings(resolution=32, crops=6))
-    assert "skipped: 2\n  0.png: masked out: its mask is black, or it is transparent" in made.report
+    reason = "masked out: its mask is black, or the picture is transparent, in all of its crops"
+    assert f"skipped: 2\n  0.png: {reason}" in made.report
     assert all(m.any() for m in made.masks)
     assert 7 < len(made.latents) == len(made.positive) == len(made.masks) < 14
 

@@ -238,11 +238,11 @@ def test_foreign_models_are_named(nodes, evaluate, clip_vision, dino, drawn, rea
         evaluate(*given)
     with pytest.raises(ValueError, match="images can't be shared"):
         evaluate(drawn, real, "a\nb\nc\nd", "x", clip_vision=clip_vision)
-    with pytest.raises(ValueError, match="scores holds something else"):
+    with pytest.raises(ValueError, match=r"scores is \['x'\]: connect LoRA2 Evaluate"):
         nodes["LoRA2Compare"].execute(["x"], "y")
     with pytest.raises(ValueError, match="prompts is empty"):
         evaluate(drawn, real, " \n", "x", clip_vision=clip_vision)
-    with pytest.raises(ValueError, match="lora2 is no LoRA2 adapter"):
+    with pytest.raises(ValueError, match="lora2 is 'x': connect LoRA2 Train"):
         evaluate(*given, clip_vision=clip_vision, lora2="x")
 
 

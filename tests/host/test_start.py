@@ -216,5 +216,5 @@ def test_the_form_reads_a_file_or_takes_an_adapter(nodes, own, files, monkeypatc
     assert (inputs["strength"], inputs["adopt_layers"]) == (1.0, True), "as without the fields"
     with pytest.raises(ValueError, match="There is no file 'gone.safetensors' in the loras folder"):
         node.execute(lora_name="gone.safetensors")
-    with pytest.raises(ValueError, match="lora2 is no LoRA2 adapter"):
+    with pytest.raises(ValueError, match="lora2 is {'not': 'one'}: connect LoRA2 Train"):
         node.execute(lora2={"not": "one"})

@@ -48,7 +48,7 @@ def test_a_range_between_whole_numbers_is_of_whole_numbers(kind, least, most):
     [
         ({"settings": {}}, "no settings"),
         ({"settings": SPACE, "cuont": 3}, "'cuont', which no search has"),
-        ({"settings": {"steps": 3}}, "to try of steps is 3: give a list"),
+        ({"settings": {"steps": 3}}, "The values to try for steps are 3: give a list"),
         ({"settings": {"steps": {"log": [0, 3]}}}, "the least steps is 0"),
         ({"settings": {"steps": {"uniform": [4, 3]}}}, "the most steps is 3"),
         ({"settings": SPACE, "objective": {"dyno": 1}}, "objective has no score"),

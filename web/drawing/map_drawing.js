@@ -1,11 +1,11 @@
-/** A rank map as SVG: blocks across in the order of the model, the modules of each block down. */
+/** Draws a rank map as SVG. Columns are the blocks in the order of the model, rows are the modules. */
 
 import { cut, svg, widthOf } from "./dom.js";
 import { GAP, gapsOf, headLines, heights, LEAST, LINE, strideOf } from "./map_sizes.js";
 import { strips } from "./strips.js";
 
-const TALLEST = 48; // pixels, height of a cell where there is space to spare
-const WIDEST = 96; // pixels, width of a cell where there is space to spare
+const TALLEST = 48; // pixels, greatest height of a cell
+const WIDEST = 96; // pixels, greatest width of a cell
 const WALK = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 export class MapDrawing {
@@ -29,11 +29,14 @@ export class MapDrawing {
     });
   }
 
-  /** Lays the map out in `width` pixels, and in `height` if cells get 11 to `tallest` of them. */
+  /**
+   * Lays the map out in `width` and, if possible, `height` pixels. A cell is LEAST to `tallest` pixels
+   * high, so a map of many layers becomes higher than `height`.
+   */
   build(map, width, height, tallest = TALLEST) {
     this.element.replaceChildren();
     this.cells.clear();
-    this.used = 0; // pixels of the width that have cells
+    this.used = 0; // pixels from the left edge to the end of the last cell
     const parts = strips(map);
     const titled = parts.length > 1;
     const { lines, rest } = heights(parts);
@@ -100,7 +103,7 @@ export class MapDrawing {
     return below;
   }
 
-  /** Adds the rectangle of a cell and its number, still without colour and text. */
+  /** Adds a rectangle and a text element for a cell. `paint` gives them colour and number later. */
   addCell(cell, x, y) {
     const { wide, tall } = this;
     const gap = Math.min(1.5, wide / 7, tall / 7);
@@ -115,11 +118,11 @@ export class MapDrawing {
     this.cells.set(cell.name, { rect, text, x, y });
   }
 
-  /** Colours every cell as `look(name)` says: {fill, opacity, ink, text}. */
+  /** Paints each cell as `look(name)` says: its fill, opacity, ink (colour of the number) and text. */
   paint(look) {
     const looks = new Map([...this.cells.keys()].map((name) => [name, look(name)]));
     const widest = Math.max(0, ...new Set([...looks.values()].map((l) => l.text.length)));
-    const fits = widthOf("0".repeat(widest)) <= this.wide - 2; // for all cells or for none
+    const fits = widthOf("0".repeat(widest)) <= this.wide - 2; // numbers are shown in all cells or in none
     for (const [name, { fill, opacity, ink, text: number }] of looks) {
       const { rect, text } = this.cells.get(name);
       const shown = fits ? number : "";
@@ -135,7 +138,7 @@ export class MapDrawing {
     for (const [name, { rect }] of this.cells) rect.classList.toggle("picked", names.includes(name));
   }
 
-  /** Goes from layer to layer by the arrow keys; Enter and the space bar pick one. */
+  /** Handles keys: an arrow key goes to the next layer, Enter or the space bar picks a layer. */
   walk(event, hover, pick) {
     const direction = WALK[event.key];
     if (direction) hover(this.beside(this.here, direction));
@@ -145,7 +148,10 @@ export class MapDrawing {
     event.stopPropagation(); // the graph has other uses for these keys
   }
 
-  /** Returns the layer next to another in a direction, itself at an edge; the first one for none. */
+  /**
+   * Returns the name of the next layer in a direction. At an edge it is the same layer; if `name` is
+   * no layer, it is the first one.
+   */
   beside(name, [right, down]) {
     const from = this.cells.get(name);
     if (!from) return this.cells.keys().next().value ?? null;
@@ -159,7 +165,7 @@ export class MapDrawing {
     return best;
   }
 
-  /** Outlines one cell, or none. */
+  /** Outlines the cell of a layer, or removes the outline if `name` is no layer. */
   outline(name) {
     const at = this.cells.get(name);
     this.here = at ? name : null;
@@ -174,7 +180,7 @@ function label(text, x, y, anchor = "middle") {
   return svg("text", { class: "label", x, y, "text-anchor": anchor }, text);
 }
 
-/** Returns the name of a group of blocks as far as it fits: "down 4", "↓4" or nothing. */
+/** Returns the name of a group of blocks in the longest form that fits: "down 4", "↓4" or "". */
 function fitting(group, most) {
   const short = group.replace(/^down /, "↓").replace(/^up /, "↑");
   return [group, short].find((text) => 0.85 * widthOf(text) <= most) ?? "";

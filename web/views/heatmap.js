@@ -1,4 +1,7 @@
-/** Rank Heatmap: every layer where it stands in its model; measures, comparison, export. */
+/**
+ * Rank Heatmap: shows each layer at its place in the model. It has a choice of measures, compares two
+ * adapters, and saves the map as a file.
+ */
 
 import { app } from "../../../scripts/app.js";
 import { PAPER } from "../drawing/colours.js";
@@ -16,8 +19,8 @@ import { onOutput } from "../server/outputs.js";
 import { say } from "../server/words.js";
 import { colourScale, measureTitle, namesOf, panelsOf, shortName } from "./heatmap_panels.js";
 
-const OUTPUT = "lora2_rank_map"; // in the node's ui output: one map, or two to compare
-const FILES = "lora2_files"; // in the same: the files of the maps, null for a map of none
+const OUTPUT = "lora2_rank_map"; // key in the node's ui output: one map, or two maps to compare
+const FILES = "lora2_files"; // another key: the file of each map, null if the adapter has no file
 const HEAD = 24; // pixels above a map, for its title and its colour scale
 const EXPORTED = 1152; // pixels, width of a map in a file
 const EXPORTED_CELL = 24; // pixels, height of a cell in a file
@@ -25,10 +28,10 @@ const EXPORTED_CELL = 24; // pixels, height of a cell in a file
 class HeatmapView {
   maps = null;
   measure = "rank";
-  layout = "beside"; // of two maps: "beside", or as a "difference"
-  picked = []; // names of the layers whose pattern was copied last
+  layout = "beside"; // of two maps: "beside" each other, or their "difference"
+  picked = []; // names of the layers in the pattern that was copied last
   hovered = null; // name of the layer under the pointer
-  copied = null; // the text that said so
+  copied = null; // the text that says that a pattern was copied, while it is shown
   area = html("div", { class: "fill" });
 
   constructor(node) {
@@ -95,7 +98,7 @@ class HeatmapView {
       const drawing = this.drawing(width, height);
       drawing.paint(look);
       drawing.choose(this.picked);
-      drawing.element.setAttribute("aria-label", `${title}. ${say("Arrow keys walk over the layers, Enter copies.")}`);
+      drawing.element.setAttribute("aria-label", `${title}. ${say("Arrow keys move from layer to layer, Enter copies the pattern.")}`);
       const head = html("div", { class: "head" }, html("span", { class: "line" }, title), colourScale(scale, ends));
       return { drawing, element: html("div", {}, head, drawing.element) };
     });
@@ -113,7 +116,7 @@ class HeatmapView {
     return drawing;
   }
 
-  /** Writes the numbers of the layer under the pointer, or what can be done with a layer. */
+  /** Writes the numbers of the layer under the pointer. With no layer there, says what a user can do. */
   hover(name) {
     this.hovered = name;
     this.drawings?.forEach((drawing) => drawing.outline(name));
@@ -136,7 +139,7 @@ class HeatmapView {
     this.first.title = this.second.title = cell.name;
   }
 
-  /** Copies the pattern of a layer; with Shift, of the layers picked before too. */
+  /** Copies the pattern of a layer. With Shift, the pattern also has the layers picked before. */
   async pick(name, { shiftKey }) {
     const before = shiftKey ? this.picked.filter((n) => n !== name) : [];
     this.picked = [...before, name];
@@ -151,7 +154,7 @@ class HeatmapView {
     this.second.textContent = pattern;
   }
 
-  /** Returns what is shown as a picture of its own, for a file. */
+  /** Returns the maps that are shown as one SVG element, for a file. */
   picture() {
     const drawings = panelsOf(this, PAPER).map(({ look, ...panel }) => {
       const drawing = this.drawing(EXPORTED, 10_000, EXPORTED_CELL); // a height that never limits
@@ -163,7 +166,7 @@ class HeatmapView {
   }
 }
 
-/** Keeps the map's picture out of the node, which draws it itself; it stays an output. */
+/** Hides the picture that the server sends, since the node draws the map itself. Its output stays. */
 function hidePicture(node) {
   node.hideOutputImages = true; // enough for the Vue renderer, not for the classic one
   const background = node.onDrawBackground;

@@ -1,5 +1,5 @@
-"""Pictures to latents and captions to conditioning, each cached on disk by everything that it
-depends on.
+"""Encodes pictures to latents and captions to conditionings. Each result is cached on disk, under a
+key made of everything that it depends on.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ from ...dataset.buckets import Size
 from ...dataset.cache import Cache, key_of
 from ...dataset.crops import Crop
 
-# the key in a conditioning under which its caption stands
+# the key under which a conditioning holds its caption as text
 CAPTION = "lora2_caption"
-# the version of crop, resize and encode: raise it when a change of them makes cached latents wrong
+# the version of the steps from a picture or caption to its cached result. Raise it when a change of
+# these steps makes old cached results wrong
 RECIPE = 1
-# types of object patches that can be part of a model's identity
+# types of object patches whose text says all about them. A model with any other patch is not cached
 PLAIN = (torch.dtype, bool, int, float, str, type(None))
-# values of each weight that enter a model's identity: reading all would take seconds
+# values of each weight that are hashed. Reading all values would take seconds
 SAMPLES = 64
 
 
 def fitted(picture: np.ndarray, crop: Crop, size: Size) -> Tensor:
-    """Returns a picture, cropped, resized and mirrored, as [1, height, width, 3].
+    """Cuts a picture to a crop, resizes and mirrors it. Returns [1, height, width, 3] in [0, 1].
 
-    picture: [height, width, 3] in [0, 1]. size: width and height to resize to.
+    picture: [height, width, 3] in [0, 1]. size: width and height of the result in pixels.
     """
     box = picture[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
     pixels = torch.from_numpy(np.ascontiguousarray(box))
@@ -43,9 +44,10 @@ def fitted(picture: np.ndarray, crop: Crop, size: Size) -> Tensor:
 
 
 def weights_identity(patcher) -> str | None:
-    """Returns a hash of the name, shape and some values of every weight, and of the patches. None
-    when weights can't be read, as in a model that streams them, or when more than the weights
-    matters.
+    """Returns a hash of a model: name, shape and some values of each weight, and its patches.
+
+    Returns None when no hash can tell what the model does: its weights can't be read, because they
+    are loaded piece by piece while it runs, or code patches and injections change it.
     """
     swaps = patcher.object_patches
     if patcher.injections or not all(isinstance(v, PLAIN) for v in swaps.values()):
@@ -55,7 +57,7 @@ def weights_identity(patcher) -> str | None:
     if patcher.patches:
         digest.update(str(patcher.patches_uuid).encode())
     for name, tensor in sorted(patcher.model.state_dict().items()):
-        if name in patcher.backup:  # another clone's patches are on the weight just now
+        if name in patcher.backup:  # the weight holds patches now: take it without them
             tensor = patcher.backup[name].weight
         if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.is_meta:
             return None
@@ -69,14 +71,16 @@ def weights_identity(patcher) -> str | None:
 
 
 def vae_identity(vae) -> str | None:
-    """Returns the identity of a VAE: everything that latents depend on beside the picture."""
+    """Returns a text that is the same for VAEs that give the same latents, or None as
+    `weights_identity` does.
+    """
     identity = weights_identity(vae.patcher)
     return identity and f"{identity} {vae.vae_dtype} {vae.spacial_compression_encode()}"
 
 
 def clip_identity(clip) -> str | None:
-    """Returns the identity of a CLIP: everything that a conditioning depends on beside the caption.
-    None when hooks change it.
+    """Returns a text that is the same for CLIPs that encode captions in the same way. Returns None
+    when hooks change the CLIP, or as `weights_identity` does.
     """
     identity = weights_identity(clip.patcher)
     if identity is None or clip.patcher.forced_hooks is not None:
@@ -86,8 +90,8 @@ def clip_identity(clip) -> str | None:
 
 
 def to_tensors(conditioning: list) -> dict[str, Tensor] | None:
-    """Returns a conditioning as named tensors; None when it holds other things than tensors and
-    plain values.
+    """Returns a conditioning as named tensors, as a file can hold them. Returns None when it has a
+    value that is neither a tensor nor exact in JSON.
     """
     tensors, plain = {}, []
     for index, (cross, facts) in enumerate(conditioning):
@@ -104,7 +108,7 @@ def to_tensors(conditioning: list) -> dict[str, Tensor] | None:
 
 
 def from_tensors(tensors: dict[str, Tensor]) -> list:
-    """Returns the conditioning of its `to_tensors`."""
+    """Returns the conditioning that `to_tensors` made these tensors of."""
     plain = json.loads(bytes(tensors["plain"].tolist()))
     conditioning = [[tensors[f"{index}."], dict(facts)] for index, facts in enumerate(plain)]
     for name, tensor in tensors.items():
@@ -115,8 +119,8 @@ def from_tensors(tensors: dict[str, Tensor]) -> list:
 
 
 class Encoder:
-    """A VAE and a text encoder with their cache. It counts the latents and captions that were asked
-    for, and the cached ones among them.
+    """Encodes pictures with a VAE and captions with a text encoder, and uses a cache for both. It
+    counts how many latents and captions it was asked for, and how many of them were cached.
     """
 
     def __init__(self, clip, vae, cache: Cache):
@@ -126,7 +130,9 @@ class Encoder:
         self.conditionings: dict[str, list] = {}
 
     def known_latent(self, digest: str, crop: Crop, size: Size) -> Tensor | None:
-        """Returns the cached latent of the picture file with this SHA-256, None without one."""
+        """Returns the cached latent of a crop of a picture, or None. `digest` is the SHA-256 of the
+        picture's file.
+        """
         self.latents += 1
         key = self.latent_key(digest, crop, size)
         tensors = self.cache.read(key) if key else None
@@ -136,14 +142,14 @@ class Encoder:
         return tensors["samples"]
 
     def latent_key(self, digest: str, crop: Crop, size: Size) -> str | None:
-        """Returns the key of a latent in the cache; None when it can't be cached."""
+        """Returns the key of a latent in the cache; None when the VAE's latents can't be cached."""
         if self.identities[0] is None:
             return None
         return key_of("latent", RECIPE, digest, vars(crop), size, self.identities[0])
 
     def latent(self, picture: np.ndarray, digest: str, crop: Crop, size: Size) -> Tensor:
-        """Encodes a decoded picture and returns its latent. Raises ValueError when the VAE gives
-        NaN.
+        """Encodes a crop of a decoded picture, writes the latent to the cache and returns it.
+        Raises ValueError when the VAE gives values that are not finite.
         """
         samples = self.vae.encode(fitted(picture, crop, size)).cpu()
         if not torch.isfinite(samples).all():
@@ -153,8 +159,8 @@ class Encoder:
         return samples
 
     def conditioning(self, caption: str) -> list:
-        """Returns the conditioning of a caption, with the caption under CAPTION. Each caption is
-        encoded once.
+        """Returns the conditioning of a caption; the key CAPTION in it holds the caption. Each
+        caption is encoded only once.
         """
         if caption not in self.conditionings:
             self.captions += 1
@@ -164,8 +170,8 @@ class Encoder:
         return self.conditionings[caption]
 
     def encode_caption(self, caption: str) -> list:
-        """Returns the conditioning of a caption, from the cache if it is there. Captions with
-        embeddings are not cached, since the files of embeddings may change.
+        """Returns the conditioning of a caption, from the cache if it is there. A caption that
+        names an embedding is never cached, since the file of the embedding may change.
         """
         key = None
         if self.identities[1] is not None and "embedding:" not in caption:
@@ -180,7 +186,7 @@ class Encoder:
         return conditioning
 
     def report(self) -> str:
-        """Returns a line on how much came from the cache."""
+        """Returns a line that says how many latents and captions came from the cache."""
         return (
             f"cache: {self.cached_latents} of {self.latents} latents, "
             f"{self.cached_captions} of {self.captions} captions"

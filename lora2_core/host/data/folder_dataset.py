@@ -1,5 +1,5 @@
-"""A folder of pictures becomes a data set for LoRA² Train: the work of LoRA² Dataset between its
-inputs and its outputs.
+"""Makes a data set for LoRA² Train from a folder of pictures. The node LoRA² Dataset calls
+`make_dataset`.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from .picture_masks import MaskReader
 
 @dataclass(frozen=True)
 class Dataset:
-    """The entries of a data set, and the report on its folder.
+    """Holds the entries of a data set in three lists of equal length, and the report about its
+    folder. An entry is a pair of a picture and a caption.
 
-    Each entry has one of latents (LATENT), positive (CONDITIONING) and masks ([1, height, width],
-    in the latent's size).
+    latents: a LATENT for each entry. positive: a CONDITIONING for each entry. masks: a mask for
+    each entry, [1, height, width] in the size of its latent.
     """
 
     latents: list[dict]
@@ -41,8 +42,8 @@ class Dataset:
 
 
 def cache_folder() -> Path:
-    """Returns the folder of cached pictures and captions; it lies in the user folder, which HTTP
-    can't reach.
+    """Returns the folder of cached latents, captions and masks. It is inside ComfyUI's user folder,
+    in a part that its web server never serves.
     """
     return Path(folder_paths.get_system_user_directory("lora2")) / "cache"
 
@@ -50,9 +51,12 @@ def cache_folder() -> Path:
 def encode_picture(
     planned: Planned, settings: DatasetSettings, encoder: Encoder, reader: MaskReader
 ) -> tuple[list[tuple[Tensor, Tensor]], bool]:
-    """Returns (latent, mask) of each crop of a picture, and whether the file lacks its end. Crops
-    that are masked out altogether are left out; raises Unusable when none is left. The picture is
-    decoded only if a latent is not cached.
+    """Returns pairs of a latent and a mask, one pair for each crop of a picture, and whether the
+    end of the picture's file is missing. The picture is decoded only if one of its latents is not
+    cached.
+
+    A crop whose mask is black everywhere is left out. Raises Unusable when no crop remains, or when
+    the file can't be used.
     """
     path, seen = planned.picture.path, planned.seen
     try:
@@ -85,7 +89,7 @@ def encode_picture(
     kept = [(latent, m) for latent, m in zip(latents, masks, strict=True) if m.any()]
     if not kept:
         raise Unusable(
-            "masked out: its mask is black, or it is transparent, wherever it is cropped"
+            "masked out: its mask is black, or the picture is transparent, in all of its crops"
         )
     return kept, completed(data)[1]
 
@@ -93,17 +97,20 @@ def encode_picture(
 def make_dataset(
     name: str, clip, vae, settings: DatasetSettings, on_picture: Callable[[int, int], None]
 ) -> Dataset:
-    """Encodes the pictures and captions of a folder in the host's input folder.
+    """Encodes the pictures and captions of a folder and returns them as a data set. Raises
+    ValueError for bad input before anything is encoded.
 
-    on_picture(done, of) is called before every picture and caption. It may raise the host's
-    interrupt; everything encoded by then stays in the cache. Raises ValueError for bad input before
-    anything is encoded.
+    name: path of the folder below ComfyUI's input folder.
+    on_picture: called as on_picture(done, of) before each picture and caption. It may raise
+        ComfyUI's interrupt; everything encoded by then stays in the cache.
     """
     for what, model in (("clip", clip), ("vae", vae)):
         if model is None:
-            raise ValueError(f"{what} is empty: connect a loader whose file holds one.")
+            raise ValueError(f"{what} is empty: connect a loader whose file has a {what.upper()}.")
         if not hasattr(model, "patcher"):
-            raise ValueError(f"{what} is {quoted(model)}: connect a loader that gives one.")
+            raise ValueError(
+                f"{what} is {quoted(model)}: connect a loader that gives a {what.upper()}."
+            )
     root = folder_paths.get_input_directory()
     step = step_for(settings.resolution, vae.spacial_compression_encode())
     folder = check_folder(root, name)
