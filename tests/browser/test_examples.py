@@ -98,11 +98,12 @@ def test_loaders_of_an_example_say_where_their_files_are(name: str) -> None:
             assert model["url"].endswith(f"/{model['name']}") and model["directory"]
 
 
+@pytest.mark.one_look
 @pytest.mark.parametrize("name", ["LoRA2 SDXL style", "LoRA2 Flux subject"])
-def test_an_example_lacks_only_files(front_end: FrontEnd, name: str) -> None:
+def test_an_example_lacks_only_files(page_of_look: FrontEnd, name: str) -> None:
     """The server's own validation names the loaders, and the folder of pictures, and no more."""
-    front_end.open(workflow(name))
-    status, faults = front_end.page.evaluate(REFUSAL)
+    page_of_look.open(workflow(name))
+    status, faults = page_of_look.page.evaluate(REFUSAL)
     assert status == 400
     allowed = {(loader, "value_not_in_list") for loader in LOADERS}
     assert {tuple(fault) for fault in faults} <= allowed | {
@@ -110,16 +111,18 @@ def test_an_example_lacks_only_files(front_end: FrontEnd, name: str) -> None:
     }
 
 
+@pytest.mark.one_look
 @pytest.mark.parametrize(
     ("language", "title", "field", "empty"),
     [
         ("zh", "LoRA² 训练", "步数", "请连接“模型”"),
-        ("ja", "LoRA² 学習", "ステップ数", "「モデル」を接続"),
+        pytest.param("ja", "LoRA² 学習", "ステップ数", "「モデル」を接続", marks=pytest.mark.slow),
     ],
 )
 def test_nodes_speak_the_language_of_the_front_end(
-    front_end: FrontEnd, language: str, title: str, field: str, empty: str
+    page_of_look: FrontEnd, language: str, title: str, field: str, empty: str
 ) -> None:
+    front_end = page_of_look
     front_end.set("Comfy.Locale", language)
     try:
         front_end.page.reload()
@@ -135,4 +138,6 @@ def test_nodes_speak_the_language_of_the_front_end(
     finally:
         front_end.set("Comfy.Locale", "en")
         front_end.page.wait_for_timeout(500)
+        front_end.page.reload()
+        front_end.wait_until_ready()
     assert front_end.complaints == []

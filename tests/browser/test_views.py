@@ -15,9 +15,8 @@ import pytest
 from PIL import Image
 
 from tests.browser.front_end import QUICK_START, RUN, FrontEnd, workflow
-from tests.browser.looks import QUICK, Look
+from tests.browser.looks import Look
 
-FAST = QUICK[:1]  # the newest front end shows a run in test_pages.py
 STEPS = 120
 NUMBERS = """e => [...e.querySelectorAll('rect.cell')].map(
     r => [r.dataset.layer, r.nextSibling.textContent])"""
