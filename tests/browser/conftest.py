@@ -15,6 +15,11 @@ from tests.hosting.browser import launch_args
 from tests.hosting.front_ends import PINNED, arguments
 from tests.hosting.server import ComfyServer
 
+# the graph, and whose run was the last: what another workflow's run gives is not shown
+FORGET = """() => {
+    app.graph.clear();
+    app.api.dispatchCustomEvent('execution_start', { prompt_id: 'of no workflow' });
+}"""
 WINDOW = {"width": 1900, "height": 960}
 
 
@@ -91,7 +96,7 @@ def shared_page(serving, context_of_look: BrowserContext, look: Look) -> Iterato
 
 @pytest.fixture(scope="module")
 def page_of_look(shared_page: FrontEnd) -> FrontEnd:
-    """The page of a look, without what other modules left in it; downloads and the clipboard work."""
-    shared_page.page.evaluate("app.graph.clear()")
+    """The page of a look without what other modules left in it; downloads, the clipboard work."""
+    shared_page.page.evaluate(FORGET)
     shared_page.complaints.clear()
     return shared_page

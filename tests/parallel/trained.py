@@ -1,5 +1,7 @@
 """One process of a training: alone, or one of several with the variables that torchrun sets. Writes
-what it has learned: `python -m tests.hosting.inprocess tests.parallel.trained FOLDER MODE STEPS BATCH`.
+what it has learned.
+
+    python -m tests.hosting.inprocess tests.parallel.trained FOLDER MODE STEPS BATCH
 """
 
 from __future__ import annotations
