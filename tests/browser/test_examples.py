@@ -122,11 +122,11 @@ def test_an_example_lacks_only_files(page_of_look: FrontEnd, name: str) -> None:
 def test_nodes_speak_the_language_of_the_front_end(
     page_of_look: FrontEnd, language: str, title: str, field: str, empty: str
 ) -> None:
-    front_end = page_of_look
-    front_end.set("Comfy.Locale", language)
+    """On a page that is loaded in it: names of nodes come once, when a page is loaded."""
+    page_of_look.set("Comfy.Locale", language)
+    page_of_look.page.wait_for_timeout(300)  # until it is stored
+    front_end = FrontEnd(page_of_look.page.context.new_page(), page_of_look.server)
     try:
-        front_end.page.reload()
-        front_end.wait_until_ready()
         node = front_end.add("LoRA2Train", (0, 0), [])
         told = front_end.page.evaluate(
             """id => { const n = app.graph.getNodeById(id);
@@ -136,8 +136,7 @@ def test_nodes_speak_the_language_of_the_front_end(
         assert told[0] == title and field in told[1]
         assert empty in front_end.view(node).text_content()
     finally:
-        front_end.set("Comfy.Locale", "en")
-        front_end.page.wait_for_timeout(500)
-        front_end.page.reload()
-        front_end.wait_until_ready()
+        front_end.page.close()
+        page_of_look.set("Comfy.Locale", "en")
+        page_of_look.page.wait_for_timeout(500)
     assert front_end.complaints == []
