@@ -11,6 +11,7 @@ from tests.browser.made_up import rank_map, training
 
 OURS, OTHER = (f"{n}{n}d5c1a0-1d7c-4b55-9d0c-52a1f0c1a5e{n}" for n in (3, 4))
 EVENT = "event => app.api.dispatchCustomEvent('lora2.train', event)"
+STARTED = "event => app.api.dispatchCustomEvent('lora2.train_begun', event)"
 SHOW = "([id, output]) => app.graph.getNodeById(id).onExecuted(output)"
 BEGUN = "id => app.api.dispatchCustomEvent('execution_start', { prompt_id: id })"
 PROMPT = "app.graphToPrompt().then(p => p.output)"
@@ -98,3 +99,15 @@ def test_what_ends_while_another_workflow_is_open_is_not_shown_in_it(opened: Ope
     finally:
         opened.page.evaluate(OPEN, opened.saved)
     assert opened.front_end.complaints == []
+
+
+def test_a_run_that_has_begun_says_so_before_its_first_step(opened: Opened) -> None:
+    """In its own workflow only, and not once a step of it is shown."""
+    empty = opened.front_end.view(opened.train).locator(".empty")
+    begun = {"node": str(opened.train), "workflow": OTHER, "prompt_id": "p", "run": "next"}
+    before = empty.text_content()
+    for other in (begun, begun | {"workflow": OURS, "run": "tabs"}):
+        opened.page.evaluate(STARTED, other)
+        assert empty.text_content() == before
+    opened.page.evaluate(STARTED, begun | {"workflow": OURS})
+    assert empty.text_content().startswith("Running. The first step comes")
