@@ -152,8 +152,9 @@ def scale(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def parallel(session: nox.Session) -> None:
-    """One adapter trained by two processes under torchrun, against one at the same batch size."""
-    in_host(session, "-m", "tests.parallel", *session.posargs)
+    """One adapter trained by two processes, against one at the same batch size."""
+    module = ("tests.hosting.inprocess", "tests.parallel")
+    in_host(session, "-m", *module, *session.posargs, LORA2_DEVICE="cpu")
 
 
 @nox.session(venv_backend="none")

@@ -47,6 +47,22 @@ def sweep(folder: Path) -> None:
                 orphan.unlink()
 
 
+def prepare(folder: Path, named: str, other: str) -> Path:
+    """Makes a folder for files of `write_atomic`, removes half-written ones in it, and returns it.
+
+    Raises ValueError where it can't be made or written: `named` is how the sentence begins ("The
+    folder of 'owl'"), `other` what the user may choose instead ("another one").
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
+    except OSError as error:
+        raise ValueError(f"{named} can't be made ({error.strerror}): choose {other}.") from error
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"{named} can't be written: choose {other} or change its rights.")
+    return folder
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Writes a file at once or not at all: a temporary file in the same folder, fsync, read back,
     rename, fsync of the folder.

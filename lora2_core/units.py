@@ -6,3 +6,8 @@ from __future__ import annotations
 BYTES_PER_PARAMETER = 2
 # bytes; as the sizes of downloads are given, not 2**20
 MEGABYTE = 1e6
+
+
+def megabytes(parameters: float) -> float:
+    """Returns the size in MB of so many parameters in a saved adapter."""
+    return parameters * BYTES_PER_PARAMETER / MEGABYTE

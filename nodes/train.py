@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from comfy_api.latest import io
 from server import PromptServer
 
@@ -13,7 +11,7 @@ from ..lora2_core.host.export import as_lora_model
 from ..lora2_core.host.store import RESCUED, check_prefix
 from ..lora2_core.host.training.choices import Choices
 from ..lora2_core.host.training.ending import adapter_is_taken, end, end_early
-from ..lora2_core.host.training.live import Origin
+from ..lora2_core.host.training.live import EVENT, Origin
 from ..lora2_core.host.training.run import train_on
 from ..lora2_core.host.training.run_view import RunView
 from ..lora2_core.ranks.settings import MODES
@@ -29,8 +27,6 @@ from .sockets import (
     check_options,
     first,
 )
-
-EVENT = "lora2.train"
 
 
 class LoRA2Train(io.ComfyNode):
@@ -173,7 +169,7 @@ class LoRA2Train(io.ComfyNode):
         choices = Choices.of({**check_options((options or [None])[0]), **fields})
         check_prefix(RESCUED)
         data, origin = (model[0], latents, positive), cls.origin()
-        view = RunView(origin, choices, partial(live_events.send, EVENT))
+        view = RunView(origin, choices, live_events.send)
         server = getattr(PromptServer, "instance", None)  # None outside the host's server
         taken = view.say(adapter_is_taken, origin, server) is not False
         view.begin(*data, taken)

@@ -73,13 +73,15 @@ def tier(item: pytest.Item) -> str:
 
 
 def group(item: pytest.Item) -> str:
-    """Returns what the tests of one worker have in common: the front end whose server they share,
-    else their file, which may have fixtures of its own.
+    """Returns what the tests of one worker have in common: a server, and in the browser the front
+    end that it serves; else their file, which may have fixtures of its own.
     """
-    if tier(item) not in ("server", "browser"):
+    if tier(item) == "server":
+        return "server"
+    if tier(item) != "browser":
         return item.path.relative_to(Path(__file__).parent).as_posix()
     look = item.callspec.params.get("look") if hasattr(item, "callspec") else None
-    return look.front_end if look else PINNED
+    return f"browser {look.front_end if look else PINNED}"
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ class Progress:
         if event["type"] == "executing" and data.get("node") in DOING:
             self._doing = DOING[data["node"]]
             self._show(f"{self._doing}…", new=True)
-        elif event["type"] == "lora2.train" and "step" in data:  # else it has only begun
+        elif event["type"] == "lora2.train":
             self._show(self._training(data), new=False, step=data["step"])
 
     def _training(self, data: dict) -> str:

@@ -1,8 +1,8 @@
 """Small faults put into what ships, one at a time: how many of them the tests notice.
 
-`python -m nox -s mutations -- --count 30 --seed 0` runs the fast tests on each, the nearest to the
-changed module first; what they miss is tried with every test. Each fault is made in a copy of the
-repository.
+`python -m nox -s mutations -- --count 30 --seed 0` runs the fast tests of the files that are
+nearest to the changed module, until one fails; what they miss is tried with the slow tests of the
+same files. Each fault is made in a copy of the repository.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ import argparse
 import ast
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from tests.structure import ROOT, imports, shipped
 
@@ -30,9 +33,12 @@ COMPUTED = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult,
     ast.FloorDiv: ast.Mult,
 }  # fmt: skip
-TIERS = {"host", "server", "browser"}
-# for the tests of one fault, several times what they take: what hangs is noticed too
-SECONDS = {"--fast": 1800, "--all": 7200}
+SERVED = {"server", "browser"}
+DEFINED = re.compile(r"^ *(?:def|class) (\w+)|[\"'](LoRA2\w+)", re.MULTILINE)
+WORD = re.compile(r"\w+")
+FILES = 12  # of tests for a fault: what these miss, others hardly ever notice
+# options, and the seconds for one fault: several times what the tests take; a hang is noticed too
+FAST, SLOW = (("--fast",), 900), (("--all", "-m", "slow"), 1800)
 
 
 def faults(tree: ast.Module) -> Iterator[tuple[ast.AST, str]]:
@@ -88,48 +94,56 @@ def chosen(count: int, seed: int) -> list[tuple[Path, int]]:
 
 def selected(path: Path) -> list[str]:
     """Returns the test files that can notice a fault in a module, the nearest first: those that
-    import it, directly or through others, by how many imports lie between. Tests in the host reach
-    nodes without an import, tests of the server and the browser everything: they come last.
+    import it, then those that name most of what it defines, then by how many imports lie between.
+    Tests of the server and the browser reach everything, by way of a server: they come last.
     """
-    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-    importers: dict[str, set[str]] = {}
     files = [*shipped(), *sorted((ROOT / "tests").rglob("*.py"))]
+    names = {f: ".".join(f.relative_to(ROOT).with_suffix("").parts) for f in files}
+    names = {f: name.removesuffix(".__init__") for f, name in names.items()}
+    importers: dict[str, set[str]] = {}
     for file in files:
-        name = ".".join(file.relative_to(ROOT).with_suffix("").parts)
         for target in imports(file):
-            importers.setdefault(target.removeprefix("comfyui_lora2."), set()).add(name)
-    distance, front = {module: 0}, [module]
+            importers.setdefault(target.removeprefix("comfyui_lora2."), set()).add(names[file])
+    distance, front = {names[path]: 0}, [names[path]]
     while front:
         near = front.pop(0)
         for name in importers.get(near, ()):
             if name not in distance:
                 distance[name] = distance[near] + 1
                 front.append(name)
+    defined = DEFINED.findall(path.read_text(encoding="utf-8"))
+    defined = {name for pair in defined for name in pair if len(name) > 3}
+
+    def farness(test: Path) -> tuple:
+        words = set(WORD.findall(test.read_text(encoding="utf-8")))
+        between = distance.get(names[test], len(files))
+        served = not SERVED.isdisjoint(test.parts)
+        return served, between > 1, -len(defined & words), between, names[test]
+
     tests = [f for f in files if f.name.startswith("test_")]
-    names = {f: ".".join(f.relative_to(ROOT).with_suffix("").parts) for f in tests}
-    near = sorted((f for f in tests if names[f] in distance), key=lambda f: distance[names[f]])
-    rest = [f for f in tests if f not in near and TIERS.intersection(f.parts)]
-    rest.sort(key=lambda f: [tier in f.parts for tier in ("browser", "server")])
-    return [str(f.relative_to(ROOT)) for f in (*near, *rest)]
+    tests = [f for f in tests if names[f] in distance or "host" in f.parts or SERVED & {*f.parts}]
+    return [str(f.relative_to(ROOT)) for f in sorted(tests, key=farness)]
 
 
-def noticed(copy: Path, tests: list[str], tier: str) -> bool:
-    """Returns whether a test fails in the copy, or the tests hang."""
+def noticed(copy: Path, tests: list[str], tier: tuple[tuple[str, ...], int]) -> bool:
+    """Returns whether a test fails in the copy, or can't be collected, or the tests hang."""
+    options, seconds = tier
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
     try:
         done = subprocess.run(
-            [*command, tier, *tests], cwd=copy, timeout=SECONDS[tier], capture_output=True,
+            [*command, *options, *tests], cwd=copy, timeout=seconds, capture_output=True,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return True
-    return done.returncode == 1
+    return done.returncode not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--files", type=int, default=FILES)
     asked = parser.parse_args()
     fast = every = 0
     with tempfile.TemporaryDirectory(prefix="lora2-") as scratch:
@@ -143,9 +157,9 @@ def main() -> None:
             put(node, kind)
             ast.fix_missing_locations(tree)
             (copy / path.relative_to(ROOT)).write_text(ast.unparse(tree), encoding="utf-8")
-            tests = selected(path)
-            by_fast = noticed(copy, tests, "--fast")
-            by_every = by_fast or noticed(copy, tests, "--all")
+            tests = selected(path)[: asked.files]
+            by_fast = noticed(copy, tests, FAST)
+            by_every = by_fast or noticed(copy, tests, SLOW)
             fast, every = fast + by_fast, every + by_every
             who = "fast tests" if by_fast else "every test" if by_every else "MISSED"
             where = path.relative_to(ROOT).as_posix()

@@ -170,7 +170,7 @@ def summary(
     """
     metadata = lora.origin.file.metadata if metadata is None else metadata
     ranks = list(lora.ranks.values())
-    size = f"{lora.parameters * BYTES_PER_PARAMETER / MEGABYTE:.2f} MB in fp16"
+    size = f"{lora.megabytes():.2f} MB in fp16"
     if file_bytes is not None:
         size = f"{file_bytes / MEGABYTE:.2f} MB ({size})"
     lines = [f"{name}: {size}, {len(ranks)} layers", spread(ranks)]

@@ -12,13 +12,13 @@ def send(kind: str, event: dict) -> None:
     """Sends an event to every open page, since the page that queued the prompt may be closed. The
     ids of workflow and node in it tell a page whether it is meant.
 
-    Events from which a new page can draw the run (with `points` or `begun`) are sent again until
-    the prompt ends, however long a step or the nodes behind take.
+    Events from which a new page can show the run (with `points`, or before the first step) are
+    sent again until the prompt ends, however long a step or the nodes behind take.
     """
     server = PromptServer.instance
     server.send_sync(kind, event)
     loop = getattr(server, "loop", None)  # a server that is not running has none
-    if loop is not None and ("points" in event or "begun" in event):
+    if loop is not None and ("points" in event or "step" not in event):
         loop.call_soon_threadsafe(_keep, kind, event)
 
 

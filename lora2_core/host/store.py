@@ -10,7 +10,7 @@ from pathlib import Path
 import folder_paths
 
 from ..adapter.lora import RankedLora
-from ..atomic import sweep
+from ..atomic import prepare, sweep
 from ..files.saving import save
 from ..paths import below, quoted, standing, unportable
 from ..saying import log
@@ -40,20 +40,7 @@ def check_prefix(prefix: str) -> Path:
         raise ValueError(
             f"filename_prefix is {quoted(prefix)}, but {fault}: give a name such as lora2/lora2."
         )
-    folder = target.parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        sweep(folder)
-    except OSError as error:
-        raise ValueError(
-            f"The folder of {quoted(prefix)} can't be made ({error.strerror}): choose another one."
-        ) from error
-    if not os.access(folder, os.W_OK):
-        raise ValueError(
-            f"The folder of {quoted(prefix)} can't be written: choose another one or change its "
-            "rights."
-        )
-    return folder
+    return prepare(target.parent, f"The folder of {quoted(prefix)}", "another one")
 
 
 def no_loras() -> bool:

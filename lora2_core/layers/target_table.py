@@ -10,7 +10,7 @@ from torch import nn
 from ..adapter.layout import arrange
 from ..ranks.layer_ranks import lines_of
 from ..ranks.settings import RankSettings
-from ..units import BYTES_PER_PARAMETER, MEGABYTE
+from ..units import megabytes
 from .layer import Component
 from .targets import block_of, components
 
@@ -48,7 +48,7 @@ def summary(layers: Mapping[str, Row], settings: RankSettings, adaptable: int) -
     """Returns lines of text: how many of the adaptable layers are chosen, their parameters, their
     size, and the layers of each block.
     """
-    size = BYTES_PER_PARAMETER / MEGABYTE * sum(row.parameters for row in layers.values())
+    size = megabytes(sum(row.parameters for row in layers.values()))
     lines = [
         f"{len(layers)} of {adaptable} layers, {sum(r.part.cost for r in layers.values()):,} "
         "parameters a rank",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..layers.adapters import Adapters
-from ..units import BYTES_PER_PARAMETER, MEGABYTE
+from ..units import megabytes
 from .attention import EntropyRecord
 from .auction import PRICES
 from .loss_scale import LossScale
@@ -161,7 +161,7 @@ class Run:
                 f"(step {len(self.losses) + 1}): "
                 "lower learning_rate, or check the latents."
             )
-        size = self.adapters.parameters * BYTES_PER_PARAMETER / MEGABYTE
+        size = megabytes(self.adapters.parameters)
         return Step(len(self.losses), loss, ranks, mean_rank, size, self.megabytes_allowed)
 
     @property
@@ -169,7 +169,7 @@ class Run:
         """Returns the most MB that the settings allow; None where they set no limit."""
         if not self.adapters.mode.limited:
             return None
-        return self.adapters.ceiling * BYTES_PER_PARAMETER / MEGABYTE
+        return megabytes(self.adapters.ceiling)
 
 
 def train(

@@ -10,25 +10,36 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, sync_playwright
 
 from tests.browser.front_end import FrontEnd
-from tests.browser.looks import QUICK, Look, looks
+from tests.browser.looks import FIRST, OTHER, Look, looks
 from tests.hosting.browser import launch_args
 from tests.hosting.front_ends import PINNED, arguments
 from tests.hosting.server import ComfyServer
 
+# the graph, and whose run was the last: what another workflow's run gives is not shown
+FORGET = """() => {
+    app.graph.clear();
+    app.api.dispatchCustomEvent('execution_start', { prompt_id: 'of no workflow' });
+}"""
 WINDOW = {"width": 1900, "height": 960}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Fills in `look`; in every theme where the module is about colours: EVERY_THEME. All but the
-    looks of QUICK are slow, and all but those of FAST where the module names some.
+    """Fills in `look`; in every theme where the module is about colours: EVERY_THEME. The fast look
+    is FIRST, and where the module says so (NEWEST_TOO) OTHER; a test with the mark `one_look` has
+    no others.
     """
-    if "look" in metafunc.fixturenames:
-        fast = getattr(metafunc.module, "FAST", QUICK)
-        wanted = [
-            pytest.param(look, id="-".join(look), marks=[] if look in fast else pytest.mark.slow)
-            for look in looks(themes=getattr(metafunc.module, "EVERY_THEME", False))
-        ]
-        metafunc.parametrize("look", wanted, indirect=True, scope="package")
+    if "look" not in metafunc.fixturenames:
+        return
+    module = metafunc.module
+    fast = [FIRST, OTHER] if getattr(module, "NEWEST_TOO", False) else [FIRST]
+    wanted = looks(themes=getattr(module, "EVERY_THEME", False))
+    if metafunc.definition.get_closest_marker("one_look"):
+        fast = wanted = [FIRST]
+    cases = [
+        pytest.param(look, id="-".join(look), marks=[] if look in fast else pytest.mark.slow)
+        for look in wanted
+    ]
+    metafunc.parametrize("look", cases, indirect=True, scope="package")
 
 
 @pytest.fixture(scope="package")
@@ -64,14 +75,6 @@ def serving(request: pytest.FixtureRequest, host: Path) -> Iterator[Callable[[st
         yield of
 
 
-@pytest.fixture
-def front_end(server: ComfyServer, browser: Browser) -> Iterator[FrontEnd]:
-    """A fresh page."""
-    context = browser.new_context(viewport=WINDOW)
-    yield FrontEnd(context.new_page(), server)
-    context.close()
-
-
 @pytest.fixture(scope="package")
 def context_of_look(serving, browser: Browser, look: Look) -> Iterator[BrowserContext]:
     """Where the pages of a look are opened: what one has loaded, the next has in its cache."""
@@ -82,10 +85,18 @@ def context_of_look(serving, browser: Browser, look: Look) -> Iterator[BrowserCo
     context.close()
 
 
-@pytest.fixture(scope="module")
-def page_of_look(serving, context_of_look: BrowserContext, look: Look) -> Iterator[FrontEnd]:
-    """One page for a module's tests, in one look; downloads and the clipboard work."""
+@pytest.fixture(scope="package")
+def shared_page(serving, context_of_look: BrowserContext, look: Look) -> Iterator[FrontEnd]:
+    """One page in one look: to load another takes as long as ten tests."""
     front_end = FrontEnd(context_of_look.new_page(), serving(look.front_end))
     front_end.wear(look.renderer, look.theme)
     yield front_end
     front_end.page.close()
+
+
+@pytest.fixture(scope="module")
+def page_of_look(shared_page: FrontEnd) -> FrontEnd:
+    """The page of a look without what other modules left in it; downloads, the clipboard work."""
+    shared_page.page.evaluate(FORGET)
+    shared_page.complaints.clear()
+    return shared_page

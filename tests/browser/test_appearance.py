@@ -16,7 +16,7 @@ from tests.browser.front_end import FrontEnd
 from tests.browser.looks import Look
 from tests.browser.made_up import OUTPUTS, training
 
-EVERY_THEME = True
+EVERY_THEME = NEWEST_TOO = True
 PICTURES = Path(__file__).parent / "pictures"
 SIZES = {"LoRA2Train": (560, 820), "LoRA2RankHeatmap": (760, 360), "LoRA2Load": (400, 360)}
 COARSE = 6  # pixels: fonts and edges may differ within, blocks of so many are compared

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import NamedTuple
 
 import pytest
 
@@ -44,6 +45,15 @@ FAIL = """([id, kind]) => app.api.dispatchEvent(new CustomEvent('execution_error
     prompt_id: 'p', node_id: String(id), node_type: kind, executed: [], timestamp: 0,
     exception_message: 'It failed.', exception_type: 'ValueError', traceback: [],
     current_inputs: {}, current_outputs: [] } }))"""
+TITLES = """async types => {
+    const { contrast } = await import('/extensions/comfyui-lora2/drawing/colours.js');
+    const { colourOf } = await import('/extensions/comfyui-lora2/drawing/theme.js');
+    const title = colourOf(LiteGraph.NODE_TITLE_COLOR);
+    return types.map(t => LiteGraph.createNode(t).color).filter(Boolean)
+        .map(colour => contrast(title, colourOf(colour)));
+}"""
+LINKS = """() => [app.canvas.default_connection_color_byType, LGraphCanvas.link_type_colors]
+    .map(table => [table.LORA2, table.LORA_MODEL])"""
 PAINTED = """colours => import('/extensions/comfyui-lora2/drawing/colours.js').then(
     ({ palette, contrast, amount, difference, css }) => {
         const parse = text => text.match(/\\d+/g).map(Number);
@@ -125,58 +135,58 @@ def test_a_faint_view_would_be_noticed(page_of_look: FrontEnd) -> None:
     assert after < LEAST < before
 
 
-def test_a_change_of_theme_reaches_open_views(page_of_look: FrontEnd, look: Look) -> None:
-    """In every palette that the front end has, numbers in the cells of the map too."""
+class Worn(NamedTuple):
+    """A page in a palette: its map's ground and texts that can't be read, the contrasts of titles
+    on our nodes' colours, the colours of our links.
+    """
+
+    ground: str
+    faint: list
+    titles: list[float]
+    links: list
+
+
+@pytest.fixture(scope="module")
+def worn(page_of_look: FrontEnd, look: Look) -> dict[str, Worn]:
+    """The page in every palette that the front end has, numbers in the cells of the map too."""
     node = fresh(page_of_look, "LoRA2RankHeatmap")
     page_of_look.page.evaluate(RUN, [node, RUNS["LoRA2RankHeatmap"]])
     page_of_look.show(node)
-    view = page_of_look.view(node)
+    view, page = page_of_look.view(node), page_of_look.page
     view.locator("[data-value=difference]").click()
-    ground, seen = "e => getComputedStyle(e).backgroundColor", set()
+    kinds, seen = sorted(k for k in page_of_look.known() if k.startswith("LoRA2")), {}
     try:
         for palette in PALETTES:
             page_of_look.wear(look.renderer, palette)
-            page_of_look.page.wait_for_timeout(400)
-            seen.add(view.evaluate(ground))
-            check(page_of_look, node)
+            page.wait_for_timeout(400)
+            seen[palette] = Worn(
+                view.evaluate("e => getComputedStyle(e).backgroundColor"),
+                [found for found in contrasts(view) if found[2] < LEAST],
+                page.evaluate(TITLES, kinds),
+                page.evaluate(LINKS),
+            )
     finally:
         page_of_look.wear(look.renderer, look.theme)
-    page_of_look.page.wait_for_timeout(400)
-    assert len(seen) >= len(PALETTES) - 1
+        page.wait_for_timeout(400)
+    return seen
 
 
-def test_titles_can_be_read_on_the_colours_of_our_nodes(page_of_look: FrontEnd, look: Look) -> None:
+def test_a_change_of_theme_reaches_open_views(worn: dict[str, Worn]) -> None:
+    assert {palette: seen.faint for palette, seen in worn.items() if seen.faint} == {}
+    assert len({seen.ground for seen in worn.values()}) >= len(PALETTES) - 1
+
+
+def test_titles_can_be_read_on_the_colours_of_our_nodes(worn: dict[str, Worn]) -> None:
     """A palette that says that it is light has its nodes' colours lightened by the front end."""
-    ratios = """async types => {
-        const { contrast } = await import('/extensions/comfyui-lora2/drawing/colours.js');
-        const { colourOf } = await import('/extensions/comfyui-lora2/drawing/theme.js');
-        const title = colourOf(LiteGraph.NODE_TITLE_COLOR);
-        return types.map(t => LiteGraph.createNode(t).color).filter(Boolean)
-            .map(colour => contrast(title, colourOf(colour)));
-    }"""
-    kinds = sorted(k for k in page_of_look.known() if k.startswith("LoRA2"))
-    try:
-        for palette in PALETTES:
-            page_of_look.wear(look.renderer, palette)
-            page_of_look.page.wait_for_timeout(300)
-            found = page_of_look.page.evaluate(ratios, kinds)
-            assert palette == "light" or min(found, default=LEAST) >= LEAST, palette
-            assert found or palette == "sand"
-    finally:
-        page_of_look.wear(look.renderer, look.theme)
+    for palette, seen in worn.items():
+        assert palette == "light" or min(seen.titles, default=LEAST) >= LEAST, palette
+        assert seen.titles or palette == "sand"
 
 
-def test_links_keep_their_colours_in_every_theme(page_of_look: FrontEnd, look: Look) -> None:
-    colours = """() => [app.canvas.default_connection_color_byType, LGraphCanvas.link_type_colors]
-        .map(table => [table.LORA2, table.LORA_MODEL])"""
-    try:
-        for palette in PALETTES:
-            page_of_look.wear(look.renderer, palette)
-            page_of_look.page.wait_for_timeout(300)
-            own = "#7b2d8b" if palette == "sand" else "#d9a520"
-            assert page_of_look.page.evaluate(colours) == [[own, "#a9781c"]] * 2, palette
-    finally:
-        page_of_look.wear(look.renderer, look.theme)
+def test_links_keep_their_colours_in_every_theme(worn: dict[str, Worn]) -> None:
+    for palette, seen in worn.items():
+        own = "#7b2d8b" if palette == "sand" else "#d9a520"
+        assert seen.links == [[own, "#a9781c"]] * 2, palette
 
 
 def test_any_palette_at_all_can_be_read(page_of_look: FrontEnd) -> None:

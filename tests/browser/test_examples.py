@@ -98,11 +98,12 @@ def test_loaders_of_an_example_say_where_their_files_are(name: str) -> None:
             assert model["url"].endswith(f"/{model['name']}") and model["directory"]
 
 
+@pytest.mark.one_look
 @pytest.mark.parametrize("name", ["LoRA2 SDXL style", "LoRA2 Flux subject"])
-def test_an_example_lacks_only_files(front_end: FrontEnd, name: str) -> None:
+def test_an_example_lacks_only_files(page_of_look: FrontEnd, name: str) -> None:
     """The server's own validation names the loaders, and the folder of pictures, and no more."""
-    front_end.open(workflow(name))
-    status, faults = front_end.page.evaluate(REFUSAL)
+    page_of_look.open(workflow(name))
+    status, faults = page_of_look.page.evaluate(REFUSAL)
     assert status == 400
     allowed = {(loader, "value_not_in_list") for loader in LOADERS}
     assert {tuple(fault) for fault in faults} <= allowed | {
@@ -110,20 +111,22 @@ def test_an_example_lacks_only_files(front_end: FrontEnd, name: str) -> None:
     }
 
 
+@pytest.mark.one_look
 @pytest.mark.parametrize(
     ("language", "title", "field", "empty"),
     [
         ("zh", "LoRA² 训练", "步数", "请连接“模型”"),
-        ("ja", "LoRA² 学習", "ステップ数", "「モデル」を接続"),
+        pytest.param("ja", "LoRA² 学習", "ステップ数", "「モデル」を接続", marks=pytest.mark.slow),
     ],
 )
 def test_nodes_speak_the_language_of_the_front_end(
-    front_end: FrontEnd, language: str, title: str, field: str, empty: str
+    page_of_look: FrontEnd, language: str, title: str, field: str, empty: str
 ) -> None:
-    front_end.set("Comfy.Locale", language)
+    """On a page that is loaded in it: names of nodes come once, when a page is loaded."""
+    page_of_look.set("Comfy.Locale", language)
+    page_of_look.page.wait_for_timeout(300)  # until it is stored
+    front_end = FrontEnd(page_of_look.page.context.new_page(), page_of_look.server)
     try:
-        front_end.page.reload()
-        front_end.wait_until_ready()
         node = front_end.add("LoRA2Train", (0, 0), [])
         told = front_end.page.evaluate(
             """id => { const n = app.graph.getNodeById(id);
@@ -133,6 +136,7 @@ def test_nodes_speak_the_language_of_the_front_end(
         assert told[0] == title and field in told[1]
         assert empty in front_end.view(node).text_content()
     finally:
-        front_end.set("Comfy.Locale", "en")
-        front_end.page.wait_for_timeout(500)
+        front_end.page.close()
+        page_of_look.set("Comfy.Locale", "en")
+        page_of_look.page.wait_for_timeout(500)
     assert front_end.complaints == []

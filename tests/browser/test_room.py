@@ -11,6 +11,7 @@ from lora2_core.adapter.layout import arrange
 from tests.browser.front_end import FrontEnd
 from tests.browser.made_up import rank_map, training
 
+NEWEST_TOO = True  # Vue measures a node's height in another way
 DOUBLE = [f"{s}_{m}" for s in ("img", "txt") for m in ("attn.qkv", "attn.proj", "mlp.0", "mlp.2")]
 FLUX = [f"diffusion_model.double_blocks.{i}.{m}" for i in range(19) for m in DOUBLE]
 FLUX += [f"diffusion_model.single_blocks.{i}.linear{n}" for i in range(38) for n in (1, 2)]

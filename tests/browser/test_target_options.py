@@ -4,6 +4,7 @@ import pytest
 
 from tests.browser.front_end import FrontEnd
 
+NEWEST_TOO = True
 INPUTS = ["targets", "layers", "only_blocks", "without_blocks", "layer_ranks"]  # a promise
 VALUES = ["attn2", "cross", "down 4", "mid", "attn2 = 16"]
 NODE = {

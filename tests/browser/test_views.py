@@ -15,12 +15,14 @@ import pytest
 from PIL import Image
 
 from tests.browser.front_end import QUICK_START, RUN, FrontEnd, workflow
-from tests.browser.looks import QUICK, Look
+from tests.browser.looks import Look
 
-FAST = QUICK[:1]  # the newest front end shows a run in test_pages.py
 STEPS = 120
 NUMBERS = """e => [...e.querySelectorAll('rect.cell')].map(
     r => [r.dataset.layer, r.nextSibling.textContent])"""
+LISTED = """([ids, kinds]) => [
+    ...ids.map(id => app.graph.getNodeById(id)), ...kinds.map(kind => LiteGraph.createNode(kind)),
+].map(n => [n.type, n.widgets.find(w => w.name === 'lora_name').options.values])"""
 LOSE_CONNECTION = """() => {
     const Real = window.WebSocket;
     window.lost = true;
@@ -41,7 +43,7 @@ class Played:
         front_end.fill("LoRA2Train", steps=steps)
         front_end.fill("KSampler", steps=2)
         self.model, self.train = map(front_end.id_of, ("LoRA2Playground", "LoRA2Train"))
-        self.heatmap = front_end.id_of("LoRA2RankHeatmap")
+        self.heatmap, self.save = map(front_end.id_of, ("LoRA2RankHeatmap", "LoRA2Save"))
         model, adapter = ("model", self.model, 0), ("lora2", self.train, 0)
         self.apply = front_end.add("LoRA2Apply", (900, 1000), [model, adapter], keep=0.4)
         link = [("lora", self.train, 1)]
@@ -55,6 +57,7 @@ class Played:
             "VAEDecode", (1300, 1500), [("samples", sampler, 0), ("vae", self.model, 2)]
         )
         front_end.add("PreviewImage", (1600, 1500), [("images", decoder, 0)])
+        self.lists = [front_end.add(kind, (3000, 0), []) for kind in ("LoRA2Load", "LoraLoader")]
         front_end.queue()
 
     def step(self) -> int:
@@ -75,6 +78,9 @@ def played(page_of_look: FrontEnd, look: Look) -> Played:
     played.wait_for_step(1)
     played.middle = played.front_end.data(played.train)
     played.front_end.wait_until_idle()
+    kinds = "LoRA2Load", "LoraLoader", "LoraLoaderModelOnly", "LoRA2Compress", "LoRA2Info"
+    played.saved = played.front_end.output(played.save)["lora2_saved"]
+    played.listed = played.page.evaluate(LISTED, [played.lists, kinds])
     return played
 
 
@@ -114,6 +120,12 @@ def test_a_finished_run_is_still_there_after_a_reload(played: Played) -> None:
     }
     assert played.front_end.data(played.heatmap)["layers"] == "56"
     assert played.front_end.data(played.apply)["keep"] == "0.4"
+
+
+def test_the_saved_adapter_is_in_every_list(played: Played) -> None:
+    """Of nodes that are there and of new ones, on the page that saw the run end."""
+    (saved,) = played.saved
+    assert [name for name, values in played.listed if saved["lora_name"] not in values] == []
 
 
 def cells_of(played: Played, node: int, which: int = 0) -> list[dict]:

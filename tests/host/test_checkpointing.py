@@ -13,7 +13,7 @@ from lora2_core.host.training.choices import Choices
 from lora2_core.host.training.gradient_checkpointing import checkpointed, repeated_blocks
 from lora2_core.host.training.run import train_on
 from tests.reliability.trainings import losses_through
-from tests.tiers import each_once
+from tests.tiers import each_once, fast
 
 
 def run_of(mode: str, checkpointing: str) -> Choices:
@@ -36,7 +36,7 @@ def kept_bytes(train) -> int:
     return most
 
 
-@pytest.mark.parametrize("mode", ["adaptive", "paper", "fixed"])
+@pytest.mark.parametrize("mode", fast(["adaptive", "paper", "fixed"]))
 def test_losses_and_adapter_are_the_same(playground, mode: str):
     data = playground.model, playground.latents, playground.positive
     plain, again = (train_on(*data, run_of(mode, c), lambda s: None) for c in ("off", "on"))

@@ -11,6 +11,7 @@ from tests.host.kept import stop_at
 from tests.reliability import endings
 from tests.reliability.endings import left_behind, memory_faults, nan_from, poisoned, raise_at
 from tests.reliability.trainings import losses_through
+from tests.tiers import fast
 
 
 @pytest.mark.parametrize("end", endings.ENDINGS, ids=lambda end: end.__name__)
@@ -43,8 +44,9 @@ def test_what_is_left_behind_would_be_seen(trainings, monkeypatch):
     del trainings.model.patches["x"]
 
 
-def test_values_that_are_not_finite_are_never_kept(trainings):
-    assert poisoned(trainings, 1, 2)[1] == []
+@pytest.mark.parametrize("count", fast([1, 3]))
+def test_values_that_are_not_finite_are_never_kept(trainings, count: int):
+    assert poisoned(trainings, 1, count)[1] == []
 
 
 def test_too_little_memory_keeps_what_was_learned(trainings, monkeypatch):

@@ -27,6 +27,7 @@ def test_a_save_that_fails_at_any_call_leaves_the_old_file(tmp_path):
     assert cases > 28 and not wrong
 
 
+@pytest.mark.slow
 def test_a_training_whose_disk_is_full_goes_on(trainings, monkeypatch):
     monkeypatch.setattr(disk, "ERRORS", (errno.ENOSPC,))
     assert failed_checkpoints(trainings, 7) == (6, [])

@@ -137,8 +137,7 @@ def test_the_epoch_is_told_where_the_number_of_pictures_is_known():
 def test_a_run_that_has_begun_is_told_as_the_same_run():
     progress = Progress(Origin("7", "p", "w"), 40)
     progress.add(step(1))
-    begun = progress.beginning()
-    assert begun.pop("begun") is True and begun.items() <= progress.event().items()
+    assert progress.ids().items() <= progress.event().items()
 
 
 class Server:

@@ -56,6 +56,7 @@ def files(tmp_path: Path) -> list[Path]:
     return sorted(tmp_path.rglob("*.png"))
 
 
+@pytest.mark.parametrize("sampler", fast(["dpmpp_2m_sde", "euler_ancestral", "euler"]))
 @pytest.mark.parametrize(
     "options",
     fast(
@@ -68,14 +69,15 @@ def files(tmp_path: Path) -> list[Path]:
     ),
     ids=lambda options: " ".join(map(str, options.values())),
 )
-def test_training_is_the_same_to_the_bit(playground, run, preview, shown, tmp_path, options):
+def test_training_is_the_same_to_the_bit(
+    playground, uninterrupted, run, preview, shown, tmp_path, options, sampler
+):
+    """Two of the samplers draw random numbers as they go."""
+    plain = uninterrupted(**options)
     before, random = state_of(playground.model), torch.get_rng_state()
-    plain = run(**options)
-    assert not shown
-    for sampler in ("euler", "euler_ancestral", "dpmpp_2m_sde"):  # the last two draw as they go
-        out = run(preview(sampler_name=sampler, preview_every=1), **options)
-        assert bytes_of(out) == bytes_of(plain)
-    assert [s.step for s in shown[:13]] == list(range(13)) and len(files(tmp_path)) == 39
+    out = run(preview(sampler_name=sampler, preview_every=1), **options)
+    assert bytes_of(out) == bytes_of(plain)
+    assert [s.step for s in shown] == list(range(13)) and len(files(tmp_path)) == 13
     assert torch.equal(torch.get_rng_state(), random) and state_of(playground.model) == before
     assert not comfy.model_management.in_training
 
@@ -96,16 +98,16 @@ def test_pictures_are_those_of_the_adapter(playground, run, preview, shown, tmp_
 
 
 def test_every_run_has_a_number_and_every_prompt(run, preview, shown, tmp_path):
-    run(preview(preview_every=12), preview(preview_every=12, seed=8, width=64))
-    run(preview(preview_every=12, filename_prefix="lora2/previews/other"))
+    run(preview(), preview(seed=8, width=64), steps=2)
+    run(preview(filename_prefix="lora2/previews/other"), steps=2)
     names = [path.relative_to(tmp_path).as_posix() for path in files(tmp_path)]
-    steps = "step-000000.png", "step-000012.png"
+    steps = "step-000000.png", "step-000002.png"
     starts = "other_00001", "preview_00001", "preview_00002"
     assert names == [f"lora2/previews/{start}_{step}" for start in starts for step in steps]
     with Image.open(tmp_path / names[4]) as image:
         assert image.size == (64, 32)
-    run(preview())
-    assert shown[-1].filename == "preview_00003_step-000012.png"
+    run(preview(), steps=2)
+    assert shown[-1].filename == "preview_00003_step-000002.png"
     assert all(s.seconds > 0 and s.subfolder == "lora2/previews" for s in shown)
 
 
@@ -169,10 +171,12 @@ def test_flow_models_draw_as_the_host_does(family, monkeypatch, tmp_path):
     assert len(np.unique(drawn)) > 4
 
 
-def test_an_interrupt_inside_ends_the_run_and_keeps_all(run, preview, monkeypatch, tmp_path):
+def test_an_interrupt_inside_ends_the_run_and_keeps_all(
+    uninterrupted, run, preview, monkeypatch, tmp_path
+):
     from lora2_core.host.training import previews
 
-    whole, calls, draw = run(ema=0.9), [], previews.sample
+    whole, calls, draw = uninterrupted(ema=0.9), [], previews.sample
 
     def interrupted(*args):
         if len(calls) == 1:
@@ -199,10 +203,12 @@ def test_an_interrupt_inside_ends_the_run_and_keeps_all(run, preview, monkeypatc
         ("numbered_files", OSError(28, "No space left on device"), "No space left"),
     ],
 )
-def test_a_preview_that_fails_is_one_warning(run, preview, monkeypatch, caplog, place, error, said):
+def test_a_preview_that_fails_is_one_warning(
+    uninterrupted, run, preview, monkeypatch, caplog, place, error, said
+):
     from lora2_core.host.training import previews
 
-    plain, settings = run(), preview()
+    plain, settings = uninterrupted(), preview()
 
     def failing(*_):
         raise error
@@ -218,7 +224,7 @@ def test_a_preview_that_fails_is_one_warning(run, preview, monkeypatch, caplog, 
 
 def test_memory_is_given_back(playground, run, preview):
     """The VAE is off the device before the next step, and nothing else was left there."""
-    run()
+    run(steps=1)
 
     def loaded() -> set[str]:
         models = comfy.model_management.current_loaded_models
@@ -226,7 +232,7 @@ def test_memory_is_given_back(playground, run, preview):
 
     before = loaded()
     seen = []
-    run(preview(preview_every=1), on_step=lambda step: seen.append(loaded()))
+    run(preview(preview_every=1), on_step=lambda step: seen.append(loaded()), steps=4)
     vae = playground.vae.patcher.model.__class__.__name__
     assert all(vae not in now for now in seen) and seen[-1] <= before
 

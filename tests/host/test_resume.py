@@ -13,9 +13,10 @@ from lora2_core.host.training.checkpoint_keeping import LATEST
 from tests.host.kept import bytes_of, keep, out_of_memory, stop_at
 from tests.host.killed import KEEP
 from tests.hosting.inprocess import REPOSITORY
+from tests.tiers import fast
 
 
-@pytest.mark.parametrize("mode", ["adaptive", "paper", "fixed"])
+@pytest.mark.parametrize("mode", fast(["adaptive", "paper", "fixed"]))
 def test_an_interrupted_run_goes_on_to_the_same_bytes(train, uninterrupted, name, mode: str):
     whole = uninterrupted(mode=mode)
     part = train(stop_at(7), mode=mode, **keep(name))
@@ -84,6 +85,7 @@ def test_a_diverged_run_keeps_its_last_good_step(train, name, monkeypatch):
     assert all(layer.up.isfinite().all() for layer in rest.lora.layers.values())
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_one_step_at_most(train, uninterrupted, tmp_path, monkeypatch):
     command = [sys.executable, "-m", "tests.host.killed", str(tmp_path)]
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:

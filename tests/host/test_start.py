@@ -110,7 +110,7 @@ def test_what_comes_out_untrained_is_what_went_in(playground, files, kind, tmp_p
 
 def test_training_goes_on(playground, own):
     """The loss begins where it ended, far below that of a fresh start, and falls."""
-    fields = FIELDS | {"steps": 40, "batch_size": 4, "targets": "attn", "seed": 9}
+    fields = FIELDS | {"steps": 24, "batch_size": 4, "targets": "attn", "seed": 9}
     data = {"start_from": own}
     fresh, again = trained_on(playground, **fields), trained_on(playground, **fields, **data)
     assert again.losses[0] < fresh.losses[0]

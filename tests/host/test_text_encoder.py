@@ -147,6 +147,13 @@ def finished(playground):
         return trained(playground, look, mode="fixed").lora, live
 
 
+@pytest.fixture(scope="module")
+def whole(playground) -> tuple:
+    """All that a training comes to."""
+    with torch.inference_mode():
+        return bytes_of(trained(playground))
+
+
 @pytest.mark.parametrize("form", ["kohya", "peft", "uniform"])
 def test_the_file_loads_in_the_stock_loader_and_gives_the_trained_output(
     playground, finished, form, tmp_path, caplog
@@ -199,11 +206,10 @@ def test_the_metadata_says_how_it_was_trained(playground, finished, tmp_path):
     assert settings["text_targets"] == "self_attn" and settings["text_learning_rate"] == 0.005
 
 
-def test_a_run_goes_on_to_the_same_bytes_and_another_one_is_refused(playground, name):
-    whole = trained(playground)
+def test_a_run_goes_on_to_the_same_bytes_and_another_one_is_refused(playground, whole, name):
     part = trained(playground, stop_at(7), **keep(name))
     rest = trained(playground, **keep(name, resume=part.checkpoint))
-    assert rest.resumed_after == 7 and bytes_of(rest) == bytes_of(whole)
+    assert rest.resumed_after == 7 and bytes_of(rest) == whole
     again = keep(name, 0, part.checkpoint)
     with pytest.raises(ValueError, match="text_learning_rate 0.005 there, 0.002 here"):
         trained(playground, text_learning_rate=0.002, **again)
@@ -231,23 +237,22 @@ def test_its_learning_rate_is_its_own(playground):
         layers = {n: y for n, y in lora.layers.items() if n.startswith("lora_te") == te}
         return sum(float(y.energy.sum()) for y in layers.values()) ** 0.5
 
-    still = trained(playground, mode="fixed", text_learning_rate=1e-6).lora
-    quick = trained(playground, mode="fixed", text_learning_rate=1e-2).lora
+    fields = {"mode": "fixed", "steps": 6}
+    still = trained(playground, **fields, text_learning_rate=1e-6).lora
+    quick = trained(playground, **fields, text_learning_rate=1e-2).lora
     assert moved(still, True) < 1e-2 * moved(quick, True)
     assert moved(still, False) > 0.5 * moved(quick, False)
 
 
 def test_gradient_checkpointing_gives_the_same_losses(playground):
-    on, off = (trained(playground, checkpointing=c).losses for c in ("on", "off"))
+    on, off = (trained(playground, checkpointing=c, steps=4).losses for c in ("on", "off"))
     assert on == pytest.approx(off, rel=1e-4)
 
 
-def test_the_conditioning_may_say_its_captions(playground):
+def test_the_conditioning_may_say_its_captions(playground, whole):
     pairs = zip(playground.positive, CAPTIONS, strict=True)
     told = [[[cross, facts | {CAPTION: text}]] for ((cross, facts),), text in pairs]
-    assert bytes_of(trained(playground, positive=told, captions=None)) == bytes_of(
-        trained(playground)
-    )
+    assert bytes_of(trained(playground, positive=told, captions=None)) == whole
 
 
 def test_priors_have_captions_too(playground):

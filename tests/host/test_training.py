@@ -188,7 +188,7 @@ def test_the_same_seed_gives_the_same_file(playground, tmp_path):
 
 
 def test_training_lowers_the_loss_on_its_pictures(playground):
-    run = run_of(training=TrainSettings(steps=60, learning_rate=3e-3))
+    run = run_of(training=TrainSettings(steps=40, learning_rate=3e-3))
     losses = train_on(playground.model, playground.latents, playground.positive, run, quiet).losses
     assert sum(losses[-20:]) < 0.8 * sum(losses[:20])
 

@@ -13,14 +13,17 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file
 
+from tests.hosting.process import free_port
 from tests.hosting.server import REPOSITORY
+from tests.parallel.trained import train
 
 PROGRAM = ("-m", "tests.hosting.inprocess", "tests.parallel.trained")
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 WITHIN = 1e-5  # of losses; in the first steps Adam makes much of rounding where gradients are tiny
 WEIGHTS_WITHIN = 5e-5
+LONGEST = 600  # seconds that the two may take longer than the one
 
 
 @dataclass(frozen=True)
@@ -48,20 +51,23 @@ class Compared:
         )
 
 
-def start(folder: Path, mode: str, steps: int, batch: int, *, launcher: tuple[str, ...]) -> None:
-    """Trains in one process or more; their files are in the folder afterwards."""
-    program = PROGRAM if not launcher else (*launcher, *PROGRAM)
-    command = [sys.executable, *program, str(folder), mode, str(steps), str(batch)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "LORA2_DEVICE": "cpu"}
-    subprocess.run(command, cwd=REPOSITORY, env=environment, check=True)
-
-
 def compare(mode: str, steps: int, batch: int = 4) -> Compared:
-    """One process against two."""
+    """Trains in this process and in two others."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        start(folder, mode, steps, batch, launcher=())
-        start(folder, mode, steps, batch, launcher=TORCHRUN)
+        command = [sys.executable, *PROGRAM, str(folder), mode, str(steps), str(batch)]
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+        shared = os.environ | meeting | {"OMP_NUM_THREADS": "1", "LORA2_DEVICE": "cpu"}
+        two = [
+            subprocess.Popen(command, cwd=REPOSITORY, env=shared | {"RANK": rank}) for rank in "01"
+        ]
+        try:
+            train(folder, mode, steps, batch)
+            if any(process.wait(LONGEST) for process in two):
+                raise RuntimeError("A process failed: see above.")
+        finally:
+            for process in two:
+                process.kill()
         facts = {n: json.loads((folder / f"{n}.json").read_text()) for n in ("alone", "0", "1")}
         weights = {n: load_file(folder / f"{n}.safetensors") for n in facts}
     alone, first = facts["alone"], facts["0"]
@@ -93,6 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="nox -s parallel --")
     parser.add_argument("--steps", type=int, default=60)
     failed = False
+    torch.set_num_threads(1)
     for mode in ("fixed", "paper", "adaptive"):
         steps = parser.parse_args().steps
         found = compare(mode, steps)

@@ -1,7 +1,7 @@
-"""One process of a training: started by itself or by torchrun, writes what it has learned.
+"""One process of a training: alone, or one of several with the variables that torchrun sets. Writes
+what it has learned.
 
-    python -m torch.distributed.run --nproc-per-node 2 -m tests.hosting.inprocess \\
-        tests.parallel.trained FOLDER MODE STEPS BATCH
+    python -m tests.hosting.inprocess tests.parallel.trained FOLDER MODE STEPS BATCH
 """
 
 from __future__ import annotations
@@ -15,11 +15,8 @@ import torch
 import torch.distributed as dist
 
 
-def main() -> None:
-    folder, mode, steps, batch = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-    torch.set_num_threads(1)
-    if "RANK" in os.environ:
-        dist.init_process_group("gloo")
+def train(folder: Path, mode: str, steps: int, batch: int) -> None:
+    """Trains on the playground's owl; files in the folder have the process's number."""
     from lora2_core import save
     from lora2_core.host.playground import load_playground
     from lora2_core.host.training.choices import Choices
@@ -42,6 +39,14 @@ def main() -> None:
     save(folder / f"{name}.safetensors", told.lora, dtype="fp32")
     facts = {"losses": told.losses, "ranks": ranks}
     (folder / f"{name}.json").write_text(json.dumps(facts))
+
+
+def main() -> None:
+    folder, mode, steps, batch = sys.argv[1:]
+    torch.set_num_threads(1)
+    if "RANK" in os.environ:
+        dist.init_process_group("gloo")
+    train(Path(folder), mode, int(steps), int(batch))
     if dist.is_initialized():
         dist.destroy_process_group()
 

@@ -16,7 +16,7 @@ from lora2_core.dataset.folder import check_folder, scan
 from lora2_core.dataset.walking import state
 from lora2_core.host.output import numbered_files
 from lora2_core.host.store import loras_folder, save_under_loras
-from lora2_core.host.training.checkpoint_files import checkpoints_folder, file_of, prepare
+from lora2_core.host.training.checkpoint_files import checkpoints_folder, file_of, folder_for
 from tests.hosting.inprocess import REPOSITORY
 from tests.reliability.figures import Figure
 from tests.reliability.hostile import Watch, traps, try_names, written_through
@@ -57,7 +57,7 @@ def doors(nodes: dict) -> dict[str, Callable[[object], object]]:
             lora, lora_name=name, save=True, filename_prefix="lora2/x"
         ),
         "preview": previews,
-        "checkpoints": prepare,
+        "checkpoints": folder_for,
         "resume": file_of,
         "dataset": pictures,
         "dataset, before": lambda name: nodes["LoRA2Dataset"].validate_inputs(folder=name or 0),

@@ -9,7 +9,7 @@ from random import Random
 
 import safetensors
 
-from lora2_core.host.training.checkpoint_files import cards_in, folder_of, latest, prepare
+from lora2_core.host.training.checkpoint_files import cards_in, folder_for, folder_of, latest
 from lora2_core.host.training.checkpoint_keeping import LATEST
 from tests.reliability.figures import Figure
 from tests.reliability.killed_saves import killed, killed_saves
@@ -54,7 +54,7 @@ def killed_trainings(
             finished += 1
             for path in folder.iterdir():
                 path.unlink()
-        prepare(name)  # as at the next start
+        folder_for(name)  # as at the next start
         if list(folder.glob(".*")):
             wrong.append(f"training {number}: orphans stay")
     return finished, wrong

@@ -11,6 +11,7 @@ import { say } from "../server/words.js";
 import { TrainView } from "./train.js";
 
 const EVENT = "lora2.train"; // name of the server's event, and key in the node's ui output
+const BEGUN = "lora2.train_begun"; // before a run's first step
 const views = new WeakMap(); // node -> its view
 
 /** Returns the view that an event is for; node ids repeat in other workflows. */
@@ -39,11 +40,16 @@ app.registerExtension({
     api.addEventListener(EVENT, ({ detail }) => {
       const view = viewOf(detail);
       if (view) markLive(nodeOf(detail.node));
-      if (detail.begun) return view?.begun(detail);
       if (!view) return void (detail.workflow && stateOf(detail).add(detail)); // it is in another tab
       const begun = detail.run !== view.state.last?.run;
       view.add(detail);
       if (begun || detail.ended) remember(detail);
+    });
+    api.addEventListener(BEGUN, ({ detail }) => {
+      const view = viewOf(detail);
+      if (!view) return;
+      markLive(nodeOf(detail.node));
+      view.begun(detail);
     });
     const stopped = (why) => ({ detail }) => {
       const view = views.get(nodeOf(detail.node_id));

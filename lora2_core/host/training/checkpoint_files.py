@@ -10,7 +10,7 @@ from pathlib import Path
 
 import folder_paths
 
-from ...atomic import sweep, write_atomic
+from ...atomic import prepare, sweep, write_atomic
 from ...paths import below, quoted, unportable
 from ...saying import log
 from ...training.checkpoint import Card, read_card
@@ -103,25 +103,11 @@ def latest(name: str) -> Path | None:
     return next(reversed(cards_in(folder_of(name))), None)
 
 
-def prepare(name: str) -> Path:
+def folder_for(name: str) -> Path:
     """Makes the folder of a name, removes what a crash left half written in it, and returns it.
     Raises ValueError where it can't be made or written.
     """
-    folder = folder_of(name)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        sweep(folder)
-    except OSError as error:
-        raise ValueError(
-            f"The checkpoints folder of {quoted(name)} can't be made ({error.strerror}): choose "
-            "another name."
-        ) from error
-    if not os.access(folder, os.W_OK):
-        raise ValueError(
-            f"The checkpoints folder of {quoted(name)} can't be written: choose another name or "
-            "change its rights."
-        )
-    return folder
+    return prepare(folder_of(name), f"The checkpoints folder of {quoted(name)}", "another name")
 
 
 def next_order(folder: Path) -> int:

@@ -15,11 +15,11 @@ from ...training.checkpoint import Card, encode, resume
 from ...training.run import Run, Step
 from .checkpoint_files import (
     file_of,
+    folder_for,
     folder_of,
     latest,
     listed_name,
     next_order,
-    prepare,
     write,
 )
 from .examples import Example
@@ -66,7 +66,7 @@ class KeepSettings:
     def check(self) -> None:
         """Raises ValueError where the checkpoint does not exist, or none could be written."""
         if self.checkpoint_every > 0:
-            prepare(self.checkpoint_name)
+            folder_for(self.checkpoint_name)
         check_resume(self.resume)
 
     def start(self) -> Path | None:
@@ -127,7 +127,7 @@ class CheckpointKeeper:
         """
         step = len(self.run.losses)
         try:
-            folder = prepare(self.settings.checkpoint_name)
+            folder = folder_for(self.settings.checkpoint_name)
             order = next_order(folder)
             card = Card.of(self.run, self.id, order, self.facts, self.pictures)
             path = write(encode(self.run, card), card, folder, self.settings.keep_last)

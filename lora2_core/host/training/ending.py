@@ -45,15 +45,24 @@ def end(outcome: Outcome, view: RunView, taken: bool) -> dict | None:
 
 def keep(lora: RankedLora) -> str | None:
     """Writes an adapter that goes to no other node. Returns its name among the loras, None where it
-    could not be written.
+    could not be written: the outputs still hold it.
+    """
+    name, fault = written(lora, KEPT)
+    if name is None:
+        log.error("The adapter could not be saved: %s", fault)
+    else:
+        log.info("The adapter is saved as %s.", name)
+    return name
+
+
+def written(lora: RankedLora, prefix: str) -> tuple[str | None, str]:
+    """Writes an adapter at the end of its run, which a fault must not hide. Returns its name among
+    the loras and "", or None and what was wrong.
     """
     try:
-        name, _ = save_under_loras(lora, KEPT)
-    except (OSError, ValueError, MemoryError) as error:  # the outputs still hold it
-        log.error("The adapter could not be saved: %s", error or "too little memory")
-        return None
-    log.info("The adapter is saved as %s.", name)
-    return name
+        return save_under_loras(lora, prefix)[0], ""
+    except (OSError, ValueError, MemoryError) as error:
+        return None, str(error) or "too little memory"
 
 
 def end_early(outcome: Outcome, view: RunView) -> BaseException:
@@ -78,12 +87,11 @@ def rescue(outcome: Outcome) -> tuple[str | None, str]:
     """Writes the adapter of a run that something stopped. Returns its name among the loras, None
     where it could not be written, and sentences that say so and how to go on.
     """
-    name = None
-    try:
-        name, _ = save_under_loras(outcome.lora, RESCUED)
+    name, fault = written(outcome.lora, RESCUED)
+    if name is None:
+        said = f"The adapter so far could not be saved: {fault}"
+    else:
         said = f"The adapter so far is saved as {name}."
-    except (OSError, ValueError, MemoryError) as error:  # it must not hide why the run ended
-        said = f"The adapter so far could not be saved: {error or 'too little memory'}"
     if out_of_memory(outcome.stopped_by):
         said = f"{LESS_MEMORY} {said}"
     if outcome.checkpoint:

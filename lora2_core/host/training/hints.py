@@ -5,7 +5,7 @@ from __future__ import annotations
 import comfy.model_management
 
 from ...layers.layer import Component
-from ...units import BYTES_PER_PARAMETER, MEGABYTE
+from ...units import megabytes
 from ..playground import PlaygroundSDXL
 from .captions import has_strength
 from .choices import Choices
@@ -50,4 +50,4 @@ def one_rank(model, choices: Choices) -> float:
     except ValueError:  # the training raises it
         return 0.0
     costs = (Component(module, 1, model.offload_device).cost for module in layers.values())
-    return sum(costs) * BYTES_PER_PARAMETER / MEGABYTE
+    return megabytes(sum(costs))

@@ -20,6 +20,8 @@ from ...adapter.lora import RankedLora
 from ...training.run import Step
 from .previews import Drawn
 
+# kinds of events: a state of the run, after its first step; that a run has begun
+EVENT, BEGUN = "lora2.train", "lora2.train_begun"
 INTERVAL = 0.25  # seconds between two events: a browser draws each of them
 FULL_INTERVAL = 2.0  # seconds between two full events: how long a page that was opened waits
 POINTS = 400  # of the curves at most, about as many as a node is pixels wide
@@ -104,12 +106,8 @@ class Progress:
         """
         return round(steps * self.batch_size / self.pictures, 3) if self.pictures else None
 
-    def beginning(self) -> dict:
-        """Returns the event's JSON before the first step: the model is not ready yet."""
-        return self.ids() | {"begun": True}
-
     def ids(self) -> dict:
-        """Returns whose event it is, as JSON."""
+        """Returns whose event it is, as JSON: all that is known before the first step."""
         return {
             "node": self.origin.node,
             "prompt_id": self.origin.prompt,

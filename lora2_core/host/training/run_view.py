@@ -13,7 +13,7 @@ from .choices import Choices
 from .console import Console
 from .hints import UNTAKEN, hints
 from .latents import count_pictures
-from .live import Origin, Progress, last_step
+from .live import BEGUN, EVENT, Origin, Progress, last_step
 from .odd_values import odd_values
 from .previews import Drawn
 from .run import Outcome
@@ -22,10 +22,10 @@ from .run import Outcome
 class RunView:
     """Shows a run: `with RunView(…) as view:`. Whatever of it fails, the run goes on.
 
-    send: sends an event, a dict that JSON can hold, to every open page.
+    send: sends an event, its kind and a dict that JSON can hold, to every open page.
     """
 
-    def __init__(self, origin: Origin, choices: Choices, send: Callable[[dict], None]):
+    def __init__(self, origin: Origin, choices: Choices, send: Callable[[str, dict], None]):
         self.choices, self.send, self.say = choices, send, OnlySaid()
         steps = choices.training.steps
         self.progress = Progress(origin, steps)
@@ -41,7 +41,7 @@ class RunView:
         progress.notes += self.say(lambda: list(odd_values(choices, latents))) or []
         if not taken:
             progress.notes.append(UNTAKEN)
-        self.say(lambda: self.send(progress.beginning()))
+        self.say(lambda: self.send(BEGUN, progress.ids()))
 
     def __enter__(self) -> RunView:
         self.console.__enter__()
@@ -61,14 +61,14 @@ class RunView:
     def send_if_due(self) -> None:
         """Sends an event to the graph, unless the last one was just before."""
         if self.progress.due():
-            self.send(self.progress.event())
+            self.send(EVENT, self.progress.event())
 
     def show(self, drawn: Drawn) -> None:
         """Shows a preview; that of the first step is shown with the step."""
         self.say(self.console.pause, drawn.seconds)
         self.say(self.progress.show, drawn)
         if self.progress.last is not None:
-            self.say(lambda: self.send(self.progress.event(full=True)))
+            self.say(lambda: self.send(EVENT, self.progress.event(full=True)))
 
     def end_early(self, why: str, kept: str | None) -> None:
         """Shows why a run ended before its last step, `cancelled` or `failed`, and the name of its
@@ -76,12 +76,12 @@ class RunView:
         """
         if self.progress.last is not None:  # else the run only went through what it had resumed
             self.progress.end(why, kept)
-            self.say(lambda: self.send(self.progress.event(full=True)))
+            self.say(lambda: self.send(EVENT, self.progress.event(full=True)))
 
     def end(self, outcome: Outcome) -> dict | None:
         """Shows the finished adapter. Returns the last event, None where it could not be made."""
         lora, limit = outcome.lora, outcome.megabytes_allowed
         self.say(self.progress.add, last_step(lora, outcome.losses, limit))
         if event := self.say(self.progress.event, full=True):
-            self.say(self.send, event)
+            self.say(self.send, EVENT, event)
         return event

@@ -15,7 +15,7 @@ from ...layers.adapters import Adapters, attach
 from ...training.attention import EntropyRecord
 from ...training.parallel import Processes
 from ...training.run import Run, Step
-from ...units import BYTES_PER_PARAMETER, MEGABYTE
+from ...units import megabytes
 from .choices import Choices
 from .cross_attention import recorded_attention
 from .examples import Example, make_examples
@@ -172,9 +172,7 @@ def check_budget(adapters: Adapters) -> None:
     budget = adapters.settings.budget_mb
     largest = max(c.cost for c in adapters.components.values())
     if adapters.mode.competes and budget > 0 and adapters.ceiling < largest:
-        one, all_of_them = (
-            n * BYTES_PER_PARAMETER / MEGABYTE for n in (largest, float(adapters.costs.sum()))
-        )
+        one, all_of_them = megabytes(largest), megabytes(float(adapters.costs.sum()))
         raise ValueError(
             f"budget_mb is {budget:g}, but one rank of the largest layer takes {one:.2g} MB, so "
             f"nothing might be left at the end: give more, at best above {all_of_them:.2g}, which "
