@@ -79,7 +79,7 @@ def tests(session: nox.Session) -> None:
         beside(session, "ray", *RAY)
         beside(session, "comfy-cli", *COMFY_CLI)
     named = any(Path(argument.split("::")[0]).is_file() for argument in session.posargs)
-    spread = () if named else ("-n", WORKERS, "--dist", "loadgroup", "--no-loadscope-reorder")
+    spread = () if named else ("-n", WORKERS, "--dist", "loadscope", "--no-loadscope-reorder")
     threads = {} if named else {"OMP_NUM_THREADS": "1"}
     in_host(session, "-m", "pytest", *spread, *session.posargs, **optional, **threads)
 

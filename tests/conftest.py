@@ -27,6 +27,7 @@ from tests.hosting import inprocess  # noqa: E402
 from tests.hosting.browser import find_or_install_chromium  # noqa: E402
 from tests.hosting.provision import lock  # noqa: E402
 from tests.hosting.server import ComfyServer  # noqa: E402
+from tests.tiers import group  # noqa: E402
 
 HOST = Path(os.environ["LORA2_HOST"]) if os.environ.get("LORA2_HOST") else None
 NO_HOST = (
@@ -37,7 +38,6 @@ MARKERS = {
     # of tools that measure: their tests matter where these change
     "benchmarks": ("slow",), "gpu": ("slow",),
 }  # fmt: skip
-PINNED = "pinned"  # the front end that the host itself serves (tests/hosting/front_ends.py)
 FIRST = ("browser", "server", "host")  # several workers begin with what takes longest
 inprocess.enter(HOST)
 
@@ -49,13 +49,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Marks each test by the folder that it lies in, leaves slow ones out, and says which tests
-    several workers keep together.
-    """
+    """Marks each test by the folder that it lies in, and leaves slow ones out."""
     for item in items:
         for marker in MARKERS.get(tier(item), ()):
             item.add_marker(marker)
-        item.add_marker(pytest.mark.xdist_group(group(item)))
     if not config.getoption("all"):
         here = config.invocation_params.dir
         named = {(here / argument.split("::")[0]).resolve() for argument in config.args}
@@ -72,16 +69,16 @@ def tier(item: pytest.Item) -> str:
     return item.path.relative_to(Path(__file__).parent).parts[0]
 
 
-def group(item: pytest.Item) -> str:
-    """Returns what the tests of one worker have in common: a server, and in the browser the front
-    end that it serves; else their file, which may have fixtures of its own.
-    """
-    if tier(item) == "server":
-        return "server"
-    if tier(item) != "browser":
-        return item.path.relative_to(Path(__file__).parent).as_posix()
-    look = item.callspec.params.get("look") if hasattr(item, "callspec") else None
-    return f"browser {look.front_end if look else PINNED}"
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """Gives each worker groups of tests: xdist's own `loadgroup` loses the groups in pytest 9.2."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group(nodeid)
+
+    return Groups(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -136,7 +136,7 @@ def noticed(copy: Path, tests: list[str], tier: tuple[tuple[str, ...], int]) -> 
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return True
-    return done.returncode not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+    return done.returncode in (pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED)
 
 
 def main() -> None:

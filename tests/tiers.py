@@ -1,12 +1,31 @@
-"""Which cases of a grid the fast tests try; the others are slow (tests/conftest.py)."""
+"""Which cases of a grid the fast tests try, and which tests several workers keep together; see
+tests/conftest.py.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 from itertools import product
+from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
+
+LOOK = re.compile(r"[\[-](\w+)-(?:classic|vue)-")  # in the name of a browser test: its front end
+PINNED = "pinned"  # the front end that the host itself serves (tests/hosting/front_ends.py)
+
+
+def group(nodeid: str) -> str:
+    """Returns what the tests of one worker have in common: a server, and in the browser the front
+    end that it serves; else their file, which may have fixtures of its own.
+    """
+    path = nodeid.split("::")[0]
+    folder = PurePosixPath(path).parts[1]
+    if folder == "browser":
+        look = LOOK.search(nodeid)
+        return f"browser {look[1] if look else PINNED}"
+    return "server" if folder == "server" else path
 
 
 def fast(values: Iterable[Any], *few: Any) -> list:

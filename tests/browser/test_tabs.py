@@ -30,6 +30,10 @@ class Opened:
         self.heatmap = front_end.id_of("LoRA2RankHeatmap")
         self.saved = self.page.evaluate("app.graph.serialize()")
 
+    def event(self, run: str) -> dict:
+        """Makes up what a server sends of a run."""
+        return training() | {"node": str(self.train), "workflow": OURS, "run": run}
+
     def other(self) -> None:
         """Opens another workflow, whose nodes have the same ids."""
         self.page.evaluate(OPEN, workflow(QUICK_START) | {"id": OTHER})
@@ -57,12 +61,13 @@ class Opened:
 
 @pytest.fixture(scope="module")
 def opened(page_of_look: FrontEnd) -> Opened:
-    return Opened(page_of_look)
+    opened = Opened(page_of_look)
+    opened.prompt = opened.run_elsewhere(1, OURS)
+    opened.page.wait_for_function(OVER, timeout=RUN)
+    return opened
 
 
 def test_a_run_that_another_page_queued_is_shown_where_its_workflow_is_open(opened: Opened) -> None:
-    opened.prompt = opened.run_elsewhere(1, OURS)
-    opened.page.wait_for_function(OVER, timeout=RUN)
     data = opened.front_end.data(opened.train)
     assert data["steps"] == "2" and opened.front_end.data(opened.heatmap)["layers"] == "56"
 
@@ -75,7 +80,7 @@ def test_a_run_of_no_workflow_is_in_nobodys_node(opened: Opened) -> None:
 
 
 def test_a_workflow_that_is_opened_again_shows_its_run_at_once(opened: Opened) -> None:
-    event = training() | {"node": str(opened.train), "workflow": OURS, "run": "tabs"}
+    event = opened.event("tabs")
     opened.page.evaluate(EVENT, event)
     assert opened.front_end.data(opened.train)["step"] == "298"
     opened.other()
@@ -105,8 +110,9 @@ def test_a_run_that_has_begun_says_so_before_its_first_step(opened: Opened) -> N
     """In its own workflow only, and not once a step of it is shown."""
     empty = opened.front_end.view(opened.train).locator(".empty")
     begun = {"node": str(opened.train), "workflow": OTHER, "prompt_id": "p", "run": "next"}
+    opened.page.evaluate(EVENT, opened.event("shown"))
     before = empty.text_content()
-    for other in (begun, begun | {"workflow": OURS, "run": "tabs"}):
+    for other in (begun, begun | {"workflow": OURS, "run": "shown"}):
         opened.page.evaluate(STARTED, other)
         assert empty.text_content() == before
     opened.page.evaluate(STARTED, begun | {"workflow": OURS})

@@ -9,15 +9,19 @@ import csv
 import io
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from tests.browser.conftest import WINDOW
 from tests.browser.front_end import QUICK_START, RUN, FrontEnd, workflow
 from tests.browser.looks import Look
 
 STEPS = 120
+SMALL = {"width": 640, "height": 480}
 NUMBERS = """e => [...e.querySelectorAll('rect.cell')].map(
     r => [r.dataset.layer, r.nextSibling.textContent])"""
 LISTED = """([ids, kinds]) => [
@@ -40,7 +44,6 @@ class Played:
     def __init__(self, front_end: FrontEnd, steps: int):
         self.front_end, self.page, self.steps = front_end, front_end.page, steps
         front_end.open(workflow(QUICK_START))
-        front_end.fill("LoRA2Train", steps=steps)
         front_end.fill("KSampler", steps=2)
         self.model, self.train = map(front_end.id_of, ("LoRA2Playground", "LoRA2Train"))
         self.heatmap, self.save = map(front_end.id_of, ("LoRA2RankHeatmap", "LoRA2Save"))
@@ -58,7 +61,19 @@ class Played:
         )
         front_end.add("PreviewImage", (1600, 1500), [("images", decoder, 0)])
         self.lists = [front_end.add(kind, (3000, 0), []) for kind in ("LoRA2Load", "LoraLoader")]
-        front_end.queue()
+
+    @contextmanager
+    def queued(self, **values: int) -> Iterator[None]:
+        """Queues the run with these values of LoRA² Train. The window is small inside: to draw a
+        large one takes longer than the training.
+        """
+        self.page.set_viewport_size(SMALL)
+        self.front_end.show(self.train, 0.4)
+        self.front_end.fill("LoRA2Train", **values)
+        self.front_end.queue()
+        yield
+        self.page.set_viewport_size(WINDOW)
+        self.page.wait_for_timeout(300)
 
     def step(self) -> int:
         return int(self.front_end.data(self.train).get("step", 0))
@@ -71,13 +86,14 @@ class Played:
 @pytest.fixture(scope="module")
 def played(page_of_look: FrontEnd, look: Look) -> Played:
     played = Played(page_of_look, STEPS + sum(map(len, look)))  # other steps: nothing is cached
-    played.wait_for_step(5)
-    played.before = played.front_end.data(played.train)
-    played.page.reload()
-    played.front_end.wait_until_ready()
-    played.wait_for_step(1)
-    played.middle = played.front_end.data(played.train)
-    played.front_end.wait_until_idle()
+    with played.queued(steps=played.steps):
+        played.wait_for_step(5)
+        played.before = played.front_end.data(played.train)
+        played.page.reload()
+        played.front_end.wait_until_ready()
+        played.wait_for_step(1)
+        played.middle = played.front_end.data(played.train)
+        played.front_end.wait_until_idle()
     kinds = "LoRA2Load", "LoraLoader", "LoraLoaderModelOnly", "LoRA2Compress", "LoRA2Info"
     played.saved = played.front_end.output(played.save)["lora2_saved"]
     played.listed = played.page.evaluate(LISTED, [played.lists, kinds])
@@ -288,12 +304,11 @@ def test_a_change_of_theme_is_followed(played: Played, look: Look) -> None:
 
 def test_what_ended_while_the_connection_was_lost_is_shown(played: Played) -> None:
     steps = played.steps // 4
-    played.front_end.fill("LoRA2Train", steps=steps)
-    played.front_end.queue()
     running = f"document.querySelector('[data-lora2-view=train]').dataset.steps == {steps}"
-    played.page.wait_for_function(running, timeout=RUN)
-    played.page.evaluate(LOSE_CONNECTION)
-    played.front_end.wait_until_idle()
+    with played.queued(steps=steps):
+        played.page.wait_for_function(running, timeout=RUN)
+        played.page.evaluate(LOSE_CONNECTION)
+        played.front_end.wait_until_idle()
     assert played.step() < steps
     played.page.evaluate("window.lost = false")
     played.wait_for_step(steps)
@@ -305,13 +320,12 @@ def test_what_ended_while_the_connection_was_lost_is_shown(played: Played) -> No
 
 def test_a_cancelled_run_is_still_there_after_a_reload(played: Played) -> None:
     steps = 4 * played.steps
-    played.front_end.fill("LoRA2Train", steps=steps)
-    played.front_end.queue()
     begun = f"""(({{dataset: d}}) => d.steps == {steps} && d.step >= 3)(
         document.querySelector('[data-lora2-view=train]'))"""
-    played.page.wait_for_function(begun, timeout=RUN)
-    played.page.evaluate("app.api.interrupt(null)")
-    played.front_end.wait_until_idle()
+    with played.queued(steps=steps):
+        played.page.wait_for_function(begun, timeout=RUN)
+        played.page.evaluate("app.api.interrupt(null)")
+        played.front_end.wait_until_idle()
     before = played.front_end.data(played.train)
     assert re.fullmatch(
         r"Cancelled\. Kept so far: lora2/interrupted_\d+_?\.safetensors", before["note"]

@@ -39,8 +39,10 @@ def same(a, b) -> bool:
 
 
 def test_it_gives_what_the_encoders_give(playground, folder):
-    """Pictures of the right size pass unchanged."""
-    made = dataset(playground)
+    """Pictures of the right size pass unchanged; the progress bar goes from start to end."""
+    progress = []
+    made = dataset(playground, on_picture=lambda done, of: progress.append((done, of)))
+    assert sorted(set(progress)) == [(done, 4) for done in range(5)] and progress[-1] == (4, 4)
     assert len(made.latents) == len(made.positive) == 4
     for latent, wanted in zip(made.latents, playground.latents, strict=True):
         assert torch.allclose(latent["samples"], wanted["samples"], atol=1e-5)
