@@ -10,6 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TypeVar
 
+# a sentence for the user, or a list of a sentence with {0}, {1}, ... and what stands there
+Note = str | list
+
+
+def plain(note: Note) -> str:
+    """Returns a note as a plain sentence."""
+    return note if isinstance(note, str) else note[0].format(*note[1:])
+
 
 @dataclass(frozen=True)
 class Learned:
@@ -73,7 +81,8 @@ class SourceFile:
     name: as the list of LoRAs shows it; None where the adapter is not from that list.
     metadata: all entries of the file's header.
     bases: layer -> the layer's name in the file, in files of LoRA².
-    notes: sentences for the user on what another program did to the file.
+    keys: layer -> the key of its lora_up in the file.
+    notes: sentences for the user on the file, such as what another program did to it.
     changes: the entries of the metadata that another program changed, added or removed.
     left_out: the parts of the metadata of LoRA² that can't be used, each with the reason.
     """
@@ -81,7 +90,8 @@ class SourceFile:
     name: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     bases: Mapping[str, str] = field(default_factory=dict)
-    notes: Sequence[str] = field(default_factory=list)
+    keys: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[Note] = field(default_factory=list)
     changes: Sequence[str] = field(default_factory=list)
     left_out: Sequence[str] = field(default_factory=list)
 

@@ -175,10 +175,10 @@ def scales_of(header: Header, payload: bytearray) -> dict[str, float]:
     for key, entry in header.entries.items():
         base, role = split_key(key) or (key, "")
         if role == "alpha":
-            alphas[base] = float(entry.tensor(payload))
+            alphas[base] = float(entry.tensor(payload).flatten()[0])
         elif role == "down":
             ranks[base] = entry.shape[0]
-    return {base: alpha / ranks[base] for base, alpha in alphas.items()}
+    return {base: alpha / ranks[base] for base, alpha in alphas.items() if base in ranks}
 
 
 def has_other_dtypes(header: Header) -> bool:

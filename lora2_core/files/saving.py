@@ -5,7 +5,6 @@ with learned ranks.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from .checksums import KEY as CHECKS
 from .checksums import written
 from .metadata import run_entries
 from .own_metadata import own_entries
+from .peft_metadata import peft_metadata
 from .seal import EMPTY, KEY, payload_of, sealed
 from .tensor_file import parse
 
@@ -58,31 +58,13 @@ def to_tensors(
             up = torch.cat([up, up.new_zeros(up.shape[0], grow, *up.shape[2:])], 1)
         out[f"{base}.lora_down.weight"], out[f"{base}.lora_up.weight"] = down, up
         out[f"{base}.alpha"] = torch.tensor(float(rank))
+    for name, change in lora.others.items():
+        out |= {bases[name] + ending: tensor for ending, tensor in change.tensors.items()}
     if not out:
         raise ValueError(
             "The adapter is empty: every layer has rank 0. Allow more MB or a larger keep."
         )
     return out
-
-
-def peft_metadata(lora: RankedLora, bases: Mapping[str, str]) -> str:
-    """Returns the entry lora_adapter_metadata that diffusers reads: the rank of every layer as an
-    anchored pattern, and the same alpha, so that the scale is 1.
-    """
-    parts: dict[str, dict[str, int]] = {}
-    for name, rank in lora.ranks.items():
-        if rank:
-            part, path = bases[name].split(".", 1)
-            parts.setdefault(part, {})[path] = rank
-    entries: dict[str, object] = {}
-    for part, ranks in parts.items():
-        common, patterns = max(ranks.values()), {f"^{path}$": r for path, r in ranks.items()}
-        config = {
-            "r": common, "lora_alpha": common, "rank_pattern": patterns,
-            "alpha_pattern": patterns, "target_modules": list(ranks),
-        }  # fmt: skip
-        entries |= {f"{part}.{k}": v for k, v in config.items()}
-    return json.dumps(entries)
 
 
 def serialise(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
@@ -111,11 +93,12 @@ def encode(
 
     title: name of the file without its ending. form, dtype, diffusers: as for `save`.
     """
-    paths = complete_map(lora.layers, diffusers)
+    names = [*lora.layers, *(name for name in lora.others if name not in lora.layers)]
+    paths = complete_map(names, diffusers)
     if form == "peft":
-        bases = {name: peft_name(name, paths, lora.origin.base.part) for name in lora.layers}
+        bases = {name: peft_name(name, paths, lora.origin.base.part) for name in names}
     else:
-        bases = {name: kohya_name(name, paths) for name in lora.layers}
+        bases = {name: kohya_name(name, paths) for name in names}
     metadata = run_entries(lora, title) | own_entries(lora, bases)
     if form == "peft":
         metadata["lora_adapter_metadata"] = peft_metadata(lora, bases)

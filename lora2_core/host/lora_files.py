@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from comfy.lora_convert import convert_lora
+
 from ..adapter.lora import RankedLora
 from ..files.loading import load
 from ..paths import quoted
@@ -19,7 +21,7 @@ def lora_file(name: str | None) -> str:
 
 def read_lora(name: str | None) -> RankedLora:
     """Returns the adapter in a file. Its info names the file."""
-    lora = load(lora_file(name))
+    lora = load(lora_file(name), convert=convert_lora)
     file = replace(lora.origin.file, name=name)
     return replace(lora, origin=replace(lora.origin, file=file))
 

@@ -268,7 +268,8 @@ def test_without_its_metadata_it_is_a_plain_lora(own: Path, caplog):
     foreign(own, safetensors.torch.load_file(own))
     after = lora2.load(own)
     assert same_updates(before, after) and not caplog.text
-    assert after.origin == Origin(file=SourceFile(metadata=after.origin.file.metadata))
+    file = after.origin.file
+    assert after.origin == Origin(file=SourceFile(metadata=file.metadata, keys=file.keys))
 
 
 def scaled(tensors: dict[str, Tensor], factor: float, *endings: str) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import comfy.model_management
 
+from ...adapter.origin import plain
 from ...layers.layer import Component
 from ...units import BYTES_PER_PARAMETER, MEGABYTE
 from ..playground import PlaygroundSDXL
@@ -37,7 +38,7 @@ def hints(model, choices: Choices, positive: list | None = None) -> list[str]:
         said.append("The strength of a caption is not used in training.")
     start = choices.start.start_from
     if start is not None and (notes := start.origin.file.notes):
-        said += ["Of the LoRA to start from:", *notes]
+        said += ["Of the LoRA to start from:", *map(plain, notes)]
     return said
 
 
