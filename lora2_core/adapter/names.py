@@ -86,7 +86,7 @@ def kohya_name(layer: str, diffusers: Mapping[str, str] | None = None) -> str:
     if part := part_of(layer):
         prefix = PARTS[part]
         return layer if prefix is None else prefix + module_path(layer, part).replace(".", "_")
-    path = layer.removeprefix(HOST_PREFIX)
+    path = module_path(layer, HOST_PREFIX)
     return KOHYA_PREFIX + (diffusers or {}).get(path, path).replace(".", "_")
 
 
@@ -106,7 +106,7 @@ def peft_name(layer: str, diffusers: Mapping[str, str] | None = None, part: str 
         )
     if own := part_of(layer):
         return own + module_path(layer, own)
-    path = layer.removeprefix(HOST_PREFIX)
+    path = module_path(layer, HOST_PREFIX)
     return f"{part}.{(diffusers or {}).get(path, path)}"
 
 

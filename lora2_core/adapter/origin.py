@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TypeVar
 
+from .model_names import ModelNames
+
 # a sentence for the user, or a list of a sentence with {0}, {1}, ... and what stands there
 Note = str | list
 
@@ -62,6 +64,7 @@ class BaseModel:
     modelspec that end in these words.
     diffusers: module path -> diffusers' path of the same module, for UNets.
     part: the word that PEFT names of the denoiser's layers begin with.
+    names: all names of the model's layers in files, where the model was seen.
     """
 
     version: str | None = None
@@ -72,6 +75,7 @@ class BaseModel:
     prediction: str | None = None
     diffusers: Mapping[str, str] = field(default_factory=dict)
     part: str = "unet"
+    names: ModelNames | None = None
 
 
 @dataclass(frozen=True)
@@ -110,10 +114,10 @@ class Origin:
         """Returns the origin that a flat mapping describes, as `lora2_core.save` takes it.
 
         Its keys are the fields of RunFacts; `base`, a mapping of fields of BaseModel, and beside it
-        `diffusers` and `part`; and `metadata`, entries that a file carries on. Other keys are
-        ignored.
+        `diffusers`, `part` and `names`; and `metadata`, entries that a file carries on. Other keys
+        are ignored.
         """
-        paths = {key: info[key] for key in ("diffusers", "part") if key in info}
+        paths = {key: info[key] for key in ("diffusers", "part", "names") if key in info}
         return cls(
             run=_of_known(RunFacts, info),
             base=_of_known(BaseModel, dict(info.get("base", {})) | paths),

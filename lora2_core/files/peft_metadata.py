@@ -26,7 +26,7 @@ def peft_metadata(lora: RankedLora, bases: Mapping[str, str]) -> str:
     """
     parts: dict[str, dict[str, int]] = {}
     for name, rank in lora.ranks.items():
-        if rank:
+        if rank and name in bases:
             part, path = bases[name].split(".", 1)
             parts.setdefault(part, {})[path] = rank
     entries: dict[str, object] = {}

@@ -19,7 +19,7 @@ from ..adapter.model_order import of_text_encoder
 from ..adapter.names import HOST_PREFIX
 from ..adapter.other_kinds import OtherChange, size_of
 from ..saying import log
-from .naming import diffusers_paths, text_layer_names, weight_keys
+from .naming import diffusers_paths, model_names, text_layer_names, weight_keys, weight_of
 
 
 def as_patch(layer: LoraLayer) -> LoRAAdapter:
@@ -81,11 +81,6 @@ def nowhere(lora: RankedLora, names: list[str], clip: object) -> str:
         f"None of the adapter's {len(names)} layers is in this model (first: {names[0]}): the "
         "adapter belongs to another base model."
     )
-
-
-def weight_of(key: str | tuple) -> str:
-    """Returns the weight's name in a key of the host, which may be one of a slice."""
-    return key if isinstance(key, str) else key[0]
 
 
 def size_at(key: str | tuple, weights: Mapping) -> tuple[int, int]:
@@ -157,7 +152,9 @@ def adopt(lora: RankedLora, model, clip=None) -> RankedLora:
     others = {new[name]: change for name, change in lora.others.items()}
     file = lora.origin.file
     file = replace(file, keys={new[n]: key for n, key in file.keys.items() if n in new})
-    base = replace(lora.origin.base, diffusers=diffusers_paths(model))
+    base = replace(
+        lora.origin.base, diffusers=diffusers_paths(model), names=model_names(model, clip)
+    )
     origin = replace(lora.origin, base=base, file=file)
     return replace(lora, layers=layers, others=others, origin=origin)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import comfy.lora
 import comfy.model_base
 import comfy.supported_models
 import comfy.utils
 
+from ..adapter.model_names import ModelNames, Target
 from ..adapter.names import HOST_PREFIX, KOHYA_PREFIX
 
 # host model class -> (ss_base_model_version, modelspec.architecture)
@@ -68,9 +71,43 @@ def weight_keys(model, clip=None) -> dict:
     return keys
 
 
+def model_names(model, clip=None, rows: Mapping[str, int] | None = None) -> ModelNames:
+    """Returns the names of all layers of a model in files.
+
+    rows: weight -> its rows, for a model without values.
+    """
+    known = comfy.lora.model_lora_keys_unet(model.model, {})
+    state = dict(model.model.state_dict())
+    if clip is not None:
+        known = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, known)
+        state |= clip.cond_stage_model.state_dict()
+    keys = {n: k for n, k in known.items() if is_weight(k) and weight_of(k) in state}
+    host = len(keys)
+    more = weight_keys(model, clip).items()
+    keys |= {n: k for n, k in more if n not in keys and is_weight(k) and weight_of(k) in state}
+    rows = {k: v.shape[0] for k, v in state.items() if v.ndim} if rows is None else rows
+    suffix = ".weight"
+    sizes = {key.removesuffix(suffix): n for key, n in rows.items() if key.endswith(suffix)}
+    return ModelNames({name: target_of(key) for name, key in keys.items()}, host, sizes)
+
+
+def target_of(key: str | tuple) -> Target:
+    """Returns what a key of the host means. Slices are always of rows."""
+    path = weight_of(key).removesuffix(".weight")
+    if isinstance(key, str):
+        return Target(path)
+    _, start, rows = key[1] or (0, 0, None)
+    return Target(path, start, rows, swapped=len(key) > 2)
+
+
+def weight_of(key: str | tuple) -> str:
+    """Returns the weight's name in a key of the host, which may be one of a slice."""
+    return key if isinstance(key, str) else key[0]
+
+
 def is_weight(key: str | tuple) -> bool:
     """Returns whether a key of the host means a weight, or a slice of one, and not a bias."""
-    return (key if isinstance(key, str) else key[0]).endswith(".weight")
+    return weight_of(key).endswith(".weight")
 
 
 def text_layer_names(text_model) -> dict[str, str]:
