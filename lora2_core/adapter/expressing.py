@@ -149,7 +149,9 @@ def by_model(
     """Returns the adapter in a form, of a model whose names are known."""
     places = {name: place_of(name, known) for name in names}
     strange = [name for name, place in places.items() if place is None]
-    bases = by_rules(lora, strange, form if form != "nunchaku" else "peft", diffusers, sure=True)
+    bases = {name: name for name in strange}
+    if form != "whole":
+        bases = by_rules(lora, strange, form, diffusers, sure=True)
     layers = {name: lora.layers[name] for name in strange if name in lora.layers}
     others = {name: lora.others[name] for name in strange if name in lora.others}
     held: dict[str, list[str]] = {}
