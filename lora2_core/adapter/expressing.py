@@ -18,7 +18,6 @@ from .names import (
     CLIP_LAYER,
     FILE_PREFIXES,
     HOST_PREFIX,
-    KOHYA_PREFIX,
     complete_map,
     kohya_name,
     module_path,
@@ -27,10 +26,9 @@ from .names import (
     split_key,
 )
 from .other_kinds import split_other
+from .pieces import FLUX, PIECES, TEXT_PARTS, unsaid
 from .slices import part, swapped
 
-KOHYA_PREFIXES = (KOHYA_PREFIX, "lora_te", "lora_prior_")
-TEXT_PARTS = ("text_encoder.", "text_encoder_2.", "text_encoder_3.")
 # the beginnings of module paths in diffusers' UNets
 _UNET = re.compile(
     r"(down_blocks|mid_block|up_blocks|conv_in|conv_out|time_embedding|add_embedding)\b"
@@ -40,7 +38,6 @@ _ALIAS = re.compile(
     r"\.to_(q|k|v|gate|out)(\.0)?$|linear1_qkv|_attn_(qkv|proj)|_mod\.linear|mlp\.fc[12]"
     r"|^text_fusion|^all_|ff\.(gate|up|down)$"
 )
-_FLUX = re.compile(r"transformer\.(single_)?transformer_blocks\.\d+\.")
 
 
 @dataclass(frozen=True)
@@ -61,12 +58,23 @@ def expressed(
     that the rules don't cover.
     """
     names = list(dict.fromkeys([*lora.layers, *lora.others]))
-    if form == "original":
-        return Expressed(lora, original_names(lora, names))
     known = lora.origin.base.names
-    if known is None:
-        return Expressed(lora, by_rules(lora, names, form, diffusers, sure=sure))
-    return by_model(lora, names, form, known, diffusers)
+    if form == "original":
+        found = Expressed(lora, original_names(lora, names))
+    elif known is None:
+        found = Expressed(lora, by_rules(lora, names, form, diffusers, sure=sure))
+    else:
+        found = by_model(lora, names, form, known, diffusers)
+    first: dict[str, str] = {}
+    for name in dict.fromkeys([*found.lora.layers, *found.lora.others]):
+        if (other := first.setdefault(found.bases[name], name)) != name:
+            if not {name, other} <= found.lora.layers.keys():
+                continue  # a pair, and what is beside it
+            raise ValueError(
+                f"Layers {other} and {name} have the same name in the {form} format: load the "
+                "adapter with its model first, by LoRA2 Load."
+            )
+    return found
 
 
 def base_of(key: str) -> str:
@@ -86,14 +94,6 @@ def original_names(lora: RankedLora, names: Iterable[str]) -> dict[str, str]:
     return {name: base_of(keys.get(name, name)) for name in names}
 
 
-def unsaid(name: str, form: str) -> ValueError:
-    """Returns the error for a name that a form has no word for."""
-    return ValueError(
-        f"Layer {name} has no name in the {form} format that is sure to be read: save as original, "
-        "or load the adapter with its model first, by LoRA2 Load."
-    )
-
-
 def by_rules(
     lora: RankedLora, names: list[str], form: str, diffusers: Mapping[str, str], *, sure: bool
 ) -> dict[str, str]:
@@ -111,7 +111,7 @@ def by_rules(
         foreign = base_of(lora.origin.file.keys.get(name, "")) == name
         if sure and foreign and form == "peft" and name.startswith(HOST_PREFIX):
             said = name  # diffusers converts the names of ComfyUI
-        if form == "nunchaku" and not _FLUX.match(name):
+        if form == "nunchaku" and not FLUX.match(name):
             raise ValueError(f"nunchaku reads LoRAs of Flux, but there is a layer {name}.")
         if sure and foreign and not is_sure(name, said, form):
             raise unsaid(name, form)
@@ -163,7 +163,9 @@ def by_model(
     for path, those in held.items():
         pairs = [name for name in those if name in lora.layers]
         for said, target in pieces(path) if pairs else ():
-            name, layer = piece(said, target, pairs, lora, places, known)
+            if (made := piece(said, target, pairs, lora, places, known)) is None:
+                continue
+            name, layer = made
             layers[name], bases[name] = layer, said
             if sensitivity and name not in sensitivity:
                 sensitivity[name] = fmean(sensitivity.get(n, 1.0) for n in pairs)
@@ -200,8 +202,9 @@ def piece(
     lora: RankedLora,
     places: Mapping[str, Target | None],
     known: ModelNames,
-) -> tuple[str, LoraLayer]:
-    """Returns the layer's name and the update of one piece of a weight.
+) -> tuple[str, LoraLayer] | None:
+    """Returns the layer's name and the update of one piece of a weight; None where the adapter does
+    not change the piece.
 
     said, target: the piece. names: the layers of the adapter that change this weight.
     """
@@ -211,6 +214,8 @@ def piece(
         held.append((place.start if place.rows else 0, swapped(layer) if place.swapped else layer))
     everything = known.rows.get(target.path) or max(at + len(layer.up) for at, layer in held)
     layer = part(held, target.start, target.rows or everything)
+    if layer is None:
+        return None
     if len(names) == 1 and places[names[0]] == target:
         name = names[0]
     else:
@@ -232,83 +237,3 @@ def name_of_other(
     if not fitting:
         raise unsaid(name, form)
     return fitting[0]
-
-
-Pieces = Callable[[str], list[tuple[str, Target]]]
-
-
-def kohya_pieces(
-    known: ModelNames, paths: list[str], lora: RankedLora, diffusers: Mapping[str, str]
-) -> Pieces:
-    """Returns path -> its names in the kohya form: of diffusers for all layers or for none."""
-    table = complete_map([p for p in paths if p.startswith(HOST_PREFIX)], diffusers)
-
-    def pieces(path: str) -> list[tuple[str, Target]]:
-        said = kohya_name(path, table)
-        if known.reads(said, Target(path)):
-            return [(said, Target(path))]
-        found = known.tiles(path, KOHYA_PREFIXES) or known.tiles(path, FILE_PREFIXES)
-        if not found:
-            raise unsaid(path, "kohya")
-        return found
-
-    return pieces
-
-
-def comfy_pieces(known: ModelNames, paths: list[str], *_: object) -> Pieces:
-    """Returns path -> its name as ComfyUI itself has it."""
-
-    def pieces(path: str) -> list[tuple[str, Target]]:
-        beginnings = (HOST_PREFIX,) if path.startswith(HOST_PREFIX) else ("text_encoders.",)
-        if known.reads(path, Target(path)):
-            return [(path, Target(path))]
-        if not (found := known.tiles(path, beginnings)):
-            raise unsaid(path, "comfy")
-        return found
-
-    return pieces
-
-
-def peft_pieces(
-    known: ModelNames, paths: list[str], lora: RankedLora, diffusers: Mapping[str, str]
-) -> Pieces:
-    """Returns path -> its names in the peft form: those of diffusers' own model where all layers
-    have one, else ComfyUI's, which diffusers converts.
-    """
-    inner = [path for path in paths if path.startswith(HOST_PREFIX)]
-    table = complete_map(inner, diffusers)
-    as_host = comfy_pieces(known, paths)
-    split = not table and all(known.tiles(path, ("transformer.",)) for path in inner)
-
-    def pieces(path: str) -> list[tuple[str, Target]]:
-        if not path.startswith(HOST_PREFIX):
-            if not (found := known.tiles(path, TEXT_PARTS)):
-                raise unsaid(path, "peft")
-            return found
-        if table:
-            return [(peft_name(path, table), Target(path))]
-        return known.tiles(path, ("transformer.",)) if split else as_host(path)
-
-    return pieces
-
-
-def nunchaku_pieces(
-    known: ModelNames, paths: list[str], lora: RankedLora, diffusers: Mapping[str, str]
-) -> Pieces:
-    """Returns path -> its names in the nunchaku form: those of diffusers' Flux."""
-    for path in paths:
-        found = known.tiles(path, ("transformer.",))
-        if not found or not _FLUX.match(found[0][0]):
-            raise ValueError(f"nunchaku reads LoRAs of Flux' blocks, but there is a layer {path}.")
-    return lambda path: known.tiles(path, ("transformer.",))
-
-
-def whole_pieces(known: ModelNames, *_: object) -> Pieces:
-    """Returns path -> the weight itself, by its path: layers as a training has them."""
-    return lambda path: [(path, Target(path))]
-
-
-PIECES: dict[str, Callable[..., Pieces]] = {
-    "kohya": kohya_pieces, "uniform": kohya_pieces, "peft": peft_pieces, "comfy": comfy_pieces,
-    "nunchaku": nunchaku_pieces, "whole": whole_pieces,
-}  # fmt: skip

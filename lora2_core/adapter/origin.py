@@ -85,7 +85,7 @@ class SourceFile:
     name: as the list of LoRAs shows it; None where the adapter is not from that list.
     metadata: all entries of the file's header.
     bases: layer -> the layer's name in the file, in files of LoRA².
-    keys: layer -> the key of its lora_up in the file.
+    keys: layer -> the key of its lora_up in the file, or of another of its tensors.
     notes: sentences for the user on the file, such as what another program did to it.
     changes: the entries of the metadata that another program changed, added or removed.
     left_out: the parts of the metadata of LoRA² that can't be used, each with the reason.

@@ -144,7 +144,7 @@ def lokr(shapes: Shapes) -> Size:
         core = ".lokr_t2" if n == 2 and ".lokr_t2" in shapes else None
         factors.append(whole or product(shapes, f".lokr_w{n}_a", f".lokr_w{n}_b", core))
     left, right = factors
-    require(len(left) == 2 and len(right) in (2, 4), shapes)
+    require(len(left) == 2 and 2 <= len(right) <= MOST_SIDES, shapes)
     return left[0] * right[0], left[1] * math.prod(right[1:])
 
 

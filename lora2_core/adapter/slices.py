@@ -13,13 +13,16 @@ from .lora import LoraLayer
 NEGLIGIBLE = 1e-13
 
 
-def part(layers: Sequence[tuple[int, LoraLayer]], start: int, rows: int) -> LoraLayer:
-    """Returns the update of `rows` rows of a weight from row `start` on.
+def part(layers: Sequence[tuple[int, LoraLayer]], start: int, rows: int) -> LoraLayer | None:
+    """Returns the update of `rows` rows of a weight from row `start` on; None where no layer holds
+    some of them.
 
     layers: those of the weight that hold some of these rows, each with its first row. Rows that
     none of them holds aren't changed.
     """
     used = [(at, layer) for at, layer in layers if at < start + rows and start < at + len(layer.up)]
+    if not used:
+        return None
     if len(used) == 1:
         at, layer = used[0]
         if at == start and len(layer.up) == rows:

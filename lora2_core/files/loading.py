@@ -79,7 +79,7 @@ def load(path: str | Path, *, convert: Convert = as_it_is) -> RankedLora:
 @dataclass(frozen=True)
 class Collected:
     """What the tensors of a file hold: pairs and other changes by the layer's name in the file, the
-    key of each pair's lora_up, and notes for the user.
+    key of each pair's lora_up or of a change's first tensor, and notes for the user.
     """
 
     layers: dict[str, LoraLayer]
@@ -103,7 +103,7 @@ def adapter_of(header: Header, found: Collected, judged: Provenance) -> RankedLo
         named = {base: name for name, base in own.bases.items()}
     if judged.state is State.EDITED and judged.checksums:
         file = replace(file, changes=judged.checksums.changed_entries(header.metadata))
-    keys = {named[base]: key for base, key in found.keys.items()}
+    keys = {named.get(base, base): key for base, key in found.keys.items()}
     file = replace(file, keys=keys, notes=notes_on(judged, file) + found.notes)
     if file.notes:
         log.warning("%s: %s", header.name, log_line(file))
@@ -160,7 +160,8 @@ def collect(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = 
     others = {
         base: change_of(base, endings, tensors, sizes) for base, endings in contents.others.items()
     }
-    keys = {base: keys["up"] for base, keys in contents.pairs.items()}
+    keys = {base: next(iter(endings.values())) for base, endings in contents.others.items()}
+    keys |= {base: keys["up"] for base, keys in contents.pairs.items()}
     return Collected(layers, others, keys, notes_of(contents, tensors, sizes, scales))
 
 

@@ -17,9 +17,15 @@ from torch import Tensor
 from ..adapter.lora import LoraLayer, RankedLora
 from ..adapter.model_order import of_text_encoder
 from ..adapter.names import HOST_PREFIX
-from ..adapter.other_kinds import OtherChange, size_of
+from ..adapter.other_kinds import BESIDE, OtherChange, size_of
 from ..saying import log
 from .naming import diffusers_paths, model_names, text_layer_names, weight_keys, weight_of
+
+# shown in nodes; locales/*/main.json has it in other languages
+DOUBLES_NOTE = (
+    "{0} of its layers change a weight that another one changes too, the first is {1}: they are "
+    "left out, as ComfyUI does."
+)
 
 
 def as_patch(layer: LoraLayer) -> LoRAAdapter:
@@ -137,6 +143,7 @@ def adopt(lora: RankedLora, model, clip=None) -> RankedLora:
     the same for files of every trainer.
     """
     targets = resolve(lora, model, clip)
+    doubles = doubled(lora, targets)
     text = {} if clip is None else text_layer_names(clip.cond_stage_model)
 
     def name_of(name: str) -> str:
@@ -145,18 +152,34 @@ def adopt(lora: RankedLora, model, clip=None) -> RankedLora:
             return key.removesuffix(".weight")
         return text.get(key.removesuffix(".weight"), name) if isinstance(key, str) else name
 
-    new = {name: name_of(name) for name in all_names(lora)}
-    if len(set(new.values())) < len(new):  # two layers of one name: they keep their own
-        new = {name: name for name in new}
-    layers = {new[name]: layer for name, layer in lora.layers.items()}
-    others = {new[name]: change for name, change in lora.others.items()}
+    new = {name: name_of(name) for name in all_names(lora) if name not in doubles}
+    layers = {new[name]: layer for name, layer in lora.layers.items() if name in new}
+    others = {new[name]: change for name, change in lora.others.items() if name in new}
     file = lora.origin.file
-    file = replace(file, keys={new[n]: key for n, key in file.keys.items() if n in new})
+    notes = [*file.notes, [DOUBLES_NOTE, len(doubles), doubles[0]]] if doubles else file.notes
+    keys = {new[n]: key for n, key in file.keys.items() if n in new}
+    file = replace(file, keys=keys, notes=notes)
     base = replace(
         lora.origin.base, diffusers=diffusers_paths(model), names=model_names(model, clip)
     )
     origin = replace(lora.origin, base=base, file=file)
     return replace(lora, layers=layers, others=others, origin=origin)
+
+
+def doubled(lora: RankedLora, targets: Mapping) -> list[str]:
+    """Returns the layers whose weight a later one changes too: the host takes the last one alone.
+
+    targets: what `resolve` returned.
+    """
+    last: dict = {}
+    doubles = []
+    for name, key in targets.items():
+        change = lora.others.get(name)
+        if name in lora.layers or (change and not change.tensors.keys() <= BESIDE):
+            if key in last:
+                doubles.append(last[key])
+            last[key] = name
+    return doubles
 
 
 def cut_for(lora: RankedLora, keep: float, targets: Mapping) -> RankedLora:

@@ -31,8 +31,8 @@ class Adapters:
 
     `rate_parameter` is one fp32 vector (layers,): nu itself in paper mode, ln(nu) in adaptive mode
     (so that nu stays positive), unused in fixed mode. `started` is True where the layers go on from
-    a finished adapter, and `given_rows` are the numbers of those that do. `speeds` are factors of the learning rate, by the names of layers that have
-    another one.
+    a finished adapter, and `given_rows` are the numbers of those that do. `speeds` are factors of
+    the learning rate, by the names of layers that have another one.
     """
 
     def __init__(

@@ -87,8 +87,8 @@ FAULTS = {
         "b has shapes", "don't fit",
     ),
     "half a lokr": ({"b.lokr_w1": torch.ones(2, 2)}, "b has shapes lokr_w1 [2, 2]"),
-    "lokr of three sides": (
-        {"b.lokr_w1": torch.ones(2, 2), "b.lokr_w2": torch.ones(2, 2, 3)}, "b has shapes",
+    "lokr of a vector": (
+        {"b.lokr_w1": torch.ones(2, 2), "b.lokr_w2": torch.ones(2)}, "b has shapes",
     ),
     "half a glora": ({"b.a1.weight": torch.ones(2, 2)}, "b has shapes"),
     "oft of one block": ({"b.oft_blocks": torch.ones(4, 4)}, "b has shapes oft_blocks [4, 4]"),
