@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lora2_core.adapter.compress import compress
+from ..lora2_core.adapter.origin import plain
 from ..lora2_core.host.export import from_lora_model
 from ..lora2_core.host.lora_files import read_lora
 from . import inputs
@@ -55,7 +56,7 @@ class LoRA2Compress(inputs.FileOrSocket, io.ComfyNode):
         result = compress(source, budget_mb=budget_mb, tolerance=tolerance)
         error = result.origin.run.settings["compressed"]["error"]
         sizes = f"{source.megabytes():.2f} MB \u2192 {result.megabytes():.2f} MB"
-        lines = [f"{sizes}, relative error {error:.3f}", *source.origin.file.notes]
+        lines = [f"{sizes}, relative error {error:.3f}", *map(plain, source.origin.file.notes)]
         return io.NodeOutput(result, ui={"text": ("\n".join(lines),)})
 
 

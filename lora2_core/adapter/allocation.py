@@ -36,9 +36,9 @@ def ranking(worths: Sequence[Tensor], costs: Sequence[float]) -> tuple[Tensor, T
     order, int64: the positions by falling worth per parameter. layer, int64, and cost, fp64: the
     layer and the parameters of each position, in the row's own order.
     """
-    device = worths[0].device
-    lengths = torch.tensor([len(w) for w in worths], device=device)
+    device = worths[0].device if worths else None
+    lengths = torch.tensor([len(w) for w in worths], dtype=torch.int64, device=device)
     layer_of = torch.repeat_interleave(torch.arange(len(worths), device=device), lengths)
     cost = torch.tensor(list(costs), dtype=torch.float64, device=device)[layer_of]
-    price = torch.cat([descending(w) for w in worths]) / cost
+    price = torch.cat([cost.new_zeros(0), *map(descending, worths)]) / cost
     return price.argsort(descending=True, stable=True), layer_of, cost

@@ -50,7 +50,8 @@ def compress(lora: RankedLora, *, budget_mb: float = 0.0, tolerance: float = 0.1
         )
     parameters: float = parameters_for(full, max(tolerance, LOSSLESS))
     if budget_mb > 0:
-        parameters = min(parameters, budget_mb * MEGABYTE / BYTES_PER_PARAMETER)
+        room = (budget_mb * MEGABYTE - lora.other_bytes) / BYTES_PER_PARAMETER
+        parameters = min(parameters, room)
     cut = full.within(parameters)
     if cut.parameters == 0:
         raise ValueError(f"budget_mb is {budget_mb:g}, too small for one rank: give more MB.")

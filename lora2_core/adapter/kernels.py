@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
+
 from einops import rearrange
 from torch import Tensor
 
 
-def as_kernels(flat: Tensor, kernel: tuple[int, int]) -> Tensor:
-    """Returns [rows, channels * height * width] as kernels [rows, channels, height, width]."""
-    height, width = kernel
-    return rearrange(flat, "rows (c h w) -> rows c h w", h=height, w=width)
+def as_kernels(flat: Tensor, kernel: tuple[int, ...]) -> Tensor:
+    """Returns [rows, channels * sides] as kernels [rows, channels, *kernel], of one to three
+    sides.
+    """
+    return flat.reshape(len(flat), flat.shape[1] // math.prod(kernel), *kernel)
 
 
-def as_point_kernels(up: Tensor) -> Tensor:
-    """Returns lora_up [out, rank] as kernels of one pixel, [out, rank, 1, 1]."""
-    return rearrange(up, "out rank -> out rank 1 1")
+def as_point_kernels(up: Tensor, sides: int = 2) -> Tensor:
+    """Returns lora_up [out, rank] as kernels of one point, [out, rank, 1, ...]."""
+    return up.reshape(*up.shape, *[1] * sides)
 
 
 def as_matrix(kernels: Tensor) -> Tensor:
-    """Returns kernels [rows, ...] as [rows, channels * height * width]; a matrix stays one."""
+    """Returns kernels [rows, ...] as [rows, channels * sides]; a matrix stays one."""
     return rearrange(kernels, "rows ... -> rows (...)")

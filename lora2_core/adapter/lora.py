@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -19,18 +19,20 @@ from ..units import BYTES_PER_PARAMETER, MEGABYTE
 from .allocation import share_out
 from .kernels import as_kernels, as_matrix, as_point_kernels
 from .origin import Origin
+from .other_kinds import OtherChange
 
 
 @dataclass(frozen=True)
 class LoraLayer:
     """The update up @ down of one layer: up [out, rank], down [rank, fan_in].
 
-    kernel: (height, width) of a convolution, whose fan_in is in * height * width.
+    kernel: the sides of a convolution's kernel, (height, width) in two dimensions; fan_in is then
+    in * height * width.
     """
 
     up: Tensor
     down: Tensor
-    kernel: tuple[int, int] | None = None
+    kernel: tuple[int, ...] | None = None
 
     @property
     def rank(self) -> int:
@@ -82,22 +84,22 @@ class LoraLayer:
         return replace(self, up=up.to(self.up.dtype), down=down.to(self.down.dtype))
 
     def delta(self) -> Tensor:
-        """Returns the dense update, [out, fan_in] or [out, in, kh, kw]."""
+        """Returns the dense update, [out, fan_in] or [out, in, *kernel]."""
         product = self.up @ self.down
         return product if self.kernel is None else as_kernels(product, self.kernel)
 
     def file_tensors(self) -> tuple[Tensor, Tensor]:
-        """Returns (lora_up, lora_down) in the shapes of a file: four dimensions for a
+        """Returns (lora_up, lora_down) in the shapes of a file: those of kernels for a
         convolution.
         """
         if self.kernel is None:
             return self.up, self.down
-        return as_point_kernels(self.up), as_kernels(self.down, self.kernel)
+        return as_point_kernels(self.up, len(self.kernel)), as_kernels(self.down, self.kernel)
 
     @classmethod
     def from_tensors(cls, up: Tensor, down: Tensor) -> LoraLayer:
         """Returns the layer of a lora_up and a lora_down in the shapes of a file."""
-        kernel = tuple(down.shape[2:]) if down.ndim == 4 else None
+        kernel = tuple(down.shape[2:]) or None
         return cls(as_matrix(up), as_matrix(down), kernel)
 
 
@@ -106,11 +108,13 @@ class RankedLora:
     """An adapter: its layers by name, and what is known of where it comes from.
 
     singular: every layer is in its singular basis, so that its first positions are its best ones.
+    others: changes of layers that are no low-rank pair, by the layer's name. No cut touches them.
     """
 
     layers: Mapping[str, LoraLayer]
     origin: Origin = Origin()
     singular: bool = False
+    others: Mapping[str, OtherChange] = field(default_factory=dict)
 
     @property
     def ranks(self) -> dict[str, int]:
@@ -126,8 +130,15 @@ class RankedLora:
         return sum(self.ranks.values()) / max(1, len(self.layers))
 
     def megabytes(self, bytes_per_parameter: int = BYTES_PER_PARAMETER) -> float:
-        """Returns the size of the tensors in MB (1e6 bytes)."""
-        return self.parameters * bytes_per_parameter / MEGABYTE
+        """Returns the size of the tensors in MB (1e6 bytes); other changes than pairs have the
+        precision that they came with.
+        """
+        return (self.parameters * bytes_per_parameter + self.other_bytes) / MEGABYTE
+
+    @property
+    def other_bytes(self) -> int:
+        """Returns the bytes of the changes that are no low-rank pair."""
+        return sum(change.bytes for change in self.others.values())
 
     def rotated(self) -> RankedLora:
         """Returns the adapter with every layer in its singular basis."""

@@ -38,15 +38,12 @@ ROLES = {
     ".lora_linear_layer.down.weight": "down",
     ".lora_B.weight": "up",
     ".lora_A.weight": "down",
-    ".lora_B.default.weight": "up",
-    ".lora_A.default.weight": "down",
     ".lora_B": "up",
     ".lora_A": "down",
     ".alpha": "alpha",
 }
-UNSUPPORTED = re.compile(
-    r"\.(hada_|lokr_|oft_|glora_|dora_scale|lora_magnitude_vector|boft_|diff(_b)?$|w_norm|b_norm|set_weight)"
-)
+# PEFT may write the name of the adapter into each key: `x.lora_A.default.weight`
+_NAMED_ADAPTER = re.compile(r"(.+)\.lora_([AB])\.[^.]+\.weight", re.DOTALL)
 
 # a CLIP's layer in a kohya file: number of the encoder, number of the layer, block, module
 CLIP_LAYER = re.compile(r"lora_te(\d?)_text_model_encoder_layers_(\d+)_(self_attn|mlp)_(\w+)")
@@ -57,6 +54,8 @@ def split_key(key: str) -> tuple[str, str] | None:
     for suffix, role in ROLES.items():
         if key.endswith(suffix):
             return key[: -len(suffix)], role
+    if named := _NAMED_ADAPTER.fullmatch(key):
+        return named[1], "up" if named[2] == "B" else "down"
     return None
 
 
@@ -87,7 +86,7 @@ def kohya_name(layer: str, diffusers: Mapping[str, str] | None = None) -> str:
     if part := part_of(layer):
         prefix = PARTS[part]
         return layer if prefix is None else prefix + module_path(layer, part).replace(".", "_")
-    path = layer.removeprefix(HOST_PREFIX)
+    path = module_path(layer, HOST_PREFIX)
     return KOHYA_PREFIX + (diffusers or {}).get(path, path).replace(".", "_")
 
 
@@ -107,7 +106,7 @@ def peft_name(layer: str, diffusers: Mapping[str, str] | None = None, part: str 
         )
     if own := part_of(layer):
         return own + module_path(layer, own)
-    path = layer.removeprefix(HOST_PREFIX)
+    path = module_path(layer, HOST_PREFIX)
     return f"{part}.{(diffusers or {}).get(path, path)}"
 
 

@@ -10,6 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TypeVar
 
+from .model_names import ModelNames
+
+# a sentence for the user, or a list of a sentence with {0}, {1}, ... and what stands there
+Note = str | list
+
+
+def plain(note: Note) -> str:
+    """Returns a note as a plain sentence."""
+    return note if isinstance(note, str) else note[0].format(*note[1:])
+
 
 @dataclass(frozen=True)
 class Learned:
@@ -54,6 +64,7 @@ class BaseModel:
     modelspec that end in these words.
     diffusers: module path -> diffusers' path of the same module, for UNets.
     part: the word that PEFT names of the denoiser's layers begin with.
+    names: all names of the model's layers in files, where the model was seen.
     """
 
     version: str | None = None
@@ -64,6 +75,7 @@ class BaseModel:
     prediction: str | None = None
     diffusers: Mapping[str, str] = field(default_factory=dict)
     part: str = "unet"
+    names: ModelNames | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +85,8 @@ class SourceFile:
     name: as the list of LoRAs shows it; None where the adapter is not from that list.
     metadata: all entries of the file's header.
     bases: layer -> the layer's name in the file, in files of LoRA².
-    notes: sentences for the user on what another program did to the file.
+    keys: layer -> the key of its lora_up in the file, or of another of its tensors.
+    notes: sentences for the user on the file, such as what another program did to it.
     changes: the entries of the metadata that another program changed, added or removed.
     left_out: the parts of the metadata of LoRA² that can't be used, each with the reason.
     """
@@ -81,7 +94,8 @@ class SourceFile:
     name: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     bases: Mapping[str, str] = field(default_factory=dict)
-    notes: Sequence[str] = field(default_factory=list)
+    keys: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[Note] = field(default_factory=list)
     changes: Sequence[str] = field(default_factory=list)
     left_out: Sequence[str] = field(default_factory=list)
 
@@ -100,10 +114,10 @@ class Origin:
         """Returns the origin that a flat mapping describes, as `lora2_core.save` takes it.
 
         Its keys are the fields of RunFacts; `base`, a mapping of fields of BaseModel, and beside it
-        `diffusers` and `part`; and `metadata`, entries that a file carries on. Other keys are
-        ignored.
+        `diffusers`, `part` and `names`; and `metadata`, entries that a file carries on. Other keys
+        are ignored.
         """
-        paths = {key: info[key] for key in ("diffusers", "part") if key in info}
+        paths = {key: info[key] for key in ("diffusers", "part", "names") if key in info}
         return cls(
             run=_of_known(RunFacts, info),
             base=_of_known(BaseModel, dict(info.get("base", {})) | paths),

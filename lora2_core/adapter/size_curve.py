@@ -36,15 +36,16 @@ def size_curve(lora: RankedLora) -> SizeCurve:
     cut = torch.arange(1, STEPS + 1, dtype=torch.float64) / STEPS * lora.parameters
     sizes = cost[order].cumsum(0)
     kept = torch.searchsorted(sizes, cut, right=True)  # positions
-    energy = torch.cat(energies)[order].cumsum(0)
+    energy = torch.cat([cost.new_zeros(0), *energies])[order].cumsum(0)
     total = float(energy[-1]) if len(energy) else 0.0
 
     def at(totals: torch.Tensor, of: float, digits: int) -> list[float]:
         totals = torch.cat([totals.new_zeros(1), totals])
         return [round(float(v) / of, digits) if of else 1.0 for v in totals[kept]]
 
+    uncut = lora.other_bytes / MEGABYTE
     return SizeCurve(
-        at(sizes, MEGABYTE / BYTES_PER_PARAMETER, 4),
+        [round(mb + uncut, 4) for mb in at(sizes, MEGABYTE / BYTES_PER_PARAMETER, 4)],
         [round(int(k) / max(1, len(lora.layers)), 3) for k in kept],
         at(energy, total, 5),
     )

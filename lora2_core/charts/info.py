@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..adapter.lora import RankedLora
 from ..adapter.names import split_key
+from ..adapter.origin import plain
 from ..adapter.rank_map import Cell, rank_map
 from ..files.metadata import run_entries
 from ..files.own_metadata import valid_rows
@@ -151,6 +152,8 @@ def tags(metadata: Mapping[str, str]) -> list[str]:
 
 def spread(ranks: Sequence[int]) -> str:
     """Returns the range and the mean of ranks as text. Layers of rank 0 count."""
+    if not ranks:
+        return "no low-rank pairs"
     if len(set(ranks)) == 1:
         return f"rank {ranks[0]} everywhere"
     return f"ranks {min(ranks)} to {max(ranks)}, mean {sum(ranks) / len(ranks):.1f}"
@@ -174,6 +177,7 @@ def summary(
     if file_bytes is not None:
         size = f"{file_bytes / MEGABYTE:.2f} MB ({size})"
     lines = [f"{name}: {size}, {len(ranks)} layers", spread(ranks)]
+    lines += [f"beside the pairs: {kinds_of(lora)}"] if lora.others else []
     known = {
         "base": metadata.get("ss_base_model_version") or metadata.get("modelspec.architecture"),
         "steps": metadata.get("ss_steps"),
@@ -187,9 +191,19 @@ def summary(
         lines.append(f"trigger: {trigger}"[:200])
     if frequent := tags(metadata):
         lines.append(f"frequent tags: {', '.join(frequent)}"[:400])
-    cell, share = max(cells_of(lora), key=lambda pair: pair[1])
-    lines.append(f"most energy: {cell.name} ({share:.1%})")
+    if cells := cells_of(lora):
+        cell, share = max(cells, key=lambda pair: pair[1])
+        lines.append(f"most energy: {cell.name} ({share:.1%})")
     return "\n".join(lines + notes_of(lora))
+
+
+def kinds_of(lora: RankedLora) -> str:
+    """Returns how many changes of which other kind an adapter has, and their size: no cut touches
+    them.
+    """
+    counts = Counter(change.kind for change in lora.others.values())
+    listed = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
+    return f"{listed} ({lora.other_bytes / MEGABYTE:.2f} MB)"
 
 
 def notes_of(lora: RankedLora) -> list[str]:
@@ -197,7 +211,7 @@ def notes_of(lora: RankedLora) -> list[str]:
     of the file are not used because of that.
     """
     file = lora.origin.file
-    lines = list(file.notes)
+    lines = [plain(note) for note in file.notes]
     for what, entries in (("In its metadata", file.changes), ("Left out", file.left_out)):
         lines += [f"{what}: {shown(entry)}." for entry in entries[:MOST_NOTES]]
         if len(entries) > MOST_NOTES:

@@ -4,6 +4,7 @@ included.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ..adapter.lora import LoraLayer
@@ -11,6 +12,7 @@ from ..adapter.origin import Learned
 
 LARGEST = 1e9  # of a nu or a sensitivity; trained ones lie far below
 LARGEST_COUNT = 2**31 - 1  # of a size, a rank or a side of a kernel: int32, as in other loaders
+MOST_SIDES = 3  # of a kernel
 LENGTHS = (7, 8)  # values of a row; files of the first release have no sensitivity
 
 
@@ -21,7 +23,7 @@ class LayerRow:
     base: the layer's name in the file.
     name: its module path.
     out, fan_in: the sizes of its update, a matrix out x fan_in.
-    kernel: (height, width) of a convolution, 0 in JSON where there is none.
+    kernel: the sides of a convolution's kernel, one to three; 0 in JSON where there is none.
     rank: what the training learned; the file may hold less.
     nu: how fast importance falls along its rank positions, 0 for fixed ranks.
     sensitivity: how much the loss depends on its energy; None in files of the first release.
@@ -31,7 +33,7 @@ class LayerRow:
     name: str
     out: int
     fan_in: int
-    kernel: tuple[int, int] | None
+    kernel: tuple[int, ...] | None
     rank: int
     nu: float
     sensitivity: float | None
@@ -58,13 +60,14 @@ class LayerRow:
         if not isinstance(row, list) or len(row) not in LENGTHS:
             return None
         base, name, out, fan_in, kernel, rank, nu, sensitivity = [*row, None][:8]
-        sides = kernel if isinstance(kernel, list) and len(kernel) == 2 else [kernel]
+        is_kernel = isinstance(kernel, list) and 1 <= len(kernel) <= MOST_SIDES
+        sides = kernel if is_kernel else [kernel]
         numbers = (nu, 1.0 if sensitivity is None and len(row) == 7 else sensitivity)
         valid = (
             isinstance(base, str) and isinstance(name, str)
             and all(isinstance(n, int) and 0 <= n <= LARGEST_COUNT
                     for n in (out, fan_in, rank, *sides))
-            and (kernel == 0 or (len(sides) == 2 and 0 not in sides))
+            and (kernel == 0 or (is_kernel and 0 not in sides))
             and all(isinstance(x, (int, float)) for x in numbers)
             and -LARGEST <= numbers[0] <= LARGEST and 0 <= numbers[1] <= LARGEST
         )  # fmt: skip
@@ -74,6 +77,6 @@ class LayerRow:
         return cls(base, name, out, fan_in, kernel, rank, nu, sensitivity)
 
     def fits(self, layer: LoraLayer) -> bool:
-        """Returns whether the row's shape is the layer's; a kernel of 1 x 1 is the same as none."""
-        kernel, other = self.kernel or (1, 1), layer.kernel or (1, 1)
+        """Returns whether the row's shape is the layer's; a kernel of one point is as none."""
+        kernel, other = (k if k and math.prod(k) > 1 else None for k in (self.kernel, layer.kernel))
         return (self.out, self.fan_in, kernel) == (layer.up.shape[0], layer.down.shape[1], other)

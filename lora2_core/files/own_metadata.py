@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -23,7 +24,8 @@ from .checksums import ROWS, Checksums, row_crc
 from .layer_row import LayerRow
 from .tensor_file import shown
 
-VERSION = "2"  # of the lora2 entries; files of version 1 have no seal
+# of the lora2 entries. Files of version 1 have no seal; up to version 2 every alpha is the rank
+VERSION = "3"
 SINGULAR, ANY = "singular", "any"  # values of lora2.basis
 HISTORY_POINTS = 200  # of a curve in a file: enough for a graph, some 4 kB in all
 LARGEST_FLOAT = sys.float_info.max  # an int of JSON may be larger
@@ -59,6 +61,17 @@ def own_entries(lora: RankedLora, bases: Mapping[str, str]) -> dict[str, str]:
     texts = {"version": VERSION, "basis": SINGULAR if lora.singular else ANY}
     texts |= {key: json.dumps(value, separators=(",", ":")) for key, value in values.items()}
     return {f"lora2.{key}": text for key, text in texts.items()}
+
+
+def common_alpha(ranks: Iterable[int]) -> float:
+    """Returns the alpha of all layers of a file with these ranks: the power of two nearest to the
+    mean of those that are not 0.
+
+    Every loader takes alpha / rank of each layer, but diffusers, which reads a kohya file of mixed
+    ranks, takes one alpha for all layers.
+    """
+    used = [rank for rank in ranks if rank]
+    return 2.0 ** round(math.log2(fmean(used))) if used else 1.0
 
 
 def thin(values: Sequence[float], points: int = HISTORY_POINTS) -> list[float]:

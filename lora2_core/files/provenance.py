@@ -27,7 +27,7 @@ import torch
 from ..adapter.lora import LoraLayer
 from ..adapter.names import split_key
 from .checksums import DIGITS, Checksums, read_checksums, structure_of, tensors_of
-from .own_metadata import valid_rows
+from .own_metadata import common_alpha, valid_rows
 from .seal import KEY, seal_holds
 from .tensor_file import Header
 
@@ -146,7 +146,8 @@ def state_by_form(
 ) -> State | None:
     """Returns the state of a file from before the checksums; None for damage.
 
-    LoRA² writes every layer in its singular basis and every alpha equal to the rank. Where the hash
+    LoRA² writes every layer in its singular basis, and one alpha for all, or up to version 2 the
+    rank as alpha. Where the hash
     is right, most layers in another form are the work of another program. Where it is wrong, one
     role must have changed in all layers and the other in none.
     """
@@ -168,17 +169,18 @@ def state_by_form(
 
 
 def scales_of(header: Header, payload: bytearray) -> dict[str, float]:
-    """Returns alpha / rank of every layer with an alpha, by its name in the file; LoRA² writes
-    1.
-    """
+    """Returns each alpha divided by the one that LoRA² writes, by the layer's name in the file."""
     alphas, ranks = {}, {}
     for key, entry in header.entries.items():
         base, role = split_key(key) or (key, "")
         if role == "alpha":
-            alphas[base] = float(entry.tensor(payload))
+            alphas[base] = float(entry.tensor(payload).flatten()[0])
         elif role == "down":
             ranks[base] = entry.shape[0]
-    return {base: alpha / ranks[base] for base, alpha in alphas.items()}
+    if header.metadata.get("lora2.version") in ("1", "2"):
+        return {base: alpha / ranks[base] for base, alpha in alphas.items() if base in ranks}
+    common = common_alpha(ranks.values())
+    return {base: alpha / common for base, alpha in alphas.items() if base in ranks}
 
 
 def has_other_dtypes(header: Header) -> bool:

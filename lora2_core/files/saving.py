@@ -5,59 +5,100 @@ with learned ranks.
 from __future__ import annotations
 
 import hashlib
-import json
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
+from ..adapter.expressing import base_of, expressed
 from ..adapter.lora import RankedLora
-from ..adapter.names import complete_map, kohya_name, peft_name
 from ..atomic import write_atomic
 from ..checks import check_choice, check_range
 from ..units import MEGABYTE
 from .checksums import KEY as CHECKS
 from .checksums import written
 from .metadata import run_entries
-from .own_metadata import own_entries
+from .own_metadata import common_alpha, own_entries
+from .peft_metadata import KEY as PEFT_METADATA
+from .peft_metadata import peft_metadata
 from .seal import EMPTY, KEY, payload_of, sealed
 from .tensor_file import parse
 
 LEGACY = slice(0x100000, 0x110000)  # bytes of a file that kohya's legacy hash covers
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-FORMATS = ("kohya", "peft", "uniform")
+FORMATS = ("kohya", "peft", "uniform", "original", "comfy", "nunchaku")
+PAIRS_ONLY = ("peft", "uniform", "nunchaku")  # forms whose readers take no other kinds of changes
+PEFT_PARTS = ("unet.", "transformer.", "text_encoder.", "text_encoder_2.")
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The endings of the keys of a low-rank pair in a file, and whether it has an alpha."""
+
+    up: str = ".lora_up.weight"
+    down: str = ".lora_down.weight"
+    alpha: bool = True
+
+    @classmethod
+    def like(cls, key: str) -> Keys:
+        """Returns the endings in a file where a lora_up has this key."""
+        up = key[len(base_of(key)) :]
+        if up == cls.up:
+            return cls()
+        return cls(up, up.replace("lora_B", "lora_A").replace("up", "down"), alpha=False)
+
+
+PEFT_KEYS = Keys(".lora_B.weight", ".lora_A.weight", alpha=False)
+
+
+def keys_of(lora: RankedLora, name: str, form: str) -> Keys:
+    """Returns the endings of a layer's keys in a form of file."""
+    if form == "original":
+        return Keys.like(lora.origin.file.keys.get(name, "x.lora_up.weight"))
+    return PEFT_KEYS if form in ("peft", "comfy", "nunchaku") else Keys()
 
 
 def to_tensors(
     lora: RankedLora, bases: Mapping[str, str], form: str, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """Returns the tensors of a file by key. A layer of rank 0 has none. Every alpha equals the
-    rank, so that the scale is 1 in every loader.
+    """Returns the tensors of a file by key. A layer of rank 0 has none. All alphas are one number;
+    without an alpha, the scale is 1.
 
     bases: layer -> its name in the file. form: as for `save`.
     """
     out: dict[str, Tensor] = {}
-    widest = max(lora.ranks.values(), default=0)
+    widths = padded_ranks(lora, bases, form)
+    common = common_alpha([widths.get(name, rank) for name, rank in lora.ranks.items()])
     for name, layer in lora.layers.items():
-        if layer.rank == 0:
+        rank, base, keys = widths.get(name, layer.rank), bases.get(name), keys_of(lora, name, form)
+        if rank == 0 or base is None:
             continue
-        up, down = (t.to(dtype).contiguous() for t in layer.file_tensors())
+        up, down = layer.file_tensors()
+        if keys.alpha and common != rank:
+            up = up * (rank / common)
+        up, down = (t.to(dtype).contiguous() for t in (up, down))
         if not (torch.isfinite(up).all() and torch.isfinite(down).all()):
             raise ValueError(
                 f"Layer {name} has values that {dtype} can't hold: save as fp32, or train again."
             )
-        base, rank = bases[name], layer.rank
-        if form == "peft":
-            out[f"{base}.lora_A.weight"], out[f"{base}.lora_B.weight"] = down, up
-            continue
-        if form == "uniform":
-            grow, rank = widest - rank, widest
+        if grow := rank - layer.rank:
             down = torch.cat([down, down.new_zeros(grow, *down.shape[1:])])
             up = torch.cat([up, up.new_zeros(up.shape[0], grow, *up.shape[2:])], 1)
-        out[f"{base}.lora_down.weight"], out[f"{base}.lora_up.weight"] = down, up
-        out[f"{base}.alpha"] = torch.tensor(float(rank))
+        out[base + keys.down], out[base + keys.up] = down, up
+        if keys.alpha:
+            out[f"{base}.alpha"] = torch.tensor(common)
+    for name, change in lora.others.items():
+        if form in PAIRS_ONLY:
+            raise ValueError(
+                f"The {form} format holds low-rank pairs only, but layer {name} has a change of "
+                f"kind {change.kind}: save as kohya or original, or make it a pair with LoRA2 "
+                "Compress first."
+            )
+        out |= {bases[name] + ending: tensor for ending, tensor in change.tensors.items()}
     if not out:
         raise ValueError(
             "The adapter is empty: every layer has rank 0. Allow more MB or a larger keep."
@@ -65,24 +106,19 @@ def to_tensors(
     return out
 
 
-def peft_metadata(lora: RankedLora, bases: Mapping[str, str]) -> str:
-    """Returns the entry lora_adapter_metadata that diffusers reads: the rank of every layer as an
-    anchored pattern, and the same alpha, so that the scale is 1.
-    """
-    parts: dict[str, dict[str, int]] = {}
-    for name, rank in lora.ranks.items():
-        if rank:
-            part, path = bases[name].split(".", 1)
-            parts.setdefault(part, {})[path] = rank
-    entries: dict[str, object] = {}
-    for part, ranks in parts.items():
-        common, patterns = max(ranks.values()), {f"^{path}$": r for path, r in ranks.items()}
-        config = {
-            "r": common, "lora_alpha": common, "rank_pattern": patterns,
-            "alpha_pattern": patterns, "target_modules": list(ranks),
-        }  # fmt: skip
-        entries |= {f"{part}.{k}": v for k, v in config.items()}
-    return json.dumps(entries)
+def padded_ranks(lora: RankedLora, bases: Mapping[str, str], form: str) -> dict[str, int]:
+    """Returns layer -> the rank that zeros bring it to; {} for forms without padding."""
+    ranks = lora.ranks
+    if form == "uniform":
+        widest = max(ranks.values(), default=0)
+        return {name: widest if rank else 0 for name, rank in ranks.items()}
+    if form != "nunchaku":
+        return {}
+    group = {name: re.sub(r"(to|add)_[qkv](_proj)?$", r"\1_qkv", bases[name]) for name in ranks}
+    widest_of: dict[str, int] = {}
+    for name, rank in ranks.items():
+        widest_of[group[name]] = max(rank, widest_of.get(group[name], 1))
+    return {name: widest_of[group[name]] for name in ranks}
 
 
 def serialise(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
@@ -105,21 +141,28 @@ def serialise(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
 
 
 def encode(
-    lora: RankedLora, title: str, form: str, dtype: str, diffusers: Mapping[str, str]
+    lora: RankedLora,
+    title: str,
+    form: str,
+    dtype: str,
+    diffusers: Mapping[str, str],
+    *,
+    sure: bool = False,
 ) -> bytes:
     """Returns the bytes of an adapter's file at its present size.
 
-    title: name of the file without its ending. form, dtype, diffusers: as for `save`.
+    title: name of the file without its ending. form, dtype, diffusers, sure: as for `save`.
     """
-    paths = complete_map(lora.layers, diffusers)
-    if form == "peft":
-        bases = {name: peft_name(name, paths, lora.origin.base.part) for name in lora.layers}
-    else:
-        bases = {name: kohya_name(name, paths) for name in lora.layers}
+    out = expressed(lora, form, diffusers, sure=sure)
+    lora, bases = out.lora, out.bases
+    if not lora.singular:
+        lora = lora.rotated()
+    tensors = to_tensors(lora, bases, form, DTYPES[dtype])
     metadata = run_entries(lora, title) | own_entries(lora, bases)
-    if form == "peft":
-        metadata["lora_adapter_metadata"] = peft_metadata(lora, bases)
-    return serialise(to_tensors(lora, bases, form, DTYPES[dtype]), metadata)
+    written = {n: b for n, b in bases.items() if b + PEFT_KEYS.up in tensors}
+    if any(base.startswith(PEFT_PARTS) for base in written.values()):
+        metadata[PEFT_METADATA] = peft_metadata(lora, written)
+    return serialise(tensors, metadata)
 
 
 def save(
@@ -130,13 +173,18 @@ def save(
     dtype: str = "fp16",
     max_mb: float = 0.0,
     diffusers: Mapping[str, str] | None = None,
+    sure: bool = False,
 ) -> RankedLora:
     """Writes an adapter file atomically and returns the adapter that was written.
 
-    form: `kohya`, `peft`, or `uniform`: kohya padded with zeros to one rank.
+    form: `kohya`; `peft`, for diffusers; `uniform`, kohya padded with zeros to one rank;
+        `original`, as in the file that the adapter came from; `comfy`, as ComfyUI names its layers;
+        `nunchaku`.
     dtype: `fp16`, `bf16` or `fp32`.
     max_mb: above 0, the adapter is cut until the file has at most so many MB (1e6 bytes).
     diffusers: module path -> diffusers' path, used when it has every layer.
+    sure: refuse a name from a file of another program that the form may not have, where the model
+        isn't known. Else it is changed as if the model were a plain module.
 
     ValueError for bad choices or an empty adapter, OSError from the disk.
     """
@@ -146,11 +194,11 @@ def save(
     path = Path(path)
     if not lora.singular:
         lora = lora.rotated()
-    data = encode(lora, path.stem, form, dtype, diffusers or {})
+    data = encode(lora, path.stem, form, dtype, diffusers or {}, sure=sure)
     limit = max_mb * MEGABYTE
     # in several cuts, since header and padding shrink as well
     while max_mb > 0 and len(data) > limit:
         lora = lora.within(min(lora.parameters - 1, lora.parameters * limit / len(data)))
-        data = encode(lora, path.stem, form, dtype, diffusers or {})
+        data = encode(lora, path.stem, form, dtype, diffusers or {}, sure=sure)
     write_atomic(path, data)
     return lora

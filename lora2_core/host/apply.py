@@ -9,13 +9,23 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import replace
 
+import comfy.lora
 import torch
 from comfy.weight_adapter import LoRAAdapter
+from torch import Tensor
 
 from ..adapter.lora import LoraLayer, RankedLora
+from ..adapter.model_order import of_text_encoder
 from ..adapter.names import HOST_PREFIX
+from ..adapter.other_kinds import BESIDE, OtherChange, size_of
 from ..saying import log
-from .naming import diffusers_paths, text_layer_names, weight_keys
+from .naming import diffusers_paths, model_names, text_layer_names, weight_keys, weight_of
+
+# shown in nodes; locales/*/main.json has it in other languages
+DOUBLES_NOTE = (
+    "{0} of its layers change a weight that another one changes too, the first is {1}: they are "
+    "left out, as ComfyUI does."
+)
 
 
 def as_patch(layer: LoraLayer) -> LoRAAdapter:
@@ -33,38 +43,96 @@ def resolve(lora: RankedLora, model, clip=None) -> dict:
     """Returns layer -> the host's key of its weight, for the layers that model or clip have.
 
     ValueError when no layer is there or a shape differs. When only some layers are there, a warning
-    with their number is logged.
+    with their number is logged. A change of another kind that is for another shape counts as one
+    that is not there, as the host's own loader takes it.
     """
     weights = dict(model.model.state_dict())
     if clip is not None:
         weights |= clip.cond_stage_model.state_dict()
-    are_paths = all(f"{name}.weight" in weights for name in lora.layers)
+    names = all_names(lora)
+    are_paths = all(f"{name}.weight" in weights for name in names)
     keys = {} if are_paths else weight_keys(model, clip)
-    targets = {}
-    for name, layer in lora.layers.items():
-        key = keys.get(name) or f"{name}.weight"
-        if isinstance(key, str) and key not in weights:
-            continue  # the host also has names for layers that a small model lacks
-        if isinstance(key, str):
-            shape = tuple(weights[key].shape)
-            if (shape[0], math.prod(shape[1:])) != (layer.up.shape[0], layer.down.shape[1]):
-                raise ValueError(
-                    f"{file_of(lora)}Layer {name} is for a weight of {layer.up.shape[0]} x "
-                    f"{layer.down.shape[1]}, but this model's is "
-                    f"{' x '.join(map(str, shape))}: the adapter belongs to another base model."
-                )
-        targets[name] = key
+    found = {name: keys.get(name) or f"{name}.weight" for name in names}
+    # the host also has names for layers that a small model lacks
+    targets = {name: key for name, key in found.items() if weight_of(key) in weights}
+    for name in list(targets):
+        size = size_at(targets[name], weights)
+        if name in lora.layers:
+            check_size(lora, name, size)
+        elif not fits(lora.others[name], size, weights[weight_of(targets[name])]):
+            del targets[name]
     if not targets:
-        raise ValueError(
-            f"{file_of(lora)}None of the adapter's {len(lora.layers)} layers is in this model "
-            f"(first: {next(iter(lora.layers))}): the adapter belongs to another base model."
-        )
-    if len(targets) < len(lora.layers):
+        raise ValueError(f"{file_of(lora)}{nowhere(lora, names, clip)}")
+    if len(targets) < len(names):
         log.warning(
             "LoRA2: %s%d of the adapter's %d layers are in this model.",
-            file_of(lora), len(targets), len(lora.layers),
+            file_of(lora), len(targets), len(names),
         )  # fmt: skip
-    return targets
+    return in_host_order(targets, keys)
+
+
+def all_names(lora: RankedLora) -> list[str]:
+    """Returns the names of all layers that an adapter changes."""
+    return list(dict.fromkeys([*lora.layers, *lora.others]))
+
+
+def nowhere(lora: RankedLora, names: list[str], clip: object) -> str:
+    """Returns the sentence for an adapter of which no layer is there."""
+    if clip is None and all(map(of_text_encoder, names)):
+        return (
+            f"All of the adapter's {len(names)} layers are for the text encoder: connect clip to "
+            "use them."
+        )
+    return (
+        f"None of the adapter's {len(names)} layers is in this model (first: {names[0]}): the "
+        "adapter belongs to another base model."
+    )
+
+
+def size_at(key: str | tuple, weights: Mapping) -> tuple[int, int]:
+    """Returns rows and columns of a weight, or of the slice of it that a key of the host means."""
+    shape = list(weights[weight_of(key)].shape) or [1]
+    if not isinstance(key, str) and key[1] is not None:
+        dimension, start, length = key[1]
+        shape[dimension] = max(0, min(length, shape[dimension] - start))
+    return shape[0], math.prod(shape[1:])
+
+
+def check_size(lora: RankedLora, name: str, size: tuple[int, int]) -> None:
+    """Raises ValueError unless a pair is for a weight of this size."""
+    layer = lora.layers[name]
+    if size != (rows := layer.up.shape[0], columns := layer.down.shape[1]):
+        raise ValueError(
+            f"{file_of(lora)}Layer {name} is for a weight of {rows} x {columns}, but this model's "
+            f"is {size[0]} x {size[1]}: the adapter belongs to another base model."
+        )
+
+
+def fits(change: OtherChange, size: tuple[int, int], weight: Tensor) -> bool:
+    """Returns whether a change of another kind is for a weight of this size."""
+    shapes = change.shapes
+    if (grown := change.tensors.get(".reshape_weight")) is not None:
+        shape = grown.tolist()
+        return len(shape) == weight.ndim and all(map(int.__ge__, shape, weight.shape))
+    exact = [shapes[ending] for ending in (".diff", ".set_weight") if ending in shapes]
+    if any(shape != tuple(weight.shape) for shape in exact):
+        return False
+    if ".oft_blocks" in shapes:
+        *_, count, side, _ = shapes[".oft_blocks"]
+        return count * side == size[0]
+    if ".diff_b" in shapes and len(shapes) == 1:
+        return shapes[".diff_b"] == (size[0],)
+    return size_of(shapes) in (None, size)
+
+
+def in_host_order(targets: dict, keys: Mapping) -> dict:
+    """Returns the targets so that of two layers for one weight the last one is the one that the
+    host takes.
+    """
+    if len(set(targets.values())) == len(targets):
+        return targets
+    order = {name: number for number, name in enumerate(keys)}
+    return dict(sorted(targets.items(), key=lambda pair: order.get(pair[0], -1)))
 
 
 def adopt(lora: RankedLora, model, clip=None) -> RankedLora:
@@ -75,6 +143,7 @@ def adopt(lora: RankedLora, model, clip=None) -> RankedLora:
     the same for files of every trainer.
     """
     targets = resolve(lora, model, clip)
+    doubles = doubled(lora, targets)
     text = {} if clip is None else text_layer_names(clip.cond_stage_model)
 
     def name_of(name: str) -> str:
@@ -83,11 +152,34 @@ def adopt(lora: RankedLora, model, clip=None) -> RankedLora:
             return key.removesuffix(".weight")
         return text.get(key.removesuffix(".weight"), name) if isinstance(key, str) else name
 
-    layers = {name_of(name): layer for name, layer in lora.layers.items()}
-    if len(layers) < len(lora.layers):  # two layers of one name: they keep their own
-        layers = lora.layers
-    base = replace(lora.origin.base, diffusers=diffusers_paths(model))
-    return replace(lora, layers=layers, origin=replace(lora.origin, base=base))
+    new = {name: name_of(name) for name in all_names(lora) if name not in doubles}
+    layers = {new[name]: layer for name, layer in lora.layers.items() if name in new}
+    others = {new[name]: change for name, change in lora.others.items() if name in new}
+    file = lora.origin.file
+    notes = [*file.notes, [DOUBLES_NOTE, len(doubles), doubles[0]]] if doubles else file.notes
+    keys = {new[n]: key for n, key in file.keys.items() if n in new}
+    file = replace(file, keys=keys, notes=notes)
+    base = replace(
+        lora.origin.base, diffusers=diffusers_paths(model), names=model_names(model, clip)
+    )
+    origin = replace(lora.origin, base=base, file=file)
+    return replace(lora, layers=layers, others=others, origin=origin)
+
+
+def doubled(lora: RankedLora, targets: Mapping) -> list[str]:
+    """Returns the layers whose weight a later one changes too: the host takes the last one alone.
+
+    targets: what `resolve` returned.
+    """
+    last: dict = {}
+    doubles = []
+    for name, key in targets.items():
+        change = lora.others.get(name)
+        if name in lora.layers or (change and not change.tensors.keys() <= BESIDE):
+            if key in last:
+                doubles.append(last[key])
+            last[key] = name
+    return doubles
 
 
 def cut_for(lora: RankedLora, keep: float, targets: Mapping) -> RankedLora:
@@ -98,7 +190,8 @@ def cut_for(lora: RankedLora, keep: float, targets: Mapping) -> RankedLora:
     """
 
     def left(cut: RankedLora) -> bool:
-        return any(cut.layers[name].rank for name in targets)
+        pairs = (cut.layers[name].rank for name in targets if name in cut.layers)
+        return any(name in cut.others for name in targets) or any(pairs)
 
     if left(cut := lora.truncated(keep)):
         return cut
@@ -113,6 +206,20 @@ def cut_for(lora: RankedLora, keep: float, targets: Mapping) -> RankedLora:
         f"{file_of(lora)}keep is {keep:g}, which leaves no rank in any layer of this model: raise "
         f"it to {least / 100:g} or more."
     )
+
+
+def patches_of(lora: RankedLora, targets: Mapping) -> dict:
+    """Returns the host's key of a weight -> the host's patch, for all that an adapter changes. The
+    host itself makes those of other kinds than pairs.
+    """
+    patches: dict = {}
+    for name, key in targets.items():
+        if name in lora.others:
+            tensors = {name + end: t for end, t in lora.others[name].tensors.items()}
+            patches |= comfy.lora.load_lora(tensors, {name: key}, log_missing=False)
+        if name in lora.layers and lora.layers[name].rank:
+            patches[key] = as_patch(lora.layers[name])
+    return patches
 
 
 def apply_lora(
@@ -130,11 +237,7 @@ def apply_lora(
     """
     targets = resolve(lora, model, clip) if targets is None else targets
     with torch.inference_mode(False):
-        patches = {
-            key: as_patch(lora.layers[name])
-            for name, key in targets.items()
-            if lora.layers[name].rank
-        }
+        patches = patches_of(lora, targets)
     model = model.clone()
     added = set(model.add_patches(patches, strength_model))
     if clip is not None:

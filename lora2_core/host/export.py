@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from comfy.lora_convert import convert_lora
 from torch import Tensor
 
 from ..adapter.lora import RankedLora
 from ..adapter.names import complete_map, kohya_name
-from ..files.loading import collect_layers
+from ..adapter.origin import Origin, SourceFile
+from ..files.loading import collect
 from ..files.saving import to_tensors
 
 
@@ -17,14 +19,13 @@ def as_lora_model(lora: RankedLora) -> dict[str, Tensor]:
     """Returns an adapter as the host's Save LoRA Weights and Load LoRA Model take it: the tensors
     of a kohya file in fp32.
     """
-    paths = complete_map(lora.layers, lora.origin.base.diffusers)
-    return to_tensors(lora, {n: kohya_name(n, paths) for n in lora.layers}, "kohya", torch.float32)
+    names = [*lora.layers, *lora.others]
+    paths = complete_map(names, lora.origin.base.diffusers)
+    return to_tensors(lora, {n: kohya_name(n, paths) for n in names}, "kohya", torch.float32)
 
 
 def from_lora_model(tensors: object) -> RankedLora:
-    """Returns the adapter of a LORA_MODEL, on the CPU; ValueError in one sentence when it is not a
-    plain LoRA.
-    """
+    """Returns the adapter of a LORA_MODEL, on the CPU; ValueError in a sentence when it is none."""
     if not isinstance(tensors, Mapping) or not all(
         isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in tensors.items()
     ):
@@ -32,6 +33,8 @@ def from_lora_model(tensors: object) -> RankedLora:
             "lora is no LORA_MODEL: connect the lora output of LoRA2 Train or Train LoRA."
         )
     try:
-        return RankedLora(collect_layers({k: t.detach().cpu() for k, t in tensors.items()}))
+        found = collect(convert_lora({k: t.detach().cpu() for k, t in tensors.items()}))
     except ValueError as error:
         raise ValueError(f"lora: {error}.") from error
+    origin = Origin(file=SourceFile(keys=found.keys, notes=found.notes))
+    return RankedLora(found.layers, origin, others=found.others)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from comfy.lora_convert import convert_lora
+
 from ..adapter.lora import RankedLora
 from ..files.loading import load
 from ..paths import quoted
+from .families import family_names
 from .store import lora_path, no_loras
 
 
@@ -19,9 +22,10 @@ def lora_file(name: str | None) -> str:
 
 def read_lora(name: str | None) -> RankedLora:
     """Returns the adapter in a file. Its info names the file."""
-    lora = load(lora_file(name))
+    lora = load(lora_file(name), convert=convert_lora)
     file = replace(lora.origin.file, name=name)
-    return replace(lora, origin=replace(lora.origin, file=file))
+    base = replace(lora.origin.base, names=family_names(lora))
+    return replace(lora, origin=replace(lora.origin, file=file, base=base))
 
 
 def missing_lora(name: str | None) -> str:

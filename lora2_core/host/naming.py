@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import comfy.lora
 import comfy.model_base
 import comfy.supported_models
 import comfy.utils
 
-from ..adapter.names import HOST_PREFIX
+from ..adapter.model_names import ModelNames, Target
+from ..adapter.names import HOST_PREFIX, KOHYA_PREFIX
 
 # host model class -> (ss_base_model_version, modelspec.architecture)
 BASES = {
@@ -17,6 +20,11 @@ BASES = {
     comfy.model_base.Lumina2: ("lumina2", "lumina-2"),
     comfy.model_base.QwenImage: ("qwen_image", "Qwen-Image"),
 }
+# what programs write before a module path that the host knows without it
+BEGINNINGS = (
+    "", HOST_PREFIX, "unet.", "transformer.", "base_model.model.", "model.diffusion_model.",
+    "unet.base_model.model.", "transformer.base_model.model.",
+)  # fmt: skip
 SD_CONTEXT = {768: ("sd_v1", "stable-diffusion-v1"), 1024: ("sd_v2", "stable-diffusion-v2-768-v")}
 
 
@@ -46,16 +54,60 @@ def peft_part(model, diffusers: dict[str, str]) -> str:
 
 
 def weight_keys(model, clip=None) -> dict:
-    """Returns every layer name that the host accepts in a LoRA file -> the weight that it changes:
-    a key, or a key with a slice.
+    """Returns every layer name that is read in a LoRA file -> the weight that it changes: a key, or
+    a key with a slice. The host's own names come first, then spellings of other programs.
     """
     keys = comfy.lora.model_lora_keys_unet(model.model, {})
-    for path, name in diffusers_paths(model).items():
-        # spellings of PEFT that the host itself does not read
-        keys[f"unet.{name}"] = keys[f"base_model.model.{name}"] = f"diffusion_model.{path}.weight"
+    paths = {n.removeprefix(HOST_PREFIX): k for n, k in keys.items() if "." in n and is_weight(k)}
+    paths |= {n: f"{HOST_PREFIX}{path}.weight" for path, n in diffusers_paths(model).items()}
+    more = {}
+    for path, key in paths.items():
+        path = path.removeprefix("transformer.")
+        more |= {f"{beginning}{path}": key for beginning in BEGINNINGS}
+        more[KOHYA_PREFIX + path.replace(".", "_")] = key
+    keys = {**keys, **{name: key for name, key in more.items() if name not in keys}}
     if clip is not None:
         keys = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, keys)
     return keys
+
+
+def model_names(model, clip=None, rows: Mapping[str, int] | None = None) -> ModelNames:
+    """Returns the names of all layers of a model in files.
+
+    rows: weight -> its rows, for a model without values.
+    """
+    known = comfy.lora.model_lora_keys_unet(model.model, {})
+    state = dict(model.model.state_dict())
+    if clip is not None:
+        known = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, known)
+        state |= clip.cond_stage_model.state_dict()
+    keys = {n: k for n, k in known.items() if is_weight(k) and weight_of(k) in state}
+    host = len(keys)
+    more = weight_keys(model, clip).items()
+    keys |= {n: k for n, k in more if n not in keys and is_weight(k) and weight_of(k) in state}
+    rows = {k: v.shape[0] for k, v in state.items() if v.ndim} if rows is None else rows
+    suffix = ".weight"
+    sizes = {key.removesuffix(suffix): n for key, n in rows.items() if key.endswith(suffix)}
+    return ModelNames({name: target_of(key) for name, key in keys.items()}, host, sizes)
+
+
+def target_of(key: str | tuple) -> Target:
+    """Returns what a key of the host means. Slices are always of rows."""
+    path = weight_of(key).removesuffix(".weight")
+    if isinstance(key, str):
+        return Target(path)
+    _, start, rows = key[1] or (0, 0, None)
+    return Target(path, start, rows, swapped=len(key) > 2)
+
+
+def weight_of(key: str | tuple) -> str:
+    """Returns the weight's name in a key of the host, which may be one of a slice."""
+    return key if isinstance(key, str) else key[0]
+
+
+def is_weight(key: str | tuple) -> bool:
+    """Returns whether a key of the host means a weight, or a slice of one, and not a bias."""
+    return weight_of(key).endswith(".weight")
 
 
 def text_layer_names(text_model) -> dict[str, str]:

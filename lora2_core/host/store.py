@@ -86,7 +86,7 @@ def write_under_loras(lora: RankedLora, prefix: str, **options) -> Saved:
     root, rest = standing(loras_folder(), prefix)
     folder, name, counter, _, _ = folder_paths.get_save_image_path(rest, str(root))
     path = Path(folder) / f"{name}_{counter:05}_.safetensors"
-    written = save(path, lora, diffusers=lora.origin.base.diffusers, **options)
+    written = save(path, lora, diffusers=lora.origin.base.diffusers, sure=True, **options)
     return Saved(path.relative_to(loras_folder()).as_posix(), path, written)
 
 

@@ -31,8 +31,8 @@ class Adapters:
 
     `rate_parameter` is one fp32 vector (layers,): nu itself in paper mode, ln(nu) in adaptive mode
     (so that nu stays positive), unused in fixed mode. `started` is True where the layers go on from
-    a finished adapter. `speeds` are factors of the learning rate, by the names of layers that have
-    another one.
+    a finished adapter, and `given_rows` are the numbers of those that do. `speeds` are factors of
+    the learning rate, by the names of layers that have another one.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class Adapters:
         starts = [float(settings.first_rank(mean, self.own_targets.get(n))) for n in layers]
         self.started = start is not None
         given = starting_layers(start, self.components) if start is not None else {}
+        self.given_rows = [row for row, name in enumerate(self.components) if name in given]
         least = [float(given[n].rank) if n in given else 0.0 for n in layers]
         first = torch.tensor(starts, device=device).minimum(self.max_ranks)
         first = first.maximum(torch.tensor(least, device=device))

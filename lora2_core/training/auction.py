@@ -116,6 +116,9 @@ class AuctionPrice(NoPrice):
         log_rates.copy_(log_rates.maximum(self.lowest))  # no rank rises above its first
         if self.targets is not None:  # and Adam's momentum takes no rank below its target
             log_rates.copy_(log_rates.minimum(self.targets))
+        else:  # what the run started with is judged by reviews alone
+            given = self.adapters.given_rows
+            log_rates[given] = log_rates[given].minimum(self.lowest[given])
         time = self.index / self.steps
         if self.index % self.every or not FIRST <= time <= LAST:
             return

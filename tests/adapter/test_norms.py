@@ -68,8 +68,8 @@ def test_a_file_of_every_naming(tmp_path, base, down_key, up_key, alpha, kernel)
     assert file_scales(path) == {base: (4.0 if alpha is None else alpha, 4)}
 
 
-@pytest.mark.parametrize("form, scale", [("kohya", (3, 3)), ("peft", (3, 3)), ("uniform", (5, 5))])
-def test_our_own_files_have_scale_1_and_module_paths(tmp_path, form, scale):
+@pytest.mark.parametrize("form, scale", [("kohya", (4, 3)), ("peft", (3, 3)), ("uniform", (4, 5))])
+def test_our_own_files_have_one_alpha_and_module_paths(tmp_path, form, scale):
     names = [f"diffusion_model.middle_block.{i}.to_q" for i in range(3)]
     layers = {
         name: LoraLayer(*factors(i, (12, rank), (rank, 10)))
@@ -78,6 +78,6 @@ def test_our_own_files_have_scale_1_and_module_paths(tmp_path, form, scale):
     path = tmp_path / "a.safetensors"
     save(path, RankedLora(layers), form=form, dtype="fp32")
     loaded = load(path)
-    assert file_scales(path) == {names[0]: scale, names[1]: (5, 5)}
+    assert file_scales(path) == {names[0]: scale, names[1]: (scale[0] if form != "peft" else 5, 5)}
     for name in names:
         assert loaded.layers[name].norm == pytest.approx(layers[name].norm, rel=1e-5)

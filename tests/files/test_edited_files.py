@@ -19,7 +19,7 @@ from lora2_core.adapter.origin import Learned, Origin, RunFacts, SourceFile
 from lora2_core.charts.info import file_scales, summary
 from lora2_core.files.checksums import KEY as CHECKS
 from lora2_core.files.provenance import EDITED_NOTE, LEFT_OUT_NOTE, REWRITTEN_NOTE
-from lora2_core.files.seal import EMPTY, KEY, sealed
+from lora2_core.files.seal import EMPTY, KEY, payload_of, sealed
 from tests.reliability.adapters import flipped, same_updates, seen_flip
 from tests.toys import SHAPES, foreign, metadata_of, random_lora
 
@@ -86,9 +86,18 @@ def resaved(
 
 
 def without_checksums(path: Path) -> None:
-    """As files were before the checksums."""
-    told = {k: v for k, v in metadata_of(path).items() if k != CHECKS} | {KEY: EMPTY}
-    path.write_bytes(sealed(safetensors.torch.save(safetensors.torch.load_file(path), told)))
+    """As files were before the checksums: of version 2, where every alpha is the rank."""
+    told = {k: v for k, v in metadata_of(path).items() if k != CHECKS}
+    tensors = safetensors.torch.load_file(path)
+    for key in [key for key in tensors if key.endswith(".alpha")]:
+        up = key.replace(".alpha", ".lora_up.weight")
+        rank = tensors[up].shape[1]
+        tensors[up] = (tensors[up].float() * (tensors[key] / rank)).to(tensors[up].dtype)
+        tensors[key] = torch.tensor(float(rank))
+    digest = hashlib.sha256(payload_of(safetensors.torch.save(tensors))).hexdigest()
+    told |= {"lora2.version": "2", "sshs_model_hash": digest, KEY: EMPTY}
+    told["modelspec.hash_sha256"] = f"0x{digest}"
+    path.write_bytes(sealed(safetensors.torch.save(tensors, told)))
 
 
 def pretty(path: Path) -> None:
@@ -268,7 +277,8 @@ def test_without_its_metadata_it_is_a_plain_lora(own: Path, caplog):
     foreign(own, safetensors.torch.load_file(own))
     after = lora2.load(own)
     assert same_updates(before, after) and not caplog.text
-    assert after.origin == Origin(file=SourceFile(metadata=after.origin.file.metadata))
+    file = after.origin.file
+    assert after.origin == Origin(file=SourceFile(metadata=file.metadata, keys=file.keys))
 
 
 def scaled(tensors: dict[str, Tensor], factor: float, *endings: str) -> dict[str, Tensor]:

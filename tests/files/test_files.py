@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -13,18 +14,25 @@ from torch import Tensor, nn
 
 import lora2_core as lora2
 from lora2_core.adapter.origin import Learned, Origin
-from lora2_core.files.saving import DTYPES, FORMATS
+from lora2_core.files.saving import DTYPES
 from tests.tiers import each_once
 from tests.toys import SHAPES, foreign, metadata_of, random_lora
 
 Q, *_, CONV = SHAPES
 BASE = "lora_unet_middle_block_1_transformer_blocks_0_attn2_to_out_0"
-CHOICES = pytest.mark.parametrize("form", FORMATS)
+FREE = ("kohya", "peft", "uniform", "comfy")  # forms that any adapter can have
+CHOICES = pytest.mark.parametrize("form", FREE)
 
 
 def header_of(path: Path) -> dict:
     data = path.read_bytes()
     return json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])
+
+
+def nearest_power(ranks: list[int]) -> float:
+    """The power of two nearest to the mean, in octaves."""
+    mean = sum(ranks) / len(ranks)
+    return min((2.0**n for n in range(10)), key=lambda power: abs(math.log(power / mean)))
 
 
 class Net(nn.Module):
@@ -98,8 +106,10 @@ def test_shapes_types_and_alpha(form: str, dtype: str, tmp_path: Path):
     lora = lora2.save(tmp_path / "a.safetensors", random_lora(), form=form, dtype=dtype)
     tensors = safetensors.torch.load_file(tmp_path / "a.safetensors")
     names = {"peft": ("unet.", ".", "lora_A", "lora_B")}
+    names["comfy"] = ("diffusion_model.", *names["peft"][1:])
     prefix, dot, down_key, up_key = names.get(form, ("lora_unet_", "_", "lora_down", "lora_up"))
     widest = max(lora.ranks.values())
+    ranks = [widest if form == "uniform" else rank for rank in lora.ranks.values()]
     keys = set()
     for name, layer in lora.layers.items():
         base = prefix + name.removeprefix("diffusion_model.").replace(".", dot)
@@ -113,9 +123,9 @@ def test_shapes_types_and_alpha(form: str, dtype: str, tmp_path: Path):
             assert up.shape == (rows, rank) and down.shape == (rank, fan_in)
         assert up.dtype == down.dtype == DTYPES[dtype]
         keys |= {f"{base}.{down_key}.weight", f"{base}.{up_key}.weight"}
-        if form != "peft":
+        if form in ("kohya", "uniform"):
             alpha = tensors[f"{base}.alpha"]
-            assert alpha.shape == () and float(alpha) == rank, "the scale is 1 in every loader"
+            assert alpha.shape == () and float(alpha) == nearest_power(ranks), "one for the file"
             keys.add(f"{base}.alpha")
     assert set(tensors) == keys, "nothing else: one foreign key and other loaders refuse the file"
 
@@ -276,7 +286,7 @@ def test_rank_0_is_omitted_and_restored(form: str, tmp_path: Path):
     lora2.save(tmp_path / "a.safetensors", lora, form=form, dtype="fp32")
     tensors = safetensors.torch.load_file(tmp_path / "a.safetensors")
     kept = sum(rank > 0 for rank in lora.ranks.values())
-    assert len(tensors) == kept * (2 if form == "peft" else 3)
+    assert len(tensors) == kept * (2 if form in ("peft", "comfy") else 3)
     loaded = lora2.load(tmp_path / "a.safetensors")
     assert loaded.ranks == lora.ranks and list(loaded.layers) == list(lora.layers)
     assert loaded.mean_rank == lora.mean_rank
@@ -295,7 +305,7 @@ def test_an_empty_adapter_is_not_saved(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("max_mb", "form", "dtype"),
-    each_once([0.003, 0.0035, 0.00421, 0.005, 0.006, 0.0071, 0.01, 0.05], FORMATS, DTYPES),
+    each_once([0.003, 0.0035, 0.00421, 0.005, 0.006, 0.0071, 0.01, 0.05], FREE, DTYPES),
 )
 def test_max_mb_is_obeyed_to_the_byte(form: str, dtype: str, max_mb: float, tmp_path: Path):
     lora, path = random_lora().rotated(), tmp_path / "a.safetensors"

@@ -8,6 +8,7 @@ import safetensors.torch
 import torch
 
 import lora2_core as lora2
+from tests.reliability.malformed import OTHERS
 from tests.toys import foreign, metadata_of, random_lora
 
 SPELLINGS = [
@@ -17,6 +18,7 @@ SPELLINGS = [
     ("unet.mid.to_q.lora_B.weight", "unet.mid.to_q.lora_A.weight"),
     ("transformer.x.lora_B.default.weight", "transformer.x.lora_A.default.weight"),
     ("diffusion_model.x.lora_B", "diffusion_model.x.lora_A"),
+    ("base_model.model.x.lora_B.owl_2.weight", "base_model.model.x.lora_A.owl_2.weight"),
     (
         "text_encoder.x.lora_linear_layer.up.weight",
         "text_encoder.x.lora_linear_layer.down.weight",
@@ -143,3 +145,101 @@ def test_a_foreign_file_can_be_cut_and_saved_as_ours(tmp_path: Path):
     best = (u[:, :3] * s[:3]) @ vh[:3]
     found = lora2.load(tmp_path / "a.safetensors").layers["a"].delta()
     torch.testing.assert_close(found, best, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_changes_of_other_kinds_stay_bit_for_bit(kind: str, tmp_path: Path):
+    """Beside a pair they count in the size, are saved again, and no cut touches them."""
+    generator = torch.Generator().manual_seed(1)
+    tensors = {
+        f"lora_unet_x{ending}": torch.rand(shape, generator=generator).half()
+        for ending, shape in OTHERS[kind].items()
+    }
+    pair = {"lora_unet_a.lora_up.weight": torch.randn(8, 6, generator=generator),
+            "lora_unet_a.lora_down.weight": torch.randn(6, 9, generator=generator)}  # fmt: skip
+    lora = lora2.load(foreign(tmp_path / "f.safetensors", pair | tensors))
+    assert list(lora.layers) == ["lora_unet_a"] and list(lora.others) == ["lora_unet_x"]
+    assert lora.other_bytes == sum(2 * t.numel() for t in tensors.values())
+    cut = lora.rotated().truncated(0.3)
+    assert lora.megabytes() > cut.megabytes() > lora.other_bytes / 1e6
+    lora2.save(tmp_path / "a.safetensors", cut)
+    again = lora2.load(tmp_path / "a.safetensors")
+    found = safetensors.torch.load_file(tmp_path / "a.safetensors")
+    assert again.ranks == cut.ranks and list(again.others) == ["lora_unet_x"]
+    assert all(torch.equal(found[key], tensor) for key, tensor in tensors.items())
+
+
+@pytest.mark.parametrize(
+    "alpha", [torch.tensor(2), torch.tensor([2]), torch.tensor([[2.0]])], ids=str
+)
+def test_alpha_may_be_any_one_number(alpha, tmp_path: Path):
+    up, down = torch.randn(6, 4), torch.randn(4, 10)
+    tensors = {"a.lora_up.weight": up, "a.lora_down.weight": down, "a.alpha": alpha}
+    layer = lora2.load(foreign(tmp_path / "f.safetensors", tensors)).layers["a"]
+    torch.testing.assert_close(layer.delta(), up @ down / 2)
+
+
+def test_an_alpha_of_0_turns_a_layer_off_and_is_told(tmp_path: Path):
+    tensors = {f"{n}.lora_up.weight": torch.randn(6, 4) for n in "ab"}
+    tensors |= {f"{n}.lora_down.weight": torch.randn(4, 10) for n in "ab"}
+    lora = lora2.load(foreign(tmp_path / "f.safetensors", tensors | {"b.alpha": torch.tensor(0)}))
+    assert lora.ranks == {"a": 4, "b": 0} and not lora.layers["b"].delta().any()
+    ((sentence, *values),) = lora.origin.file.notes
+    assert "alpha 0" in sentence and values == [1, "b"]
+
+
+PEFT_ALPHAS = [  # entries of the metadata, and the alpha of a layer x.q of rank 4
+    ({"r": 4, "lora_alpha": 8}, 8),
+    ({"r": 8, "lora_alpha": 8, "rank_pattern": {"^x\\.q$": 4}, "alpha_pattern": {"q": 6}}, 6),
+    ({"r": 4, "lora_alpha": 8, "alpha_pattern": {"^q$": 6, "z.q": 5, "x.k": 4}}, 8),
+    ({"r": 4, "lora_alpha": 8, "use_rslora": True}, 16),
+    ({"r": 8, "lora_alpha": 8}, 4),  # of another rank: not of these tensors
+    ({"r": 4, "lora_alpha": "8"}, 4),
+    ({"r": 4, "alpha_pattern": {"x.q": 6}}, 4),
+    ({"r": 4, "lora_alpha": 8, "alpha_pattern": {"(a+)+$": 1, "x.q": True}}, 8),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("config", "alpha"), PEFT_ALPHAS, ids=str)
+def test_the_alpha_of_peft_stands_in_the_metadata(config: dict, alpha: float, tmp_path: Path):
+    up, down = torch.randn(6, 4), torch.randn(4, 10)
+    pair = {"unet.x.q.lora_B.weight": up, "unet.x.q.lora_A.weight": down}
+    said = {"lora_adapter_metadata": json.dumps({f"unet.{k}": v for k, v in config.items()})}
+    lora = lora2.load(foreign(tmp_path / "f.safetensors", pair, said))
+    torch.testing.assert_close(lora.layers["unet.x.q"].delta(), up @ down * alpha / 4)
+    assert bool(lora.origin.file.notes) == (alpha != 4)
+
+
+@pytest.mark.parametrize("said", ["", "[]", "3", "{", '{"unet.r": []}', "[" * 100_000])
+def test_metadata_that_are_none_of_peft_say_nothing(said: str, tmp_path: Path):
+    pair = {"unet.x.lora_B.weight": torch.randn(6, 4), "unet.x.lora_A.weight": torch.randn(4, 10)}
+    path = foreign(tmp_path / "f.safetensors", pair, {"lora_adapter_metadata": said})
+    assert not lora2.load(path).origin.file.notes
+
+
+@pytest.mark.parametrize(("rows", "columns", "rank"), [(5, 6, 6), (12, 1, 32), (7, 7, 384)])
+def test_a_rank_above_the_shape_comes_down_without_an_error(rows, columns, rank, tmp_path: Path):
+    up, down = torch.randn(rows, rank), torch.randn(rank, columns)
+    pair = {"a.lora_up.weight": up, "a.lora_down.weight": down}
+    lora = lora2.load(foreign(tmp_path / "f.safetensors", pair))
+    assert lora.ranks == {"a": min(rows, columns)}
+    torch.testing.assert_close(lora.layers["a"].delta(), up @ down, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", [(3,), (1, 3), (3, 3, 3)], ids=str)
+@pytest.mark.parametrize("mid", [False, True])
+def test_convolutions_of_one_to_three_sides(kernel: tuple, mid: bool, tmp_path: Path):
+    ones = [1] * len(kernel)
+    up = torch.randn(6, 4, *ones)
+    tensors = {"a.lora_up.weight": up, "a.lora_down.weight": torch.randn(4, 5, *kernel)}
+    wanted = torch.einsum("or,ri...->oi...", up.flatten(1), tensors["a.lora_down.weight"])
+    if mid:
+        core, down = torch.randn(4, 4, *kernel), torch.randn(4, 5, *ones)
+        tensors |= {"a.lora_mid.weight": core, "a.lora_down.weight": down}
+        wanted = torch.einsum("oa,ab...,bi->oi...", up.flatten(1), core, down.flatten(1))
+    lora = lora2.load(foreign(tmp_path / "f.safetensors", tensors))
+    torch.testing.assert_close(lora.layers["a"].delta(), wanted, rtol=1e-4, atol=1e-4)
+    lora2.save(tmp_path / "a.safetensors", lora, dtype="fp32")
+    again = lora2.load(tmp_path / "a.safetensors")
+    assert again.layers.keys() == lora.layers.keys() and not again.origin.file.left_out
+    torch.testing.assert_close(again.layers["a"].delta(), wanted, rtol=1e-4, atol=1e-4)

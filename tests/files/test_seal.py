@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import lora2_core as lora2
+from lora2_core.charts.info import file_scales
 from lora2_core.files.provenance import EDITED_NOTE
 from lora2_core.files.seal import EMPTY, KEY
 from lora2_core.training.checkpoint import decode, resume
@@ -30,7 +31,7 @@ def test_every_form_has_a_seal(form: str, tmp_path: Path):
     lora2.save(path, random_lora(), form=form)
     metadata = metadata_of(path)
     assert len(metadata[KEY]) == 64 and metadata[KEY] != EMPTY
-    assert metadata["lora2.version"] == "2"
+    assert metadata["lora2.version"] == "3"
     assert lora2.load(path).ranks == random_lora().ranks
 
 
@@ -91,6 +92,24 @@ def test_an_adapter_without_a_seal_is_read_on():
     assert len(lora.origin.run.history["loss"]) == 20
     norms = [layer.norm for layer in lora.layers.values()]
     assert norms == pytest.approx([0.1190299, 0.0918307, 0.1122271], rel=1e-5)
+
+
+NORMS = [7.19267, 8.69481, 6.51565, 0.0]  # of the updates in adapter-2 and adapter-3
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_an_adapter_of_every_version_is_read_on(version: int, caplog):
+    """Version 2 has the rank as alpha, version 3 one alpha for all; the update is the same."""
+    path = GOLDEN / f"adapter-{version}.safetensors"
+    lora = lora2.load(path)
+    assert lora.origin.file.metadata["lora2.version"] == str(version) and not caplog.text
+    assert list(lora.ranks.values()) == [2, 6, 4, 0] and lora.singular
+    norms = [layer.norm for layer in lora.layers.values()]
+    assert norms == pytest.approx(NORMS, rel=1e-3)
+    scales = file_scales(path).values()
+    assert {alpha / (rank if version == 2 else 1) for alpha, rank in scales} == {
+        1.0 if version == 2 else 4.0
+    }
 
 
 def test_its_payload_is_still_checked(tmp_path: Path):

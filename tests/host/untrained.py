@@ -6,7 +6,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from lora2_core import RankedLora, RankSettings
-from lora2_core.host.naming import base_facts, diffusers_paths, peft_part
+from lora2_core.host.naming import base_facts, diffusers_paths, model_names, peft_part
 from lora2_core.host.training.loan import on_loan
 from lora2_core.layers.adapters import attach
 from lora2_core.layers.finish import finish
@@ -19,6 +19,7 @@ def untrained(model: ModelPatcher, target: TargetSettings | None = None) -> Rank
     """
     generator, paths = torch.Generator().manual_seed(0), diffusers_paths(model)
     info = {"base": base_facts(model), "diffusers": paths, "part": peft_part(model, paths)}
+    info["names"] = model_names(model)
     with on_loan(model) as inner:
         layers = (target or TargetSettings()).chosen(inner)
         adapters = attach(inner, layers, RankSettings(mode="fixed", target_rank=2))

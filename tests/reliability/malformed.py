@@ -359,7 +359,7 @@ def wrong_alpha(random: Random) -> Made:
     def change(draft: Draft) -> list[str]:
         key = f"{random.choice(draft.bases)}.alpha"
         shape, values = random.choice(
-            [([], [0.0]), ([], [-0.0]), ([], [NAN]), ([], [INF]), ([2], [1.0, 1.0]), ([0], [])]
+            [([], [NAN]), ([], [INF]), ([], [-INF]), ([2], [1.0, 1.0]), ([0], []), ([1], [NAN])]
         )
         draft.add(key, shape, "F32", values)
         return [key]
@@ -373,15 +373,6 @@ def lone_half(random: Random) -> Made:
         key = draft.pick(random.choice(["up", "down"]))
         del draft.tensors[key]
         return [key.removesuffix(draft.up).removesuffix(draft.down), "no complete"]
-
-    return changed(random, change)
-
-
-@of_class
-def alpha_of_nothing(random: Random) -> Made:
-    def change(draft: Draft) -> list[str]:
-        draft.add("lora_unet_gone.alpha", [], "F32", [1.0])
-        return ["lora_unet_gone", "no complete"]
 
     return changed(random, change)
 
@@ -409,19 +400,15 @@ def transposed(random: Random) -> Made:
 
 
 @of_class
-def rank_above_shape(random: Random) -> Made:
-    return reshaped(random, [([3, n], [n, 5]) for n in range(4, 60)])
-
-
-@of_class
 def no_rank(random: Random) -> Made:
     return reshaped(random, [([5, 0], [0, 6]), ([0, 2], [2, 6]), ([5, 2], [2, 0])])
 
 
 @of_class
 def dimensions(random: Random) -> Made:
-    shapes = [([5], [5]), ([], []), ([5, 2, 1], [2, 6, 1]), ([5, 2], [2, 6, 1]),
-              ([5, 2, 3, 3], [2, 6, 3, 3]), ([5, 2, 1, 1, 1], [2, 6, 1, 1, 1])]  # fmt: skip
+    shapes = [([5], [5]), ([], []), ([5, 2, 3], [2, 6, 3]), ([5, 2, 1], [2, 6]),
+              ([5, 2, 3, 3], [2, 6, 3, 3]), ([5, 2, 1], [2, 6, 1, 1]),
+              ([5, 2, 1, 1, 1, 1], [2, 6, 1, 1, 1, 1])]  # fmt: skip
     return reshaped(random, shapes)
 
 
@@ -436,37 +423,144 @@ def whole_numbers(random: Random) -> Made:
     return changed(random, change)
 
 
+Shapes = dict[str, list[int]]
+# kinds of changes that are no pair -> the shapes of a sound one, for a weight of 6 x 8
+OTHERS: dict[str, Shapes] = {
+    "LoHa": {
+        ".hada_w1_a": [6, 2], ".hada_w1_b": [2, 8], ".hada_w2_a": [6, 3], ".hada_w2_b": [3, 8],
+    },
+    "LoHa of a kernel": {
+        ".hada_t1": [2, 2, 3, 3], ".hada_w1_a": [2, 6], ".hada_w1_b": [2, 8],
+        ".hada_t2": [2, 2, 3, 3], ".hada_w2_a": [2, 6], ".hada_w2_b": [2, 8],
+    },
+    "LoKr": {".lokr_w1": [2, 2], ".lokr_w2_a": [3, 2], ".lokr_w2_b": [2, 4]},
+    "LoKr of a kernel": {
+        ".lokr_w1_a": [2, 1], ".lokr_w1_b": [1, 2], ".lokr_t2": [2, 2, 3, 3],
+        ".lokr_w2_a": [2, 3], ".lokr_w2_b": [2, 4],
+    },
+    "GLoRA": {".a1.weight": [8, 2], ".a2.weight": [2, 8], ".b1.weight": [6, 2],
+              ".b2.weight": [2, 8]},
+    "OFT": {".oft_blocks": [2, 3, 3]},
+    "BOFT": {".oft_blocks": [2, 2, 4, 4], ".alpha": []},
+    "DoRA": {".lora_up.weight": [6, 2], ".lora_down.weight": [2, 8], ".dora_scale": [6, 1]},
+    "norm": {".w_norm": [6], ".b_norm": [6]},
+    "bias": {".diff_b": [6]},
+}  # fmt: skip
+
+
+def with_other(draft: Draft, kind: str) -> list[str]:
+    """Adds a sound change of another kind, and returns its keys."""
+    for ending, shape in OTHERS[kind].items():
+        draft.add(f"lora_unet_other{ending}", shape)
+    return [f"lora_unet_other{ending}" for ending in OTHERS[kind]]
+
+
 @of_class
-def other_methods(random: Random) -> Made:
-    endings = [".hada_w1_a", ".lokr_w1", ".oft_blocks", ".dora_scale", ".diff", ".diff_b",
-               ".lora_magnitude_vector", ".w_norm", ".b_norm", ".boft_x"]  # fmt: skip
+def half_of_another_kind(random: Random) -> Made:
+    """One tensor of those that a change can't be without is missing, or has one side more."""
 
     def change(draft: Draft) -> list[str]:
-        key = random.choice(draft.bases) + random.choice(endings)
-        draft.add(key, [2, 2])
+        kind = random.choice([k for k in OTHERS if k not in ("OFT", "bias", "norm", "DoRA")])
+        key = random.choice(with_other(draft, kind))
+        shape = draft.tensors[key]["shape"]
+        if kind == "BOFT":
+            key = "lora_unet_other.oft_blocks"
+            draft.add(key, [2, 2, 4, 4][: random.randint(1, 2)])
+        elif random.random() < 0.5 or not kind.startswith("LoHa"):
+            del draft.tensors[key]
+        else:
+            draft.add(key, [*shape[:-1], shape[-1] + 1] if random.random() < 0.5 else [*shape, 1])
+        return ["lora_unet_other"]
+
+    return changed(random, change)
+
+
+@of_class
+def another_kind_that_is_not_finite(random: Random) -> Made:
+    def change(draft: Draft) -> list[str]:
+        key = random.choice(with_other(draft, random.choice(list(OTHERS))))
+        shape = draft.tensors[key]["shape"]
+        kind, value = random.choice(["F32", "F16", "BF16"]), random.choice([NAN, INF, -INF])
+        values = [1.0] * math.prod(shape)
+        values[random.randrange(len(values))] = value
+        draft.add(key, shape, kind, values)
+        return [key, "finite"]
+
+    return changed(random, change)
+
+
+@of_class
+def another_kind_of_whole_numbers(random: Random) -> Made:
+    def change(draft: Draft) -> list[str]:
+        keys = with_other(draft, random.choice(list(OTHERS)))
+        key = random.choice([k for k in keys if not k.endswith(".alpha")])
+        shape = draft.tensors[key]["shape"]
+        draft.add(key, shape, random.choice(["I32", "U8", "I8"]), [1] * math.prod(shape))
         return [key]
 
     return changed(random, change)
 
 
 @of_class
-def stray_key(random: Random) -> Made:
-    """reshape_weight makes the stock loader allocate gigabytes."""
-    names = [
-        "model.diffusion_model.out.2.weight",
-        "a.reshape_weight",
-        "",
-        "x",
-        "lora_up",
-        "a.weight",
-    ]
-
+def another_kind_too_large(random: Random) -> Made:
     def change(draft: Draft) -> list[str]:
-        key = random.choice(names)
-        draft.add(key, [2], "F32", [200000, 5000])
-        return [key, "LoRA"]
+        kind = random.choice(["LoHa", "LoKr", "GLoRA", "DoRA"])
+        for key in with_other(draft, kind):
+            draft.add(key, (shape := draft.tensors[key]["shape"]), "F32", [1e25] * math.prod(shape))
+        return ["lora_unet_other", "finite"]
 
     return changed(random, change)
+
+
+@of_class
+def scale_that_does_not_fit(random: Random) -> Made:
+    def change(draft: Draft) -> list[str]:
+        base = random.choice(draft.bases)
+        rows = draft.tensors[base + draft.up]["shape"][0]
+        columns = draft.tensors[base + draft.down]["shape"][1]
+        shapes = [[rows], [rows + 1, 1], [rows, columns], [1, columns + 1], [0, 1], []]
+        draft.add(f"{base}.dora_scale", random.choice(shapes))
+        return [base]
+
+    return changed(random, change)
+
+
+@of_class
+def growth_to_gigabytes(random: Random) -> Made:
+    """A `reshape_weight` makes the stock loader allocate what it says."""
+
+    def change(draft: Draft) -> list[str]:
+        key = f"{random.choice(draft.bases)}.reshape_weight"
+        shapes = [[200000, 5000], [2**30, 2**30], [-1, 7], [0, 0], [5], [2, 3, 4, 5, 6, 7]]
+        shape = random.choice(shapes)
+        draft.add(key, [len(shape)], random.choice(["I32", "F32"]), shape)
+        return [key.removesuffix(".reshape_weight")]
+
+    return changed(random, change)
+
+
+@of_class
+def another_kind_that_is_empty(random: Random) -> Made:
+    def change(draft: Draft) -> list[str]:
+        endings = [".diff", ".diff_b", ".set_weight", ".oft_blocks", ".w_norm"]
+        key = f"lora_unet_other{random.choice(endings)}"
+        draft.add(key, random.choice([[0], [0, 3], [3, 0, 3]]))
+        return ["lora_unet_other"]
+
+    return changed(random, change)
+
+
+@of_class
+def no_lora_at_all(random: Random) -> Made:
+    """A checkpoint, an embedding, or what means nothing alone."""
+    names = ["model.diffusion_model.out.2.weight", "a.reshape_weight", "", "x", "lora_up",
+             "a.weight", "emb_params", "bundle_emb.owl.clip_l", "a.alpha", "a.dora_scale",
+             "a.magnitude", "a.diff_m", "a.b_norm", "a.rescale"]  # fmt: skip
+    draft = Draft(random)
+    draft.tensors = {}
+    for name in random.sample(names, random.randint(1, 4)):
+        draft.add(name, [2], "F32", [200000, 5000])
+    return draft.packed(), ["not a LoRA file"]
 
 
 @of_class
@@ -484,7 +578,8 @@ def misleading_names(random: Random) -> Made:
     ]
 
     def change(draft: Draft) -> list[str]:
-        draft.add(f"lora{random.choice(marks)}unet{'x' * random.choice([0, 5000])}", [2])
+        name = f"lora{random.choice(marks)}unet{'x' * random.choice([0, 5000])}"
+        draft.add(f"{name}.{random.choice(['lora_up.weight', 'lokr_w1', 'oft_blocks'])}", [2])
         return []
 
     return changed(random, change)

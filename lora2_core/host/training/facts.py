@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 import torch
 
 from ..data.encoding import weights_identity
-from ..naming import base_facts, diffusers_paths, peft_part
+from ..naming import base_facts, diffusers_paths, model_names, peft_part
 from .choices import Choices
 from .setup import Setup
 
@@ -70,6 +70,7 @@ def metadata_of(model, choices: Choices, setup: Setup) -> dict:
         "base": base_facts(model),
         "diffusers": paths,
         "part": peft_part(model, paths),
+        "names": model_names(model, choices.text.clip),
         "started": int(setup.started.timestamp()),
         "finished": int(datetime.now(timezone.utc).timestamp()),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import comfy.model_management
 
+from ...adapter.origin import Note
 from ...layers.layer import Component
 from ...units import megabytes
 from ..playground import PlaygroundSDXL
@@ -17,9 +18,9 @@ UNSAVED = "The adapter could not be saved, see the log: connect LoRA\u00b2 Save 
 FINISHED = "This run had ended before and had no step left: this is its adapter."
 
 
-def hints(model, choices: Choices, positive: list | None = None) -> list[str]:
+def hints(model, choices: Choices, positive: list | None = None) -> list[Note]:
     """Returns sentences, most often none; the front end has them in other languages."""
-    said = []
+    said: list[Note] = []
     if isinstance(model.model, PlaygroundSDXL) and 0 < choices.training.learning_rate < SLOW:
         said.append("The Playground hardly learns at this learning_rate: try 5e-3.")
     device = comfy.model_management.get_torch_device()
@@ -35,10 +36,7 @@ def hints(model, choices: Choices, positive: list | None = None) -> list[str]:
         said.append("budget_mb is below one rank of every layer: many layers will have none.")
     if has_strength(positive):
         said.append("The strength of a caption is not used in training.")
-    start = choices.start.start_from
-    if start is not None and (notes := start.origin.file.notes):
-        said += ["Of the LoRA to start from:", *notes]
-    return said
+    return said + choices.start.notes()
 
 
 def one_rank(model, choices: Choices) -> float:

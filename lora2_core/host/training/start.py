@@ -8,13 +8,22 @@ from functools import cached_property
 
 from torch import nn
 
+from ...adapter.expressing import expressed
 from ...adapter.lora import RankedLora
+from ...adapter.origin import Note
 from ...checks import check_range
 from ...layers.layer import is_adaptable
 from ...layers.starting import fingerprint
 from ...paths import quoted
 from ...saying import log
 from ..apply import adopt
+
+# shown in the node; locales/*/main.json has them in other languages
+START_NOTE = "Of the LoRA to start from:"
+NO_PAIRS_NOTE = (
+    "{0} of its changes are no low-rank pairs, the first is of kind {1}: the training leaves them "
+    "out."
+)
 
 
 @dataclass(frozen=True)
@@ -42,15 +51,17 @@ class StartSettings:
             )
 
     def adapter(self, model, clip=None) -> RankedLora | None:
-        """Returns the adapter at its strength, its layers named as in the model and its text
-        encoder, None without one. Raises ValueError where it doesn't fit the model.
+        """Returns the pairs of the adapter at its strength, its layers named as in the model and
+        its text encoder, and parts of one weight joined; None without one. Raises ValueError where
+        it doesn't fit the model.
         """
         if self.start_from is None:
             return None
         try:
-            lora = adopt(self.start_from, model, clip)
+            lora = replace(adopt(self.start_from, model, clip), others={})
         except ValueError as error:
             raise ValueError(f"Of the adapter to start from: {error}") from error
+        lora = expressed(lora, "whole", {}).lora
         if self.start_strength == 1:
             return lora
         scaled = {n: replace(y, up=y.up * self.start_strength) for n, y in lora.layers.items()}
@@ -77,6 +88,15 @@ class StartSettings:
                 len(left), len(given), min(left),
             )  # fmt: skip
         return layers
+
+    def notes(self) -> list[Note]:
+        """Returns what the user is told of the adapter to start from."""
+        if self.start_from is None:
+            return []
+        told = list(self.start_from.origin.file.notes)
+        if others := self.start_from.others:
+            told.append([NO_PAIRS_NOTE, len(others), next(iter(others.values())).kind])
+        return [START_NOTE, *told] if told else []
 
     @cached_property
     def facts(self) -> dict:

@@ -1,0 +1,70 @@
+"""The names that files call the layers of a model by, and the weights, or the rows of weights, that
+they mean.
+
+Some programs split a weight that others keep in one: q, k and v are three layers in one file, and
+the rows of one layer `qkv` in another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+
+@dataclass(frozen=True)
+class Target:
+    """The weight that a name means.
+
+    path: module path of the weight. start, rows: the part of its rows that is meant; rows is None
+    for all of them. swapped: the two halves of the rows are the other way round.
+    """
+
+    path: str
+    start: int = 0
+    rows: int | None = None
+    swapped: bool = False
+
+    @property
+    def whole(self) -> bool:
+        return self.rows is None and not self.swapped
+
+
+@dataclass(frozen=True)
+class ModelNames:
+    """All names of a model's layers.
+
+    targets: name -> what it means; those that ComfyUI's own loader reads come first. known: how
+    many these are. rows: path of a weight -> its rows.
+    """
+
+    targets: Mapping[str, Target]
+    known: int
+    rows: Mapping[str, int]
+
+    @cached_property
+    def by_path(self) -> dict[str, list[tuple[str, Target]]]:
+        """Returns path -> its names that ComfyUI reads, with what they mean."""
+        found: dict[str, list[tuple[str, Target]]] = {}
+        for (name, target), _ in zip(self.targets.items(), range(self.known), strict=False):
+            found.setdefault(target.path, []).append((name, target))
+        return found
+
+    def reads(self, name: str, target: Target) -> bool:
+        """Returns whether ComfyUI's own loader takes the name for this weight."""
+        return (name, target) in self.by_path.get(target.path, ())
+
+    def tiles(self, path: str, beginnings: tuple[str, ...]) -> list[tuple[str, Target]]:
+        """Returns names with one of these beginnings that mean the rows of a weight together, each
+        row once; [] where there are none.
+        """
+        names = [(n, t) for n, t in self.by_path.get(path, ()) if n.startswith(beginnings)]
+        for name, target in names:
+            if target.rows is None:
+                return [(name, target)]
+        parts = {target.start: (name, target) for name, target in reversed(names)}
+        found, row = [], 0
+        while row in parts:
+            found.append(parts[row])
+            row += parts[row][1].rows or 0
+        return found if row == self.rows.get(path) else []

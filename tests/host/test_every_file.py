@@ -1,0 +1,73 @@
+"""A few of the files of `nox -s files`: what the host's own loader takes, LoRA2Load takes as well,
+with the same result; and nothing is lost on the way into a file again.
+"""
+
+import inspect
+import re
+
+import comfy.lora
+import comfy.weight_adapter
+import folder_paths
+import pytest
+
+from lora2_core.adapter.names import split_key
+from lora2_core.adapter.other_kinds import KINDS as OTHER_KINDS
+from tests.tiers import fast
+
+from .every_file import KINDS, Tally, compare_loaders, files, round_trips
+from .flow_models import build
+
+NAMES = ["Flux", "Flux 2", "SD3", "Lumina 2", "Z-Image", "Qwen-Image", "Wan 2.1", "Playground"]
+
+
+@pytest.fixture
+def loras(tmp_path, monkeypatch):
+    """A folder that stands for the loras folder."""
+    monkeypatch.setattr(folder_paths, "get_folder_paths", lambda kind: [str(tmp_path)])
+    monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path / "temp"))
+    return tmp_path
+
+
+def model_of(name: str, playground):
+    return playground.model if name == "Playground" else build(name)
+
+
+def few(*kinds: str):
+    """The files of some kinds alone."""
+    return lambda model: (f for f in files(model) if f[0] in kinds)
+
+
+@pytest.mark.parametrize("name", fast(NAMES, "Z-Image", "Playground"))
+def test_every_file_of_the_host_gives_what_the_host_makes_of_it(name, nodes, playground, loras):
+    tally = Tally()
+    compare_loaders(nodes, model_of(name, playground), loras, name, tally)
+    assert not tally.wrong and tally.tried > 100
+    assert not tally.refused or set(tally.refused) <= {"every.safetensors"}
+
+
+@pytest.mark.parametrize("name", fast(NAMES, "Z-Image", "Playground"))
+def test_nothing_is_lost_in_silence_on_the_way_into_a_file(name, nodes, playground, loras):
+    tally = Tally()
+    kinds = few("LoRA, kohya", "LoRA, PEFT", "LoKr", "pair and bias")
+    round_trips(nodes, model_of(name, playground), loras, name, tally, kinds)
+    assert not tally.wrong and tally.equal > tally.tried / 3
+
+
+def test_every_ending_that_the_host_knows_is_known_here():
+    """A new kind of the host must get its place in KINDS, or else it would be left out."""
+    modules = {inspect.getmodule(a) for a in comfy.weight_adapter.adapters} | {comfy.lora}
+    texts = [inspect.getsource(module) for module in modules]
+    endings = {e for text in texts for e in re.findall(r'"\{\}([._][\w.]+)"\.format\(x\)', text)}
+    assert len(endings) > 25
+    unknown = [e for e in endings if e not in OTHER_KINDS and split_key(f"x{e}") is None]
+    assert unknown == []
+
+
+def test_the_tally_sees_what_it_looks_for(nodes, playground, loras, monkeypatch):
+    """These tests prove nothing unless a wrong loader is found out."""
+    from lora2_core.host import apply
+
+    monkeypatch.setattr(apply, "patches_of", lambda lora, targets: {})
+    tally = Tally()
+    compare_loaders(nodes, playground.model, loras, "", tally, few("LoRA, kohya", "diff"))
+    assert tally.wrong and not tally.equal and len(KINDS) > 30
