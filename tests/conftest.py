@@ -35,7 +35,7 @@ NO_HOST = (
 MARKERS = {
     "host": ("host",), "server": ("server",), "browser": ("browser", "server"),
     # of tools that measure: their tests matter where these change
-    "benchmarks": ("slow",), "gpu": ("slow",),
+    "benchmarks": ("slow",), "gpu": ("slow",), "null_gpu": ("slow",),
 }  # fmt: skip
 PINNED = "pinned"  # the front end that the host itself serves (tests/hosting/front_ends.py)
 FIRST = ("browser", "server", "host")  # several workers begin with what takes longest

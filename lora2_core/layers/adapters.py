@@ -54,26 +54,29 @@ class Adapters:
         own = {name: line.wanted(moves=self.mode.moves) for name, line in lines.items()}
         self.own_targets = {name: rank for name, rank in own.items() if rank is not None}
         self._list = list(self.components.values())
-        self.max_ranks = torch.tensor([c.max_rank for c in self._list], device=device)
-        self.costs = torch.tensor([float(c.cost) for c in self._list], device=device)
+        self.cost = sum(c.cost for c in self._list)
+        # how a run starts is computed on the CPU: a GPU would be waited for in every layer
+        most = torch.tensor([c.max_rank for c in self._list])
         targets = [float(self.own_targets.get(n, settings.target_rank)) for n in layers]
-        self.target_ranks = torch.tensor(targets, device=device)
         mean = settings.target_rank if self.own_targets else self.mean_ceiling
         starts = [float(settings.first_rank(mean, self.own_targets.get(n))) for n in layers]
         self.started = start is not None
         given = starting_layers(start, self.components) if start is not None else {}
         least = [float(given[n].rank) if n in given else 0.0 for n in layers]
-        first = torch.tensor(starts, device=device).minimum(self.max_ranks)
-        first = first.maximum(torch.tensor(least, device=device))
+        first = torch.tensor(starts).minimum(most).maximum(torch.tensor(least))
         rates = rate_for(1.0, settings.quantile) / first
-        self.rate_parameter = nn.Parameter(self.mode.parameter_of(rates))
+        self.max_ranks = most.to(device)
+        self.target_ranks = torch.tensor(targets).to(device)
+        self.rate_parameter = nn.Parameter(self.mode.parameter_of(rates).to(device))
         # the worth of each layer to the loss; empty before the first review
         self.worths: dict[str, float] = {}
         self.weights: Tensor = torch.empty(0)
-        self._set_ranks(first.long(), first.long().tolist())
+        self._set_ranks(first.long().to(device), first.long().tolist())
         self.refresh()
+        weights = self._lambda(rates, first.long(), torch.tensor(targets))
         for row, (name, component) in enumerate(self.components.items()):
-            component.initialise(0, component.rank, self._std(row), self.generator, random_up=False)
+            std = self._std(row, weights[row])
+            component.initialise(0, component.rank, std, self.generator, random_up=False)
             if self.mode.competes:
                 component.orthogonalise()
             if name in given:
@@ -106,12 +109,12 @@ class Adapters:
             return self.settings.budget_mb * MEGABYTE / BYTES_PER_PARAMETER
         rank = self.settings.target_rank
         own = (self.components[n].cost * (r - rank) for n, r in self.own_targets.items())
-        return rank * float(self.costs.sum()) + sum(own)
+        return float(rank * self.cost + sum(own))
 
     @property
     def mean_ceiling(self) -> float:
         """Returns the ceiling as a mean rank, weighted by layer size."""
-        return self.ceiling / float(self.costs.sum())
+        return self.ceiling / self.cost
 
     def by_speed(self) -> dict[float, list[str]]:
         """Returns the names of the layers by their factor of the learning rate."""
@@ -124,24 +127,28 @@ class Adapters:
         """Computes the diagonals of Lambda, zero beyond the ranks, for the next forward and
         backward pass: `weights`, [layers, largest capacity], and `active`, its rows.
         """
-        length = max(c.capacity for c in self._list)
-        positions = torch.arange(length, device=self.device)
-        inside = positions < self._ranks[:, None]
-        wanted = self.target_ranks[:, None] if self.own_targets else self.mean_ceiling
-        self.weights = self.mode.weights(self.rates, self._ranks, wanted, length) * inside
+        self.weights = self._lambda(self.rates, self._ranks, self.target_ranks)
         self.active = (
             self.weights.unbind()
         )  # the backward pass of single rows would fill a matrix each
+
+    def _lambda(self, rates: Tensor, ranks: Tensor, targets: Tensor) -> Tensor:
+        """Returns the diagonals of Lambda, [layers, largest capacity], zero beyond the ranks."""
+        length = max(c.capacity for c in self._list)
+        inside = torch.arange(length, device=ranks.device) < ranks[:, None]
+        wanted = targets[:, None] if self.own_targets else self.mean_ceiling
+        return self.mode.weights(rates, ranks, wanted, length) * inside
 
     def _weights_of(self, row: int) -> Tensor | None:
         """Returns the diagonal of a layer's Lambda; None where it is 1."""
         return self.active[row] if self.mode.moves else None
 
-    def _std(self, row: int) -> float:
-        """Returns the standard deviation of a layer's new lora_down."""
+    def _std(self, row: int, weights: Tensor) -> float:
+        """Returns the standard deviation of a layer's new lora_down; weights: its row of Lambda."""
         component = self._list[row]
-        weights = self.weights[row, : component.rank].detach()
-        return self.mode.std(self.settings.init, weights, component.fan_in)
+        return self.mode.std(
+            self.settings.init, weights[: component.rank].detach(), component.fan_in
+        )
 
     def _set_ranks(
         self, ranks: Tensor, values: list[int], optimizer: torch.optim.Optimizer | None = None
@@ -188,7 +195,7 @@ class Adapters:
                 component.initialise(
                     rank,
                     component.rank,
-                    self._std(row),
+                    self._std(row, self.weights[row]),
                     self.generator,
                     random_up=self.mode.random_growth,
                 )

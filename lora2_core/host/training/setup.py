@@ -173,7 +173,7 @@ def check_budget(adapters: Adapters) -> None:
     largest = max(c.cost for c in adapters.components.values())
     if adapters.mode.competes and budget > 0 and adapters.ceiling < largest:
         one, all_of_them = (
-            n * BYTES_PER_PARAMETER / MEGABYTE for n in (largest, float(adapters.costs.sum()))
+            n * BYTES_PER_PARAMETER / MEGABYTE for n in (largest, float(adapters.cost))
         )
         raise ValueError(
             f"budget_mb is {budget:g}, but one rank of the largest layer takes {one:.2g} MB, so "
