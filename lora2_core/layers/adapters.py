@@ -15,10 +15,9 @@ from ..ranks.layer_ranks import lines_of
 from ..ranks.rank import rate_for
 from ..ranks.settings import RankSettings
 from ..ranks.singular import singular_turn
-from ..units import BYTES_PER_PARAMETER, MEGABYTE
 from .layer import TILE, Component
 from .moments import COPIES, Moments, moments_of
-from .starting import fill, starting_layers
+from .starting import allowed_parameters, fill, first_ranks, starting_layers
 from .targets import components, find_layers
 
 # layers whose small matrices are solved together: one copy to the CPU and one back for them all,
@@ -56,24 +55,20 @@ class Adapters:
         self._list = list(self.components.values())
         self.cost = sum(c.cost for c in self._list)
         # how a run starts is computed on the CPU: a GPU would be waited for in every layer
-        most = torch.tensor([c.max_rank for c in self._list])
         targets = [float(self.own_targets.get(n, settings.target_rank)) for n in layers]
-        mean = settings.target_rank if self.own_targets else self.mean_ceiling
-        starts = [float(settings.first_rank(mean, self.own_targets.get(n))) for n in layers]
         self.started = start is not None
         given = starting_layers(start, self.components) if start is not None else {}
-        least = [float(given[n].rank) if n in given else 0.0 for n in layers]
-        first = torch.tensor(starts).minimum(most).maximum(torch.tensor(least))
-        rates = rate_for(1.0, settings.quantile) / first
-        self.max_ranks = most.to(device)
+        ranks = list(first_ranks(self.components, settings, self.own_targets, given).values())
+        rates = rate_for(1.0, settings.quantile) / torch.tensor(ranks, dtype=torch.float32)
+        self.max_ranks = torch.tensor([c.max_rank for c in self._list]).to(device)
         self.target_ranks = torch.tensor(targets).to(device)
         self.rate_parameter = nn.Parameter(self.mode.parameter_of(rates).to(device))
         # the worth of each layer to the loss; empty before the first review
         self.worths: dict[str, float] = {}
         self.weights: Tensor = torch.empty(0)
-        self._set_ranks(first.long().to(device), first.long().tolist())
+        self._set_ranks(torch.tensor(ranks).to(device), ranks)
         self.refresh()
-        weights = self._lambda(rates, first.long(), torch.tensor(targets))
+        weights = self._lambda(rates, torch.tensor(ranks), torch.tensor(targets))
         for row, (name, component) in enumerate(self.components.items()):
             std = self._std(row, weights[row])
             component.initialise(0, component.rank, std, self.generator, random_up=False)
@@ -105,11 +100,7 @@ class Adapters:
         """
         if not self.mode.moves:
             return float(self.parameters)
-        if self.settings.budget_mb > 0:
-            return self.settings.budget_mb * MEGABYTE / BYTES_PER_PARAMETER
-        rank = self.settings.target_rank
-        own = (self.components[n].cost * (r - rank) for n, r in self.own_targets.items())
-        return float(rank * self.cost + sum(own))
+        return allowed_parameters(self.components, self.settings, self.own_targets)
 
     @property
     def mean_ceiling(self) -> float:

@@ -21,13 +21,16 @@ LIBRARIES = ("libtorch_cuda", "libc10_cuda", "libtorch_cuda_linalg", "libtorch_p
 REAL = ("cufft", "cusparse", "curand", "cusolver")
 GEMM = re.compile(r"cublas(Lt)?[SDCZ]?(gemm|Gemm|Matmul$|gemv|dot|trsm|Dot)")
 CONV = re.compile(r"cudnnConvolution(Forward|BackwardData|BackwardFilter|BiasActivationForward)$")
-DRIVER = """
-cuCtxGetCurrent cuCtxSetCurrent cuDeviceGet cuDeviceGetAttribute cuDevicePrimaryCtxRetain
-cuFuncGetAttribute cuFuncSetAttribute cuFuncSetCacheConfig cuGetErrorString cuLaunchCooperativeKernel
-cuLaunchKernel cuLinkAddData_v2 cuLinkComplete cuLinkCreate_v2 cuModuleGetFunction cuModuleLoad
-cuModuleLoadData cuModuleLoadDataEx cuModuleUnload cuOccupancyMaxActiveBlocksPerMultiprocessor
-cuPointerGetAttribute cuTensorMapEncodeTiled
-""".split()  # fmt: skip
+# what torch asks of the driver itself
+DRIVER = (
+    "cuCtxGetCurrent", "cuCtxSetCurrent", "cuDeviceGet", "cuDeviceGetAttribute",
+    "cuDevicePrimaryCtxRetain", "cuFuncGetAttribute", "cuFuncSetAttribute",
+    "cuFuncSetCacheConfig", "cuGetErrorString", "cuLaunchCooperativeKernel", "cuLaunchKernel",
+    "cuLinkAddData_v2", "cuLinkComplete", "cuLinkCreate_v2", "cuModuleGetFunction",
+    "cuModuleLoad", "cuModuleLoadData", "cuModuleLoadDataEx", "cuModuleUnload",
+    "cuOccupancyMaxActiveBlocksPerMultiprocessor", "cuPointerGetAttribute",
+    "cuTensorMapEncodeTiled",
+)  # fmt: skip
 EXPORTED = '__attribute__((visibility("default")))'
 
 

@@ -36,7 +36,7 @@ class Case:
     checkpointing: str = "off"
     moving: bool = False
     layers: str = "attention"
-    gigabytes: float = 1000
+    gigabytes: float = 1000.0
     ordered: bool = False
     steps: int = WARM + MEASURED
 
