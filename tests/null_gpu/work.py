@@ -23,7 +23,8 @@ class Case:
     """One measurement. model, dtype: of models.py. mode: of the ranks, or `limit`: forward and
     backward pass of the frozen model alone. start: start_rank, 0 for the mode's own.
     moving: rates move in every step. layers: as in LoRA2 Target Options. gigabytes: of the card.
-    ordered: copies are checked for what they must wait for, which takes time.
+    ordered: with the allocator of cuda_malloc, the host's default on new cards; copies are checked
+    for what they must wait for.
     """
 
     model: str = "sdxl"
@@ -101,6 +102,8 @@ def steps(case: Case, model, data, row: dict):
         with set_up(model, inputs, choices) as setup:
             row["model"] = loaded(model)
             row["whole"] = model.model_size() / 1e9
+            if setup.plan is not None:
+                row |= {"plan": setup.plan.text, "need": setup.plan.need.__dict__}
             torch.cuda.reset_peak_memory_stats()
             for _ in steps_of(setup, choices):
                 row["peak"] = torch.cuda.max_memory_allocated() / 1e9 - row["model"]
@@ -148,9 +151,12 @@ def main() -> None:
 
     enter(Path(os.environ["LORA2_HOST"]))
     import comfy_kitchen
+    from comfy.cli_args import args
 
     for backend in ("cuda", "triton"):  # they launch without torch
         comfy_kitchen.disable_backend(backend)
+    # as the host's main.py sets it on such a card, and torch's allocator with it
+    args.cuda_malloc = torch.cuda.memory.get_allocator_backend() == "cudaMallocAsync"
     print(MARK + json.dumps(measure(Case(**json.loads(sys.argv[1])))), flush=True)
 
 

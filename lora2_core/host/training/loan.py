@@ -68,7 +68,10 @@ class Loan:
         self.patchers = [trainable_clone(each) for each in (model, *others)]
         self.patcher, self.inner = self.patchers[0], self.patchers[0].model
         self.executor = torch.is_inference_mode_enabled()  # the mode that the host runs nodes in
-        self.before = comfy.model_management.in_training
+        management = comfy.model_management
+        # of older hosts, which have no side streams, nothing is changed there
+        self.before = management.in_training, getattr(management, "NUM_STREAMS", 0)
+        self.beside = 0  # bytes that the host leaves free on the card beside the weights
         self.replaced: list[tuple[dict, str, torch.Tensor]] = []
 
     def modules(self) -> list[nn.Module]:
@@ -85,17 +88,30 @@ class Loan:
         and norms have no gradients.
         """
         with torch.inference_mode(self.executor):
-            comfy.model_management.load_models_gpu(self.patchers, force_full_load=False)
+            comfy.model_management.load_models_gpu(
+                self.patchers, memory_required=self.beside, force_full_load=False
+            )
         for patcher in self.patchers:
             replace_inference_tensors(patcher.model, self.replaced)
         comfy.model_management.in_training = True
+        # copies of weights on side streams may go into memory that is still read
+        comfy.model_management.NUM_STREAMS = 0
 
     def give_back(self) -> None:
         """Puts every parameter and buffer back, and the host's `in_training`."""
-        comfy.model_management.in_training = self.before
+        comfy.model_management.in_training, comfy.model_management.NUM_STREAMS = self.before
         for table, name, tensor in self.replaced:
             table[name] = tensor
         self.replaced.clear()
+
+    def leave_room(self, beside: int) -> None:
+        """Has the host leave so many bytes free on the card from now on: it loads more weights, or
+        moves some to RAM.
+        """
+        self.give_back()
+        self.beside = beside
+        comfy.model_management.soft_empty_cache()
+        self.take()
 
     @contextmanager
     def paused(self) -> Iterator:
