@@ -4,12 +4,13 @@ weights and inputs are on torch's device "meta", where tensors have shapes and n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
+from comfy.ldm.modules.attention import attention_pytorch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -110,8 +111,8 @@ class Attention(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple:
-        raise NotImplementedError("A trial has no backward pass.")
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.empty_like(t) for t in ctx.saved_tensors[:3])
 
 
 class Kept:
@@ -208,7 +209,13 @@ def shape_of_loss(inner, batch: list[Example], options: dict, settings) -> Tenso
     moved = {name: on_meta(value) for name, value in conditions.items()}
     weights = None if weights is None else weights.to(META)
     noise = torch.empty_like(latents)
-    return denoising_loss(inner, latents, noise, sigma, moved, dict(options), settings, weights)
+    options = {**options, "optimized_attention_override": torchs_attention}
+    return denoising_loss(inner, latents, noise, sigma, moved, options, settings, weights)
+
+
+def torchs_attention(_chosen: Callable, *args, **kwargs) -> Tensor:
+    """Computes attention by scaled_dot_product_attention, whatever the host has chosen."""
+    return attention_pytorch(*args, **kwargs)
 
 
 def on_meta(value):
