@@ -70,15 +70,26 @@ class Plan:
         return self.need.least <= self.available
 
     @property
-    def text(self) -> str:
-        """Returns one sentence for the person who starts the run."""
-        said = f"Needs about {size(self.need.all)} of {size(self.available)} GB"
+    def notes(self) -> list[list[str]]:
+        """Returns sentences for the person who starts the run, each with what stands for {0} and
+        {1} in it.
+        """
+        notes = [
+            ["Needs about {0} of {1} GB of memory.", size(self.need.all), size(self.available)]
+        ]
         if self.in_ram:
-            said += f": {size(min(self.in_ram, self.need.weights))} GB of weights stay in RAM"
-        said += ", with gradient checkpointing" if self.checkpointing else ""
+            stays = min(self.in_ram, self.need.weights)
+            notes.append(["{0} GB of the model's weights stay in RAM.", size(stays)])
+        if self.checkpointing:
+            notes.append(["Gradient checkpointing is on."])
         if self.start_rank is not None:
-            said += f", and ranks begin at {self.start_rank}"
-        return f"{said}."
+            notes.append(["Ranks begin at {0}, so that they fit.", str(self.start_rank)])
+        return notes
+
+    @property
+    def text(self) -> str:
+        """Returns the notes as one text."""
+        return " ".join(sentence.format(*values) for sentence, *values in self.notes)
 
 
 @dataclass(frozen=True)

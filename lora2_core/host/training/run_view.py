@@ -14,6 +14,7 @@ from .console import Console
 from .hints import UNTAKEN, hints
 from .latents import count_pictures
 from .live import Origin, Progress, last_step
+from .memory_plan import Plan
 from .odd_values import odd_values
 from .previews import Drawn
 from .run import Outcome
@@ -42,6 +43,10 @@ class RunView:
         if not taken:
             progress.notes.append(UNTAKEN)
         self.say(lambda: self.send(progress.beginning()))
+
+    def plan(self, plan: Plan) -> None:
+        """Shows what a run's memory is planned to be, from the next event on."""
+        self.say(lambda: self.progress.notes.extend(plan.notes))
 
     def __enter__(self) -> RunView:
         self.console.__enter__()
