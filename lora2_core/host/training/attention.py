@@ -49,7 +49,7 @@ def has_gradients(attend: Attend, args: tuple, named: dict) -> bool:
 
     # a checkpoint around this would compute everything before it again
     apart = torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t)
-    with torch.enable_grad(), apart:
+    with torch.inference_mode(False), torch.enable_grad(), apart:
         out = attend(*map(leaf, args), **{name: leaf(value) for name, value in named.items()})
         if not out.requires_grad:
             return False
