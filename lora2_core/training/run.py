@@ -122,6 +122,7 @@ class Run:
                 total_loss = total_loss + attention_weight * attention.take()
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             scale.backward(total_loss, parameters)
+            adapters.paths.forget()  # makes room for the optimizer
             if self.processes is not None:
                 total_loss = self.processes.mean(total_loss)
                 self.processes.average([p.grad for p in parameters if p.grad is not None])

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from .attention import AttentionWithGradients
+from .frozen import FrozenLayers
 from .switches import set_for_training
 
 
@@ -72,6 +73,7 @@ class Loan:
         self.patcher, self.inner = self.patchers[0], self.patchers[0].model
         self.executor = torch.is_inference_mode_enabled()  # the mode that the host runs nodes in
         self.attention = AttentionWithGradients()
+        self.frozen: FrozenLayers | None = None  # while the models are lent
         self.held = ExitStack()  # the host's switches and its attention, while they are others
         self.replaced: list[tuple[dict, str, torch.Tensor]] = []
 
@@ -134,9 +136,12 @@ def lent(model, *others) -> Iterator[Loan]:
                 parameter.requires_grad_(False)
             for patcher in loan.patchers:
                 patcher.model.eval()
+            loan.frozen = FrozenLayers(loan.modules())
             yield loan
         finally:
             loan.give_back()
+            if loan.frozen is not None:
+                loan.frozen.remove()
             for parameter in learning:
                 parameter.requires_grad_(True)
             for module, flag in training.items():

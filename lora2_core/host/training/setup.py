@@ -147,6 +147,7 @@ def attach_to(
         device=comfy.model_management.get_torch_device(),
         start=start,
         speeds=speeds,
+        frozen=loan.frozen.of,
     )
 
 
