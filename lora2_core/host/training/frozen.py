@@ -56,11 +56,10 @@ class HostFrozen(Frozen):
         return (
             weight is None
             or weight.dtype != x.dtype
-            or weight.device != x.device
+            or in_ram(module, x)
             or (bias is not None and bias.dtype != x.dtype)
             or len(module.weight_function) + len(module.bias_function) > 0
             or isinstance(weight, QUANTISED)
-            or hasattr(module, "_v")
         )
 
     def with_weight(self, like: Tensor, use: Use) -> Tensor:
