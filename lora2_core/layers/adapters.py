@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
-from einops import pack, unpack
 from torch import Tensor, nn
 
 from ..adapter.kernels import as_kernels, as_point_kernels
@@ -15,8 +14,10 @@ from ..ranks.layer_ranks import lines_of
 from ..ranks.rank import rate_for
 from ..ranks.settings import RankSettings
 from ..ranks.singular import singular_turn
+from .folding import Folded
+from .joined import Frozen, frozen_of
 from .layer import TILE, Component
-from .moments import COPIES, Moments, moments_of
+from .moments import COPIES, Moments, moments_of, together_to
 from .starting import allowed_parameters, fill, first_ranks, starting_layers
 from .targets import components, find_layers
 
@@ -42,6 +43,7 @@ class Adapters:
         device: torch.device,
         start: RankedLora | None = None,
         speeds: Mapping[str, float] | None = None,
+        frozen: Callable[[nn.Module], Frozen | None] = frozen_of,
     ):
         self.settings, self.speeds = settings.resolved(), dict(speeds or {})
         self.mode = settings.rules
@@ -53,6 +55,7 @@ class Adapters:
         own = {name: line.wanted(moves=self.mode.moves) for name, line in lines.items()}
         self.own_targets = {name: rank for name, rank in own.items() if rank is not None}
         self._list = list(self.components.values())
+        self.paths = Folded(self._list, moves=self.mode.moves)
         self.cost = sum(c.cost for c in self._list)
         # how a run starts is computed on the CPU: a GPU would be waited for in every layer
         targets = [float(self.own_targets.get(n, settings.target_rank)) for n in layers]
@@ -76,7 +79,10 @@ class Adapters:
                 component.orthogonalise()
             if name in given:
                 fill(component, given[name], self.weights[row], orthogonal=self.mode.competes)
-            component.hook(partial(self._weights_of, row))
+            if (layer := frozen(component.module)) is not None:
+                component.join(layer, partial(self.paths.of, row))
+            else:
+                component.hook(partial(self._weights_of, row))
 
     @property
     def rates(self) -> Tensor:
@@ -122,6 +128,7 @@ class Adapters:
         self.active = (
             self.weights.unbind()
         )  # the backward pass of single rows would fill a matrix each
+        self.paths.renew(self.weights)
 
     def _lambda(self, rates: Tensor, ranks: Tensor, targets: Tensor) -> Tensor:
         """Returns the diagonals of Lambda, [layers, largest capacity], zero beyond the ranks."""
@@ -224,10 +231,10 @@ class Adapters:
         for first in range(0, len(rows), SOLVED_AT_ONCE):
             some = rows[first : first + SOLVED_AT_ONCE]
             on_device = [self._list[row].grams(weights[row]) for row in some]
-            grams = dict(zip(some, _moved(on_device, torch.device("cpu")), strict=True))
+            grams = dict(zip(some, together_to(on_device, torch.device("cpu")), strict=True))
             # a layer whose lora_down is zero has no singular basis
             turns = {r: torch.stack(singular_turn(*g)) for r, g in grams.items() if g[1].any()}
-            moved = _moved(list(turns.values()), self.device)
+            moved = together_to(list(turns.values()), self.device)
             solved |= {r: tuple(t) for r, t in zip(turns, moved, strict=True)}
         return solved
 
@@ -270,6 +277,7 @@ def attach(
     device: torch.device | str | None = None,
     start: RankedLora | None = None,
     speeds: Mapping[str, float] | None = None,
+    frozen: Callable[[nn.Module], Frozen | None] = frozen_of,
 ) -> Adapters:
     """Adds a low-rank path to layers of `module` and returns them.
 
@@ -277,19 +285,15 @@ def attach(
     match, or the layers by name. start: a finished adapter to go on from. The update is its update
     at first, without it zero; a layer's rank is then at least its rank there. speeds: factors of
     the learning rate, by name of the layers that have another one. device: where the adapter lies;
-    None for the device of the first layer's weight. Raises ValueError when the regular expression
-    is broken or matches no layer, or `start` doesn't fit.
+    None for the device of the first layer's weight. frozen: says how a layer computes, so that it
+    and its path become one operation; where it says None, the path is added to what the layer
+    returns. Raises ValueError when the regular expression is broken or matches no layer, or `start`
+    doesn't fit.
     """
     layers = find_layers(module, targets) if isinstance(targets, str) else dict(targets)
     if device is None:
         weight = next(iter(layers.values())).weight
         device = weight.device if weight is not None else "cpu"
-    return Adapters(layers, settings or RankSettings(), seed, torch.device(device), start, speeds)
-
-
-def _moved(tensors: list[Tensor], device: torch.device) -> list[Tensor]:
-    """Returns the tensors on the device, moved with one copy for all of them."""
-    if not tensors or tensors[0].device == device:
-        return tensors
-    flat, shapes = pack(tensors, "*")
-    return unpack(flat.to(device), shapes, "*")
+    return Adapters(
+        layers, settings or RankSettings(), seed, torch.device(device), start, speeds, frozen
+    )

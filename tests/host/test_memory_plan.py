@@ -62,9 +62,17 @@ def test_a_trial_without_values_keeps_what_a_real_pass_keeps(name, dtype):
     with torch.inference_mode(), lent(model) as loan:
         batch = examples_of(model, loan.inner, *data)
         trial = try_shapes(
-            [loan.inner], loan.inner, [batch], layers, dict.fromkeys(layers, RANK), {}
+            [loan.inner],
+            loan.inner,
+            loan.frozen.of,
+            [batch],
+            layers,
+            dict.fromkeys(layers, RANK),
+            {},
         )
-        adapters = attach(loan.inner, layers, RankSettings(mode="fixed", target_rank=RANK))
+        adapters = attach(
+            loan.inner, layers, RankSettings(mode="fixed", target_rank=RANK), frozen=loan.frozen.of
+        )
         kept = kept_bytes(loan.inner, batch, adapters)
         adapters.detach()
         assert len(trial.blocks) == len(repeated_blocks(loan.inner, set(layers.values())))
@@ -81,9 +89,17 @@ def test_checkpointed_blocks_keep_their_inputs():
     with torch.inference_mode(), lent(model) as loan:
         batch = examples_of(model, loan.inner, *data)
         trial = try_shapes(
-            [loan.inner], loan.inner, [batch], layers, dict.fromkeys(layers, RANK), {}
+            [loan.inner],
+            loan.inner,
+            loan.frozen.of,
+            [batch],
+            layers,
+            dict.fromkeys(layers, RANK),
+            {},
         )
-        adapters = attach(loan.inner, layers, RankSettings(mode="fixed", target_rank=RANK))
+        adapters = attach(
+            loan.inner, layers, RankSettings(mode="fixed", target_rank=RANK), frozen=loan.frozen.of
+        )
         with checkpointed(repeated_blocks(loan.inner, set(layers.values()))):
             kept_bytes(loan.inner, batch, adapters)  # the first pass tries blocks on copies
             kept = kept_bytes(loan.inner, batch, adapters)
@@ -101,7 +117,12 @@ def test_a_model_that_needs_values_has_no_trial(monkeypatch):
     monkeypatch.setattr(inner, "apply_model", lambda x, *_, **__: x * float(x.sum()))
     with torch.inference_mode(), lent(model) as loan:
         batch = examples_of(model, loan.inner, *data)
-        assert try_shapes([inner], inner, [batch], layers, dict.fromkeys(layers, RANK), {}) is None
+        assert (
+            try_shapes(
+                [inner], inner, loan.frozen.of, [batch], layers, dict.fromkeys(layers, RANK), {}
+            )
+            is None
+        )
 
 
 def wanted(rank: int = 192, target: int = 64, optimizer: str = "adamw", ema: float = 0) -> Wanted:

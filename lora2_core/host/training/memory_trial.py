@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from ...layers.folding import path_dtype
+from ...layers.joined import Frozen
 from ...layers.layer import Component
 from ...saying import log
 from .examples import Example, collate
@@ -22,7 +24,7 @@ from .gradient_checkpointing import repeated_blocks
 from .objective import DEFAULT, denoising_loss, weights_of
 
 META = torch.device("meta")
-GRADIENT = 4  # bytes: gradients of lora_up and lora_down are fp32 as they are
+GRADIENT = 4  # bytes: gradients of lora_up and lora_down become fp32
 
 
 @dataclass
@@ -42,7 +44,8 @@ class Trial:
 
     rank: of the paths, the highest. outside: outside of the repeated blocks. blocks: in the order
     of the forward pass. per_rank: of one rank position of all layers; it is part of the others.
-    gradients: of all weights.
+    gradients: of all weights, in the dtype of the model. folded: the weights as paths compute with
+    them. at_the_end: gradients when they become fp32.
     """
 
     rank: int = 0
@@ -50,6 +53,8 @@ class Trial:
     blocks: list[Block] = field(default_factory=list)
     per_rank: float = 0.0
     gradients: int = 0
+    folded: int = 0
+    at_the_end: int = 0
 
     def scaled(self, share: float) -> Trial:
         """Returns the trial at `share` times the rank: gradients are in proportion to it, and of
@@ -61,8 +66,8 @@ class Trial:
             Block(int(b.kept - less * b.kept / kept), b.inputs, int(share * b.gradients))
             for b in self.blocks
         ]
-        rank, gradients = round(share * self.rank), int(share * self.gradients)
-        return replace(self, blocks=blocks, rank=rank, gradients=gradients)
+        sizes = {n: int(share * getattr(self, n)) for n in ("gradients", "folded", "at_the_end")}
+        return replace(self, blocks=blocks, rank=round(share * self.rank), **sizes)
 
     def with_activations(self, share: float) -> Trial:
         """Returns the trial with `share` times the activations."""
@@ -79,13 +84,14 @@ class Trial:
         gradients of later blocks are there by then.
         """
         before = [block.inputs if checkpointing else block.kept for block in self.blocks]
-        most, there = self.gradients, self.gradients - sum(b.gradients for b in self.blocks)
+        there = self.gradients - sum(b.gradients for b in self.blocks)
+        most = self.at_the_end
         for number in range(len(self.blocks), 0, -1):
             block = self.blocks[number - 1]
             kept = sum(before[:number]) + (block.kept if checkpointing else 0)
             most = max(most, self.outside + kept + there)
             there += block.gradients
-        return max(most, self.outside + there)
+        return self.folded + max(most, self.outside + there)
 
 
 class ShapesOfAttention(TorchFunctionMode):
@@ -155,6 +161,7 @@ class Kept:
 def try_shapes(
     models: Sequence[nn.Module],
     inner,
+    frozen: Callable[[nn.Module], Frozen | None],
     batches: Sequence[list[Example]],
     layers: Mapping[str, nn.Module],
     ranks: Mapping[str, int],
@@ -163,7 +170,7 @@ def try_shapes(
 ) -> Trial | None:
     """Returns what a step on these batches keeps, with paths of these ranks beside the layers; None
     where the model can't compute without values. `models` are all whose layers are trained; they
-    are as they were afterwards.
+    are as they were afterwards. `frozen` says how a layer computes, as in `attach`.
     """
     try:
         with ExitStack() as stack:
@@ -173,9 +180,11 @@ def try_shapes(
             for model in models:
                 weights |= stack.enter_context(without_values(model))
             kept = Kept(weights)
-            per_rank = watched_paths(layers, ranks, kept, stack)
-            costs = {m: GRADIENT * ranks[n] * cost_of(m) for n, m in layers.items()}
-            kept.trial.gradients = sum(costs.values())
+            per_rank = watched_paths(layers, ranks, frozen, kept, stack)
+            item = inner.get_dtype_inference().itemsize
+            costs = {m: item * ranks[n] * cost_of(m) for n, m in layers.items()}
+            kept.trial.gradients = kept.trial.folded = sum(costs.values())
+            kept.trial.at_the_end = kept.trial.gradients * (item + GRADIENT) // item
             kept.trial.rank = max(ranks.values())
             for model in models:
                 for block in repeated_blocks(model, set(layers.values())):
@@ -250,8 +259,23 @@ def without_values(model: nn.Module) -> Iterator[set[int]]:
             table[name] = tensor
 
 
+def pair_of(path: Component, made: dict, kept: Kept, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns lora_down and lora_up for inputs like x, which are counted with the gradients."""
+    dtype = path_dtype(x)
+    if dtype not in made:
+        down, up = path.lora_down.to(dtype), path.lora_up.to(dtype)
+        made[dtype] = down.detach().requires_grad_(), up.detach().requires_grad_()
+        for tensor in made[dtype]:
+            kept.new(tensor)
+    return made[dtype]
+
+
 def watched_paths(
-    layers: Mapping[str, nn.Module], ranks: Mapping[str, int], kept: Kept, stack: ExitStack
+    layers: Mapping[str, nn.Module],
+    ranks: Mapping[str, int],
+    frozen: Callable[[nn.Module], Frozen | None],
+    kept: Kept,
+    stack: ExitStack,
 ) -> list[float]:
     """Adds paths without values to the layers until the stack is left. Returns a list to which each
     pass through a layer adds the bytes that one rank position keeps.
@@ -262,9 +286,11 @@ def watched_paths(
         path = Component(module, ranks[name], META)
         path.rank = path.max_rank
         path.allocate(path.rank)
-        kept.new(path.lora_down), kept.new(path.lora_up)
-        diagonal = torch.empty(path.capacity, device=META)
-        path.hook(lambda diagonal=diagonal: diagonal)
+        if (layer := frozen(module)) is not None:
+            path.join(layer, partial(pair_of, path, {}, kept))
+        else:
+            diagonal = torch.empty(path.capacity, device=META)
+            path.hook(lambda diagonal=diagonal: diagonal)
 
         def count(_module, args, output, path=path):
             size = output.numel() / path.fan_out * output.element_size()

@@ -86,7 +86,8 @@ def wanted_memory(
     if prior_examples:
         batches.append(largest(prior_examples, choices.batch_size))
     models = [patcher.model for patcher in loan.patchers]
-    trial = try_shapes(models, loan.inner, batches, layers, ranks, options, choices.loss)
+    frozen = loan.frozen.of
+    trial = try_shapes(models, loan.inner, frozen, batches, layers, ranks, options, choices.loss)
     if trial is None:
         return None
     return Wanted(

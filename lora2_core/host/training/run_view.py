@@ -11,7 +11,7 @@ from ...training.run import Step
 from ..only_said import OnlySaid
 from .choices import Choices
 from .console import Console
-from .hints import UNTAKEN, hints
+from .hints import RESTING, UNTAKEN, hints
 from .latents import count_pictures
 from .live import Origin, Progress, last_step
 from .memory_plan import Plan
@@ -60,6 +60,8 @@ class RunView:
         self.say(self.bar.update_absolute, step.index)
         self.say(self.console.step, step)
         self.say(self.progress.add, step)
+        if step.without_gradient:
+            self.progress.notes.append(RESTING)
         self.say(self.send_if_due)
         comfy.model_management.throw_exception_if_processing_interrupted()
 

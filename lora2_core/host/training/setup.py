@@ -18,6 +18,7 @@ from ...training.attention import EntropyRecord
 from ...training.parallel import Processes
 from ...training.run import Run, Step
 from ...units import BYTES_PER_PARAMETER, MEGABYTE
+from .attention import OVERRIDE
 from .choices import Choices
 from .cross_attention import recorded_attention
 from .examples import Example, make_examples
@@ -82,7 +83,7 @@ def set_up(model, inputs: Inputs, choices: Choices) -> Iterator[Setup]:
             text_encoder = TextEncoder(choices.text.clip, loan)
             inputs = encoded(inputs, text_encoder)
             layers = layers | choices.text.chosen(text_encoder.patcher.model)
-        options = dict(model.model_options.get("transformer_options", {}))
+        options = loan.attention.options(model.model_options.get("transformer_options", {}))
         examples = checked_examples(model, loan.inner, inputs.subject, options)
         prior_examples = []
         if inputs.prior is not None:
@@ -104,8 +105,8 @@ def set_up(model, inputs: Inputs, choices: Choices) -> Iterator[Setup]:
         attention = None
         if adapters.settings.attention_weight:
             attention = EntropyRecord()
-            override = stack.enter_context(recorded_attention(loan.inner, attention))
-            options["optimized_attention_override"] = override
+            recorded = recorded_attention(loan.inner, attention, options[OVERRIDE])
+            options[OVERRIDE] = stack.enter_context(recorded)
         renew = text_encoder and text_encoder.renewed
         loss_fn = loss_function(loan.inner, examples, prior_examples, options, choices, renew)
         half = loan.inner.get_dtype_inference() == torch.float16
@@ -171,6 +172,7 @@ def attach_to(
         device=comfy.model_management.get_torch_device(),
         start=start,
         speeds=speeds,
+        frozen=loan.frozen.of,
     )
 
 
