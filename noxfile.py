@@ -178,6 +178,14 @@ def bench(session: nox.Session) -> None:
     in_host(session, "-m", *module, *session.posargs, **path)
 
 
+@nox.session(name="null-gpu", venv_backend="none")
+def null_gpu(session: nox.Session) -> None:
+    """What training costs on a card, without one: launches, host time, memory, which runs start on
+    8, 12 and 16 GB (half an hour); `-- steps` for one table, `-- case FIELD=VALUE…` for one row.
+    """
+    in_host(session, "-m", "tests.null_gpu", *session.posargs)
+
+
 @nox.session(name="host-matrix", venv_backend="none")
 def host_matrix(session: nox.Session) -> None:
     """The host tier on older ComfyUIs too (hours); `-- VERSION…` for some of them."""

@@ -174,7 +174,7 @@ class LoRA2Train(io.ComfyNode):
         taken = view.say(adapter_is_taken, origin, server) is not False
         view.begin(*data, taken)
         with view:
-            outcome = train_on(*data, choices, view.after, view.show)
+            outcome = train_on(*data, choices, view.after, view.show, view.plan)
         if outcome.stopped_by is not None:
             raise end_early(outcome, view)
         event = end(outcome, view, taken)

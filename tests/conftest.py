@@ -36,7 +36,7 @@ NO_HOST = (
 MARKERS = {
     "host": ("host",), "server": ("server",), "browser": ("browser", "server"),
     # of tools that measure: their tests matter where these change
-    "benchmarks": ("slow",), "gpu": ("slow",),
+    "benchmarks": ("slow",), "gpu": ("slow",), "null_gpu": ("slow",),
 }  # fmt: skip
 FIRST = ("browser", "server", "host")  # several workers begin with what takes longest
 inprocess.enter(HOST)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
-from einops import pack, unpack
 from torch import Tensor, nn
 
 from ..adapter.kernels import as_kernels, as_point_kernels
@@ -15,10 +14,11 @@ from ..ranks.layer_ranks import lines_of
 from ..ranks.rank import rate_for
 from ..ranks.settings import RankSettings
 from ..ranks.singular import singular_turn
-from ..units import BYTES_PER_PARAMETER, MEGABYTE
+from .folding import Folded
+from .joined import Frozen, frozen_of
 from .layer import TILE, Component
-from .moments import COPIES, Moments, moments_of
-from .starting import fill, starting_layers
+from .moments import COPIES, Moments, moments_of, together_to
+from .starting import allowed_parameters, fill, first_ranks, starting_layers
 from .targets import components, find_layers
 
 # layers whose small matrices are solved together: one copy to the CPU and one back for them all,
@@ -43,6 +43,7 @@ class Adapters:
         device: torch.device,
         start: RankedLora | None = None,
         speeds: Mapping[str, float] | None = None,
+        frozen: Callable[[nn.Module], Frozen | None] = frozen_of,
     ):
         self.settings, self.speeds = settings.resolved(), dict(speeds or {})
         self.mode = settings.rules
@@ -54,32 +55,35 @@ class Adapters:
         own = {name: line.wanted(moves=self.mode.moves) for name, line in lines.items()}
         self.own_targets = {name: rank for name, rank in own.items() if rank is not None}
         self._list = list(self.components.values())
-        self.max_ranks = torch.tensor([c.max_rank for c in self._list], device=device)
-        self.costs = torch.tensor([float(c.cost) for c in self._list], device=device)
+        self.paths = Folded(self._list, moves=self.mode.moves)
+        self.cost = sum(c.cost for c in self._list)
+        # how a run starts is computed on the CPU: a GPU would be waited for in every layer
         targets = [float(self.own_targets.get(n, settings.target_rank)) for n in layers]
-        self.target_ranks = torch.tensor(targets, device=device)
-        mean = settings.target_rank if self.own_targets else self.mean_ceiling
-        starts = [float(settings.first_rank(mean, self.own_targets.get(n))) for n in layers]
         self.started = start is not None
         given = starting_layers(start, self.components) if start is not None else {}
         self.given_rows = [row for row, name in enumerate(self.components) if name in given]
-        least = [float(given[n].rank) if n in given else 0.0 for n in layers]
-        first = torch.tensor(starts, device=device).minimum(self.max_ranks)
-        first = first.maximum(torch.tensor(least, device=device))
-        rates = rate_for(1.0, settings.quantile) / first
-        self.rate_parameter = nn.Parameter(self.mode.parameter_of(rates))
+        ranks = list(first_ranks(self.components, settings, self.own_targets, given).values())
+        rates = rate_for(1.0, settings.quantile) / torch.tensor(ranks, dtype=torch.float32)
+        self.max_ranks = torch.tensor([c.max_rank for c in self._list]).to(device)
+        self.target_ranks = torch.tensor(targets).to(device)
+        self.rate_parameter = nn.Parameter(self.mode.parameter_of(rates).to(device))
         # the worth of each layer to the loss; empty before the first review
         self.worths: dict[str, float] = {}
         self.weights: Tensor = torch.empty(0)
-        self._set_ranks(first.long(), first.long().tolist())
+        self._set_ranks(torch.tensor(ranks).to(device), ranks)
         self.refresh()
+        weights = self._lambda(rates, torch.tensor(ranks), torch.tensor(targets))
         for row, (name, component) in enumerate(self.components.items()):
-            component.initialise(0, component.rank, self._std(row), self.generator, random_up=False)
+            std = self._std(row, weights[row])
+            component.initialise(0, component.rank, std, self.generator, random_up=False)
             if self.mode.competes:
                 component.orthogonalise()
             if name in given:
                 fill(component, given[name], self.weights[row], orthogonal=self.mode.competes)
-            component.hook(partial(self._weights_of, row))
+            if (layer := frozen(component.module)) is not None:
+                component.join(layer, partial(self.paths.of, row))
+            else:
+                component.hook(partial(self._weights_of, row))
 
     @property
     def rates(self) -> Tensor:
@@ -103,16 +107,12 @@ class Adapters:
         """
         if not self.mode.moves:
             return float(self.parameters)
-        if self.settings.budget_mb > 0:
-            return self.settings.budget_mb * MEGABYTE / BYTES_PER_PARAMETER
-        rank = self.settings.target_rank
-        own = (self.components[n].cost * (r - rank) for n, r in self.own_targets.items())
-        return rank * float(self.costs.sum()) + sum(own)
+        return allowed_parameters(self.components, self.settings, self.own_targets)
 
     @property
     def mean_ceiling(self) -> float:
         """Returns the ceiling as a mean rank, weighted by layer size."""
-        return self.ceiling / float(self.costs.sum())
+        return self.ceiling / self.cost
 
     def by_speed(self) -> dict[float, list[str]]:
         """Returns the names of the layers by their factor of the learning rate."""
@@ -125,24 +125,29 @@ class Adapters:
         """Computes the diagonals of Lambda, zero beyond the ranks, for the next forward and
         backward pass: `weights`, [layers, largest capacity], and `active`, its rows.
         """
-        length = max(c.capacity for c in self._list)
-        positions = torch.arange(length, device=self.device)
-        inside = positions < self._ranks[:, None]
-        wanted = self.target_ranks[:, None] if self.own_targets else self.mean_ceiling
-        self.weights = self.mode.weights(self.rates, self._ranks, wanted, length) * inside
+        self.weights = self._lambda(self.rates, self._ranks, self.target_ranks)
         self.active = (
             self.weights.unbind()
         )  # the backward pass of single rows would fill a matrix each
+        self.paths.renew(self.weights)
+
+    def _lambda(self, rates: Tensor, ranks: Tensor, targets: Tensor) -> Tensor:
+        """Returns the diagonals of Lambda, [layers, largest capacity], zero beyond the ranks."""
+        length = max(c.capacity for c in self._list)
+        inside = torch.arange(length, device=ranks.device) < ranks[:, None]
+        wanted = targets[:, None] if self.own_targets else self.mean_ceiling
+        return self.mode.weights(rates, ranks, wanted, length) * inside
 
     def _weights_of(self, row: int) -> Tensor | None:
         """Returns the diagonal of a layer's Lambda; None where it is 1."""
         return self.active[row] if self.mode.moves else None
 
-    def _std(self, row: int) -> float:
-        """Returns the standard deviation of a layer's new lora_down."""
+    def _std(self, row: int, weights: Tensor) -> float:
+        """Returns the standard deviation of a layer's new lora_down; weights: its row of Lambda."""
         component = self._list[row]
-        weights = self.weights[row, : component.rank].detach()
-        return self.mode.std(self.settings.init, weights, component.fan_in)
+        return self.mode.std(
+            self.settings.init, weights[: component.rank].detach(), component.fan_in
+        )
 
     def _set_ranks(
         self, ranks: Tensor, values: list[int], optimizer: torch.optim.Optimizer | None = None
@@ -189,7 +194,7 @@ class Adapters:
                 component.initialise(
                     rank,
                     component.rank,
-                    self._std(row),
+                    self._std(row, self.weights[row]),
                     self.generator,
                     random_up=self.mode.random_growth,
                 )
@@ -227,10 +232,10 @@ class Adapters:
         for first in range(0, len(rows), SOLVED_AT_ONCE):
             some = rows[first : first + SOLVED_AT_ONCE]
             on_device = [self._list[row].grams(weights[row]) for row in some]
-            grams = dict(zip(some, _moved(on_device, torch.device("cpu")), strict=True))
+            grams = dict(zip(some, together_to(on_device, torch.device("cpu")), strict=True))
             # a layer whose lora_down is zero has no singular basis
             turns = {r: torch.stack(singular_turn(*g)) for r, g in grams.items() if g[1].any()}
-            moved = _moved(list(turns.values()), self.device)
+            moved = together_to(list(turns.values()), self.device)
             solved |= {r: tuple(t) for r, t in zip(turns, moved, strict=True)}
         return solved
 
@@ -273,6 +278,7 @@ def attach(
     device: torch.device | str | None = None,
     start: RankedLora | None = None,
     speeds: Mapping[str, float] | None = None,
+    frozen: Callable[[nn.Module], Frozen | None] = frozen_of,
 ) -> Adapters:
     """Adds a low-rank path to layers of `module` and returns them.
 
@@ -280,19 +286,15 @@ def attach(
     match, or the layers by name. start: a finished adapter to go on from. The update is its update
     at first, without it zero; a layer's rank is then at least its rank there. speeds: factors of
     the learning rate, by name of the layers that have another one. device: where the adapter lies;
-    None for the device of the first layer's weight. Raises ValueError when the regular expression
-    is broken or matches no layer, or `start` doesn't fit.
+    None for the device of the first layer's weight. frozen: says how a layer computes, so that it
+    and its path become one operation; where it says None, the path is added to what the layer
+    returns. Raises ValueError when the regular expression is broken or matches no layer, or `start`
+    doesn't fit.
     """
     layers = find_layers(module, targets) if isinstance(targets, str) else dict(targets)
     if device is None:
         weight = next(iter(layers.values())).weight
         device = weight.device if weight is not None else "cpu"
-    return Adapters(layers, settings or RankSettings(), seed, torch.device(device), start, speeds)
-
-
-def _moved(tensors: list[Tensor], device: torch.device) -> list[Tensor]:
-    """Returns the tensors on the device, moved with one copy for all of them."""
-    if not tensors or tensors[0].device == device:
-        return tensors
-    flat, shapes = pack(tensors, "*")
-    return unpack(flat.to(device), shapes, "*")
+    return Adapters(
+        layers, settings or RankSettings(), seed, torch.device(device), start, speeds, frozen
+    )

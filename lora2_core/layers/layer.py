@@ -1,4 +1,4 @@
-"""One adapted layer: a low-rank path beside a frozen Linear or Conv2d, added by a forward hook.
+"""One adapted layer: a low-rank path beside a frozen Linear or Conv2d.
 
 y = W0 x + B Lambda A x with A = lora_down [capacity, in] and B = lora_up [out, capacity]. Only the
 first `rank` positions are used: Lambda is zero beyond them. The capacity is the rank rounded up to
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 from ..adapter.kernels import as_kernels, as_point_kernels
+from .joined import Frozen, Joined
 from .moments import Moments, exchanged, turned
 
 # rank positions: the matrix units of GPUs compute in multiples of 8
@@ -52,6 +54,8 @@ class Component:
         self.lora_up = nn.Parameter(torch.zeros(self.fan_out, 0, device=device))
         self.rank = 0
         self.handle: RemovableHandle | None = None
+        self.joined: Callable | None = None
+        self.replaced: list[Callable] = []  # the module's own forward, where it had one
 
     @property
     def cost(self) -> int:
@@ -89,21 +93,49 @@ class Component:
 
         self.handle = self.module.register_forward_hook(after, with_kwargs=True)
 
+    def join(self, frozen: Frozen, pair: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
+        """Computes the module and the path as one operation from now on, as `hook` would but for
+        rounding.
+
+        pair: gives lora_down, times Lambda, and lora_up for inputs like the one it gets.
+        """
+
+        def forward(*args: Any, **named: Any) -> Tensor:
+            if not self.rank:
+                return frozen(*args, **named)
+            x = args[0] if args else next(iter(named.values()))  # its only input
+            down, up = pair(x)
+            if frozen.suits() and len(args) + len(named) == 1:
+                return Joined.apply(x, down, up, frozen)
+            return self.path(x, frozen(*args, **named), down, up)
+
+        self.replaced = [vars(self.module)["forward"]] if "forward" in vars(self.module) else []
+        self.module.forward, self.joined = forward, forward
+
     def unhook(self) -> None:
         """Removes the path; the module is as it was."""
         if self.handle is not None:
             self.handle.remove()
             self.handle = None
+        if self.joined is not None:
+            del self.module.forward
+            for forward in self.replaced:
+                self.module.forward = forward
+            self.joined = None
 
     def add_path(self, x: Tensor, output: Tensor, weights: Tensor | None) -> Tensor:
         """Returns output + B (Lambda A) x. An fp16 input is computed in fp32, since (Lambda A) x
         can overflow fp16 with the paper's init.
         """
         dtype = torch.float32 if x.dtype == torch.float16 else x.dtype
-        down, up = self.lora_down, self.lora_up.to(dtype)
+        down = self.lora_down
         if weights is not None:
             down = down * weights[: self.capacity, None]
-        x, down = x.to(dtype), down.to(dtype)
+        return self.path(x, output, down.to(dtype), self.lora_up.to(dtype))
+
+    def path(self, x: Tensor, output: Tensor, down: Tensor, up: Tensor) -> Tensor:
+        """Returns output + up (down x), computed in the dtype of down and up."""
+        dtype, x = down.dtype, x.to(down.dtype)
         if self.kernel is not None:
             # the module's own stride, dilation, padding and padding mode
             hidden = nn.Conv2d._conv_forward(self.module, x, as_kernels(down, self.kernel), None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from einops import pack, unpack
 from torch import Tensor, nn
 
 # keys of an optimizer's state: Adam's mean, SGD's momentum and Prodigy's sum of gradients
@@ -78,3 +79,11 @@ def resized(tensor: Tensor, size: int, dim: int) -> Tensor:
     fresh = tensor.new_zeros(shape)
     fresh.narrow(dim, 0, kept).copy_(tensor.narrow(dim, 0, kept))
     return fresh
+
+
+def together_to(tensors: list[Tensor], device: torch.device) -> list[Tensor]:
+    """Returns the tensors on the device, moved with one copy for all of them."""
+    if not tensors or tensors[0].device == device:
+        return tensors
+    flat, shapes = pack(tensors, "*")
+    return unpack(flat.to(device), shapes, "*")

@@ -13,11 +13,45 @@ from torch import Tensor
 
 from ..adapter.lora import LoraLayer, RankedLora
 from ..adapter.names import kohya_name
+from ..ranks.settings import RankSettings
+from ..units import BYTES_PER_PARAMETER, MEGABYTE
 from .layer import Component
 
 # share of a layer's largest energy (squared singular value) below which a position is only the
 # rounding of fp32, whose singular values are exact to about 1e-6
 NEGLIGIBLE = 1e-12
+
+
+def allowed_parameters(
+    parts: Mapping[str, Component], settings: RankSettings, own: Mapping[str, int]
+) -> float:
+    """Returns how many parameters the settings allow: the budget, or every layer at its target
+    rank. own: target ranks of layers that have one of their own.
+    """
+    if settings.budget_mb > 0:
+        return settings.budget_mb * MEGABYTE / BYTES_PER_PARAMETER
+    rank = settings.target_rank
+    more = sum(parts[name].cost * (r - rank) for name, r in own.items())
+    return float(rank * sum(part.cost for part in parts.values()) + more)
+
+
+def first_ranks(
+    parts: Mapping[str, Component],
+    settings: RankSettings,
+    own: Mapping[str, int],
+    given: Mapping[str, LoraLayer],
+) -> dict[str, int]:
+    """Returns the rank that every layer starts with, by name. own: as above. given: layers of a
+    finished adapter to go on from, whose ranks are the least.
+    """
+    mean = float(settings.target_rank)
+    if settings.rules.moves and not own:
+        mean = allowed_parameters(parts, settings, own) / sum(p.cost for p in parts.values())
+    ranks = {}
+    for name, part in parts.items():
+        rank = min(settings.first_rank(mean, own.get(name)), part.max_rank)
+        ranks[name] = max(rank, given[name].rank) if name in given else rank
+    return ranks
 
 
 def starting_layers(start: RankedLora, components: Mapping[str, Component]) -> dict[str, LoraLayer]:

@@ -8,20 +8,44 @@ import torch
 from torch import Tensor
 
 from .run import Run, Step
-from .run_state import Tree, captured, restore_adapters
+from .run_state import Tree, captured, joined, restore_adapters, split
 
 # steps between two copies, once a run has passed that many. A copy takes about as long as reading
 # the adapter twice, so every 25 steps it is lost among them, and at most 25 steps are lost with it
 EVERY = 25
 
 
-def copied(tree: Tree) -> Tree:
-    """Returns the tree with copies of its tensors on the CPU."""
-    if isinstance(tree, Tensor):
-        return tree.detach().to("cpu", copy=True)
-    if isinstance(tree, dict):
-        return {key: copied(value) for key, value in tree.items()}
-    return [copied(value) for value in tree] if isinstance(tree, list) else tree
+class Copies:
+    """Copies trees of tensors to the CPU, each into the memory of the one before. A GPU is not
+    waited for: it copies in its own order, before it computes the next step.
+    """
+
+    def __init__(self) -> None:
+        self.memory = torch.empty(0)
+
+    def of(self, tree: Tree) -> Tree:
+        """Returns the tree with copies of its tensors on the CPU, where the last tree's are lost.
+        A GPU may not have written them yet; what is copied back to it comes later in its order.
+        """
+        tensors: dict[str, Tensor] = {}
+        plain = split(tree, tensors)
+        packed = {k: t for k, t in tensors.items() if t.dtype == torch.float32}
+        flat = self.room(sum(t.numel() for t in packed.values()), packed)
+        for name, part in zip(
+            packed, flat.split([t.numel() for t in packed.values()]), strict=True
+        ):
+            copy = part.view(tensors[name].shape)
+            tensors[name] = copy.copy_(tensors[name], non_blocking=True)
+        rest = {name: t.to("cpu", copy=True) for name, t in tensors.items() if name not in packed}
+        return joined(plain, tensors | rest)
+
+    def room(self, size: int, tensors: dict[str, Tensor]) -> Tensor:
+        """Returns so many fp32 values of memory; a GPU writes pinned memory without a wait."""
+        if size > self.memory.numel():
+            self.memory = torch.empty(0)
+            pinned = any(t.device.type == "cuda" for t in tensors.values())
+            self.memory = torch.empty(size, pin_memory=pinned)
+        return self.memory[:size]
 
 
 class LastGood:
@@ -31,28 +55,31 @@ class LastGood:
 
     def __init__(self, run: Run):
         self.run, self.due, self.step = run, 1, len(run.losses)
+        self.copies = Copies()
         state = captured(run)["adapters"]
         ups = state.pop("lora_up")
         if run.losses or run.adapters.started:
-            ups = copied(ups)
+            state["lora_up"] = ups
         else:  # every lora_up is zero, so one value is enough for each
-            ups = {name: up.new_zeros(()).expand_as(up) for name, up in ups.items()}
-        self.copy = copied(state) | {"lora_up": ups}
+            ups = {name: torch.zeros(()).expand(up.shape) for name, up in ups.items()}
+        self.copy = {"lora_up": ups} | self.copies.of(state)
 
     def finite(self) -> bool:
         """Returns whether all values of the adapter are finite; it waits for the device once."""
         adapters = self.run.adapters
-        finite = [adapters.rate_parameter.detach().isfinite().all()]
+        tensors = [adapters.rate_parameter]
         for component in adapters.components.values():
-            finite += [component.lora_up.isfinite().all(), component.lora_down.isfinite().all()]
-        return bool(torch.stack(finite).all())
+            tensors += [component.lora_up, component.lora_down]
+        # sums of magnitudes: of all tensors at once, and finite as long as the values are
+        total = torch.nn.utils.get_total_norm([t.detach() for t in tensors], norm_type=1.0)
+        return bool(total.isfinite())
 
     def after(self, step: Step) -> None:
         """Copies the adapter if a copy is due after this step and all its values are finite. Copies
         are due after steps 1, 2, 4, 8 and so on, then every 25.
         """
         if step.index >= self.due and self.finite():
-            self.copy = copied(captured(self.run)["adapters"])
+            self.copy = self.copies.of(captured(self.run)["adapters"])
             self.step = step.index
             self.due = min(2 * self.step, self.step + EVERY)
 

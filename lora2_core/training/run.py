@@ -13,6 +13,7 @@ from ..layers.adapters import Adapters
 from ..units import megabytes
 from .attention import EntropyRecord
 from .auction import PRICES
+from .first_gradients import FirstGradients, nothing_learns
 from .loss_scale import LossScale
 from .optimizers import TwoOptimizers, check_optimizer
 from .parallel import Processes
@@ -36,7 +37,8 @@ class Step:
     """The result of one step.
 
     index: from 1. loss: L_rec. ranks, mean_rank, megabytes: of the adapter after the step. ceiling:
-    the most MB that the settings allow; None: no limit.
+    the most MB that the settings allow; None: no limit. without_gradient: the layers that had none
+    in the first steps, said once.
     """
 
     index: int
@@ -45,6 +47,7 @@ class Step:
     mean_rank: float
     megabytes: float
     ceiling: float | None = None
+    without_gradient: tuple[str, ...] = ()
 
 
 def make_optimizer(adapters: Adapters, settings: TrainSettings) -> TwoOptimizers:
@@ -95,6 +98,7 @@ class Run:
         self.generator = torch.Generator().manual_seed(self.settings.seed)
         self.random = self.generator.get_state()  # as it was before the step that is computed
         self.scale, self.bad_steps = LossScale(half), 0
+        self.first_gradients = FirstGradients(adapters)
         self.losses: list[float] = []
         self.mean_ranks: list[float] = []
         self.between_steps = True
@@ -120,8 +124,11 @@ class Run:
             total_loss = loss + price.penalty(mean_loss)
             if attention is not None:
                 total_loss = total_loss + attention_weight * attention.take()
+            if not total_loss.requires_grad:
+                raise nothing_learns()
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             scale.backward(total_loss, parameters)
+            adapters.paths.forget()  # makes room for the optimizer
             if self.processes is not None:
                 total_loss = self.processes.mean(total_loss)
                 self.processes.average([p.grad for p in parameters if p.grad is not None])
@@ -129,7 +136,11 @@ class Run:
             checks = torch.stack([t.detach().float() for t in (mean_loss, total_loss, norm)])
             value, *checked = checks.tolist()  # waits for the device, once a step
             finite_loss, finite_norm = map(math.isfinite, checked)
-            self.between_steps, good = False, finite_loss and finite_norm
+            good, resting = finite_loss and finite_norm, ()
+            if good:
+                last = len(self.losses) + 1 == self.settings.steps
+                resting = self.first_gradients.look(value, last=last)
+            self.between_steps = False
             if good:
                 optimizer.step()
             optimizer.zero_grad()  # makes room for a review and the next forward pass
@@ -140,9 +151,9 @@ class Run:
                 adapters.follow_rates(optimizer)
             elif not (finite_loss and scale.overflowed()):
                 self.bad_steps += 1
-            yield self._ended(value)
+            yield self._ended(value, resting)
 
-    def _ended(self, loss: float) -> Step:
+    def _ended(self, loss: float, resting: tuple[str, ...]) -> Step:
         """Ends a step: records its loss and ranks, and returns them. Raises TrainingDiverged after
         PATIENCE bad steps in a row.
         """
@@ -161,8 +172,8 @@ class Run:
                 f"(step {len(self.losses) + 1}): "
                 "lower learning_rate, or check the latents."
             )
-        size = megabytes(self.adapters.parameters)
-        return Step(len(self.losses), loss, ranks, mean_rank, size, self.megabytes_allowed)
+        size, limit = megabytes(self.adapters.parameters), self.megabytes_allowed
+        return Step(len(self.losses), loss, ranks, mean_rank, size, limit, resting)
 
     @property
     def megabytes_allowed(self) -> float | None:

@@ -89,6 +89,7 @@ def losses_through(change: Callable[[int, torch.Tensor], torch.Tensor]):
 
 def host_state(model) -> dict[str, object]:
     """Everything of figure 10, as values that compare."""
+    import comfy.ldm.modules.attention
     import comfy.ops
 
     inner, backends = model.model, torch.backends
@@ -110,6 +111,9 @@ def host_state(model) -> dict[str, object]:
         "transformer options": repr(model.model_options.get("transformer_options")),
         "in_training": comfy.model_management.in_training,
         "training_fp8_bwd": getattr(comfy.model_management, "training_fp8_bwd", None),
+        "streams": getattr(comfy.model_management, "NUM_STREAMS", None),
+        "attention": id(comfy.ldm.modules.attention.optimized_attention),
+        "fp16 sums": getattr(backends.cuda.matmul, "allow_fp16_accumulation", None),
         "tf32": (backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32),
         "cudnn": (backends.cudnn.benchmark, backends.cudnn.deterministic),
         "deterministic": torch.are_deterministic_algorithms_enabled(),

@@ -6,7 +6,7 @@ export class TrainState {
   last = null; // the newest event
   map = null; // where the layers stand, as drawing/strips.js takes it
   points = [];
-  notes = []; // sentences of advice
+  notes = []; // sentences of advice, or lists of one and its values
   previews = []; // [{step, filename, subfolder, type}]
 
   /**

@@ -83,7 +83,10 @@ export class TrainView {
     this.empty.textContent = say(missing(this.node) ?? entryOf(this.node).view.empty);
     const notes = [...(this.state.notes ?? [])];
     if (this.state.finished) notes.push(nextStep(this.node));
-    this.hints.textContent = notes.filter(Boolean).map((note) => say(...[note].flat())).join(" ");
+    this.hints.textContent = notes
+      .filter(Boolean)
+      .map((note) => say(...[note].flat()))
+      .join(" ");
     const hidden = !this.hints.textContent;
     if (hidden === this.hints.hidden) return;
     this.hints.hidden = hidden;

@@ -12,9 +12,11 @@ from ...training.attention import EntropyRecord
 
 
 @contextmanager
-def recorded_attention(inner: nn.Module, record: EntropyRecord) -> Iterator[Callable]:
+def recorded_attention(
+    inner: nn.Module, record: EntropyRecord, others: Callable | None = None
+) -> Iterator[Callable]:
     """Yields an `optimized_attention_override` that records every call made inside a module named
-    attn2.
+    attn2. `others`: the override that then computes, None for the host's own attention.
 
     Lengths alone don't tell cross- from self-attention, so hooks on the modules do; results stay as
     they are.
@@ -33,6 +35,8 @@ def recorded_attention(inner: nn.Module, record: EntropyRecord) -> Iterator[Call
         if inside:
             apart = kwargs.get("skip_reshape")
             record.record(*((q, k) if apart else (split_heads(q, heads), split_heads(k, heads))))
+        if others is not None:
+            return others(func, q, k, v, heads, *args, **kwargs)
         return func(q, k, v, heads, *args, **kwargs)
 
     modules = [m for name, m in inner.named_modules() if name.endswith("attn2")]

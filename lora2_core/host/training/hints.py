@@ -16,6 +16,7 @@ LARGE_FOR_CPU = 20_000_000  # parameters: below it a CPU is quick enough
 UNTAKEN = "No other node takes the adapter, so it is kept in the loras folder at the end."
 UNSAVED = "The adapter could not be saved, see the log: connect LoRA\u00b2 Save and run again."
 FINISHED = "This run had ended before and had no step left: this is its adapter."
+RESTING = "Some layers get no gradient and learn nothing: the log says which."
 
 
 def hints(model, choices: Choices, positive: list | None = None) -> list[Note]:

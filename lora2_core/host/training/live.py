@@ -44,7 +44,8 @@ class Progress:
 
     def __init__(self, origin: Origin, steps: int, notes: Sequence[str] = ()) -> None:
         self.origin, self.steps = origin, steps
-        self.notes = list(notes)  # sentences of advice
+        # sentences of advice; lists hold what stands for {0} and so on in the first entry
+        self.notes: list[str | list[str]] = list(notes)
         self.run = uuid4().hex  # tells its events from those of another run
         self.points: list[list] = []  # [step, loss, its running mean, mean rank, MB]
         self.every, self.smooth = 1, None

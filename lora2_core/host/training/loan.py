@@ -5,11 +5,15 @@ came.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import comfy.model_management
 import torch
 from torch import nn
+
+from .attention import AttentionWithGradients
+from .frozen import FrozenLayers
+from .switches import set_for_training
 
 
 def plain_alias(tensor: torch.Tensor) -> torch.Tensor:
@@ -68,7 +72,10 @@ class Loan:
         self.patchers = [trainable_clone(each) for each in (model, *others)]
         self.patcher, self.inner = self.patchers[0], self.patchers[0].model
         self.executor = torch.is_inference_mode_enabled()  # the mode that the host runs nodes in
-        self.before = comfy.model_management.in_training
+        self.beside = 0  # bytes that the host leaves free on the card beside the weights
+        self.attention = AttentionWithGradients()
+        self.frozen: FrozenLayers | None = None  # while the models are lent
+        self.held = ExitStack()  # the host's switches and its attention, while they are others
         self.replaced: list[tuple[dict, str, torch.Tensor]] = []
 
     def modules(self) -> list[nn.Module]:
@@ -81,21 +88,33 @@ class Loan:
 
     def take(self) -> None:
         """Loads the clones and makes them ready for autograd. One call loads all of them, so that
-        none drives another out of memory. The host's `in_training` is on afterwards: its fused rope
-        and norms have no gradients.
+        none drives another out of memory. Afterwards the host computes as training needs it: its
+        attention has gradients, and so has all else.
         """
         with torch.inference_mode(self.executor):
-            comfy.model_management.load_models_gpu(self.patchers, force_full_load=False)
+            comfy.model_management.load_models_gpu(
+                self.patchers, memory_required=self.beside, force_full_load=False
+            )
         for patcher in self.patchers:
             replace_inference_tensors(patcher.model, self.replaced)
-        comfy.model_management.in_training = True
+        self.held.enter_context(set_for_training())
+        self.held.enter_context(self.attention.everywhere())
 
     def give_back(self) -> None:
-        """Puts every parameter and buffer back, and the host's `in_training`."""
-        comfy.model_management.in_training = self.before
+        """Puts every parameter and buffer back, and how the host computes."""
+        self.held.close()
         for table, name, tensor in self.replaced:
             table[name] = tensor
         self.replaced.clear()
+
+    def leave_room(self, beside: int) -> None:
+        """Has the host leave so many bytes free on the card from now on: it loads more weights, or
+        moves some to RAM.
+        """
+        self.give_back()
+        self.beside = beside
+        comfy.model_management.soft_empty_cache()
+        self.take()
 
     @contextmanager
     def paused(self) -> Iterator:
@@ -129,9 +148,12 @@ def lent(model, *others) -> Iterator[Loan]:
                 parameter.requires_grad_(False)
             for patcher in loan.patchers:
                 patcher.model.eval()
+            loan.frozen = FrozenLayers(loan.modules())
             yield loan
         finally:
             loan.give_back()
+            if loan.frozen is not None:
+                loan.frozen.remove()
             for parameter in learning:
                 parameter.requires_grad_(True)
             for module, flag in training.items():

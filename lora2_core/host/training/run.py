@@ -19,6 +19,7 @@ from .choices import Choices
 from .facts import metadata_of
 from .inputs import check_inputs
 from .memory import out_of_memory
+from .memory_plan import Plan
 from .observers import Observers, observe
 from .out_of_place import overwriting_refused
 from .previews import Drawn
@@ -54,16 +55,20 @@ def train_on(
     choices: Choices,
     on_step: Callable[[Step], None],
     on_preview: Callable[[Drawn], None] = lambda drawn: None,
+    on_plan: Callable[[Plan], None] = lambda plan: None,
 ) -> Outcome:
     """Trains beside a ModelPatcher's frozen layers and returns the outcome; the model leaves as it
     came in.
 
     on_step is called after every step and may raise (the host's interrupt): the outcome then holds
-    what was learned so far, and the exception. on_preview is called with every preview. Raises
-    ValueError for bad input, before anything is trained.
+    what was learned so far, and the exception. on_preview is called with every preview, on_plan
+    before the first step where the run's memory is planned. Raises ValueError for bad input, before
+    anything is trained.
     """
     inputs = check_inputs(model, latents, positive, choices)
     with set_up(model, inputs, choices) as setup:
+        if setup.plan is not None:
+            on_plan(setup.plan)
         observers = observe(model, choices, setup, on_step, on_preview)
         stopped_by = run_steps(setup, choices, observers)
         stopped_by = take_best_weights(setup, observers, stopped_by)

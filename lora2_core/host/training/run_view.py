@@ -11,9 +11,10 @@ from ...training.run import Step
 from ..only_said import OnlySaid
 from .choices import Choices
 from .console import Console
-from .hints import UNTAKEN, hints
+from .hints import RESTING, UNTAKEN, hints
 from .latents import count_pictures
 from .live import BEGUN, EVENT, Origin, Progress, last_step
+from .memory_plan import Plan
 from .odd_values import odd_values
 from .previews import Drawn
 from .run import Outcome
@@ -43,6 +44,10 @@ class RunView:
             progress.notes.append(UNTAKEN)
         self.say(lambda: self.send(BEGUN, progress.ids()))
 
+    def plan(self, plan: Plan) -> None:
+        """Shows what a run's memory is planned to be, from the next event on."""
+        self.say(lambda: self.progress.notes.extend(plan.notes))
+
     def __enter__(self) -> RunView:
         self.console.__enter__()
         return self
@@ -55,6 +60,8 @@ class RunView:
         self.say(self.bar.update_absolute, step.index)
         self.say(self.console.step, step)
         self.say(self.progress.add, step)
+        if step.without_gradient:
+            self.progress.notes.append(RESTING)
         self.say(self.send_if_due)
         comfy.model_management.throw_exception_if_processing_interrupted()
 

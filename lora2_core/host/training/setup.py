@@ -11,20 +11,25 @@ import comfy.model_management
 import torch
 from torch import Tensor, nn
 
+from ...adapter.lora import RankedLora
 from ...layers.adapters import Adapters, attach
+from ...ranks.settings import RankSettings
 from ...training.attention import EntropyRecord
 from ...training.parallel import Processes
 from ...training.run import Run, Step
 from ...units import megabytes
+from .attention import OVERRIDE
 from .choices import Choices
 from .cross_attention import recorded_attention
 from .examples import Example, make_examples
 from .gradient_checkpointing import GradientCheckpointing
 from .inputs import Inputs
 from .loan import Loan, lent
+from .memory_plan import Plan
 from .objective import Renew, make_loss
 from .pictures import Pictures
 from .prior import make_joint_loss, naming_the_prior
+from .room import beginning_at, planned
 from .text_encoder import TextEncoder, text_layers
 from .trial_forward import check_model_takes
 
@@ -38,6 +43,7 @@ class Setup:
     examples, prior_examples: what is learned from.
     loss_fn: L_rec of a random batch.
     attention: what the model's cross-attention looks at, None where the loss does not use it.
+    plan: of its memory, None where that is not known.
     """
 
     started: datetime
@@ -50,6 +56,7 @@ class Setup:
     loss_fn: Callable[[torch.Generator], Tensor]
     attention: EntropyRecord | None
     run: Run
+    plan: Plan | None = None
 
     @property
     def all_examples(self) -> list[Example]:
@@ -76,31 +83,37 @@ def set_up(model, inputs: Inputs, choices: Choices) -> Iterator[Setup]:
             text_encoder = TextEncoder(choices.text.clip, loan)
             inputs = encoded(inputs, text_encoder)
             layers = layers | choices.text.chosen(text_encoder.patcher.model)
-        options = dict(model.model_options.get("transformer_options", {}))
+        options = loan.attention.options(model.model_options.get("transformer_options", {}))
         examples = checked_examples(model, loan.inner, inputs.subject, options)
         prior_examples = []
         if inputs.prior is not None:
             with naming_the_prior():
                 prior_examples = checked_examples(model, loan.inner, inputs.prior, options)
-        adapters = attach_to(model, loan, layers, choices, text_encoder)
+        start = choices.start.adapter(model, choices.text.clip)
+        layers = layers_to_train(loan, layers, start, choices, text_encoder)
+        plan = planned(loan, layers, start, examples, prior_examples, options, choices)
+        if plan is not None:
+            loan.leave_room(plan.need.beside)
+        settings = beginning_at(choices.rank, plan)
+        adapters = attach_to(loan, layers, start, settings, choices, text_encoder)
         stack.callback(adapters.detach)
         check_budget(adapters)
         models = [patcher.model for patcher in loan.patchers]
         checkpointing = GradientCheckpointing(models, adapters, stack)
-        if choices.checkpointing == "on":
+        if choices.checkpointing == "on" or (plan is not None and plan.checkpointing):
             checkpointing.turn_on()
         attention = None
         if adapters.settings.attention_weight:
             attention = EntropyRecord()
-            override = stack.enter_context(recorded_attention(loan.inner, attention))
-            options["optimized_attention_override"] = override
+            recorded = recorded_attention(loan.inner, attention, options[OVERRIDE])
+            options[OVERRIDE] = stack.enter_context(recorded)
         renew = text_encoder and text_encoder.renewed
         loss_fn = loss_function(loan.inner, examples, prior_examples, options, choices, renew)
         half = loan.inner.get_dtype_inference() == torch.float16
         run = Run(adapters, choices.training, half=half, processes=Processes.joined())
         yield Setup(
             started, loan, text_encoder, examples, prior_examples,
-            adapters, checkpointing, loss_fn, attention, run,
+            adapters, checkpointing, loss_fn, attention, run, plan,
         )  # fmt: skip
 
 
@@ -122,30 +135,44 @@ def checked_examples(model, inner, pictures: Pictures, options: dict) -> list[Ex
     return examples
 
 
+def layers_to_train(
+    loan: Loan,
+    chosen: Mapping[str, nn.Module],
+    start: RankedLora | None,
+    choices: Choices,
+    text_encoder: TextEncoder | None,
+) -> dict[str, nn.Module]:
+    """Returns the chosen layers of the models on loan, and those of the adapter that the run starts
+    from.
+    """
+    modules = dict(loan.inner.named_modules())
+    if text_encoder is not None:
+        modules |= text_layers(text_encoder.patcher.model)
+    return choices.start.layers(chosen, start, modules)
+
+
 def attach_to(
-    model,
     loan: Loan,
     layers: Mapping[str, nn.Module],
+    start: RankedLora | None,
+    settings: RankSettings,
     choices: Choices,
     text_encoder: TextEncoder | None,
 ) -> Adapters:
-    """Returns adapters on these layers of the models on loan, and on those of the adapter that the
-    run starts from.
-    """
-    modules, speeds = dict(loan.inner.named_modules()), {}
+    """Returns adapters on these layers of the models on loan."""
+    speeds = {}
     if text_encoder is not None:
         theirs = text_layers(text_encoder.patcher.model)
-        modules |= theirs
         speeds = dict.fromkeys(theirs, choices.text.speed(choices.training.learning_rate))
-    start = choices.start.adapter(model, choices.text.clip)
     return attach(
         loan.inner,
-        choices.start.layers(layers, start, modules),
-        choices.rank,
+        layers,
+        settings,
         seed=choices.training.seed,
         device=comfy.model_management.get_torch_device(),
         start=start,
         speeds=speeds,
+        frozen=loan.frozen.of,
     )
 
 
@@ -172,7 +199,7 @@ def check_budget(adapters: Adapters) -> None:
     budget = adapters.settings.budget_mb
     largest = max(c.cost for c in adapters.components.values())
     if adapters.mode.competes and budget > 0 and adapters.ceiling < largest:
-        one, all_of_them = megabytes(largest), megabytes(float(adapters.costs.sum()))
+        one, all_of_them = megabytes(largest), megabytes(float(adapters.cost))
         raise ValueError(
             f"budget_mb is {budget:g}, but one rank of the largest layer takes {one:.2g} MB, so "
             f"nothing might be left at the end: give more, at best above {all_of_them:.2g}, which "

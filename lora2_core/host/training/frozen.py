@@ -1,0 +1,171 @@
+"""How the host's layers compute while a model is on loan: nothing that they cast is kept.
+
+The host casts weights when it computes: those that are stored in fewer bits, and those that lie in
+RAM. Autograd would keep the copies, which are a second model, or which lie in memory that the next
+layer writes into. So each such layer is one operation that casts its weight again in the backward
+pass.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import comfy.ops
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from ...layers.joined import Alone, Frozen, Use, frozen_of
+from ...layers.layer import is_adaptable
+
+# older hosts have neither quantised tensors nor weights that come on side streams
+QUANTISED = getattr(comfy.ops, "QuantizedTensor", ())
+OFFLOADABLE = "offloadable" in inspect.signature(comfy.ops.cast_bias_weight).parameters
+# the host's layers that compute with the cast weight as torch's do
+ITS_OWN = comfy.ops.disable_weight_init.Linear, comfy.ops.disable_weight_init.Conv2d
+FORWARDS = {kind.forward for kind in ITS_OWN}
+CASTING_FORWARDS = {kind.forward_comfy_cast_weights for kind in ITS_OWN}
+CAST = "forward_comfy_cast_weights"
+
+
+def in_ram(module: nn.Module, x: Tensor) -> bool:
+    """Returns whether the module's weight lies elsewhere than x, or may go away at any time."""
+    weight = getattr(module, "weight", None)
+    return weight is not None and (weight.device != x.device or hasattr(module, "_v"))
+
+
+class HostFrozen(Frozen):
+    """A Linear or Conv2d of the host."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__(module)
+        kind = type(module)
+        unpacked = hasattr(module, "cast_bias_weight")  # another pack's: it knows its own weights
+        standard = kind.forward in FORWARDS and getattr(kind, CAST) in CASTING_FORWARDS
+        # others quantise their inputs or use kernels of their own, which differ from what the
+        # gradients are those of
+        self.plainly = not standard and not unpacked
+
+    def casts(self, x: Tensor) -> bool:
+        """Returns whether the layer computes on x with a copy of its weight."""
+        module = self.module
+        weight, bias = module.weight, module.bias
+        return (
+            weight is None
+            or weight.dtype != x.dtype
+            or in_ram(module, x)
+            or (bias is not None and bias.dtype != x.dtype)
+            or len(module.weight_function) + len(module.bias_function) > 0
+            or isinstance(weight, QUANTISED)
+        )
+
+    def with_weight(self, like: Tensor, use: Use) -> Tensor:
+        module = self.module
+        if not self.casts(like):
+            return use(module.weight, module.bias)
+        if hasattr(module, "cast_bias_weight"):
+            return use(*module.cast_bias_weight(like))
+        if not OFFLOADABLE:
+            return use(*comfy.ops.cast_bias_weight(module, like))
+        weight, bias, stream = comfy.ops.cast_bias_weight(
+            module, like, offloadable=True, compute_dtype=like.dtype
+        )
+        try:
+            plain = weight.dequantize() if isinstance(weight, QUANTISED) else weight
+            return use(plain.to(like.dtype), bias)
+        finally:
+            comfy.ops.uncast_bias_weight(module, weight, bias, stream)
+
+    def suits(self) -> bool:
+        return super().suits() and getattr(self.module, "pre_quant_scale", None) is None
+
+    def forward(self, *args: Any, **named: Any) -> Tensor:
+        if not self.plainly or len(args) != 1 or named or not self.suits():
+            return super().forward(*args, **named)
+        (x,) = args
+        comfy.ops.run_every_op()
+        if self.fan_out is None:
+            return self.with_weight(x, lambda weight, bias: F.linear(x, weight, bias))
+        return self.with_weight(x, lambda weight, bias: self.module._conv_forward(x, weight, bias))
+
+    def __call__(self, *args: Any, **named: Any) -> Tensor:
+        if len(args) == 1 and not named and self.suits():
+            (x,) = args
+            graph = torch.is_grad_enabled() and x.requires_grad
+            if graph and (self.plainly or self.casts(x)):
+                return Alone.apply(x, self)
+        return self.forward(*args, **named)
+
+
+class Again(torch.autograd.Function):
+    """A small layer, such as a norm, that is computed again in the backward pass."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.compute = compute
+        return compute(x.detach())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple:
+        (x,) = ctx.saved_tensors
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            return *torch.autograd.grad(ctx.compute(leaf), leaf, gradient), None
+
+
+class Recomputed:
+    """Another layer of the host, such as a norm: computed twice while its weight lies in RAM."""
+
+    def __init__(self, module: nn.Module):
+        self.module = module
+
+    def __call__(self, *args: Any, **named: Any) -> Tensor:
+        module = self.module
+        compute = type(module).forward
+        if args and torch.is_grad_enabled() and args[0].requires_grad and in_ram(module, args[0]):
+            return Again.apply(args[0], lambda x: compute(module, x, *args[1:], **named))
+        return compute(module, *args, **named)
+
+
+def layer_of(module: nn.Module) -> HostFrozen | Recomputed | None:
+    """Returns how a layer of the host computes on loan; None for what is not the host's, and for
+    what has a forward of its own, such as another adapter's.
+    """
+    if not hasattr(module, "comfy_cast_weights") or "forward" in vars(module):
+        return None
+    kind = type(module)
+    if not hasattr(kind, CAST):
+        return None
+    from_host = getattr(kind, CAST).__module__ == kind.forward.__module__ == comfy.ops.__name__
+    unpacked = hasattr(module, "cast_bias_weight") and kind.forward in FORWARDS
+    if is_adaptable(module) and (from_host or unpacked):
+        # older hosts: weights times a scale that casting leaves out
+        return None if getattr(module, "scale_weight", None) is not None else HostFrozen(module)
+    return Recomputed(module) if from_host else None
+
+
+class FrozenLayers:
+    """Lets all of the host's layers among these modules compute so, until `remove`."""
+
+    def __init__(self, modules: Iterable[nn.Module]):
+        self.layers: dict[nn.Module, HostFrozen | Recomputed] = {}
+        for module in modules:
+            if module not in self.layers and (layer := layer_of(module)) is not None:
+                self.layers[module] = layer
+                module.forward = layer
+
+    def of(self, module: nn.Module) -> Frozen | None:
+        """Returns a layer as one that can be joined with its path, None where it can't."""
+        layer = self.layers.get(module)
+        return layer if isinstance(layer, HostFrozen) else frozen_of(module)
+
+    def remove(self) -> None:
+        """Gives every layer its own forward back."""
+        for module in self.layers:
+            del module.forward
+        self.layers.clear()

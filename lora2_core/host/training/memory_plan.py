@@ -1,0 +1,183 @@
+"""Plans a run's memory before its first step: what it needs, and what is done so that it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from ...training.settings import TrainSettings
+from .memory_trial import Trial
+
+GIGABYTE = 1e9
+# bytes for each trained parameter: of itself, and of the optimizer's moments of it
+PARAMETER = 4
+MOMENTS = {"adamw": 8, "adam": 8, "sgd": 4, "adafactor": 0, "prodigy": 16, "adamw8bit": 2}
+# of what a step takes, for what a trial does not see: workspaces of kernels, tensors that live for
+# one operation, and memory between tensors; the null GPU's peaks are within 3% without it
+CUSHION, WORKSPACE = 0.05, 200_000_000
+# share of the weights that must fit beside a run with the others in RAM: its largest layers are
+# copied to the card one after the other
+LEAST_WEIGHTS = 0.06
+# below this share of an estimate a run does not fit, however wrong the estimate may be
+SURE = 0.8
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a run needs on the card, in bytes. weights: of the frozen models. adapter: low-rank
+    weights and the optimizer's moments. step: activations and gradients at their peak.
+    """
+
+    weights: int
+    adapter: int
+    step: int
+
+    @property
+    def beside(self) -> int:
+        """Returns what the run needs beside the frozen weights."""
+        return int(self.adapter + (1 + CUSHION) * self.step) + WORKSPACE
+
+    @property
+    def all(self) -> int:
+        """Returns what the run needs with all weights on the card."""
+        return self.weights + self.beside
+
+    @property
+    def least(self) -> int:
+        """Returns what it needs with most weights in RAM."""
+        return int(LEAST_WEIGHTS * self.weights) + self.beside
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do. available: bytes that the card can give it. start_rank: the rank that its
+    layers begin with at most, None as the settings have it.
+    """
+
+    need: Need
+    available: int
+    checkpointing: bool
+    start_rank: int | None = None
+
+    @property
+    def in_ram(self) -> int:
+        """Returns the bytes of weights that stay in RAM."""
+        return max(0, self.need.all - self.available)
+
+    @property
+    def fits(self) -> bool:
+        """Returns whether it needs no more than there is, with weights in RAM."""
+        return self.need.least <= self.available
+
+    @property
+    def notes(self) -> list[list[str]]:
+        """Returns sentences for the person who starts the run, each with what stands for {0} and
+        {1} in it.
+        """
+        notes = [
+            ["Needs about {0} of {1} GB of memory.", size(self.need.all), size(self.available)]
+        ]
+        if self.in_ram:
+            stays = min(self.in_ram, self.need.weights)
+            notes.append(["{0} GB of the model's weights stay in RAM.", size(stays)])
+        if self.checkpointing:
+            notes.append(["Gradient checkpointing is on."])
+        if self.start_rank is not None:
+            notes.append(["Ranks begin at {0}, so that they fit.", str(self.start_rank)])
+        return notes
+
+    @property
+    def text(self) -> str:
+        """Returns the notes as one text."""
+        return " ".join(sentence.format(*values) for sentence, *values in self.notes)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What decides a run's need. weights: bytes of the frozen models. parameters: of the adapter at
+    the start, whose highest rank is `rank`. target: the least that it may begin with. trial: at
+    that start. training: of the weights.
+    """
+
+    weights: int
+    parameters: int
+    rank: int
+    target: int
+    trial: Trial
+    training: TrainSettings
+
+    def need(self, *, checkpointing: bool) -> Need:
+        """Returns what it needs."""
+        moments = MOMENTS[self.training.optimizer] + (PARAMETER if self.training.ema else 0)
+        adapter = int(self.parameters * (PARAMETER + moments))
+        return Need(self.weights, adapter, self.trial.peak(checkpointing=checkpointing))
+
+    def at_rank(self, rank: int) -> Wanted:
+        """Returns the same run with another rank at the start."""
+        share = rank / self.rank
+        parameters = int(share * self.parameters)
+        return replace(self, rank=rank, parameters=parameters, trial=self.trial.scaled(share))
+
+    def with_activations(self, share: float) -> Wanted:
+        """Returns the same run with fewer or smaller pictures."""
+        return replace(self, trial=self.trial.with_activations(share))
+
+
+def plan(run: Wanted, available: int, checkpointing: str, *, lower_start: bool) -> Plan:
+    """Returns the plan of a run: the fastest way that fits. checkpointing: `on`, `off`, or `auto`
+    for what is needed. lower_start: whether it may begin with lower ranks. The plan may not fit.
+
+    Weights stay in RAM only with checkpointing, where that is free to choose: it costs a third more
+    time, and copies in every step cost more.
+    """
+    for on in (False, True):
+        if checkpointing in ("auto", "on" if on else "off"):
+            made = Plan(run.need(checkpointing=on), available, on)
+            if not made.in_ram:
+                return made
+    if not made.fits and lower_start and run.rank > run.target:
+        rank = highest(lambda r: run.at_rank(r).need(checkpointing=made.checkpointing), run, made)
+        lower = run.at_rank(rank).need(checkpointing=made.checkpointing)
+        made = replace(made, need=lower, start_rank=rank)
+    return made
+
+
+def highest(need: Callable[[int], Need], run: Wanted, made: Plan) -> int:
+    """Returns the highest rank to begin with that fits, at least the target."""
+    low, high = run.target, run.rank
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if need(middle).least <= made.available else (low, middle - 1)
+    return low
+
+
+def remedies(run: Wanted, made: Plan, batch_size: int) -> Iterator[tuple[str, Need]]:
+    """Yields what can be done about too little memory, the cheapest first, and what the run needs
+    then.
+    """
+    on = True
+    if not made.checkpointing:
+        yield "checkpointing on", run.need(checkpointing=on)
+    if batch_size > 1:
+        yield "batch_size 1", run.with_activations(1 / batch_size).need(checkpointing=on)
+    if (half := run.target // 2) > 0:
+        yield f"target_rank and start_rank {half}", run.at_rank(half).need(checkpointing=on)
+    yield "pictures of 3/4 the width", run.with_activations(9 / 16).need(checkpointing=on)
+    yield "pictures of half the width", run.with_activations(1 / 4).need(checkpointing=on)
+
+
+def too_little(run: Wanted, made: Plan, batch_size: int) -> str:
+    """Returns one sentence that says that a run does not fit, and the three cheapest remedies with
+    what it needs then.
+    """
+    listed = [f"{name} ({size(need.least)} GB)" for name, need in remedies(run, made, batch_size)]
+    return (
+        f"This training needs {size(made.need.least)} GB of memory even with most weights in RAM, "
+        f"and the card can give it {size(made.available)}. What it needs with "
+        f"{', '.join(listed[:3])}."
+    )
+
+
+def size(count: float) -> str:
+    """Returns bytes as GB with one digit."""
+    return f"{count / GIGABYTE:.1f}"

@@ -1,0 +1,302 @@
+"""What a step keeps for its backward pass, found by a forward pass that computes nothing: all
+weights and inputs are on torch's device "meta", where tensors have shapes and no values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import torch
+from comfy.ldm.modules.attention import attention_pytorch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from ...layers.folding import path_dtype
+from ...layers.joined import Frozen
+from ...layers.layer import Component
+from ...saying import log
+from .examples import Example, collate
+from .gradient_checkpointing import repeated_blocks
+from .objective import DEFAULT, denoising_loss, weights_of
+
+META = torch.device("meta")
+GRADIENT = 4  # bytes: gradients of lora_up and lora_down become fp32
+
+
+@dataclass
+class Block:
+    """What one repeated block keeps, in bytes. kept: all of its activations. inputs: what goes into
+    it. gradients: of the weights of its paths, once its backward pass is over.
+    """
+
+    kept: int = 0
+    inputs: int = 0
+    gradients: int = 0
+
+
+@dataclass
+class Trial:
+    """What a step keeps for its backward pass, in bytes.
+
+    rank: of the paths, the highest. outside: outside of the repeated blocks. blocks: in the order
+    of the forward pass. per_rank: of one rank position of all layers; it is part of the others.
+    gradients: of all weights, in the dtype of the model. folded: the weights as paths compute with
+    them. at_the_end: gradients when they become fp32.
+    """
+
+    rank: int = 0
+    outside: int = 0
+    blocks: list[Block] = field(default_factory=list)
+    per_rank: float = 0.0
+    gradients: int = 0
+    folded: int = 0
+    at_the_end: int = 0
+
+    def scaled(self, share: float) -> Trial:
+        """Returns the trial at `share` times the rank: gradients are in proportion to it, and of
+        the activations those of rank positions.
+        """
+        less = (1 - share) * self.per_rank * self.rank
+        kept = sum(block.kept for block in self.blocks) or 1
+        blocks = [
+            Block(int(b.kept - less * b.kept / kept), b.inputs, int(share * b.gradients))
+            for b in self.blocks
+        ]
+        sizes = {n: int(share * getattr(self, n)) for n in ("gradients", "folded", "at_the_end")}
+        return replace(self, blocks=blocks, rank=round(share * self.rank), **sizes)
+
+    def with_activations(self, share: float) -> Trial:
+        """Returns the trial with `share` times the activations."""
+        blocks = [
+            Block(int(share * b.kept), int(share * b.inputs), b.gradients) for b in self.blocks
+        ]
+        return replace(
+            self, outside=int(share * self.outside), blocks=blocks, per_rank=share * self.per_rank
+        )
+
+    def peak(self, *, checkpointing: bool) -> int:
+        """Returns the most that activations and gradients take at a time. With gradient
+        checkpointing a block keeps what goes into it, and in its own backward pass everything;
+        gradients of later blocks are there by then.
+        """
+        before = [block.inputs if checkpointing else block.kept for block in self.blocks]
+        there = self.gradients - sum(b.gradients for b in self.blocks)
+        most = self.at_the_end
+        for number in range(len(self.blocks), 0, -1):
+            block = self.blocks[number - 1]
+            kept = sum(before[:number]) + (block.kept if checkpointing else 0)
+            most = max(most, self.outside + kept + there)
+            there += block.gradients
+        return self.folded + max(most, self.outside + there)
+
+
+class ShapesOfAttention(TorchFunctionMode):
+    """Computes scaled_dot_product_attention as a GPU's kernels do: the backward pass gets queries,
+    keys, values and the output, no matrix of all pairs.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is F.scaled_dot_product_attention:
+            return Attention.apply(*args[:3])
+        return func(*args, **(kwargs or {}))
+
+
+class Attention(torch.autograd.Function):
+    """An attention of which only the shapes matter."""
+
+    @staticmethod
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        batch, heads, length = q.shape[:3]
+        out = q.new_empty(batch, length, heads, v.shape[-1]).transpose(1, 2)
+        sums = q.new_empty(batch, heads, length, dtype=torch.float32)
+        ctx.save_for_backward(q, k, v, out, sums)
+        return out
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.empty_like(t) for t in ctx.saved_tensors[:3])
+
+
+class Kept:
+    """Counts what autograd keeps, each memory once, by the block that keeps it first."""
+
+    def __init__(self, weights: set[int]):
+        self.trial, self.seen, self.block = Trial(), set(weights), None
+        self.alive: list[Tensor] = []  # so that no memory gets the number of another one
+
+    def pack(self, tensor: Tensor) -> Tensor:
+        """Counts a tensor that autograd keeps."""
+        if (size := self.new(tensor)) and self.block is not None:
+            self.block.kept += size
+        else:
+            self.trial.outside += size
+        return tensor
+
+    def new(self, tensor: Tensor) -> int:
+        """Returns the bytes of a tensor's memory, 0 where it was counted before."""
+        storage = tensor.untyped_storage()
+        if storage._cdata in self.seen:
+            return 0
+        self.seen.add(storage._cdata)
+        self.alive.append(tensor)
+        return storage.nbytes()
+
+    def enter(self, gradients: int, _module: nn.Module, args: tuple, kwargs: dict) -> None:
+        """Begins a block."""
+        given = (t for t in (*args, *kwargs.values()) if torch.is_tensor(t))
+        sizes = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in given}
+        inputs = sum(n for key, n in sizes.items() if key not in self.seen)
+        self.block = Block(inputs=inputs, gradients=gradients)
+        self.trial.blocks.append(self.block)
+
+    def leave(self, *_: object) -> None:
+        """Ends a block."""
+        self.block = None
+
+
+def try_shapes(
+    models: Sequence[nn.Module],
+    inner,
+    frozen: Callable[[nn.Module], Frozen | None],
+    batches: Sequence[list[Example]],
+    layers: Mapping[str, nn.Module],
+    ranks: Mapping[str, int],
+    options: dict,
+    settings=DEFAULT,
+) -> Trial | None:
+    """Returns what a step on these batches keeps, with paths of these ranks beside the layers; None
+    where the model can't compute without values. `models` are all whose layers are trained; they
+    are as they were afterwards. `frozen` says how a layer computes, as in `attach`.
+    """
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            weights = set()
+            for model in models:
+                weights |= stack.enter_context(without_values(model))
+            kept = Kept(weights)
+            per_rank = watched_paths(layers, ranks, frozen, kept, stack)
+            item = inner.get_dtype_inference().itemsize
+            costs = {m: item * ranks[n] * cost_of(m) for n, m in layers.items()}
+            kept.trial.gradients = kept.trial.folded = sum(costs.values())
+            kept.trial.at_the_end = kept.trial.gradients * (item + GRADIENT) // item
+            kept.trial.rank = max(ranks.values())
+            for model in models:
+                for block in repeated_blocks(model, set(layers.values())):
+                    inside = set(block.modules())
+                    enter = partial(kept.enter, sum(costs[m] for m in inside & costs.keys()))
+                    before = block.register_forward_pre_hook(enter, with_kwargs=True)
+                    after = block.register_forward_hook(kept.leave)
+                    stack.callback(before.remove)
+                    stack.callback(after.remove)
+            stack.enter_context(ShapesOfAttention())
+            stack.enter_context(torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda t: t))
+            losses = [shape_of_loss(inner, batch, options, settings) for batch in batches]
+            kept.trial.per_rank = sum(per_rank)
+            del losses
+            return kept.trial
+    except (RuntimeError, NotImplementedError, TypeError, AttributeError, ValueError) as error:
+        log.debug("What a step needs is not known: %s", error)
+        return None
+
+
+def cost_of(module: nn.Module) -> int:
+    """Returns the number of parameters of one rank position of a layer."""
+    return Component(module, 1, META).cost
+
+
+def shape_of_loss(inner, batch: list[Example], options: dict, settings) -> Tensor:
+    """Computes the loss of a batch without values."""
+    latents, conditions = collate(batch)
+    latents, weights = latents.to(META), weights_of(batch)
+    sigma = torch.ones(len(latents), device=META)
+    moved = {name: on_meta(value) for name, value in conditions.items()}
+    weights = None if weights is None else weights.to(META)
+    noise = torch.empty_like(latents)
+    options = {**options, "optimized_attention_override": torchs_attention}
+    return denoising_loss(inner, latents, noise, sigma, moved, options, settings, weights)
+
+
+def torchs_attention(_chosen: Callable, *args, **kwargs) -> Tensor:
+    """Computes attention by scaled_dot_product_attention, whatever the host has chosen."""
+    return attention_pytorch(*args, **kwargs)
+
+
+def on_meta(value):
+    """Returns a value with its tensors on the device without values."""
+    if torch.is_tensor(value):
+        return value.to(META)
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(on_meta, value))
+    return {k: on_meta(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+@contextmanager
+def without_values(model: nn.Module) -> Iterator[set[int]]:
+    """Puts tensors without values in place of all parameters and buffers inside, and yields which
+    memory they stand for.
+    """
+    before, made = [], []
+    try:
+        for part in model.modules():
+            for table in (part._parameters, part._buffers):
+                for name, tensor in table.items():
+                    if tensor is None:
+                        continue
+                    before.append((table, name, tensor))
+                    made.append(torch.empty(tensor.shape, dtype=tensor.dtype, device=META))
+                    table[name] = made[-1]
+                    if isinstance(tensor, nn.Parameter):
+                        table[name] = nn.Parameter(made[-1], requires_grad=False)
+        yield {tensor.untyped_storage()._cdata for tensor in made}
+    finally:
+        for table, name, tensor in before:
+            table[name] = tensor
+
+
+def pair_of(path: Component, made: dict, kept: Kept, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns lora_down and lora_up for inputs like x, which are counted with the gradients."""
+    dtype = path_dtype(x)
+    if dtype not in made:
+        down, up = path.lora_down.to(dtype), path.lora_up.to(dtype)
+        made[dtype] = down.detach().requires_grad_(), up.detach().requires_grad_()
+        for tensor in made[dtype]:
+            kept.new(tensor)
+    return made[dtype]
+
+
+def watched_paths(
+    layers: Mapping[str, nn.Module],
+    ranks: Mapping[str, int],
+    frozen: Callable[[nn.Module], Frozen | None],
+    kept: Kept,
+    stack: ExitStack,
+) -> list[float]:
+    """Adds paths without values to the layers until the stack is left. Returns a list to which each
+    pass through a layer adds the bytes that one rank position keeps.
+    """
+    found: list[float] = []
+    highest = max(ranks.values())
+    for name, module in layers.items():
+        path = Component(module, ranks[name], META)
+        path.rank = path.max_rank
+        path.allocate(path.rank)
+        if (layer := frozen(module)) is not None:
+            path.join(layer, partial(pair_of, path, {}, kept))
+        else:
+            diagonal = torch.empty(path.capacity, device=META)
+            path.hook(lambda diagonal=diagonal: diagonal)
+
+        def count(_module, args, output, path=path):
+            size = output.numel() / path.fan_out * output.element_size()
+            found.append(size * path.rank / highest)
+
+        handle = module.register_forward_hook(count)
+        stack.callback(handle.remove)
+        stack.callback(path.unhook)
+    return found

@@ -1,0 +1,119 @@
+"""Makes room on the card for a run: asks the host what there is, and plans what the run does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import comfy.model_management
+import torch
+from torch import nn
+
+from ...adapter.lora import RankedLora
+from ...layers.starting import first_ranks, starting_layers
+from ...layers.targets import components
+from ...ranks.layer_ranks import lines_of
+from ...ranks.settings import RankSettings
+from ...saying import log
+from .choices import Choices
+from .examples import Example
+from .loan import Loan
+from .memory_plan import SURE, Plan, Wanted, plan, too_little
+from .memory_trial import try_shapes
+
+# devices whose memory is the card's own, and whose attention keeps no matrix of all pairs
+PLANNED = ("cuda", "xpu")
+
+
+def available_memory(device: torch.device) -> int:
+    """Returns the bytes that a run can have on a device, frozen weights included: what is free, and
+    what the host would free by unloading models, less what it reserves.
+    """
+    management = comfy.model_management
+    loaded = sum(
+        each.model_loaded_memory()
+        for each in management.current_loaded_models
+        if each.device == device and each.model is not None
+    )
+    free = management.get_free_memory(device)
+    return int(free + loaded - management.extra_reserved_memory())
+
+
+def planned(
+    loan: Loan,
+    layers: Mapping[str, nn.Module],
+    start: RankedLora | None,
+    examples: list[Example],
+    prior_examples: list[Example],
+    options: dict,
+    choices: Choices,
+) -> Plan | None:
+    """Returns the plan of a run on a card, None where there is none or its need isn't known. Raises
+    ValueError where it does not fit for sure, with the cheapest remedies.
+    """
+    device = loan.patcher.load_device
+    if device.type not in PLANNED:
+        return None
+    wanted = wanted_memory(loan, layers, start, examples, prior_examples, options, choices)
+    if wanted is None:
+        return None
+    lower = start is None and choices.rank.start_rank is None and choices.rank.rules.competes
+    made = plan(wanted, available_memory(device), choices.checkpointing, lower_start=lower)
+    if SURE * made.need.least > made.available:
+        raise ValueError(too_little(wanted, made, choices.batch_size))
+    log.info("LoRA2 Train: %s", made.text)
+    return made
+
+
+def wanted_memory(
+    loan: Loan,
+    layers: Mapping[str, nn.Module],
+    start: RankedLora | None,
+    examples: list[Example],
+    prior_examples: list[Example],
+    options: dict,
+    choices: Choices,
+) -> Wanted | None:
+    """Returns what decides a run's need, None where its model can't compute without values."""
+    settings, rules = choices.rank, choices.rank.rules
+    lines = lines_of(settings.layer_ranks, layers)
+    parts = components(layers, lines, settings.max_rank, "meta")
+    wanted = {name: line.wanted(moves=rules.moves) for name, line in lines.items()}
+    own = {name: rank for name, rank in wanted.items() if rank is not None}
+    given = starting_layers(start, parts) if start is not None else {}
+    ranks = first_ranks(parts, settings, own, given)
+    batches = [largest(examples, choices.batch_size)]
+    if prior_examples:
+        batches.append(largest(prior_examples, choices.batch_size))
+    models = [patcher.model for patcher in loan.patchers]
+    frozen = loan.frozen.of
+    trial = try_shapes(models, loan.inner, frozen, batches, layers, ranks, options, choices.loss)
+    if trial is None:
+        return None
+    return Wanted(
+        weights=sum(patcher.model_size() for patcher in loan.patchers),
+        parameters=sum(parts[name].cost * rank for name, rank in ranks.items()),
+        rank=max(ranks.values()),
+        target=min(settings.target_rank, max(ranks.values())),
+        trial=trial,
+        training=choices.training,
+    )
+
+
+def largest(examples: list[Example], batch_size: int) -> list[Example]:
+    """Returns a batch of the example that needs most memory: the largest picture, of those the one
+    with the longest caption.
+    """
+
+    def values(example: Example) -> tuple[int, int]:
+        conditions = (getattr(c, "cond", None) for c in example.conditions.values())
+        return example.latent.numel(), sum(c.numel() for c in conditions if torch.is_tensor(c))
+
+    return [max(examples, key=values)] * batch_size
+
+
+def beginning_at(settings: RankSettings, made: Plan | None) -> RankSettings:
+    """Returns the settings with the start rank of a plan, where it has one."""
+    if made is None or made.start_rank is None:
+        return settings
+    return replace(settings, start_rank=made.start_rank)

@@ -1,0 +1,137 @@
+"""What training costs on a card, without one: tables of launches, host time, memory and starts.
+
+`python -m tests.null_gpu` prints all of them; `steps`, `memory` or `starts` one;
+`case model=sdxl mode=fixed pixels=512` the row of one Case (work.py) as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+
+from tests.hosting.inprocess import REPOSITORY
+from tests.null_gpu.building import environment
+from tests.null_gpu.work import MARK, Case
+
+Table = list[list[str]]
+SDXL = Case()
+STEPS = {  # rows of the table of steps, each over the limit
+    "fixed 64": SDXL,
+    "adaptive, start_rank 64": replace(SDXL, mode="adaptive", start=64),
+    "the same while rates move": replace(SDXL, mode="adaptive", start=64, moving=True),
+    "fixed 64 with checkpointing": replace(SDXL, checkpointing="on"),
+    "fixed 64, all linear + conv": replace(SDXL, layers="all linear + conv"),
+}
+MEMORY = {
+    "fixed 64, 512 px": SDXL,
+    "fixed 64, 1024 px": replace(SDXL, pixels=1024),
+    "fixed 64, 1024 px, checkpointing": replace(SDXL, pixels=1024, checkpointing="on"),
+    "default, 512 px": replace(SDXL, mode="adaptive"),
+}
+DEFAULT = replace(SDXL, mode="adaptive", checkpointing="auto", steps=4)
+STARTS = {
+    "SDXL fp16, default, 512 px, 8 GB": replace(DEFAULT, gigabytes=8),
+    "SDXL fp16, default, 1024 px, 8 GB": replace(DEFAULT, gigabytes=8, pixels=1024),
+    "SDXL fp16, default, 1024 px, 12 GB": replace(DEFAULT, gigabytes=12, pixels=1024),
+    "Flux fp8, default, 1024 px, 12 GB": replace(
+        DEFAULT, model="flux", dtype="fp8", gigabytes=12, pixels=1024
+    ),
+    "Flux bf16, fixed 64, 1024 px, 16 GB": replace(
+        DEFAULT, model="flux", dtype="bf16", mode="fixed", gigabytes=16, pixels=1024
+    ),
+    "Qwen-Image fp8, default, 1024 px, 16 GB": replace(
+        DEFAULT, model="qwen", dtype="fp8", gigabytes=16, pixels=1024
+    ),
+    "Wan 2.2 14 B fp8, default, one frame of 480p, 16 GB": replace(
+        DEFAULT, model="wan", dtype="fp8", gigabytes=16, pixels=640
+    ),
+}
+
+
+def row_of(case: Case) -> dict:
+    """Returns what a process of its own measures of a case, its last words as `error` else."""
+    others = {"PYTORCH_ALLOC_CONF": "backend:cudaMallocAsync"} if case.ordered else {}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.null_gpu.work", case.text],
+        cwd=REPOSITORY, env=environment(case.gigabytes, **others), capture_output=True, text=True,
+    )  # fmt: skip
+    for line in done.stdout.splitlines():
+        if line.startswith(MARK):
+            return json.loads(line.removeprefix(MARK))
+    return {"error": (done.stderr.strip().splitlines() or [f"code {done.returncode}"])[-1]}
+
+
+def steps() -> Table:
+    """Launches and host time of a step over those of the limit, and its syncs beyond them."""
+    limit = row_of(replace(SDXL, mode="limit"))
+    rows = [["SDXL fp16, 512 px, batch 1", "launches", "over the limit's", "host time", "syncs"]]
+    rows.append(["the limit", str(limit["launches"]), "1", "1", str(limit["syncs"])])
+    for name, case in STEPS.items():
+        row = row_of(case)
+        if "launches" not in row:
+            rows.append([name, row["error"], "", "", ""])
+            continue
+        over = (row[what] / limit[what] for what in ("launches", "seconds"))
+        more = f"{row['syncs'] - limit['syncs']:+d}"
+        rows.append([name, str(row["launches"]), *(f"{x:.2f}" for x in over), more])
+    return rows
+
+
+def memory() -> Table:
+    """Peak memory above the loaded model."""
+    rows = [["SDXL fp16, batch 1", "GB above the model"]]
+    for name, case in MEMORY.items():
+        row = row_of(case)
+        rows.append([name, f"{row['peak']:.2f}" if "peak" in row else row["error"]])
+    return rows
+
+
+def starts() -> Table:
+    """Which runs train on which card, and how the host copies weights that lie in RAM."""
+    head = ["run", "trains", "checkpointing", "GB of weights on the card", "copies, unordered"]
+    rows = [head]
+    for name, case in STARTS.items():
+        row = row_of(case)
+        weights = f"{row['model']:.1f} of {row['whole']:.1f}" if "model" in row else ""
+        if row.get("steps") == case.steps:
+            on = "on" if row["checkpointed"] else "off"
+            rows.append([name, "yes", on, weights, f"{row['copies']}, {row['unordered']}"])
+        else:
+            rows.append([name, f"step {row.get('steps', 0) + 1}: {row['error']}", "", weights, ""])
+    return rows
+
+
+TABLES: dict[str, Callable[[], Table]] = {"steps": steps, "memory": memory, "starts": starts}
+
+
+def markdown(rows: Table) -> str:
+    """Returns a table as Markdown."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
+
+
+def case_of(words: Sequence[str]) -> Case:
+    """Returns the Case of words such as `pixels=1024`. Raises ValueError for an unknown field."""
+    kinds = {field.name: type(field.default) for field in fields(Case)}
+    values = {}
+    for word in words:
+        name, _, text = word.partition("=")
+        if name not in kinds:
+            raise ValueError(f"{word!r} is no field of a case: they are {', '.join(kinds)}.")
+        values[name] = text == "True" if kinds[name] is bool else kinds[name](text)
+    return Case(**values)
+
+
+def main(arguments: Sequence[str]) -> None:
+    if arguments[:1] == ["case"]:
+        print(json.dumps(row_of(case_of(arguments[1:]))))
+        return
+    for name in arguments or TABLES:
+        print(markdown(TABLES[name]()), end="\n\n", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

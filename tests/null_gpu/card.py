@@ -1,0 +1,92 @@
+"""What the null GPU has counted, read from inside its process, and values for what it can't say."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lora2_core.layers.adapters import Adapters
+from lora2_core.layers.layer import Component
+
+FIELDS = (
+    "kernel", "gemm", "conv", "h2d", "d2h", "d2d", "memset", "sync", "mallocs", "frees",
+    "h2d_bytes", "d2h_bytes",
+)  # fmt: skip
+LAUNCHES = FIELDS[:7]
+library = ctypes.CDLL(None)  # this process, in which the null GPU was loaded first
+
+
+def counts() -> dict[str, int]:
+    """Returns everything that was counted since the process began."""
+    buffer = (ctypes.c_long * len(FIELDS))()
+    library.nullgpu_counts(buffer)
+    return dict(zip(FIELDS, buffer, strict=True))
+
+
+@dataclass
+class Work:
+    """What some steps did: launches (kernels, products, convolutions, copies, memsets), times that
+    the host waited, seconds of processor time in all threads, MB copied to the card.
+    """
+
+    launches: int = 0
+    syncs: int = 0
+    seconds: float = 0.0
+    megabytes: float = 0.0
+
+
+@contextmanager
+def counted() -> Iterator[Work]:
+    """Yields a Work that holds at the end what was done inside."""
+    work, before, began = Work(), counts(), time.process_time()
+    yield work
+    work.seconds = time.process_time() - began
+    done = {name: value - before[name] for name, value in counts().items()}
+    work.launches, work.syncs = sum(done[name] for name in LAUNCHES), done["sync"]
+    work.megabytes = done["h2d_bytes"] / 1e6
+
+
+@contextmanager
+def ordered() -> Iterator[dict[str, int]]:
+    """Yields a dict that holds at the end how many copies to the card there were, and how many of
+    them went into memory that another stream may still have read.
+    """
+    found: dict[str, int] = {}
+    library.nullgpu_order(1)
+    yield found
+    found |= {"copies": library.nullgpu_copies(), "unordered": library.nullgpu_unordered()}
+    library.nullgpu_order(0)
+
+
+def histogram(path: str) -> list[tuple[int, str]]:
+    """Returns the launches by kernel, most first, since library.nullgpu_trace(1)."""
+    library.nullgpu_names(path.encode())
+    with open(path, encoding="utf-8") as file:
+        rows = [line.rstrip("\n").split("\t", 1) for line in file]
+    return sorted(((int(count), name) for count, name in rows), reverse=True)
+
+
+def scripted(*, moving: bool) -> None:
+    """Makes up for values that nothing computes: ranks that are read back stay as they are, and
+    with `moving` all rates count as changed; rows are not made orthogonal.
+    """
+    follow, listed = Adapters.follow_rates, Tensor.tolist
+
+    def follow_rates(self: Adapters, optimizer=None):
+        def read(tensor: Tensor):
+            listed(tensor)  # waits as it would
+            return [list(self.ranks.values()), [int(moving)] * len(self.ranks)]
+
+        Tensor.tolist = read
+        try:
+            return follow(self, optimizer)
+        finally:
+            Tensor.tolist = listed
+
+    Adapters.follow_rates = follow_rates
+    Component.orthogonalise = lambda self: None

@@ -1,0 +1,37 @@
+"""The null GPU runs our training in the real host, and counts."""
+
+import pytest
+
+from tests.null_gpu import building
+from tests.null_gpu.__main__ import case_of, markdown, row_of
+
+REASON = building.why_not()
+needs_it = pytest.mark.skipif(REASON is not None, reason=REASON or "")
+FLUX = "model=small flux", "dtype=bf16", "pixels=128"
+
+
+@needs_it
+@pytest.mark.parametrize("mode", ["limit", "fixed", "adaptive"])
+def test_steps_are_counted(mode):
+    row = row_of(case_of(["model=small", "pixels=128", f"mode={mode}", "rank=8"]))
+    assert "error" not in row
+    assert row["steps"] == 5
+    assert row["launches"] > 500
+    assert row["seconds"] > 0
+
+
+@needs_it
+def test_a_small_card_runs_out_of_memory():
+    row = row_of(case_of([*FLUX, "gigabytes=0.7"]))
+    assert "out of memory" in row["error"].lower()
+
+
+def test_cases_are_checked():
+    with pytest.raises(ValueError, match="no field"):
+        case_of(["modle=sdxl"])
+    assert case_of(["moving=True", "gigabytes=8"]).moving
+    assert markdown([["a", "b"], ["1", "2"]]).splitlines() == [
+        "| a | b |",
+        "|---|---|",
+        "| 1 | 2 |",
+    ]
