@@ -19,8 +19,8 @@ from .layer import Component, is_adaptable
 from .structure import Place
 
 # Names of attention in UNets, Qwen-Image, Wan, Flux, SD3 and Lumina; the second line is Flux's
-# single blocks, whose layers hold attention and MLP in one. Workflows hold this text, so it stays as
-# it is and means the attention layers of any model.
+# single blocks, whose layers hold attention and MLP in one. Workflows hold this text, so it stays
+# as it is and means the attention layers of any model.
 ATTENTION = (
     r"(attn|attention)\d?\.(to_(q|k|v|out\.0|add_out)|add_(q|k|v)_proj|[qkvo]|qkv|proj|out)$"
     r"|single_blocks\.\d+\.linear[12]$"

@@ -157,10 +157,11 @@ def make_draw(
 
 def loss_of(inner, draw: Draw, options: dict, settings: LossSettings = DEFAULT) -> Tensor:
     """Returns the loss of a batch. `options` are the model's transformer_options, which are
-    copied.
+    copied; as in the host's sampler, they also say that the captions are positive ones.
     """
     latents, conditions = collate(draw.examples)
-    rest = conditions, dict(options), settings, weights_of(draw.examples)
+    options = {**options, "cond_or_uncond": [0], "sigmas": draw.sigma}
+    rest = conditions, options, settings, weights_of(draw.examples)
     return denoising_loss(inner, latents, draw.noise, draw.sigma, *rest)
 
 

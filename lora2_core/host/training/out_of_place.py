@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from .fused import plain_form
+
 FORMS = {
     Tensor.add_: torch.add,
     Tensor.sub_: torch.sub,
@@ -54,6 +56,7 @@ class OutOfPlace(TorchFunctionMode):
                 left, right = args
                 kept = left.clone() if left._is_view() else left
                 return form(kept, right).to(left.dtype)
+        func = plain_form(func) or func
         return func(*args, **(kwargs or {}))
 
 
