@@ -40,7 +40,7 @@ LATENTS: dict[str, tuple[int, ...]] = {
 # several tensors in one latent: video and audio, or a sequence and a camera
 NESTED: dict[str, tuple[tuple[int, ...], ...]] = {
     "LTXAVModel": ((128, FRAMES, 4, 4), (8, LENGTH, 16)),
-    "MiniMaxH3Model": ((24, FRAMES, SIDE, SIDE), (32, LENGTH)),
+    "MiniMaxH3Model": ((24, FRAMES, SIDE, SIDE), (32, 2, LENGTH)),
     "LatentSeqMMFlowModel": ((16, 16), (1, 5)),
 }
 

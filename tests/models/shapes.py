@@ -138,6 +138,11 @@ SHAPES: dict[str, dict] = {
         "head_dim": 32, "intermediate_size": 96, "fsq_dim": 64, "encoder_hidden_size": 64,
         "encoder_intermediate_size": 96, "encoder_num_heads": 2,
     },
+    "MiniMaxH3Model": {
+        "hidden_size": 64, "num_layers": 2, "token_refiner_num_layers": 1,
+        "num_attention_heads": 2, "ffn_hidden_size": 96, "text_dim": 24, "timestep_input_dim": 32,
+        "time_embed_hidden_size": 64, "time_embed_dim": 32,
+    },
     "PixArtMS": {
         "input_size": 8, "hidden_size": 48, "depth": 2, "num_heads": 2, "caption_channels": 24,
         "pe_interpolation": 1, "micro_condition": False,

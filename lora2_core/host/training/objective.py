@@ -17,6 +17,8 @@ from ...training.loss import WEIGHTINGS, LossSettings
 from ...training.parallel import Processes
 from .examples import Example, by_shape, collate
 from .out_of_place import OutOfPlace
+from .overwritten import overwrites, overwriting_allowed
+from .streams import levels as levels_of_streams
 
 DEFAULT = LossSettings()
 # encodes the captions of a batch again, as the text encoder is now
@@ -82,7 +84,10 @@ def snr_weights(sampling, settings: LossSettings, sigma: Tensor, like: Tensor) -
 
 def forward_mode(inner) -> AbstractContextManager:
     """Returns the context of a forward pass with gradients: UNets write nothing in place."""
-    return nullcontext() if isinstance(inner.diffusion_model, UNetModel) else OutOfPlace()
+    model = inner.diffusion_model
+    if overwrites(model):
+        return overwriting_allowed()
+    return nullcontext() if isinstance(model, UNetModel) else OutOfPlace()
 
 
 def denoising_loss(
@@ -99,10 +104,17 @@ def denoising_loss(
     those of the positions of each picture; the settings add those of noise levels.
     """
     sampling = inner.model_sampling
-    x = sampling.noise_scaling(sigma, noise.clone(), latents)
+    streams = levels_of_streams(inner, sigma, conditions.get("latent_shapes") or [])
+    if streams is None:
+        x = sampling.noise_scaling(sigma, noise.clone(), latents)
+    else:
+        x = streams.noised(latents, noise)
     with forward_mode(inner):
         denoised = inner.apply_model(x, sigma, transformer_options=options, **conditions)
-    error = (denoised - latents) / prediction_scale(sampling, sigma, latents)
+    if streams is None:
+        error = (denoised - latents) / prediction_scale(sampling, sigma, latents)
+    else:
+        error = streams.error(x, denoised, latents, noise)
     levels = snr_weights(sampling, settings, sigma, latents)
     if weights is not None:
         levels = weights if levels is None else weights * levels

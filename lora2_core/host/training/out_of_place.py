@@ -60,8 +60,11 @@ class OutOfPlace(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+UNTRAINABLE = "This model writes over values that its gradients need, so it can't be trained here."
+
+
 @contextmanager
-def overwriting_refused() -> Iterator[None]:
+def overwriting_refused(sentence: str = UNTRAINABLE) -> Iterator[None]:
     """Raises a ValueError that says what it means instead of autograd's error about a value that is
     written over in another way (`x.add_(y)`).
     """
@@ -70,6 +73,4 @@ def overwriting_refused() -> Iterator[None]:
     except RuntimeError as error:
         if "modified by an inplace operation" not in str(error):
             raise
-        raise ValueError(
-            "This model writes over values that its gradients need, so it can't be trained here."
-        ) from error
+        raise ValueError(sentence) from error

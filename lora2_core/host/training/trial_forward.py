@@ -44,7 +44,24 @@ def check_model_takes(inner, examples: list[Example], captions: list[list], opti
             if isinstance(error, RuntimeError) and not MISFIT.search(str(error)):
                 raise  # the device's fault, or the model's own
             first = indices[0]
+            check_tensors(smallest, error)
             raise ValueError(misfit(inner, first + 1, captions[first], error)) from error
+
+
+def check_tensors(example: Example, error: Exception) -> None:
+    """Raises ValueError where a model that takes several tensors in one latent got one, or the
+    other way round.
+    """
+    if len(example.shapes) > 1 and "latent_shapes" not in example.conditions:
+        raise ValueError(
+            f"The latents hold {len(example.shapes)} tensors, such as video with audio, but this "
+            "model takes one: connect the LATENT of the model's own VAE."
+        ) from error
+    if len(example.shapes) == 1 and isinstance(error, IndexError):
+        raise ValueError(
+            "This model learns from latents of several tensors, such as video with audio: join "
+            "them by the host's node for it (LTXVConcatAVLatent, or the model's own)."
+        ) from error
 
 
 def forward(inner, example: Example, options: dict) -> None:
