@@ -14,7 +14,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-KINDS = {3: "audio", 4: "a picture", 5: "a video"}  # dimensions -> what such a latent is
+KINDS = {3: "audio", 4: "picture", 5: "video"}  # dimensions -> what such a latent is
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,11 @@ def check_shape(number: int, picture: Tensor, channels: int, dimensions: int) ->
     channels.
     """
     if picture.ndim != dimensions:
-        given, wanted = (f" ({KINDS[n]})" if n in KINDS else "" for n in (picture.ndim, dimensions))
+        kinds = KINDS.get(picture.ndim), KINDS.get(dimensions)
+        which = "" if None in kinds else "a latent of {}, for a model of {}. ".format(*kinds)
         raise ValueError(
-            f"Latent {number} has {picture.ndim} dimensions{given}, but this model's latents have "
-            f"{dimensions}{wanted}: encode with the VAE that belongs to the model."
+            f"Latent {number} has {picture.ndim} dimensions, but this model's latents have "
+            f"{dimensions}: {which}Encode with the VAE that belongs to the model."
         )
     if picture.shape[1] != channels:
         raise ValueError(
