@@ -1,6 +1,7 @@
 """`nox -s models`: which classes of the host can be trained, one row each.
 
-`-- NAME…` for some classes, `-- --page` to write docs/models.md from what was found.
+`-- NAME…` for some classes, `-- --page` to write docs/models.md from what was found, `-- --real`
+for the layers of models in their real sizes.
 """
 
 from __future__ import annotations
@@ -58,15 +59,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="classes; none for all")
     parser.add_argument("--page", action="store_true", help="write docs/models.md")
+    parser.add_argument("--real", action="store_true", help="layers of models in their real sizes")
     arguments = parser.parse_args()
-    known, found = page.known(), []
+    if arguments.real:
+        command = [sys.executable, "-m", "tests.hosting.inprocess", "tests.models.real"]
+        sys.exit(subprocess.run([*command, *arguments.names], check=False).returncode)
+    known, found, every = page.known(), [], supported()
     print(page.HEAD)
-    for row in rows(arguments.names or supported()):
+    for row in rows(arguments.names or every):
         found.append(row)
         print(page.line(row), flush=True)
     if arguments.page:
-        page.write(found)
-    if new := [row["name"] for row in found if row["name"] not in known]:
+        page.write(found, every)
+    if new := known and [row["name"] for row in found if row["name"] not in known]:
         print(f"new: {', '.join(new)}")
     print(page.total(found))
 

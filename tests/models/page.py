@@ -9,7 +9,9 @@ from pathlib import Path
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 HEAD = "| class | | layers | idle | |\n|---|---|---|---|---|"
-ROW = re.compile(r"^\| (\w+) \| (works|no diffusion model|refused) \|", re.MULTILINE)
+ROW = re.compile(
+    r"^\| (\w+) \| (works|no diffusion model|refused) \| (\d*) \| (\d*) \| (.*) \|$", re.MULTILINE
+)
 BEGIN, END = "<!-- the table of `nox -s models` -->", "<!-- its end -->"
 
 
@@ -30,16 +32,24 @@ def total(rows: Iterable[dict]) -> str:
     )
 
 
-def known() -> dict[str, str]:
-    """Returns class -> verdict of the page; {} where there is none."""
-    text = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
-    return dict(ROW.findall(text))
+def known() -> dict[str, dict]:
+    """Returns class -> row of the page."""
+    text = PAGE.read_text(encoding="utf-8")
+    return {
+        name: {"name": name, "verdict": verdict, "layers": int(layers or 0),
+               "idle": int(idle or 0), "why": why}
+        for name, verdict, layers, idle, why in ROW.findall(text)
+    }  # fmt: skip
 
 
-def write(rows: list[dict]) -> None:
-    """Writes the table into the page, between its marks."""
+def write(rows: list[dict], order: list[str]) -> None:
+    """Writes rows into the table of the page, those of other classes stay: in this order, which has
+    all classes that the host supports.
+    """
     text = PAGE.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     after = rest.partition(END)[2]
+    every = known() | {row["name"]: row for row in rows}
+    rows = [every[name] for name in order if name in every]
     table = "\n".join([HEAD, *map(line, rows), "", f"`{total(rows)}`"])
     PAGE.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}", encoding="utf-8")

@@ -9,7 +9,7 @@ from lora2_core.layers.layer import Component
 from lora2_core.layers.targets import ATTENTION, TargetSettings, find_layers
 from tests.tiers import fast
 
-from . import page
+from . import page, real
 from .build import build, names, shape_of
 from .shrink import shrunk
 from .trial import NO_DIFFUSION, REFUSED, WORKS, Trial, denoises, tried
@@ -40,6 +40,30 @@ def test_old_workflows_choose_the_same_layers(name: str):
     with torch.inference_mode():
         model = build(name).model
     assert list(TargetSettings().chosen(model)) == list(find_layers(model, ATTENTION))
+
+
+# of the rules of other trainers; sd-scripts itself logs 304 for Flux
+THEIRS = {
+    "SD15": (192, 0, ["convolution"]), "SDXL": (722, 0, ["projection"]),
+    "Flux": (304, 0, ["modulation"]), "QwenImage": (720, 0, []), "WAN21_T2V": (400, 0, []),
+    "WAN21_I2V": (480, 0, []), "ZImage": (150, 20, []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", fast(real.SHAPES, "SDXL", "Flux"))
+def test_layers_of_models_in_their_real_sizes(name: str):
+    """Beside another trainer's default, where it is known: what it adds is a kind that we leave out
+    by name. Z-Image's refiners are left out there.
+    """
+    row = real.counts(name)
+    assert row["attention"] < row["feed-forward"] <= row["blocks"]
+    if name in THEIRS:
+        assert (row["theirs"], row["they leave out"], row["they add"]) == THEIRS[name]
+    if name == "SDXL":  # the layers of arXiv 2603.21884, and their parameters a rank
+        model = real.real(name)
+        layers = TargetSettings().chosen(model).values()
+        assert len(layers) == 560
+        assert sum(m.in_features + m.out_features for m in layers) == 1_451_520
 
 
 def test_a_layer_without_a_gradient_is_noticed(monkeypatch):

@@ -56,8 +56,15 @@ def positions(sampling, settings: LossSettings, drawn: Tensor) -> Tensor:
 
 def check_loss(settings: LossSettings, sampling) -> None:
     """Raises ValueError where the model's kind has no such loss: a weighting by SNR belongs to
-    models that add noise to the latent as it is, and has no agreed form for flow models.
+    models that add noise to the latent as it is, and has no agreed form for flow models. Models
+    that make one picture of another in one step learn from no noise at all.
     """
+    names = "IMG_TO_IMG", "IMG_TO_IMG_FLOW"  # older hosts lack the second
+    if isinstance(sampling, tuple(getattr(comfy.model_sampling, n, ()) for n in names)):
+        raise ValueError(
+            "This model makes one picture of another in one step, such as depth or a mask of a "
+            "photograph. It would need pairs of pictures, so it can't be trained here."
+        )
     kinds = comfy.model_sampling.EPS, getattr(comfy.model_sampling, "V_PREDICTION_DDPM", ())
     if settings.weighting != "none" and not isinstance(sampling, kinds):  # before 0.24 only EPS
         raise ValueError(
