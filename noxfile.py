@@ -92,6 +92,14 @@ def mutations(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def models(session: nox.Session) -> None:
+    """Every class of the host's models as a small random one: trained, saved, loaded (minutes).
+    `-- --page` writes docs/models.md.
+    """
+    in_host(session, "-m", "tests.models", *session.posargs)
+
+
+@nox.session(venv_backend="none")
 def browser(session: nox.Session) -> None:
     """The browser tests in the oldest, the host's own and the newest front end, in every look."""
     in_host(session, "-m", "pytest", "tests/browser", "--all", *session.posargs)

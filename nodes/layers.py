@@ -6,7 +6,8 @@ from comfy_api.latest import io
 
 from ..lora2_core.host.training.choices import Choices
 from ..lora2_core.layers.layer import is_adaptable
-from ..lora2_core.layers.target_table import rows, summary, table
+from ..lora2_core.layers.target_table import kinds, rows, summary, table
+from ..lora2_core.layers.targets import places
 from ..lora2_core.ranks.layer_ranks import MOST
 from .checking import checked
 from .sockets import CATEGORY, Lora2Options, check_model, check_options
@@ -61,8 +62,9 @@ class LoRA2Layers(io.ComfyNode):
         )
         layers = rows(choices.target.chosen(model.model), choices.rank)
         adaptable = sum(map(is_adaptable, model.model.modules()))
-        shown = {"text": (summary(layers, choices.rank, adaptable),)}
-        return io.NodeOutput(table(layers), len(layers), list(layers), ui=shown)
+        text = summary(layers, choices.rank, adaptable, kinds(model.model, layers))
+        found = places(model.model)
+        return io.NodeOutput(table(layers, found), len(layers), list(layers), ui={"text": (text,)})
 
 
 NODES = [LoRA2Layers]

@@ -34,7 +34,7 @@ NO_HOST = (
     "This needs the host: run `python -m nox -s tests`, or set LORA2_HOST to a ComfyUI folder."
 )
 MARKERS = {
-    "host": ("host",), "server": ("server",), "browser": ("browser", "server"),
+    "host": ("host",), "models": ("host",), "server": ("server",), "browser": ("browser", "server"),
     # of tools that measure: their tests matter where these change
     "benchmarks": ("slow",), "gpu": ("slow",), "null_gpu": ("slow",),
 }  # fmt: skip

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -11,8 +12,9 @@ from ..adapter.layout import arrange
 from ..ranks.layer_ranks import lines_of
 from ..ranks.settings import RankSettings
 from ..units import megabytes
-from .layer import Component
-from .targets import block_of, components
+from .layer import Component, is_adaptable
+from .structure import KINDS, OUTSIDE, Place
+from .targets import block_of, components, places
 
 # blocks that a summary lists: more would not fit on a screen
 MOST_ROWS = 40
@@ -44,9 +46,11 @@ def rows(layers: Mapping[str, nn.Module], settings: RankSettings) -> dict[str, R
     return made
 
 
-def summary(layers: Mapping[str, Row], settings: RankSettings, adaptable: int) -> str:
+def summary(
+    layers: Mapping[str, Row], settings: RankSettings, adaptable: int, found: str = ""
+) -> str:
     """Returns lines of text: how many of the adaptable layers are chosen, their parameters, their
-    size, and the layers of each block.
+    size, the `kinds` that were found, and the layers of each block.
     """
     size = megabytes(sum(row.parameters for row in layers.values()))
     lines = [
@@ -56,6 +60,8 @@ def summary(layers: Mapping[str, Row], settings: RankSettings, adaptable: int) -
     ]
     if small := sum(r.part.max_rank < settings.target_rank for r in layers.values()):
         lines.append(f"{small} of them can't have that rank")
+    if found:
+        lines.append(found)
     grid = arrange(layers)
     blocks: dict[str, list[str]] = {row: [] for row in grid.rows}
     for row, column in grid.layers.values():
@@ -67,15 +73,40 @@ def summary(layers: Mapping[str, Row], settings: RankSettings, adaptable: int) -
     return "\n".join(lines)
 
 
-def table(layers: Mapping[str, Row]) -> str:
-    """Returns a table with tabs, a line for each layer: its block as only_blocks takes it, name,
-    shape, highest rank, target rank, and parameters of one rank and at the target rank.
+def kinds(model: nn.Module, chosen: Iterable[str]) -> str:
+    """Returns two lines of text: how many layers of each kind are chosen, and how many are not; of
+    these also those that can't have an adapter.
     """
-    lines = ["block\tlayer\tshape\thighest rank\ttarget rank\tparameters a rank\tparameters"]
+    found, modules = places(model), dict(model.named_modules())
+    taken = set(chosen)
+    left = [n for n in found if n not in taken and is_adaptable(modules[n])]
+    unable = sum(not is_adaptable(modules[n]) for n in found)
+    lines = [f"chosen: {counted(found[n] for n in found if n in taken)}"]
+    if left:
+        lines.append(f"left out: {counted(found[n] for n in left)}")
+    if unable:
+        lines.append(f"{unable} convolutions in one or three dimensions, or in groups: not trained")
+    return "\n".join(lines)
+
+
+def counted(found: Iterable[Place]) -> str:
+    """Returns the number of layers of each kind as text."""
+    numbers = Counter(place.kind for place in found)
+    return ", ".join(f"{numbers[kind]} {kind}" for kind in KINDS if numbers[kind])
+
+
+def table(layers: Mapping[str, Row], found: Mapping[str, Place]) -> str:
+    """Returns a table with tabs, a line for each layer: its block as only_blocks takes it, name,
+    shape, highest rank, target rank, parameters of one rank and at the target rank, what it is for,
+    and what its weight holds where several are one.
+    """
+    head = "block\tlayer\tshape\thighest rank\ttarget rank\tparameters a rank\tparameters"
+    lines = [f"{head}\tkind\tholds"]
     for name, row in layers.items():
-        part = row.part
+        part, place = row.part, found.get(name, Place(OUTSIDE))
         numbers = f"{part.max_rank}\t{row.target}\t{part.cost}\t{row.parameters}"
-        lines.append(f"{block_of(name)}\t{name}\t{shape(part)}\t{numbers}")
+        what = f"{place.kind}\t{place.holds}"
+        lines.append(f"{block_of(name)}\t{name}\t{shape(part)}\t{numbers}\t{what}")
     return "\n".join(lines)
 
 

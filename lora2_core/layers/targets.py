@@ -1,5 +1,5 @@
-"""The choice of layers that get an adapter: a kind of layers or a regular expression, and blocks to
-take or to leave out.
+"""The choice of layers that get an adapter: a kind of layers, found by the model's structure, or a
+regular expression; and blocks to take or to leave out.
 """
 
 from __future__ import annotations
@@ -11,12 +11,16 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import nn
 
+from ..adapter.names import HOST_PREFIX
 from ..checks import check_choice, check_text
 from ..ranks.layer_ranks import Line
+from . import structure
 from .layer import Component, is_adaptable
+from .structure import Place
 
-# names of layers in UNets, Qwen-Image, Wan, Flux, SD3 and Lumina; the second line is Flux's single
-# blocks, whose layers hold attention and MLP in one
+# Names of attention in UNets, Qwen-Image, Wan, Flux, SD3 and Lumina; the second line is Flux's
+# single blocks, whose layers hold attention and MLP in one. Workflows hold this text, so it stays
+# as it is and means the attention layers of any model.
 ATTENTION = (
     r"(attn|attention)\d?\.(to_(q|k|v|out\.0|add_out)|add_(q|k|v)_proj|[qkvo]|qkv|proj|out)$"
     r"|single_blocks\.\d+\.linear[12]$"
@@ -27,13 +31,17 @@ FEED_FORWARD = (
     r"|feed_forward\.w[123]$|ffn\.\d+$"
 )
 EVERYTHING = r"^diffusion_model\."
-REGEX, ALL_LINEAR = "regex", "all linear"
-KINDS = {
-    "attention": ATTENTION,
-    "attention + feed-forward": f"{ATTENTION}|{FEED_FORWARD}",
-    ALL_LINEAR: EVERYTHING,
-    "all linear + conv": EVERYTHING,
+REGEX, ATTENTION_LAYERS, ALL_LINEAR = "regex", "attention", "all linear"
+# a kind of layers -> what the structure calls them, and names that always belong to them
+IN_BLOCKS = {
+    ATTENTION_LAYERS: ((structure.ATTENTION, structure.FUSED), ATTENTION),
+    "attention + feed-forward": (
+        (structure.ATTENTION, structure.FUSED, structure.FEED_FORWARD),
+        f"{ATTENTION}|{FEED_FORWARD}",
+    ),
+    "all in blocks": (structure.TRAINED, f"{ATTENTION}|{FEED_FORWARD}"),
 }
+KINDS = (*IN_BLOCKS, ALL_LINEAR, "all linear + conv")
 LAYERS = (REGEX, *KINDS)
 # what a person writes for a block, and its name in the model
 SIDES = {
@@ -63,11 +71,35 @@ def find_layers(module: nn.Module, pattern: str) -> dict[str, nn.Module]:
     return layers
 
 
+def find_in_blocks(module: nn.Module, kind: str) -> dict[str, nn.Module]:
+    """Returns the layers of one of IN_BLOCKS, by name. Raises ValueError where there is none."""
+    wanted, names = IN_BLOCKS[kind]
+    known, found = re.compile(names), places(module)
+    layers = {
+        n: m
+        for n, m in module.named_modules()
+        if n in found and is_adaptable(m) and (found[n].kind in wanted or known.search(n))
+    }
+    if not layers:
+        raise ValueError(
+            f"This model has no layers of the kind {kind!r} in blocks that repeat: choose "
+            f"{ALL_LINEAR!r}, or regex with a pattern of your own."
+        )
+    return layers
+
+
+def places(module: nn.Module) -> dict[str, Place]:
+    """Returns the place of every layer of a model, of a host's model only those that denoise."""
+    found = structure.places(module)
+    return {n: p for n, p in found.items() if n.startswith(HOST_PREFIX)} or found
+
+
 @dataclass(frozen=True)
 class TargetSettings:
     """A choice of layers.
 
-    layers: one of KINDS, or `regex` for the layers that `targets` matches. only_blocks,
+    layers: one of KINDS, or `regex` for the layers that `targets` matches, where the default means
+    the attention layers of any model. only_blocks,
     without_blocks: blocks to take or to leave out, with commas between them. A block is `down`,
     `mid`, `up`, `double`, `single`, or its name in the model; a number or a range may follow, as in
     `down 4, up 0-3` or `layers.5`.
@@ -94,8 +126,14 @@ class TargetSettings:
         """Returns the chosen layers of a model by name, in the model's order. Raises ValueError
         when none is left, or the model has no such block.
         """
-        layers = find_layers(module, KINDS.get(self.layers, self.targets))
-        if self.layers == ALL_LINEAR:
+        kind = self.layers
+        if kind == REGEX and self.targets == ATTENTION:
+            kind = ATTENTION_LAYERS
+        if kind in IN_BLOCKS:
+            layers = find_in_blocks(module, kind)
+        else:
+            layers = find_layers(module, self.targets if kind == REGEX else EVERYTHING)
+        if kind == ALL_LINEAR:
             layers = {n: m for n, m in layers.items() if not isinstance(m, nn.Conv2d)}
         for name in ("only_blocks", "without_blocks"):
             wanted = blocks(name, getattr(self, name))

@@ -8,16 +8,13 @@ import torch
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from lora2_core import RankSettings, TrainSettings
-from lora2_core.host.training.choices import Choices
 from lora2_core.host.training.examples import collate
 from lora2_core.host.training.loan import on_loan
 from lora2_core.host.training.objective import forward_mode
 from lora2_core.host.training.out_of_place import OutOfPlace, is_augmented
-from lora2_core.host.training.run import train_on
 from tests.host.examples import examples_of
 
-from .flow_models import FAMILIES, LTXV, build, pictures
+from .flow_models import FAMILIES, build, pictures
 
 
 @pytest.fixture(autouse=True)
@@ -119,13 +116,3 @@ def test_models_compute_the_same(name):
 def test_unets_are_left_alone(playground):
     assert not isinstance(forward_mode(playground.model.model), OutOfPlace)
     assert isinstance(forward_mode(build("Flux").model), OutOfPlace)
-
-
-@pytest.mark.parametrize("checkpointing", ["off", "on"])
-def test_what_is_written_over_in_another_way_is_refused(checkpointing):
-    """LTX calls x.addcmul_(...); without a word, a checkpoint would give wrong gradients."""
-    latents = [{"samples": torch.randn(1, 128, 2, 4, 4)}]
-    facts = {"attention_mask": torch.ones(1, 6, dtype=torch.long)}
-    run = Choices(RankSettings(), TrainSettings(2, 1e-2), checkpointing=checkpointing)
-    with pytest.raises(ValueError, match="writes over values that its gradients need"):
-        train_on(build(LTXV), latents, [[[torch.randn(1, 6, 24), facts]]], run, lambda s: None)

@@ -9,6 +9,7 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
+from .latents import Latent
 from .masks import expand_weights
 from .memory import out_of_memory
 from .pictures import Pictures
@@ -30,7 +31,9 @@ UNFIT = (
 class Example:
     """Holds one picture with its caption.
 
-    latent: [1, channels, ..., height, width] in the model's own scale.
+    latent: [1, channels, ..., height, width] in the model's own scale; of video with audio
+        [1, 1, values].
+    shapes: those of the tensors in it, where there are several.
     conditions: what the model gets beside it, by name.
     weights: how much each position counts [1, 1, ..., height, width], None where all count alike.
     facts: the dict of the caption's entry.
@@ -40,6 +43,7 @@ class Example:
     conditions: dict
     weights: Tensor | None = None
     facts: dict = field(default_factory=dict)
+    shapes: tuple[tuple[int, ...], ...] = ()
 
 
 def make_examples(model, inner, pictures: Pictures) -> list[Example]:
@@ -55,25 +59,29 @@ def make_examples(model, inner, pictures: Pictures) -> list[Example]:
     for number, (picture, entry) in enumerate(
         zip(pictures.latents, pictures.captions, strict=True), 1
     ):
-        memory, caption = memory_of(picture), id(entry)
+        memory, caption = (memory_of(picture.values), picture.shapes), id(entry)
         if (memory, caption) not in made:
             if memory not in latents:
-                latents[memory] = inner.process_latent_in(picture.clone().to(device, torch.float32))
+                values = picture.values.clone().to(device, torch.float32)
+                latents[memory] = inner.process_latent_in(values)
             if caption not in entries:
                 entries[caption] = normal_copy(entry)
-            conditions = encode_or_refuse(inner, number, entries[caption], latents[memory])
+            own = latents[memory], picture
+            conditions = encode_or_refuse(inner, number, entries[caption], *own)
             facts = entries[caption][1]
-            made[memory, caption] = Example(latents[memory], conditions, facts=facts)
+            made[memory, caption] = Example(
+                latents[memory], conditions, facts=facts, shapes=picture.shapes
+            )
         examples.append(made[memory, caption])
     return with_weights(examples, pictures.mask_weights)
 
 
-def encode_or_refuse(inner, number: int, entry: list, latent: Tensor) -> dict:
+def encode_or_refuse(inner, number: int, entry: list, latent: Tensor, picture: Latent) -> dict:
     """Returns the conditions of the caption of this number. Raises ValueError where the model can't
     take it.
     """
     try:
-        return encode(inner, entry, latent)
+        return encode(inner, entry, latent, picture.shapes)
     except UNFIT as error:
         if out_of_memory(error):
             raise
@@ -96,12 +104,15 @@ def memory_of(tensor: Tensor) -> tuple:
     return tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
 
 
-def encode(inner, entry: list, latent: Tensor) -> dict:
-    """Returns the conditions by name that the model makes of a caption for a latent."""
+def encode(inner, entry: list, latent: Tensor, shapes: tuple = ()) -> dict:
+    """Returns the conditions by name that the model makes of a caption for a latent, whose tensors
+    have these shapes.
+    """
     conds = comfy.sampler_helpers.convert_cond([entry])
     encoded = comfy.samplers.encode_model_conds(
-        inner.extra_conds, conds, latent, latent.device, "positive", latent_image=latent, seed=0
-    )
+        inner.extra_conds, conds, latent, latent.device, "positive", latent_image=latent, seed=0,
+        latent_shapes=[torch.Size(shape) for shape in shapes] or [latent.shape],
+    )  # fmt: skip
     return {k: v.process_cond(1, area=None) for k, v in encoded[0]["model_conds"].items()}
 
 

@@ -12,6 +12,7 @@ import torch
 from ..data.encoding import weights_identity
 from ..naming import base_facts, diffusers_paths, model_names, peft_part
 from .choices import Choices
+from .examples import Example
 from .setup import Setup
 
 PRECISIONS = {torch.float16: "fp16", torch.bfloat16: "bf16"}  # as sd-scripts write them; fp32: "no"
@@ -39,7 +40,7 @@ def facts_to_resume(model, choices: Choices, setup: Setup) -> dict:
     may differ; a model with patches can't be told from another.
     """
     examples, text = setup.all_examples, choices.text
-    shapes = sorted({tuple(example.latent.shape[1:]) for example in examples})
+    shapes = sorted({shape[1:] for example in examples for shape in shapes_of(example)})
     texts = {"text encoder": weights_identity(text.clip.patcher)} if text.used else {}
     return (
         settings_of(choices)
@@ -53,12 +54,24 @@ def facts_to_resume(model, choices: Choices, setup: Setup) -> dict:
     )
 
 
+def shapes_of(example: Example) -> list[tuple[int, ...]]:
+    """Returns the shapes of the tensors in an example's latent, in the model's own scale."""
+    return list(example.shapes[1:] and example.shapes) or [tuple(example.latent.shape)]
+
+
+def resolution_of(example: Example, form) -> str | None:
+    """Returns WIDTHxHEIGHT in pixels of a latent of this format, None for audio."""
+    shape = shapes_of(example)[0]
+    if len(shape) < 4:
+        return None
+    ratio = getattr(form, "spacial_downscale_ratio", 8)
+    return f"{shape[-1] * ratio}x{shape[-2] * ratio}"
+
+
 def metadata_of(model, choices: Choices, setup: Setup) -> dict:
     """Returns what the metadata of a file would say if the run ended now."""
     run, examples = setup.run, setup.examples
     paths = diffusers_paths(model)
-    height, width = examples[0].latent.shape[-2:]
-    ratio = getattr(model.get_model_object("latent_format"), "spacial_downscale_ratio", 8)
     dtype = PRECISIONS.get(model.model.get_dtype_inference(), "no")
     own = {"checkpointing": setup.checkpointing.on, "dtype": dtype}
     return {
@@ -66,7 +79,7 @@ def metadata_of(model, choices: Choices, setup: Setup) -> dict:
         "history": {"loss": run.losses, "mean_rank": run.mean_ranks},
         "steps": len(run.losses),
         "images": len(examples),
-        "resolution": f"{width * ratio}x{height * ratio}",
+        "resolution": resolution_of(examples[0], model.get_model_object("latent_format")),
         "base": base_facts(model),
         "diffusers": paths,
         "part": peft_part(model, paths),

@@ -13,6 +13,13 @@ from torch.utils.checkpoint import checkpoint
 
 from ...layers.adapters import Adapters
 from .out_of_place import OutOfPlace, overwriting_refused
+from .overwritten import overwrites
+
+UNCHECKPOINTED = (
+    "This model writes over values that its gradients need, so it can't be trained with gradient "
+    "checkpointing: turn it off in LoRA2 Memory Options, and lower start_rank or the resolution "
+    "where memory is too little."
+)
 
 
 def repeated_blocks(inner: nn.Module, adapted: set[nn.Module]) -> list[nn.Module]:
@@ -72,7 +79,7 @@ def check_gradients(forward: Callable, args: tuple, kwargs: dict) -> None:
 
     out = forward(*map(fresh, args), **{k: fresh(v) for k, v in kwargs.items()})
     outs = [t for t in (out if isinstance(out, (tuple, list)) else [out]) if torch.is_tensor(t)]
-    with overwriting_refused():
+    with overwriting_refused(UNCHECKPOINTED):
         torch.autograd.grad(sum(t.sum() for t in outs), leaves, allow_unused=True)
 
 
@@ -106,7 +113,11 @@ class GradientCheckpointing:
         self.models, self.adapters, self.stack, self.on = models, adapters, stack, False
 
     def turn_on(self) -> None:
-        """Checkpoints from the next forward pass on."""
+        """Checkpoints from the next forward pass on. Raises ValueError for a model that writes over
+        what its gradients need: what is computed again would be wrong without a word.
+        """
+        if any(overwrites(getattr(model, "diffusion_model", model)) for model in self.models):
+            raise ValueError(UNCHECKPOINTED)
         adapted = {component.module for component in self.adapters.components.values()}
         blocks = [block for model in self.models for block in repeated_blocks(model, adapted)]
         self.stack.enter_context(checkpointed(blocks))

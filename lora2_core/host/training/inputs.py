@@ -35,14 +35,28 @@ def check_inputs(model, latents: list[dict], positive: list[list], choices: Choi
         subject = replace(subject, texts=text.texts(subject.captions))
         if prior is not None:
             prior = replace(prior, texts=text.prior_texts(prior.captions))
+    check_they_are_pictures(subject, choices)
     for preview in choices.previews:
         preview.check(subject.captions)
     with torch.inference_mode(False):  # else the loss could not use the weights
-        weights = mask_weights(choices.mask, subject.latents)
+        weights = mask_weights(choices.mask, [latent.values for latent in subject.latents])
     check_loss(choices.loss, model.get_model_object("model_sampling"))
     choices.keep.check()
     choices.snapshots.check()
     return Inputs(replace(subject, mask_weights=weights), prior)
+
+
+def check_they_are_pictures(subject: Pictures, choices: Choices) -> None:
+    """Raises ValueError where a choice needs height and width, which audio does not have, nor do
+    several tensors in one latent.
+    """
+    if all(latent.pictures for latent in subject.latents):
+        return
+    remedy = "these latents are audio, or hold several tensors, so disconnect"
+    if choices.mask.masks is not None:
+        raise ValueError(f"masks say which parts of a picture count, but {remedy} them.")
+    if choices.previews:
+        raise ValueError(f"Previews draw pictures, but {remedy} LoRA2 Preview Options.")
 
 
 def check_it_learns(choices: Choices) -> None:

@@ -1,69 +1,115 @@
-"""Latents that can be trained on: the graph's LATENTs as one tensor a picture."""
+"""Latents that can be trained on: the graph's LATENTs as one tensor an example.
+
+An example is a picture [1, channels, height, width], a video [1, channels, frames, height, width]
+or a piece of audio [1, channels, length]. Models of video with audio have a LATENT of several
+tensors, which the host nests; here they are packed into one [1, 1, values], beside their shapes.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import comfy.utils
 import torch
 from einops import rearrange
 from torch import Tensor
 
+KINDS = {3: "audio", 4: "picture", 5: "video"}  # dimensions -> what such a latent is
 
-def flatten_latents(latents: list[dict], model) -> list[Tensor]:
-    """Returns every picture of a list of LATENTs as [1, channels, ..., height, width]. Raises
-    ValueError for an empty list, for NaN, and for latents of another kind of model.
+
+@dataclass(frozen=True)
+class Latent:
+    """Holds one example. values: [1, channels, ...], or [1, 1, all values] of several tensors.
+    shapes: those of the tensors, one where there is one.
+    """
+
+    values: Tensor
+    shapes: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, parts: list[Tensor]) -> Latent:
+        """Returns the latent of one tensor or of several."""
+        shapes = tuple(tuple(part.shape) for part in parts)
+        values = parts[0] if len(parts) == 1 else comfy.utils.pack_latents(parts)[0]
+        return cls(values, shapes)
+
+    @property
+    def pictures(self) -> bool:
+        """Returns whether it has height and width: one picture, or the frames of one video."""
+        return len(self.shapes) == 1 and len(self.shapes[0]) > 3
+
+
+def flatten_latents(latents: list[dict], model) -> list[Latent]:
+    """Returns every example of a list of LATENTs. Raises ValueError for an empty list, for NaN, and
+    for latents of another kind of model.
     """
     batches = latents if isinstance(latents, list) else [latents]
-    pictures = [
-        picture
+    examples = [
+        list(parts)
         for number, latent in enumerate(batches, 1)
-        for picture in samples_of(number, latent).split(1)
+        for parts in zip(*(p.split(1) for p in samples_of(number, latent)), strict=True)
     ]
-    if not pictures:
+    if not examples:
         raise ValueError(
             "There are no latents to train on: connect at least one picture through VAE Encode."
         )
     form = model.get_model_object("latent_format")
     channels, dimensions = form.latent_channels, 2 + getattr(form, "latent_dimensions", 2)
-    if dimensions == 5:  # a picture is one frame to models that know videos
-        pictures = [rearrange(p, "b c h w -> b c 1 h w") if p.ndim == 4 else p for p in pictures]
-    for index, picture in enumerate(pictures, 1):
-        check_picture(index, picture, channels, dimensions)
-    return pictures
+    for index, parts in enumerate(examples, 1):
+        if dimensions == 5 and parts[0].ndim == 4:  # one frame to models that know videos
+            parts[0] = rearrange(parts[0], "b c h w -> b c 1 h w")
+        if len(parts) == 1:
+            check_shape(index, parts[0], channels, dimensions)
+        for part in parts:
+            check_finite(index, part)
+    return [Latent.of(parts) for parts in examples]
 
 
-def samples_of(number: int, latent: object) -> Tensor:
-    """Returns the tensor [B, ...] of the LATENT of this number. Raises ValueError where it holds no
-    picture, or a noise mask.
+def samples_of(number: int, latent: object) -> list[Tensor]:
+    """Returns the tensor [B, ...] of the LATENT of this number, or its tensors where it has several
+    of one B. Raises ValueError where it holds none, or a noise mask.
     """
     samples = latent.get("samples") if isinstance(latent, dict) else None
-    if not torch.is_tensor(samples) or samples.ndim == 0:
+    nested = not torch.is_tensor(samples) and getattr(samples, "is_nested", False)
+    parts = list(samples.unbind()) if nested else [samples]
+    if not parts or not all(torch.is_tensor(part) and part.ndim for part in parts):
         raise ValueError(
             "latents holds something that is no LATENT: connect a VAE Encode or a dataset node."
         )
-    if samples.numel() == 0:
-        raise ValueError(
-            f"LATENT {number} holds no picture, its shape is {list(samples.shape)}: connect at "
-            "least one picture through VAE Encode."
-        )
+    for part in parts:
+        if part.numel() == 0 or len(part) != len(parts[0]):
+            raise ValueError(
+                f"LATENT {number} holds no picture, its shape is {list(part.shape)}: connect at "
+                "least one picture through VAE Encode."
+            )
     if torch.is_tensor(mask := latent.get("noise_mask")) and bool((mask != 1).any()):
         raise ValueError(
             f"LATENT {number} has a noise mask, which training does not follow: encode the "
             "picture with VAE Encode, and connect its mask to masks of LoRA2 Data Options."
         )
-    return samples
+    return parts
 
 
-def check_picture(number: int, picture: Tensor, channels: int, dimensions: int) -> None:
-    """Raises ValueError unless the picture of this number is finite and has the model's shape."""
+def check_shape(number: int, picture: Tensor, channels: int, dimensions: int) -> None:
+    """Raises ValueError unless the latent of this number has the model's dimensions and
+    channels.
+    """
     if picture.ndim != dimensions:
+        kinds = KINDS.get(picture.ndim), KINDS.get(dimensions)
+        which = "" if None in kinds else "a latent of {}, for a model of {}. ".format(*kinds)
         raise ValueError(
             f"Latent {number} has {picture.ndim} dimensions, but this model's latents have "
-            f"{dimensions}: encode the pictures with the VAE that belongs to the model."
+            f"{dimensions}: {which}Encode with the VAE that belongs to the model."
         )
     if picture.shape[1] != channels:
         raise ValueError(
             f"Latent {number} has {picture.shape[1]} channels, but this model's latents have "
             f"{channels}: encode the pictures with the VAE that belongs to the model."
         )
+
+
+def check_finite(number: int, picture: Tensor) -> None:
+    """Raises ValueError where the latent of this number holds NaN or infinite values."""
     if not torch.isfinite(picture).all():
         raise ValueError(
             f"Latent {number} holds NaN or infinite values: check the picture and the VAE."
@@ -73,5 +119,7 @@ def check_picture(number: int, picture: Tensor, channels: int, dimensions: int) 
 def count_pictures(latents: object) -> int:
     """Returns how many pictures a list of LATENTs holds, 0 where that can't be said."""
     batches = latents if isinstance(latents, (list, tuple)) else [latents]
-    samples = [batch.get("samples") if isinstance(batch, dict) else None for batch in batches]
-    return sum(map(len, samples)) if all(getattr(s, "ndim", 0) for s in samples) else 0
+    try:
+        return sum(len(samples_of(number, batch)[0]) for number, batch in enumerate(batches, 1))
+    except ValueError:  # said by the training itself
+        return 0

@@ -17,6 +17,8 @@ from ...training.loss import WEIGHTINGS, LossSettings
 from ...training.parallel import Processes
 from .examples import Example, by_shape, collate
 from .out_of_place import OutOfPlace
+from .overwritten import overwrites, overwriting_allowed
+from .streams import levels as levels_of_streams
 
 DEFAULT = LossSettings()
 # encodes the captions of a batch again, as the text encoder is now
@@ -54,8 +56,15 @@ def positions(sampling, settings: LossSettings, drawn: Tensor) -> Tensor:
 
 def check_loss(settings: LossSettings, sampling) -> None:
     """Raises ValueError where the model's kind has no such loss: a weighting by SNR belongs to
-    models that add noise to the latent as it is, and has no agreed form for flow models.
+    models that add noise to the latent as it is, and has no agreed form for flow models. Models
+    that make one picture of another in one step learn from no noise at all.
     """
+    names = "IMG_TO_IMG", "IMG_TO_IMG_FLOW"  # older hosts lack the second
+    if isinstance(sampling, tuple(getattr(comfy.model_sampling, n, ()) for n in names)):
+        raise ValueError(
+            "This model makes one picture of another in one step, such as depth or a mask of a "
+            "photograph. It would need pairs of pictures, so it can't be trained here."
+        )
     kinds = comfy.model_sampling.EPS, getattr(comfy.model_sampling, "V_PREDICTION_DDPM", ())
     if settings.weighting != "none" and not isinstance(sampling, kinds):  # before 0.24 only EPS
         raise ValueError(
@@ -82,7 +91,10 @@ def snr_weights(sampling, settings: LossSettings, sigma: Tensor, like: Tensor) -
 
 def forward_mode(inner) -> AbstractContextManager:
     """Returns the context of a forward pass with gradients: UNets write nothing in place."""
-    return nullcontext() if isinstance(inner.diffusion_model, UNetModel) else OutOfPlace()
+    model = inner.diffusion_model
+    if overwrites(model):
+        return overwriting_allowed()
+    return nullcontext() if isinstance(model, UNetModel) else OutOfPlace()
 
 
 def denoising_loss(
@@ -99,10 +111,17 @@ def denoising_loss(
     those of the positions of each picture; the settings add those of noise levels.
     """
     sampling = inner.model_sampling
-    x = sampling.noise_scaling(sigma, noise.clone(), latents)
+    streams = levels_of_streams(inner, sigma, conditions.get("latent_shapes") or [])
+    if streams is None:
+        x = sampling.noise_scaling(sigma, noise.clone(), latents)
+    else:
+        x = streams.noised(latents, noise)
     with forward_mode(inner):
         denoised = inner.apply_model(x, sigma, transformer_options=options, **conditions)
-    error = (denoised - latents) / prediction_scale(sampling, sigma, latents)
+    if streams is None:
+        error = (denoised - latents) / prediction_scale(sampling, sigma, latents)
+    else:
+        error = streams.error(x, denoised, latents, noise)
     levels = snr_weights(sampling, settings, sigma, latents)
     if weights is not None:
         levels = weights if levels is None else weights * levels
@@ -157,10 +176,11 @@ def make_draw(
 
 def loss_of(inner, draw: Draw, options: dict, settings: LossSettings = DEFAULT) -> Tensor:
     """Returns the loss of a batch. `options` are the model's transformer_options, which are
-    copied.
+    copied; as in the host's sampler, they also say that the captions are positive ones.
     """
     latents, conditions = collate(draw.examples)
-    rest = conditions, dict(options), settings, weights_of(draw.examples)
+    options = {**options, "cond_or_uncond": [0], "sigmas": draw.sigma}
+    rest = conditions, options, settings, weights_of(draw.examples)
     return denoising_loss(inner, latents, draw.noise, draw.sigma, *rest)
 
 

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from .fused import plain_form
+
 FORMS = {
     Tensor.add_: torch.add,
     Tensor.sub_: torch.sub,
@@ -54,11 +56,15 @@ class OutOfPlace(TorchFunctionMode):
                 left, right = args
                 kept = left.clone() if left._is_view() else left
                 return form(kept, right).to(left.dtype)
+        func = plain_form(func) or func
         return func(*args, **(kwargs or {}))
 
 
+UNTRAINABLE = "This model writes over values that its gradients need, so it can't be trained here."
+
+
 @contextmanager
-def overwriting_refused() -> Iterator[None]:
+def overwriting_refused(sentence: str = UNTRAINABLE) -> Iterator[None]:
     """Raises a ValueError that says what it means instead of autograd's error about a value that is
     written over in another way (`x.add_(y)`).
     """
@@ -67,6 +73,4 @@ def overwriting_refused() -> Iterator[None]:
     except RuntimeError as error:
         if "modified by an inplace operation" not in str(error):
             raise
-        raise ValueError(
-            "This model writes over values that its gradients need, so it can't be trained here."
-        ) from error
+        raise ValueError(sentence) from error

@@ -1,5 +1,5 @@
 """Pictures that are trained on, as they came from the graph: latents, captions and masks, one of
-each a picture.
+each a picture. Videos and audio count as pictures here.
 """
 
 from __future__ import annotations
@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .captions import flatten_conditioning
-from .latents import flatten_latents
+from .latents import Latent, flatten_latents
 
 
 @dataclass(frozen=True)
 class Pictures:
     """Holds what belongs to each picture, in lists of one length.
 
-    latents: [1, channels, ..., height, width] as the VAE made it.
+    latents: as the VAE made them.
     captions: one entry of a CONDITIONING (captions.py).
     mask_weights: how much each position counts [1, 1, height, width], None where all count alike.
     texts: the caption as text, None where nothing encodes it again.
     """
 
-    latents: list[Tensor]
+    latents: list[Latent]
     captions: list[list]
     mask_weights: list[Tensor | None]
     texts: list[str] | None = None

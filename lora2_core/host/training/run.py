@@ -22,6 +22,7 @@ from .memory import out_of_memory
 from .memory_plan import Plan
 from .observers import Observers, observe
 from .out_of_place import overwriting_refused
+from .overwritten import is_overwriting, overwrites, remember
 from .previews import Drawn
 from .setup import Setup, set_up
 
@@ -104,9 +105,26 @@ def run_steps(setup: Setup, choices: Choices, observers: Observers) -> BaseExcep
 def steps_of(setup: Setup, choices: Choices) -> Iterator[Step]:
     """Returns the steps of a run, as gradient checkpointing was chosen."""
     # with several processes, one that tries again would leave the others waiting
-    if choices.checkpointing == "auto" and setup.run.processes is None:
-        return steps_with_room(setup)
-    return setup.steps()
+    room = choices.checkpointing == "auto" and setup.run.processes is None
+    return steps_that_keep(setup, steps_with_room if room else Setup.steps)
+
+
+def steps_that_keep(setup: Setup, steps: Callable[[Setup], Iterator[Step]]) -> Iterator[Step]:
+    """Yields the steps of a run. Where the model writes over what its gradients need, the step is
+    computed again with copies of that, and so are all that follow, in later runs too.
+    """
+    model = setup.loan.inner.diffusion_model
+    try:
+        yield from steps(setup)
+        return
+    except RuntimeError as error:
+        known = overwrites(model) or setup.checkpointing.on
+        if known or not setup.run.between_steps or not is_overwriting(error):
+            raise
+        cleared(error)
+    log.info("This model writes over values that its gradients need: they are copied before.")
+    remember(model)
+    yield from steps(setup)
 
 
 def steps_with_room(setup: Setup) -> Iterator[Step]:

@@ -227,7 +227,7 @@ class TextEncoder:
         for example in examples:
             cross, facts = encoded[example.facts[CAPTION]]
             entry = [cross, example.facts | facts]
-            conditions = encode(self.inner, entry, example.latent)
+            conditions = encode(self.inner, entry, example.latent, example.shapes)
             fresh.append(replace(example, conditions=conditions))
         return fresh
 

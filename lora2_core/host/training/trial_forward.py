@@ -36,6 +36,7 @@ def check_model_takes(inner, examples: list[Example], captions: list[list], opti
         kinds.setdefault(kind_of(example), []).append(index)
     for indices in kinds.values():
         smallest = min((examples[i] for i in indices), key=lambda e: e.latent.numel())
+        check_one_tensor(smallest)
         try:
             forward(inner, smallest, options)
         except UNFIT as error:
@@ -44,7 +45,28 @@ def check_model_takes(inner, examples: list[Example], captions: list[list], opti
             if isinstance(error, RuntimeError) and not MISFIT.search(str(error)):
                 raise  # the device's fault, or the model's own
             first = indices[0]
+            check_several_tensors(smallest, error)
             raise ValueError(misfit(inner, first + 1, captions[first], error)) from error
+
+
+def check_one_tensor(example: Example) -> None:
+    """Raises ValueError where a model that takes one tensor in a latent got several."""
+    if len(example.shapes) > 1 and "latent_shapes" not in example.conditions:
+        raise ValueError(
+            f"The latents hold {len(example.shapes)} tensors, such as video with audio, but this "
+            "model takes one: connect the LATENT of the model's own VAE."
+        )
+
+
+def check_several_tensors(example: Example, error: Exception) -> None:
+    """Raises ValueError where a model that takes several tensors in a latent got one: the second is
+    what it could not find.
+    """
+    if len(example.shapes) == 1 and isinstance(error, IndexError):
+        raise ValueError(
+            "This model learns from latents of several tensors, such as video with audio: join "
+            "them by the host's node for it (LTXVConcatAVLatent, or the model's own)."
+        ) from error
 
 
 def forward(inner, example: Example, options: dict) -> None:

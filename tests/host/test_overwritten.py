@@ -1,0 +1,160 @@
+"""Models that write over what their gradients need: right gradients, or a refusal."""
+
+import comfy.model_management
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lora2_core import RankSettings, TrainSettings
+from lora2_core.host.training import overwritten
+from lora2_core.host.training.choices import Choices
+from lora2_core.host.training.fused import plain_form
+from lora2_core.host.training.loan import on_loan
+from lora2_core.host.training.objective import Draw, forward_mode, loss_of
+from lora2_core.host.training.out_of_place import OutOfPlace, overwriting_refused
+from lora2_core.host.training.overwritten import overwriting_allowed
+from lora2_core.host.training.run import train_on
+from lora2_core.layers.adapters import attach
+from lora2_core.layers.targets import TargetSettings
+from tests.host.examples import examples_of
+
+from .flow_models import LTXV, build
+
+
+@pytest.fixture(autouse=True)
+def nothing_known(monkeypatch):
+    monkeypatch.setattr(overwritten, "_classes", set())
+
+
+def data() -> tuple[list[dict], list[list]]:
+    generator = torch.Generator().manual_seed(0)
+    latents = [{"samples": torch.randn(1, 128, 2, 4, 4, generator=generator)}]
+    facts = {"attention_mask": torch.ones(1, 6, dtype=torch.long)}
+    return latents, [[[torch.randn(1, 6, 24, generator=generator), facts]]]
+
+
+WAYS = {
+    "a method": lambda x, w: x.addcmul_(F.layer_norm(x, x.shape[-1:]) @ w, w),
+    "a slice's method": lambda x, w: x[:, 1:].mul_(F.layer_norm(x, x.shape[-1:])[:, 1:]),
+    "an assigned slice": lambda x, w: x.__setitem__(slice(0, 2), (x @ w)[:2] * x[:2]),
+    "an augmented slice": lambda x, w: x.__setitem__(slice(2), x[:2].mul_(x[:2] @ w)),
+    "a function": lambda x, w: F.silu(x.mul_(w), inplace=True),
+    "one value twice": lambda x, w: x.add_(x.square()).mul_(x @ w),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_gradients_of_every_way_to_write(way):
+    """gradcheck against differences, in fp64; a kept value is used before and after the write."""
+    generator = torch.Generator().manual_seed(0)
+    start, weight = (torch.randn(4, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+
+    def loss(start, weight):
+        with overwriting_allowed():
+            x = start * 1.5
+            kept = x.square() + F.layer_norm(x, x.shape[-1:])
+            WAYS[way](x, weight)
+            return (kept * x * weight).square().mean()
+
+    with torch.inference_mode(False), torch.enable_grad():
+        start, weight = (t.clone().requires_grad_() for t in (start, weight))
+        torch.autograd.gradcheck(loss, (start, weight))
+
+
+def test_a_write_that_nobody_saw_is_refused():
+    with torch.inference_mode(False), torch.enable_grad():
+        x = torch.ones(3, requires_grad=True)
+        with overwriting_allowed():
+            y = x * 2
+            z = y.square()
+            torch._foreach_add_([y], 1.0)
+        with pytest.raises(ValueError, match="writes over values"), overwriting_refused():
+            z.sum().backward()
+
+
+def test_only_what_is_overwritten_is_copied(monkeypatch):
+    copies = []
+    whole = overwritten.Kept.copy
+    monkeypatch.setattr(overwritten.Kept, "copy", lambda kept: copies.append(whole(kept)))
+    with torch.inference_mode(False), torch.enable_grad():
+        x = torch.ones(3, requires_grad=True)
+        with overwriting_allowed():
+            y = x * 2
+            z = (y.square() + y.exp()).square()
+            y.add_(1)
+        z.sum().backward()
+    assert len(copies) == 1  # of y for its square; the exponential keeps what it gave
+
+
+def test_a_model_that_overwrites_learns_and_the_next_run_knows(caplog):
+    model, choices = build(LTXV), Choices(RankSettings(target_rank=4), TrainSettings(4, 1e-2))
+    assert isinstance(forward_mode(model.model), OutOfPlace)
+    with caplog.at_level("INFO"):
+        out = train_on(model, *data(), choices, lambda step: None)
+    assert out.stopped_by is None and len(out.losses) == 4 and len(out.lora.layers) == 16
+    assert "writes over values" in caplog.text
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        again = train_on(model, *data(), choices, lambda step: None)
+    assert again.losses == out.losses and "writes over values" not in caplog.text
+
+
+def test_every_gradient_of_such_a_model_agrees_with_differences():
+    model, generator = build(LTXV), torch.Generator().manual_seed(2)
+    overwritten.remember(model.model.diffusion_model)
+    with on_loan(model) as inner:
+        examples = examples_of(model, inner, *data())
+        noise = torch.randn(examples[0].latent.shape, generator=generator)
+        draw = Draw(examples, noise, torch.tensor([0.6]))
+        layers = TargetSettings().chosen(inner)
+        adapters = attach(inner, layers, RankSettings(mode="fixed", target_rank=2))
+        with torch.no_grad():
+            for c in adapters.components.values():
+                c.lora_up.normal_(0, 0.1, generator=generator)
+        try:
+            loss_of(inner, draw, {}).backward()
+            for name, c in adapters.components.items():
+                weights = [c.lora_up, c.lora_down]
+                length = torch.cat([w.grad.flatten() for w in weights]).norm()
+                ends = []
+                with torch.no_grad():
+                    for step in (1e-2, -2e-2, 1e-2):
+                        for w in weights:
+                            w += step / length * w.grad
+                        ends.append(float(loss_of(inner, draw, {})))
+                slope = (ends[0] - ends[1]) / 2e-2
+                assert slope == pytest.approx(float(length), rel=0.02, abs=1e-4), name
+        finally:
+            adapters.detach()
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_gradient_checkpointing_is_refused(known):
+    """What is computed again would be wrong without a word."""
+    model = build(LTXV)
+    if known:
+        overwritten.remember(model.model.diffusion_model)
+    choices = Choices(RankSettings(), TrainSettings(2, 1e-2), checkpointing="on")
+    with pytest.raises(ValueError, match="can't be trained with gradient checkpointing: turn it"):
+        train_on(model, *data(), choices, lambda step: None)
+
+
+def test_a_fused_operation_has_a_plain_form_with_gradients():
+    import comfy_kitchen
+
+    generator = torch.Generator().manual_seed(0)
+    q, k = (torch.randn(1, 5, 2, 8, generator=generator) for _ in range(2))
+    turns = torch.randn(1, 5, 1, 4, 2, 2, generator=generator)
+    scale = torch.rand(8, generator=generator)
+    operation = comfy_kitchen.rms_rope_split_half
+    expected = operation(q, k, turns, scale, scale, 1e-6)
+    assert plain_form(torch.add) is None
+    assert plain_form(torch.ops.comfy_kitchen.rms_rope_) is None, "it writes"
+    with torch.inference_mode(False), torch.enable_grad():
+        q, k = q.clone().requires_grad_(), k.clone().requires_grad_()
+        with OutOfPlace():
+            found = operation(q, k, turns.clone(), scale.clone(), scale.clone(), 1e-6)
+        sum(t.sum() for t in found).backward()
+    assert q.grad.any() and k.grad.any()
+    torch.testing.assert_close(found, expected)
+    assert comfy.model_management.in_training is False
