@@ -115,7 +115,7 @@ class LoRA2Train(io.ComfyNode):
                     "options",
                     optional=True,
                     tooltip="LoRA\u00b2 Rank, Target, Memory, Optimizer, Loss, Data, Start, Text "
-                    "Encoder, Preview and Checkpoint Options, chained.",
+                    "Encoder, Validation, Preview and Checkpoint Options, chained.",
                 ),
                 io.Clip.Input(
                     "clip",
@@ -177,7 +177,7 @@ class LoRA2Train(io.ComfyNode):
         taken = view.say(adapter_is_taken, origin, server) is not False
         view.begin(*data, taken)
         with view:
-            outcome = train_on(*data, choices, view.after, view.show)
+            outcome = train_on(*data, choices, view.after, view.show, view.validate)
         if outcome.stopped_by is not None:
             raise end_early(outcome, view)
         event = end(outcome, view, taken)

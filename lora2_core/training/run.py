@@ -77,6 +77,7 @@ class Run:
 
     losses, mean_ranks: of the steps so far. bad_steps: steps in a row that were not finite.
     between_steps: False inside an update, while some parts are updated and others are not.
+    observed: what observers of the run must find again when it goes on, by their names.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class Run:
         self.losses: list[float] = []
         self.mean_ranks: list[float] = []
         self.between_steps = True
+        self.observed: dict[str, dict] = {}
 
     def steps(
         self,

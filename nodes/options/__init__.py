@@ -10,6 +10,7 @@ from .rank import LoRA2RankOptions
 from .start import LoRA2StartOptions
 from .target import LoRA2TargetOptions
 from .text_encoder import LoRA2TextEncoderOptions
+from .validation import LoRA2ValidationOptions
 
 NODES = [
     LoRA2RankOptions,
@@ -20,6 +21,7 @@ NODES = [
     LoRA2DataOptions,
     LoRA2StartOptions,
     LoRA2TextEncoderOptions,
+    LoRA2ValidationOptions,
     LoRA2CheckpointOptions,
     LoRA2PreviewOptions,
 ]

@@ -19,6 +19,8 @@ from ...dataset.crops import Crop
 
 # the key in a conditioning under which its caption stands
 CAPTION = "lora2_caption"
+# the key in a LATENT under which the name of its picture stands
+PICTURE = "lora2_picture"
 # the version of crop, resize and encode: raise it when a change of them makes cached latents wrong
 RECIPE = 1
 # types of object patches that can be part of a model's identity

@@ -22,7 +22,7 @@ from ...dataset.plan import DatasetSettings, Planned, check_count, nothing, plan
 from ...dataset.reading import Unusable, decode
 from ...dataset.report import report
 from ...paths import quoted
-from .encoding import Encoder
+from .encoding import PICTURE, Encoder
 from .picture_masks import MaskReader
 
 
@@ -30,7 +30,7 @@ from .picture_masks import MaskReader
 class Dataset:
     """The entries of a data set, and the report on its folder.
 
-    Each entry has one of latents (LATENT), positive (CONDITIONING) and masks ([1, height, width],
+    Each entry has one of latents (LATENT, with the name of its picture), positive (CONDITIONING) and masks ([1, height, width],
     in the latent's size).
     """
 
@@ -128,7 +128,8 @@ def make_dataset(
             settings.shuffle_tags,
             f"{settings.seed} {item.picture.name}",
         )
-        entries += paired(crops, captions) * (item.picture.repeats // common)
+        named = [(*crop, item.picture.name) for crop in crops]
+        entries += paired(named, captions) * (item.picture.repeats // common)
     if not used:
         raise ValueError(nothing(listing))
     wordless = without_captions(entries, settings.caption_dropout, settings.seed)
@@ -137,7 +138,8 @@ def make_dataset(
         on_picture(len(planned), len(planned))
         positive.append(encoder.conditioning(caption))
     cache.trim()
-    latents = [{"samples": latent} for (latent, _), _ in entries + wordless]
-    masks = [mask for (_, mask), _ in entries + wordless]
+    crops = [crop for crop, _ in entries + wordless]
+    latents = [{"samples": latent, PICTURE: picture} for latent, _, picture in crops]
+    masks = [mask for _, mask, _ in crops]
     facts = report(name, settings, used, listing, len(entries), len(wordless))
     return Dataset(latents, positive, masks, f"{facts}\n{encoder.report()}{reader.report()}")

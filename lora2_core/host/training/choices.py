@@ -18,6 +18,7 @@ from .prior import PriorSettings
 from .snapshots import SnapshotSettings
 from .start import StartSettings
 from .text_encoder import TextSettings
+from .validation import ValidationSettings
 
 CHECKPOINTING = ("auto", "on", "off")  # of gradients; auto: once memory was too little
 LARGEST_BATCH = 4096  # pictures, as the form of LoRA2 Train has it
@@ -25,7 +26,7 @@ SETTINGS = {
     "rank": RankSettings, "training": TrainSettings, "target": TargetSettings,
     "loss": LossSettings, "prior": PriorSettings, "mask": MaskSettings,
     "start": StartSettings, "text": TextSettings, "keep": KeepSettings,
-    "snapshots": SnapshotSettings,
+    "snapshots": SnapshotSettings, "validation": ValidationSettings,
 }  # fmt: skip
 
 
@@ -35,6 +36,7 @@ class Choices:
 
     rank, training, target, loss, prior, mask, start, text: how the adapter is trained, and on what.
     keep, snapshots: which files are written on the way.
+    validation: which pictures are held out, and what is done with their loss.
     batch_size: pictures in one step.
     checkpointing: whether the model's blocks compute their activations again in the backward pass,
         which costs a third more time and saves most of the memory; `auto` begins with the first
@@ -55,6 +57,7 @@ class Choices:
     text: TextSettings = TextSettings()
     keep: KeepSettings = KeepSettings()
     snapshots: SnapshotSettings = SnapshotSettings()
+    validation: ValidationSettings = ValidationSettings()
 
     @classmethod
     def of(cls, options: Mapping[str, object]) -> Choices:

@@ -12,6 +12,7 @@ import torch
 from ..data.encoding import weights_identity
 from ..naming import base_facts, diffusers_paths, peft_part
 from .choices import Choices
+from .held_out import recorded
 from .setup import Setup
 
 PRECISIONS = {torch.float16: "fp16", torch.bfloat16: "bf16"}  # as sd-scripts write them; fp32: "no"
@@ -30,6 +31,7 @@ def settings_of(choices: Choices) -> dict:
         | choices.target.facts()
         | choices.start.facts
         | choices.text.facts(choices.training.learning_rate)
+        | choices.validation.facts()
         | {"batch_size": choices.batch_size}
     )
 
@@ -61,9 +63,12 @@ def metadata_of(model, choices: Choices, setup: Setup) -> dict:
     ratio = getattr(model.get_model_object("latent_format"), "spacial_downscale_ratio", 8)
     dtype = PRECISIONS.get(model.model.get_dtype_inference(), "no")
     own = {"checkpointing": setup.checkpointing.on, "dtype": dtype}
+    held_out, pictures = recorded(run, setup.probes.names)
+    history = {"loss": run.losses, "mean_rank": run.mean_ranks}
     return {
         "settings": settings_of(choices) | own,
-        "history": {"loss": run.losses, "mean_rank": run.mean_ranks},
+        "history": history | held_out.series() | pictures.series(),
+        "pictures": pictures.names,
         "steps": len(run.losses),
         "images": len(examples),
         "resolution": f"{width * ratio}x{height * ratio}",

@@ -6,6 +6,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from ..data.encoding import PICTURE
+
 
 def flatten_latents(latents: list[dict], model) -> list[Tensor]:
     """Returns every picture of a list of LATENTs as [1, channels, ..., height, width]. Raises
@@ -68,6 +70,29 @@ def check_picture(number: int, picture: Tensor, channels: int, dimensions: int) 
         raise ValueError(
             f"Latent {number} holds NaN or infinite values: check the picture and the VAE."
         )
+
+
+def names_of(latents: object) -> list[str]:
+    """Returns a name for every picture of a list of LATENTs: the one that LoRA2 Dataset gave it,
+    else its number. The same picture has one name, however often it comes. [] where a LATENT holds
+    no tensor.
+    """
+    batches = latents if isinstance(latents, (list, tuple)) else [latents]
+    if any(not isinstance(b, dict) or not torch.is_tensor(b.get("samples")) for b in batches):
+        return []
+    names: list[str] = []
+    known: dict[tuple, str] = {}
+    for batch in batches:
+        for sample in batch["samples"].split(1):
+            given = batch.get(PICTURE)
+            key = (given,) if isinstance(given, str) else memory_of(sample)
+            names.append(known.setdefault(key, given if len(key) == 1 else str(len(known) + 1)))
+    return names
+
+
+def memory_of(tensor: Tensor) -> tuple:
+    """Returns where a tensor's values lie in memory: the same for all views of the same values."""
+    return tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
 
 
 def count_pictures(latents: object) -> int:

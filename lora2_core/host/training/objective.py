@@ -98,6 +98,21 @@ def denoising_loss(
     """Returns the mean error of the model's own prediction, a scalar. `weights` [B, 1, ...] are
     those of the positions of each picture; the settings add those of noise levels.
     """
+    rest = conditions, options, settings, weights
+    return settings.mean(*prediction_error(inner, latents, noise, sigma, *rest))
+
+
+def prediction_error(
+    inner,
+    latents: Tensor,
+    noise: Tensor,
+    sigma: Tensor,
+    conditions: dict,
+    options: dict,
+    settings: LossSettings,
+    weights: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:
+    """Returns the error [B, ...] of the model's own prediction, and its weights."""
     sampling = inner.model_sampling
     x = sampling.noise_scaling(sigma, noise.clone(), latents)
     with forward_mode(inner):
@@ -106,7 +121,7 @@ def denoising_loss(
     levels = snr_weights(sampling, settings, sigma, latents)
     if weights is not None:
         levels = weights if levels is None else weights * levels
-    return settings.mean(error, levels)
+    return error, levels
 
 
 @dataclass(frozen=True)
@@ -162,6 +177,15 @@ def loss_of(inner, draw: Draw, options: dict, settings: LossSettings = DEFAULT) 
     latents, conditions = collate(draw.examples)
     rest = conditions, dict(options), settings, weights_of(draw.examples)
     return denoising_loss(inner, latents, draw.noise, draw.sigma, *rest)
+
+
+def losses_of(inner, draw: Draw, options: dict, settings: LossSettings = DEFAULT) -> Tensor:
+    """Returns the loss of each picture of a batch, [B]."""
+    latents, conditions = collate(draw.examples)
+    rest = conditions, dict(options), settings, weights_of(draw.examples)
+    error, weights = prediction_error(inner, latents, draw.noise, draw.sigma, *rest)
+    split = [None] * len(error) if weights is None else weights.split(1)
+    return torch.stack([settings.mean(e, w) for e, w in zip(error.split(1), split, strict=True)])
 
 
 def weights_of(examples: list[Example]) -> Tensor | None:

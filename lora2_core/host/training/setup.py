@@ -15,15 +15,17 @@ from ...layers.adapters import Adapters, attach
 from ...training.attention import EntropyRecord
 from ...training.parallel import Processes
 from ...training.run import Run, Step
+from ...training.validation import PICTURES
 from ...units import BYTES_PER_PARAMETER, MEGABYTE
 from .choices import Choices
 from .cross_attention import recorded_attention
 from .examples import Example, make_examples
 from .gradient_checkpointing import GradientCheckpointing
+from .held_out import Probes, distinct
 from .inputs import Inputs
 from .loan import Loan, lent
 from .objective import Renew, make_loss
-from .pictures import Pictures
+from .pictures import Pictures, naming
 from .prior import make_joint_loss, naming_the_prior
 from .text_encoder import TextEncoder, text_layers
 from .trial_forward import check_model_takes
@@ -36,7 +38,7 @@ class Setup:
     started: when it was set up.
     loan: the model, and the text encoder where it is trained.
     examples, prior_examples: what is learned from.
-    loss_fn: L_rec of a random batch.
+    loss_fn: L_rec of a random batch. probes: losses of single pictures.
     attention: what the model's cross-attention looks at, None where the loss does not use it.
     """
 
@@ -50,11 +52,12 @@ class Setup:
     loss_fn: Callable[[torch.Generator], Tensor]
     attention: EntropyRecord | None
     run: Run
+    probes: Probes
 
     @property
     def all_examples(self) -> list[Example]:
-        """Returns the examples of the subject and of the prior."""
-        return self.examples + self.prior_examples
+        """Returns the examples of the subject and of the prior, and those that are held out."""
+        return self.examples + self.prior_examples + self.probes.held_out
 
     def steps(self) -> Iterator[Step]:
         """Returns the steps that are left of the run."""
@@ -82,6 +85,11 @@ def set_up(model, inputs: Inputs, choices: Choices) -> Iterator[Setup]:
         if inputs.prior is not None:
             with naming_the_prior():
                 prior_examples = checked_examples(model, loan.inner, inputs.prior, options)
+        held_out = []
+        if inputs.held_out is not None:
+            with naming("Of the validation"):
+                held_out = checked_examples(model, loan.inner, inputs.held_out, options)
+            held_out = list(distinct(held_out, inputs.held_out.names, len(held_out)).values())
         adapters = attach_to(model, loan, layers, choices, text_encoder)
         stack.callback(adapters.detach)
         check_budget(adapters)
@@ -98,19 +106,27 @@ def set_up(model, inputs: Inputs, choices: Choices) -> Iterator[Setup]:
         loss_fn = loss_function(loan.inner, examples, prior_examples, options, choices, renew)
         half = loan.inner.get_dtype_inference() == torch.float16
         run = Run(adapters, choices.training, half=half, processes=Processes.joined())
+        pictures = {}
+        if choices.validation.picture_losses:
+            pictures = distinct(examples, inputs.subject.names, PICTURES)
+        probes = Probes(
+            loan.inner, held_out, list(pictures.values()), list(pictures),
+            options, choices.loss, choices.batch_size, renew,
+        )  # fmt: skip
         yield Setup(
             started, loan, text_encoder, examples, prior_examples,
-            adapters, checkpointing, loss_fn, attention, run,
+            adapters, checkpointing, loss_fn, attention, run, probes,
         )  # fmt: skip
 
 
 def encoded(inputs: Inputs, text_encoder: TextEncoder) -> Inputs:
     """Returns the inputs with captions that the text encoder on loan has made of their texts."""
     subject, prior = text_encoder.encoded(inputs.subject), inputs.prior
+    held_out = inputs.held_out and text_encoder.encoded(inputs.held_out)
     if prior is not None:
         with naming_the_prior():
             prior = text_encoder.encoded(prior)
-    return Inputs(subject, prior)
+    return Inputs(subject, prior, held_out)
 
 
 def checked_examples(model, inner, pictures: Pictures, options: dict) -> list[Example]:
