@@ -75,6 +75,7 @@ const NODES = {
   LoRA2DataOptions: { colour: TRAINING, size: [300, 0] },
   LoRA2StartOptions: { colour: TRAINING, size: [340, 0] },
   LoRA2TextEncoderOptions: { colour: TRAINING, size: [340, 0] },
+  LoRA2ValidationOptions: { colour: TRAINING, size: [300, 0] },
   LoRA2CheckpointOptions: { colour: TRAINING, size: [300, 0] },
   LoRA2PreviewOptions: { colour: TRAINING, size: [300, 0] },
   LoRA2Apply: {

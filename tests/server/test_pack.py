@@ -26,6 +26,7 @@ PROMISED = {
     "LoRA2DataOptions",
     "LoRA2StartOptions",
     "LoRA2TextEncoderOptions",
+    "LoRA2ValidationOptions",
     "LoRA2CheckpointOptions",
     "LoRA2PreviewOptions",
     "LoRA2Report",

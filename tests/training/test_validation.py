@@ -35,7 +35,7 @@ def test_all_losses_cost_their_share_of_a_run(steps: int, batch: int, held_out: 
 def test_what_is_spread_is_different_and_in_order(count: int, wanted: int):
     found = spread(count, wanted)
     assert len(found) == min(count, wanted) and found == sorted(set(found))
-    assert 0 <= found[0] and found[-1] < count
+    assert found[0] >= 0 and found[-1] < count
 
 
 @pytest.mark.parametrize(("steps", "wanted"), [(500, [0, 125, 250, 375, 500]), (1, [0, 1])])

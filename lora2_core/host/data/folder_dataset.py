@@ -30,8 +30,8 @@ from .picture_masks import MaskReader
 class Dataset:
     """The entries of a data set, and the report on its folder.
 
-    Each entry has one of latents (LATENT, with the name of its picture), positive (CONDITIONING) and masks ([1, height, width],
-    in the latent's size).
+    Each entry has one of latents (LATENT, with the name of its picture), positive (CONDITIONING)
+    and masks ([1, height, width], in the latent's size).
     """
 
     latents: list[dict]

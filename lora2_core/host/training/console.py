@@ -65,9 +65,10 @@ class Console:
         self.bar.close()
         seconds = time.monotonic() - self.began
         others = ", ".join(f"{each:.1f} s of them for {what}" for what, each in self.paused.items())
+        others = others and f" ({others})"
         log.info(
             "LoRA2 Train: step %d of %d after %.1f s%s, %s.",
-            self.last.index, self.steps, seconds, others and f" ({others})", self.text_of(self.last),
+            self.last.index, self.steps, seconds, others, self.text_of(self.last),
         )  # fmt: skip
 
     def step(self, step: Step) -> None:

@@ -19,7 +19,7 @@ from ...training.last_good import copied
 from ...training.loss import LossSettings
 from ...training.run import Run, Step
 from ...training.run_state import captured, restore_adapters
-from ...training.validation import PICTURES, picture_steps, schedule, spread
+from ...training.validation import picture_steps, schedule, spread
 from ..only_said import OnlySaid
 from .examples import Example
 from .objective import Draw, Renew, losses_of, positions, sigma_at
