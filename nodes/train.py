@@ -11,8 +11,8 @@ from ..lora2_core.host import live_events
 from ..lora2_core.host.apply import apply_lora
 from ..lora2_core.host.export import as_lora_model
 from ..lora2_core.host.store import RESCUED, check_prefix
-from ..lora2_core.host.training.choices import Choices
 from ..lora2_core.host.training.ending import adapter_is_taken, end, end_early
+from ..lora2_core.host.training.epochs import MOST_EPOCHS, choices_with_epochs
 from ..lora2_core.host.training.live import Origin
 from ..lora2_core.host.training.run import train_on
 from ..lora2_core.host.training.run_view import RunView
@@ -123,6 +123,15 @@ class LoRA2Train(io.ComfyNode):
                     tooltip="Connect it to train the text encoder too; positive must come from "
                     "LoRA\u00b2 Dataset, or its captions go to LoRA\u00b2 Text Encoder Options.",
                 ),
+                io.Int.Input(
+                    "epochs",
+                    default=0,
+                    min=0,
+                    max=MOST_EPOCHS,
+                    optional=True,
+                    tooltip="How often every picture is seen, on average, instead of steps. 0: "
+                    "steps counts.",
+                ),
             ],
             outputs=[
                 Lora2.Output(display_name="lora2"),
@@ -155,6 +164,7 @@ class LoRA2Train(io.ComfyNode):
         seed,
         options=None,
         clip=None,
+        epochs=None,
     ) -> io.NodeOutput:
         clip = (clip or [None])[0]
         fields = {
@@ -169,7 +179,8 @@ class LoRA2Train(io.ComfyNode):
         }
         fields = {name: first(name, values) for name, values in fields.items()} | {"clip": clip}
         check_model(first("model", model))
-        choices = Choices.of({**check_options((options or [None])[0]), **fields})
+        options = {**check_options((options or [None])[0]), **fields}
+        choices = choices_with_epochs(options, (epochs or [0])[0], latents)
         check_prefix(RESCUED)
         data, origin = (model[0], latents, positive), cls.origin()
         view = RunView(origin, choices, partial(live_events.send, EVENT))

@@ -57,6 +57,7 @@ def run_entries(lora: RankedLora, title: str) -> dict[str, str]:
         "ss_mixed_precision": settings.get("dtype"),
         "ss_gradient_checkpointing": settings.get("checkpointing"),
         "ss_total_batch_size": settings.get("batch_size"),
+        "ss_gradient_accumulation_steps": settings.get("gradient_accumulation_steps"),
         "ss_resolution": run.resolution,
         "ss_num_train_images": run.images,
         "ss_num_reg_images": settings.get("prior_images"),

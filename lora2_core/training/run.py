@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from ..layers.adapters import Adapters
 from ..units import BYTES_PER_PARAMETER, MEGABYTE
+from .accumulation import Part, accumulate
 from .attention import EntropyRecord
 from .auction import PRICES
 from .loss_scale import LossScale
@@ -23,6 +25,9 @@ ADAMS = ("adamw", "adam", "adamw8bit")
 # steps in a row that are not finite before the run ends; an overflow of fp16 does not count while
 # the loss scale can still be halved
 PATIENCE = 5
+
+
+LossFunction: TypeAlias = "Callable[[torch.Generator], Tensor | Sequence[Part]]"
 
 
 class TrainingDiverged(RuntimeError):
@@ -103,7 +108,7 @@ class Run:
 
     def steps(
         self,
-        loss_fn: Callable[[torch.Generator], Tensor],
+        loss_fn: LossFunction,
         attention: EntropyRecord | None = None,
     ) -> Iterator[Step]:
         """Trains and yields a Step after each step that is left; arguments as in `train`."""
@@ -117,11 +122,14 @@ class Run:
             adapters.refresh()
             if attention is not None:
                 attention.start()
-            loss = loss_fn(self.generator)
+            loss, share = loss_fn(self.generator), 1.0
+            if not torch.is_tensor(loss):
+                rest = adapters.refresh, attention, attention_weight
+                loss, share = accumulate(loss, scale, *rest)
             mean_loss = loss if self.processes is None else self.processes.mean(loss)
             total_loss = loss + price.penalty(mean_loss)
             if attention is not None:
-                total_loss = total_loss + attention_weight * attention.take()
+                total_loss = total_loss + share * attention_weight * attention.take()
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             scale.backward(total_loss, parameters)
             if self.processes is not None:
@@ -176,7 +184,7 @@ class Run:
 
 def train(
     adapters: Adapters,
-    loss_fn: Callable[[torch.Generator], Tensor],
+    loss_fn: LossFunction,
     settings: TrainSettings | None = None,
     *,
     attention: EntropyRecord | None = None,
@@ -186,8 +194,9 @@ def train(
     """Trains attached adapters and yields a Step after each step: `for step in train(...)`. The
     loop may be left early; the adapters keep what they have learned.
 
-    loss_fn: given a seeded generator on the CPU, computes L_rec of one batch, a scalar. All its
-    random numbers must come from that generator; the global generators are not used.
+    loss_fn: given a seeded generator on the CPU, computes L_rec of one batch, a scalar, or returns
+        the parts of a step, whose gradients are added up. All its random numbers must come from
+        that generator; the global generators are not used.
     attention: records the model's cross-attention calls, for L_attn.
     half: the frozen model computes in fp16, so the loss is scaled.
     processes: the processes that train together (parallel.py). loss_fn then computes the loss of

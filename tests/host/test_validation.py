@@ -17,7 +17,7 @@ from tests.host.flow_models import FAMILIES, build, pictures
 from tests.host.kept import bytes_of, keep, quiet, stop_at
 from tests.host.killed import FIELDS
 from tests.host.test_training import state_of
-from tests.tiers import fast
+from tests.tiers import each_once, fast
 
 
 @pytest.fixture
@@ -45,8 +45,7 @@ def learned(outcome) -> tuple:
     return tensors, losses, ranks
 
 
-@pytest.mark.parametrize("mode", ["adaptive", "paper", "fixed"])
-@pytest.mark.parametrize("ema", [0.0, 0.9])
+@pytest.mark.parametrize(("mode", "ema"), each_once(["adaptive", "paper", "fixed"], [0.0, 0.9]))
 def test_training_does_not_notice(playground, run, own, mode: str, ema: float):
     before, random = state_of(playground.model), torch.get_rng_state()
     plain = run(mode=mode, ema=ema)
@@ -114,14 +113,14 @@ def test_losses_of_pictures_have_the_loss_of_the_batch_as_their_mean(playground,
         torch.testing.assert_close(each.mean(), loss_of(inner, draw, {}, settings))
 
 
-@pytest.mark.parametrize("family", fast(FAMILIES, 2))
+@pytest.mark.parametrize("family", fast(FAMILIES))
 def test_levels_rise_with_the_noise_in_every_kind_of_model(family: str):
     model = build(family)
     with on_loan(model) as inner:
         probes = Probes(inner, [], [], [], {}, Choices.of({}).loss, 1)
         sigma = probes.sigma().tolist()
     assert len(sigma) == 4 and sigma == sorted(set(sigma)) and sigma[0] > 0
-    latents, positive = pictures(model)
+    latents, positive = pictures(family)
     options = {"steps": 2, "mode": "fixed", "target_rank": 2, "layers": "attention"}
     out = train_on(
         model, latents, positive,
@@ -161,7 +160,7 @@ def test_the_best_adapter_has_come_down_to_its_size(run, own):
     assert out.lora.mean_rank <= 4
 
 
-@pytest.mark.parametrize("stop", [6, 7])
+@pytest.mark.parametrize("stop", fast([7, 6]))
 def test_a_stopped_run_goes_on_with_the_same_losses_and_the_same_best_step(run, name, own, stop):
     options = own | {"validation_every": 3, "return_best": True, "picture_losses": True}
     whole = run(**options)

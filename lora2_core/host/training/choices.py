@@ -37,7 +37,8 @@ class Choices:
     rank, training, target, loss, prior, mask, start, text: how the adapter is trained, and on what.
     keep, snapshots: which files are written on the way.
     validation: which pictures are held out, and what is done with their loss.
-    batch_size: pictures in one step.
+    batch_size: pictures in one step, or in each part of it.
+    gradient_accumulation_steps: parts of a step, whose gradients are added up.
     checkpointing: whether the model's blocks compute their activations again in the backward pass,
         which costs a third more time and saves most of the memory; `auto` begins with the first
         step that finds too little memory.
@@ -47,6 +48,7 @@ class Choices:
     rank: RankSettings
     training: TrainSettings
     batch_size: int = 1
+    gradient_accumulation_steps: int = 1
     target: TargetSettings = TargetSettings()
     checkpointing: str = "auto"
     previews: tuple[Preview, ...] = ()
@@ -78,10 +80,17 @@ class Choices:
         parts = {part: kind(**given(names[part])) for part, kind in SETTINGS.items()}
         return cls(**parts, **given(own))
 
+    @property
+    def pictures_a_step(self) -> int:
+        """Returns how many pictures a step holds, in all its parts."""
+        return self.batch_size * self.gradient_accumulation_steps
+
     def __post_init__(self) -> None:
         check_optimizer(self.training.optimizer, self.rank.rules)
         check_choice("checkpointing", self.checkpointing, CHECKPOINTING)
         check_range("batch_size", self.batch_size, 1, LARGEST_BATCH, integer=True)
+        parts = self.gradient_accumulation_steps
+        check_range("gradient_accumulation_steps", parts, 1, LARGEST_BATCH, integer=True)
         if not isinstance(self.previews, tuple) or not all(
             isinstance(preview, Preview) for preview in self.previews
         ):

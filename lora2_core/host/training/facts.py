@@ -21,6 +21,7 @@ PRECISIONS = {torch.float16: "fp16", torch.bfloat16: "bf16"}  # as sd-scripts wr
 def settings_of(choices: Choices) -> dict:
     """Returns everything that was chosen, as plain values."""
     started = choices.start.start_from is not None
+    accumulation = choices.gradient_accumulation_steps
     rank = {k: v for k, v in asdict(choices.rank).items() if (k, v) != ("layer_ranks", "")}
     return (
         rank
@@ -33,6 +34,7 @@ def settings_of(choices: Choices) -> dict:
         | choices.text.facts(choices.training.learning_rate)
         | choices.validation.facts()
         | {"batch_size": choices.batch_size}
+        | ({"gradient_accumulation_steps": accumulation} if accumulation > 1 else {})
     )
 
 

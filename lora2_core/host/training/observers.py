@@ -69,7 +69,7 @@ def observe(
         values = sampled_values(setup.all_examples)
     keeper = CheckpointKeeper(choices.keep, run, facts, values)
     first = setup.examples[0].latent
-    rest = choices.batch_size, on_validated
+    rest = choices.pictures_a_step, on_validated
     return Observers(
         Validation(choices.validation, setup.probes, run, *rest),
         keeper,

@@ -36,7 +36,7 @@ class RunView:
         takes the adapter.
         """
         progress, choices = self.progress, self.choices
-        progress.batch_size = choices.batch_size
+        progress.batch_size = choices.pictures_a_step
         progress.pictures = self.say(choices.validation.trained, latents) or 0
         progress.notes += self.say(hints, model, choices, positive) or []
         progress.notes += self.say(lambda: list(odd_values(choices, latents))) or []

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
 import comfy.model_management
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...layers.adapters import Adapters, attach
 from ...training.attention import EntropyRecord
 from ...training.parallel import Processes
-from ...training.run import Run, Step
+from ...training.run import LossFunction, Run, Step
 from ...training.validation import PICTURES
 from ...units import BYTES_PER_PARAMETER, MEGABYTE
+from .accumulated import make_parts
 from .choices import Choices
 from .cross_attention import recorded_attention
 from .examples import Example, make_examples
@@ -49,7 +50,7 @@ class Setup:
     prior_examples: list[Example]
     adapters: Adapters
     checkpointing: GradientCheckpointing
-    loss_fn: Callable[[torch.Generator], Tensor]
+    loss_fn: LossFunction
     attention: EntropyRecord | None
     run: Run
     probes: Probes
@@ -172,9 +173,14 @@ def loss_function(
     options: dict,
     choices: Choices,
     renew: Renew | None,
-) -> Callable[[torch.Generator], Tensor]:
-    """Returns loss_fn(generator) of a random batch, with one of the prior where there is one."""
+) -> LossFunction:
+    """Returns loss_fn(generator) of a random batch, with one of the prior where there is one, or of
+    the parts of a step.
+    """
     parts = choices.batch_size, options, choices.loss, renew
+    if (accumulation := choices.gradient_accumulation_steps) > 1:
+        both = examples, prior_examples, choices.prior.prior_weight
+        return make_parts(inner, *both, choices.batch_size, accumulation, *parts[1:])
     if not prior_examples:
         return make_loss(inner, examples, *parts)
     weight = choices.prior.prior_weight
