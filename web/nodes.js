@@ -78,6 +78,12 @@ const NODES = {
   LoRA2ValidationOptions: { colour: TRAINING, size: [300, 0] },
   LoRA2CheckpointOptions: { colour: TRAINING, size: [300, 0] },
   LoRA2PreviewOptions: { colour: TRAINING, size: [300, 0] },
+  LoRA2Preset: { colour: TRAINING, size: [340, 0] },
+  LoRA2SavePreset: {
+    colour: TRAINING,
+    size: [340, 0],
+    view: { kind: "report", height: 44, empty: "Name of the preset and what is in it appear here after a run." },
+  },
   LoRA2Apply: {
     colour: FILES,
     size: [380, 0],

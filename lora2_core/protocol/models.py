@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import comfy.sd
-import comfy.utils
 import folder_paths
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
 from ..host.playground import load_playground
 from ..paths import quoted
@@ -38,6 +40,16 @@ def model_file(kind: str, name: str) -> str:
     return path
 
 
+def tensors_of(path: str) -> dict[str, Tensor]:
+    """Returns the tensors of a .safetensors file. Raises ValueError for any other file."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"{Path(path).name} is no .safetensors file that can be read ({error})."
+        ) from error
+
+
 def load_models(job: Job):
     """Returns (MODEL, CLIP, VAE) of a job: of its checkpoint, or of its single files."""
     if job.checkpoint:
@@ -51,5 +63,4 @@ def load_models(job: Job):
     model = comfy.sd.load_diffusion_model(model_file("diffusion_models", job.diffusion_model))
     embeddings = folder_paths.get_folder_paths("embeddings")
     clip = comfy.sd.load_clip(encoders, embedding_directory=embeddings, clip_type=kind)
-    vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(model_file("vae", job.vae)))
-    return model, clip, vae
+    return model, clip, comfy.sd.VAE(sd=tensors_of(model_file("vae", job.vae)))

@@ -1,10 +1,11 @@
-"""Option nodes: a file each, chained into the input `options` of LoRA² Train."""
+"""Option nodes: a file each, chained into the input `options` of LoRA² Train; and presets."""
 
 from .checkpoint import LoRA2CheckpointOptions
 from .data import LoRA2DataOptions
 from .loss import LoRA2LossOptions
 from .memory import LoRA2MemoryOptions
 from .optimizer import LoRA2OptimizerOptions
+from .presets import LoRA2Preset, LoRA2SavePreset
 from .preview import LoRA2PreviewOptions
 from .rank import LoRA2RankOptions
 from .start import LoRA2StartOptions
@@ -24,4 +25,6 @@ NODES = [
     LoRA2ValidationOptions,
     LoRA2CheckpointOptions,
     LoRA2PreviewOptions,
+    LoRA2Preset,
+    LoRA2SavePreset,
 ]

@@ -29,6 +29,8 @@ PROMISED = {
     "LoRA2ValidationOptions",
     "LoRA2CheckpointOptions",
     "LoRA2PreviewOptions",
+    "LoRA2Preset",
+    "LoRA2SavePreset",
     "LoRA2Report",
     "LoRA2Evaluate",
     "LoRA2Compare",
