@@ -114,7 +114,8 @@ class LoRA2Train(io.ComfyNode):
                 Lora2Options.Input(
                     "options",
                     optional=True,
-                    tooltip="LoRA\u00b2 Rank, Target, Memory, Optimizer, Loss, Data, Start, Text "
+                    tooltip="LoRA\u00b2 Rank, Target, Memory, Optimizer, Loss, "
+                    "Regularization, Data, Start, Text "
                     "Encoder, Validation, Preview and Checkpoint Options, chained.",
                 ),
                 io.Clip.Input(

@@ -72,6 +72,7 @@ const NODES = {
   LoRA2MemoryOptions: { colour: TRAINING, size: [300, 0] },
   LoRA2OptimizerOptions: { colour: TRAINING, size: [300, 0] },
   LoRA2LossOptions: { colour: TRAINING, size: [300, 0] },
+  LoRA2RegularizationOptions: { colour: TRAINING, size: [300, 0] },
   LoRA2DataOptions: { colour: TRAINING, size: [300, 0] },
   LoRA2StartOptions: { colour: TRAINING, size: [340, 0] },
   LoRA2TextEncoderOptions: { colour: TRAINING, size: [340, 0] },

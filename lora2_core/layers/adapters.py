@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -120,22 +120,23 @@ class Adapters:
             groups.setdefault(self.speeds.get(name, 1.0), []).append(name)
         return groups
 
-    def refresh(self) -> None:
+    def refresh(self, drop: Callable[[Tensor], Tensor] | None = None) -> None:
         """Computes the diagonals of Lambda, zero beyond the ranks, for the next forward and
-        backward pass: `weights`, [layers, largest capacity], and `active`, its rows.
+        backward pass: `weights`, [layers, largest capacity], and `active`, its rows. drop: gives
+        the factors that the rows have in this pass (dropout).
         """
         length = max(c.capacity for c in self._list)
         positions = torch.arange(length, device=self.device)
         inside = positions < self._ranks[:, None]
         wanted = self.target_ranks[:, None] if self.own_targets else self.mean_ceiling
         self.weights = self.mode.weights(self.rates, self._ranks, wanted, length) * inside
-        self.active = (
-            self.weights.unbind()
-        )  # the backward pass of single rows would fill a matrix each
+        self.dropping = drop is not None
+        used = self.weights if drop is None else self.weights * drop(self.weights)
+        self.active = used.unbind()  # the backward pass of single rows would fill a matrix each
 
     def _weights_of(self, row: int) -> Tensor | None:
         """Returns the diagonal of a layer's Lambda; None where it is 1."""
-        return self.active[row] if self.mode.moves else None
+        return self.active[row] if self.mode.moves or self.dropping else None
 
     def _std(self, row: int) -> float:
         """Returns the standard deviation of a layer's new lora_down."""

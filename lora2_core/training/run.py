@@ -18,6 +18,7 @@ from .auction import PRICES
 from .loss_scale import LossScale
 from .optimizers import TwoOptimizers, check_optimizer
 from .parallel import Processes
+from .regularisers import Dropout, cap_norms
 from .settings import TrainSettings
 
 # optimizers whose learning rate means the same as Adam's
@@ -99,6 +100,8 @@ class Run:
         self.optimizer = make_optimizer(adapters, self.settings)
         self.price = PRICES[mode.name](adapters, self.settings.steps)
         self.generator = torch.Generator().manual_seed(self.settings.seed)
+        both = self.settings.rank_dropout, self.settings.module_dropout
+        self.dropout = Dropout(*both, self.generator)
         self.random = self.generator.get_state()  # as it was before the step that is computed
         self.scale, self.bad_steps = LossScale(half), 0
         self.losses: list[float] = []
@@ -119,12 +122,12 @@ class Run:
         self.generator.set_state(self.random)
         for learning_rate in self.settings.rates()[len(self.losses) :]:
             optimizer.set_learning_rate(learning_rate)
-            adapters.refresh()
+            self.refresh()
             if attention is not None:
                 attention.start()
             loss, share = loss_fn(self.generator), 1.0
             if not torch.is_tensor(loss):
-                rest = adapters.refresh, attention, attention_weight
+                rest = self.refresh, attention, attention_weight
                 loss, share = accumulate(loss, scale, *rest)
             mean_loss = loss if self.processes is None else self.processes.mean(loss)
             total_loss = loss + price.penalty(mean_loss)
@@ -148,9 +151,15 @@ class Run:
                 scale.step_was_good()
                 price.review(optimizer, value)
                 adapters.follow_rates(optimizer)
+                if self.settings.scale_weight_norms > 0:
+                    cap_norms(adapters, self.settings.scale_weight_norms)
             elif not (finite_loss and scale.overflowed()):
                 self.bad_steps += 1
             yield self._ended(value)
+
+    def refresh(self) -> None:
+        """Computes the diagonals of Lambda for the next pass, with dropout if there is any."""
+        self.adapters.refresh(self.dropout if self.dropout.used else None)
 
     def _ended(self, loss: float) -> Step:
         """Ends a step: records its loss and ranks, and returns them. Raises TrainingDiverged after

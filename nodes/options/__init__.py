@@ -8,6 +8,7 @@ from .optimizer import LoRA2OptimizerOptions
 from .presets import LoRA2Preset, LoRA2SavePreset
 from .preview import LoRA2PreviewOptions
 from .rank import LoRA2RankOptions
+from .regularization import LoRA2RegularizationOptions
 from .start import LoRA2StartOptions
 from .target import LoRA2TargetOptions
 from .text_encoder import LoRA2TextEncoderOptions
@@ -19,6 +20,7 @@ NODES = [
     LoRA2MemoryOptions,
     LoRA2OptimizerOptions,
     LoRA2LossOptions,
+    LoRA2RegularizationOptions,
     LoRA2DataOptions,
     LoRA2StartOptions,
     LoRA2TextEncoderOptions,

@@ -23,6 +23,7 @@ PROMISED = {
     "LoRA2MemoryOptions",
     "LoRA2OptimizerOptions",
     "LoRA2LossOptions",
+    "LoRA2RegularizationOptions",
     "LoRA2DataOptions",
     "LoRA2StartOptions",
     "LoRA2TextEncoderOptions",

@@ -15,17 +15,21 @@ from .choices import Choices
 from .held_out import recorded
 from .setup import Setup
 
+# settings that a file and a checkpoint say only where they are on
+REGULARISERS = ("rank_dropout", "module_dropout", "scale_weight_norms")
 PRECISIONS = {torch.float16: "fp16", torch.bfloat16: "bf16"}  # as sd-scripts write them; fp32: "no"
 
 
 def settings_of(choices: Choices) -> dict:
     """Returns everything that was chosen, as plain values."""
     started = choices.start.start_from is not None
+    training = asdict(choices.training.resolved(choices.rank.rules, started=started))
+    training = {k: v for k, v in training.items() if k not in REGULARISERS or v}
     accumulation = choices.gradient_accumulation_steps
     rank = {k: v for k, v in asdict(choices.rank).items() if (k, v) != ("layer_ranks", "")}
     return (
         rank
-        | asdict(choices.training.resolved(choices.rank.rules, started=started))
+        | training
         | asdict(choices.loss)
         | choices.prior.facts()
         | choices.mask.facts()
