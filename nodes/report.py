@@ -11,6 +11,7 @@ from ..lora2_core.adapter.history import History, check_tensorboard
 from ..lora2_core.charts.report import page
 from ..lora2_core.host.lora_files import lora_file
 from ..lora2_core.host.output import numbered_files
+from ..lora2_core.host.preview_grid import preview_grid
 from ..lora2_core.host.reports import keep_report, keep_scalars, pictures
 from .checking import CheckedFirst, checked, validated
 from .sockets import CATEGORY, Lora2, check_adapter
@@ -119,7 +120,8 @@ class LoRA2Report(CheckedFirst, io.ComfyNode):
         if lora_name not in (None, ""):
             start, named = Path(lora_file(lora_name)).with_suffix(""), lora_name
         title = Path(named).name.removesuffix(".safetensors")
-        drawn = page(lora2, title, {"before": pictures(before), "after": pictures(after)})
+        samples = {"before": pictures(before), "after": pictures(after)}
+        drawn = page(lora2, title, samples, preview_grid(lora2))
         if save:
             keep_report(drawn, history, start)
         if tensorboard:

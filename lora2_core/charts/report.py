@@ -11,6 +11,7 @@ from ..adapter.history import History
 from ..adapter.lora import RankedLora
 from ..adapter.rank_map import rank_map
 from .drawing import DPI, blank, pixels
+from .grid import Previews, draw_grid, grid_height
 from .heatmap import WIDTH, draw_cells
 from .info import as_saved, summary
 
@@ -22,11 +23,15 @@ LEVEL_COLOURS = ("#6baed6", "#3182bd", "#08519c", "#08204a")  # from the least n
 
 
 def page(
-    lora: RankedLora, title: str, samples: dict[str, Sequence[np.ndarray]] | None = None
+    lora: RankedLora,
+    title: str,
+    samples: dict[str, Sequence[np.ndarray]] | None = None,
+    grid: Previews | None = None,
 ) -> np.ndarray:
     """Returns the page as uint8 RGB [height, 1024, 3]; ValueError for an adapter without a history.
 
     samples: pictures, uint8 RGB [height, width, 3], by the title over them; four a title are shown.
+    grid: the pictures that were drawn on the way.
     """
     history, table = History.of(lora), rank_map(lora)
     samples = {name: list(some)[:MOST] for name, some in (samples or {}).items() if len(some)}
@@ -34,6 +39,8 @@ def page(
     heights = [HEADER, CURVES, max(2.6, SCALE + row * len(table.rows))]
     if history.pictures is not None:
         heights.append(table_height(history.pictures))
+    if grid is not None:
+        heights.append(grid_height(grid))
     if samples:
         heights.append(TITLE + WIDTH / DPI / max(MOST, sum(map(len, samples.values()))))
     figure = blank(WIDTH / DPI, sum(heights), layout="constrained")
@@ -44,6 +51,8 @@ def page(
     draw_cells(parts[2], parts[2].add_subplot(), table, 9 if row > 0.3 else 7.5)
     if history.pictures is not None:
         draw_picture_losses(parts[3], history.pictures)
+    if grid is not None:
+        draw_grid(parts[-2 if samples else -1], grid)
     if samples:
         draw_samples(parts[-1], samples)
     return pixels(figure)

@@ -13,6 +13,7 @@ from ..data.encoding import weights_identity
 from ..naming import base_facts, diffusers_paths, peft_part
 from .choices import Choices
 from .held_out import recorded
+from .previews import OBSERVED as PREVIEWS
 from .setup import Setup
 
 # settings that a file and a checkpoint say only where they are on
@@ -75,6 +76,7 @@ def metadata_of(model, choices: Choices, setup: Setup) -> dict:
         "settings": settings_of(choices) | own,
         "history": history | held_out.series() | pictures.series(),
         "pictures": pictures.names,
+        "previews": run.observed.get(PREVIEWS, {}).get("drawn", []),
         "steps": len(run.losses),
         "images": len(examples),
         "resolution": f"{width * ratio}x{height * ratio}",
