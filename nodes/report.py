@@ -9,9 +9,9 @@ from comfy_api.latest import io, ui
 
 from ..lora2_core.adapter.history import History, check_tensorboard
 from ..lora2_core.charts.report import page
+from ..lora2_core.host.data.preview_grid import preview_grid
 from ..lora2_core.host.lora_files import lora_file
 from ..lora2_core.host.output import numbered_files
-from ..lora2_core.host.preview_grid import preview_grid
 from ..lora2_core.host.reports import keep_report, keep_scalars, pictures
 from .checking import CheckedFirst, checked, validated
 from .sockets import CATEGORY, Lora2, check_adapter

@@ -9,7 +9,7 @@ from PIL import Image
 from lora2_core import load, save
 from lora2_core.charts.report import page
 from lora2_core.host.apply import apply_lora
-from lora2_core.host.preview_grid import preview_grid
+from lora2_core.host.data.preview_grid import preview_grid
 from lora2_core.host.training.choices import Choices
 from lora2_core.host.training.previews import Preview, decode, sample
 from lora2_core.host.training.run import train_on

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import folder_paths
 import numpy as np
 
-from ..adapter.lora import RankedLora
-from ..dataset.reading import Unusable, decode
-from ..paths import below
+from ...adapter.lora import RankedLora
+from ...dataset.reading import Unusable, decode
+from ...paths import below
 
 MOST_ROWS, MOST_COLUMNS = 8, 6  # more could not be seen
 
