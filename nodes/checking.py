@@ -15,7 +15,7 @@ from ..lora2_core.paths import quoted
 
 # Fields that list files and folders. The disk may have changed since the list was made, so each
 # node looks on the disk itself.
-DISK_LISTS = ("lora_name", "folder", "resume", "clip_folder", "dino_folder")
+DISK_LISTS = ("lora_name", "folder", "resume", "clip_folder", "dino_folder", "preset")
 
 
 def check_field(field: io.Input, value: object) -> None:

@@ -9,6 +9,7 @@ from comfy_api.latest import io, ui
 
 from ..lora2_core.adapter.history import History, check_tensorboard
 from ..lora2_core.charts.report import page
+from ..lora2_core.host.data.preview_grid import preview_grid
 from ..lora2_core.host.lora_files import lora_file
 from ..lora2_core.host.output import numbered_files
 from ..lora2_core.host.reports import keep_report, keep_scalars, pictures
@@ -24,8 +25,8 @@ class LoRA2Report(CheckedFirst, io.ComfyNode):
             display_name="LoRA\u00b2 Report",
             category=CATEGORY,
             description="How a training went, on one page: loss and mean rank over the steps, the "
-            "learned ranks, and samples. Saves it as a picture, a table (CSV) and TensorBoard's "
-            "scalars, if you wish.",
+            "learned ranks, held-out losses, and samples. Saves it as a picture, tables (CSV) and "
+            "TensorBoard's scalars, if you wish.",
             search_aliases=["loss curve", "training log", "loss graph", "csv", "tensorboard"],
             is_output_node=True,
             inputs=[
@@ -76,7 +77,14 @@ class LoRA2Report(CheckedFirst, io.ComfyNode):
             outputs=[
                 io.Image.Output(display_name="page"),
                 io.String.Output(
-                    display_name="csv", tooltip="step, loss and mean_rank, one line for each step."
+                    display_name="csv",
+                    tooltip="step, loss and mean_rank, one line for each step; validation_loss "
+                    "where pictures were held out.",
+                ),
+                io.String.Output(
+                    display_name="picture_csv",
+                    tooltip="The loss of each picture, the least learned first; empty unless "
+                    "picture_losses of LoRA\u00b2 Validation Options was on.",
                 ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
@@ -113,13 +121,15 @@ class LoRA2Report(CheckedFirst, io.ComfyNode):
         if lora_name not in (None, ""):
             start, named = Path(lora_file(lora_name)).with_suffix(""), lora_name
         title = Path(named).name.removesuffix(".safetensors")
-        drawn = page(lora2, title, {"before": pictures(before), "after": pictures(after)})
+        samples = {"before": pictures(before), "after": pictures(after)}
+        drawn = page(lora2, title, samples, preview_grid(lora2))
         if save:
             keep_report(drawn, history, start)
         if tensorboard:
             keep_scalars(history, title)
         image = torch.from_numpy(drawn)[None].float() / 255
-        return io.NodeOutput(image, history.csv(), ui=ui.PreviewImage(image, cls=cls))
+        table = history.pictures.csv() if history.pictures else ""
+        return io.NodeOutput(image, history.csv(), table, ui=ui.PreviewImage(image, cls=cls))
 
 
 NODES = [LoRA2Report]

@@ -9,8 +9,8 @@ from ..lora2_core.host import live_events
 from ..lora2_core.host.apply import apply_lora
 from ..lora2_core.host.export import as_lora_model
 from ..lora2_core.host.store import RESCUED, check_prefix
-from ..lora2_core.host.training.choices import Choices
 from ..lora2_core.host.training.ending import adapter_is_taken, end, end_early
+from ..lora2_core.host.training.epochs import MOST_EPOCHS, choices_with_epochs
 from ..lora2_core.host.training.live import EVENT, Origin
 from ..lora2_core.host.training.run import train_on
 from ..lora2_core.host.training.run_view import RunView
@@ -111,7 +111,8 @@ class LoRA2Train(io.ComfyNode):
                     "options",
                     optional=True,
                     tooltip="A chain of LoRA\u00b2 option nodes: Rank, Target, Memory, Optimizer, "
-                    "Loss, Data, Start, Text Encoder, Preview and Checkpoint Options.",
+                    "Loss, Regularization, Data, Start, Text Encoder, Validation, Preview and "
+                    "Checkpoint Options.",
                 ),
                 io.Clip.Input(
                     "clip",
@@ -119,6 +120,15 @@ class LoRA2Train(io.ComfyNode):
                     tooltip="Connect it to train the text encoder too. positive must then come "
                     "from LoRA\u00b2 Dataset; otherwise connect the captions as text to "
                     "LoRA\u00b2 Text Encoder Options.",
+                ),
+                io.Int.Input(
+                    "epochs",
+                    default=0,
+                    min=0,
+                    max=MOST_EPOCHS,
+                    optional=True,
+                    tooltip="How often every picture is seen, on average, instead of steps. 0: "
+                    "steps counts.",
                 ),
             ],
             outputs=[
@@ -152,6 +162,7 @@ class LoRA2Train(io.ComfyNode):
         seed,
         options=None,
         clip=None,
+        epochs=None,
     ) -> io.NodeOutput:
         clip = (clip or [None])[0]
         fields = {
@@ -166,7 +177,8 @@ class LoRA2Train(io.ComfyNode):
         }
         fields = {name: first(name, values) for name, values in fields.items()} | {"clip": clip}
         check_model(first("model", model))
-        choices = Choices.of({**check_options((options or [None])[0]), **fields})
+        options = {**check_options((options or [None])[0]), **fields}
+        choices = choices_with_epochs(options, (epochs or [0])[0], latents)
         check_prefix(RESCUED)
         data, origin = (model[0], latents, positive), cls.origin()
         view = RunView(origin, choices, live_events.send)
@@ -174,7 +186,7 @@ class LoRA2Train(io.ComfyNode):
         taken = view.say(adapter_is_taken, origin, server) is not False
         view.begin(*data, taken)
         with view:
-            outcome = train_on(*data, choices, view.after, view.show, view.plan)
+            outcome = train_on(*data, choices, view.after, view.show, view.plan, view.validate)
         if outcome.stopped_by is not None:
             raise end_early(outcome, view)
         event = end(outcome, view, taken)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from .held_out import HeldOut, PictureLosses
 from .lora import RankedLora
+from .series import numbers, running_mean
 
 SMOOTHING = 0.12  # weight of a new loss in the running mean, as in the graph and the terminal
 MOST_STEPS = 10_000_000  # that a file may state: far above any run
@@ -25,11 +25,15 @@ class History:
     """The loss L_rec of a step, and the mean rank after it, for the rising steps 1, 2, ...
 
     An adapter that was loaded has at most 200 steps, evenly spread, with the first and the last.
+    held_out, pictures: the losses on pictures that were held out, and of each picture; None where
+    the run did not compute them.
     """
 
     steps: list[int]
     losses: list[float]
     mean_ranks: list[float]
+    held_out: HeldOut | None = None
+    pictures: PictureLosses | None = None
 
     @classmethod
     def of(cls, lora: RankedLora) -> History:
@@ -45,34 +49,31 @@ class History:
         stated = lora.origin.file.metadata.get("ss_steps") if steps is None else steps
         count = max(step_count(stated), len(losses))
         gap = (count - 1) / max(1, len(losses) - 1)
-        return cls([1 + round(i * gap) for i in range(len(losses))], losses, ranks)
+        found = [1 + round(i * gap) for i in range(len(losses))]
+        pictures = PictureLosses.of(series, lora.origin.run.pictures)
+        return cls(found, losses, ranks, HeldOut.of(series), pictures)
 
     def smooth(self) -> list[float]:
         """Returns the running mean of the losses."""
-        means: list[float] = []
-        for loss in self.losses:
-            before = means[-1] if means else loss
-            means.append(before + SMOOTHING * (loss - before))
-        return means
+        return running_mean(self.losses, SMOOTHING)
 
     def csv(self) -> str:
-        """Returns the text of a CSV file: step, loss, mean_rank, a line a step."""
+        """Returns the text of a CSV file: step, loss, mean_rank, a line a step; with a held-out
+        loss also validation_loss, at the steps that have one.
+        """
+        rows = zip(self.steps, self.losses, self.mean_ranks, strict=True)
+        lines: dict[int, list] = {s: [s, f"{loss:.6g}", f"{rank:.6g}"] for s, loss, rank in rows}
+        header = ["step", "loss", "mean_rank"]
+        if self.held_out is not None:
+            header.append("validation_loss")
+            for step, loss in zip(self.held_out.steps, self.held_out.losses, strict=True):
+                lines.setdefault(step, [step, "", ""]).append(f"{loss:.6g}")
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
-        table.writerow(("step", "loss", "mean_rank"))
-        for step, loss, rank in zip(self.steps, self.losses, self.mean_ranks, strict=True):
-            table.writerow((step, f"{loss:.6g}", f"{rank:.6g}"))
+        table.writerow(header)
+        for step in sorted(lines):
+            table.writerow(lines[step] + [""] * (len(header) - len(lines[step])))
         return text.getvalue()
-
-
-def numbers(values: object) -> list[float]:
-    """Returns the floats of a list of finite numbers; [] for any other value: it may come from a
-    file that anybody wrote.
-    """
-    if not isinstance(values, Sequence) or isinstance(values, str):
-        return []
-    fit = (isinstance(v, (int, float)) and math.isfinite(v) for v in values)
-    return [float(v) for v in values] if all(fit) else []
 
 
 def step_count(value: object) -> int:
@@ -98,3 +99,6 @@ def write_tensorboard(history: History, folder: Path) -> None:
             writer.add_scalar("loss", loss, step)
             writer.add_scalar("loss_mean", mean, step)
             writer.add_scalar("mean_rank", rank, step)
+        if (held := history.held_out) is not None:
+            for step, loss in zip(held.steps, held.losses, strict=True):
+                writer.add_scalar("validation_loss", loss, step)

@@ -41,7 +41,10 @@ class RunFacts:
     """What is known of the training run.
 
     settings: every option by name, as JSON values.
-    history: `loss` and `mean_rank`, one number a step; a file has at most 200 of them.
+    history: `loss` and `mean_rank`, one number a step, and the series of held_out.py; a file has at
+    most 200 numbers of each.
+    pictures: the names of those whose losses the history has; no file holds them.
+    previews: [step, number, file below the output folder, label] of each; no file holds them.
     steps, images: how many there were.
     resolution: WIDTHxHEIGHT of the first picture.
     started, finished: Unix time in seconds.
@@ -49,6 +52,8 @@ class RunFacts:
 
     settings: Mapping = field(default_factory=dict)
     history: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    pictures: Sequence[str] = ()
+    previews: Sequence[Sequence] = ()
     steps: int | None = None
     images: int | None = None
     resolution: str | None = None

@@ -34,7 +34,7 @@ def run_entries(lora: RankedLora, title: str) -> dict[str, str]:
         "ss_network_module": "networks.lora",
         "ss_network_dim": "Dynamic",
         "ss_network_alpha": "Dynamic",
-        "ss_network_args": json.dumps({"lora2": VERSION}),
+        "ss_network_args": json.dumps({"lora2": VERSION} | dropouts(settings)),
         "ss_output_name": title,
         "ss_v2": base.v2,
         "ss_base_model_version": base.version,
@@ -45,6 +45,7 @@ def run_entries(lora: RankedLora, title: str) -> dict[str, str]:
         "ss_steps": run.steps,
         "ss_max_train_steps": settings.get("steps"),
         "ss_optimizer": optimizer_entry(settings),
+        "ss_scale_weight_norms": settings.get("scale_weight_norms"),
         "ss_lr_scheduler": settings.get("schedule"),
         "ss_lr_warmup_steps": settings.get("warmup_steps"),
         "ss_max_grad_norm": settings.get("max_norm"),
@@ -57,6 +58,7 @@ def run_entries(lora: RankedLora, title: str) -> dict[str, str]:
         "ss_mixed_precision": settings.get("dtype"),
         "ss_gradient_checkpointing": settings.get("checkpointing"),
         "ss_total_batch_size": settings.get("batch_size"),
+        "ss_gradient_accumulation_steps": settings.get("gradient_accumulation_steps"),
         "ss_resolution": run.resolution,
         "ss_num_train_images": run.images,
         "ss_num_reg_images": settings.get("prior_images"),
@@ -77,6 +79,12 @@ def run_entries(lora: RankedLora, title: str) -> dict[str, str]:
     }
     known = {k: str(v) for k, v in entries.items() if v is not None}
     return defaults | carried(lora.origin.file.metadata) | known
+
+
+def dropouts(settings: Mapping) -> dict[str, str]:
+    """Returns the dropouts of a run as sd-scripts' network arguments, {} without any."""
+    found = {name: settings.get(name) for name in ("rank_dropout", "module_dropout")}
+    return {name: str(value) for name, value in found.items() if value}
 
 
 def optimizer_entry(settings: Mapping) -> str | None:

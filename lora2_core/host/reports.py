@@ -29,12 +29,15 @@ def pictures(images: Tensor | None) -> list[np.ndarray]:
 
 
 def keep_report(page: np.ndarray, history: History, start: str | Path) -> None:
-    """Writes START.report.png and START.report.csv, over older files.
+    """Writes START.report.png and START.report.csv, and START.pictures.csv where the history has
+    the loss of each picture, over older files.
 
-    start: path of both files without these endings.
+    start: path of the files without these endings.
     """
     write_atomic(Path(f"{start}.report.png"), png(page))
     write_atomic(Path(f"{start}.report.csv"), history.csv().encode())
+    if history.pictures is not None:
+        write_atomic(Path(f"{start}.pictures.csv"), history.pictures.csv().encode())
 
 
 def keep_scalars(history: History, name: str) -> None:

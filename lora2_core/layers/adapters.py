@@ -55,7 +55,7 @@ class Adapters:
         own = {name: line.wanted(moves=self.mode.moves) for name, line in lines.items()}
         self.own_targets = {name: rank for name, rank in own.items() if rank is not None}
         self._list = list(self.components.values())
-        self.paths = Folded(self._list, moves=self.mode.moves)
+        self.paths = Folded(self._list)
         self.cost = sum(c.cost for c in self._list)
         # how a run starts is computed on the CPU: a GPU would be waited for in every layer
         targets = [float(self.own_targets.get(n, settings.target_rank)) for n in layers]
@@ -121,15 +121,16 @@ class Adapters:
             groups.setdefault(self.speeds.get(name, 1.0), []).append(name)
         return groups
 
-    def refresh(self) -> None:
+    def refresh(self, drop: Callable[[Tensor], Tensor] | None = None) -> None:
         """Computes the diagonals of Lambda, zero beyond the ranks, for the next forward and
-        backward pass: `weights`, [layers, largest capacity], and `active`, its rows.
+        backward pass: `weights`, [layers, largest capacity], and `active`, its rows. drop: gives
+        the factors that the rows have in this pass (dropout).
         """
         self.weights = self._lambda(self.rates, self._ranks, self.target_ranks)
-        self.active = (
-            self.weights.unbind()
-        )  # the backward pass of single rows would fill a matrix each
-        self.paths.renew(self.weights)
+        self.dropping = drop is not None
+        used = self.weights if drop is None else self.weights * drop(self.weights)
+        self.active = used.unbind()  # the backward pass of single rows would fill a matrix each
+        self.paths.renew(used, folds=self.mode.moves or self.dropping)
 
     def _lambda(self, rates: Tensor, ranks: Tensor, targets: Tensor) -> Tensor:
         """Returns the diagonals of Lambda, [layers, largest capacity], zero beyond the ranks."""
@@ -140,7 +141,7 @@ class Adapters:
 
     def _weights_of(self, row: int) -> Tensor | None:
         """Returns the diagonal of a layer's Lambda; None where it is 1."""
-        return self.active[row] if self.mode.moves else None
+        return self.active[row] if self.mode.moves or self.dropping else None
 
     def _std(self, row: int, weights: Tensor) -> float:
         """Returns the standard deviation of a layer's new lora_down; weights: its row of Lambda."""

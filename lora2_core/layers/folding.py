@@ -147,8 +147,8 @@ class Folded:
     of them asks, and kept until `forget`, or until a parameter has changed.
     """
 
-    def __init__(self, components: Sequence[Component], *, moves: bool):
-        self.components, self.moves = components, moves
+    def __init__(self, components: Sequence[Component]):
+        self.components, self.folds = components, False
         self.weights: Tensor = torch.empty(0)  # Lambda, [layers, at least every capacity]
         self.dtypes: list[torch.dtype | None] = [None] * len(components)
         self.made: dict[tuple[int, bool], tuple[tuple, Pair]] = {}
@@ -158,9 +158,9 @@ class Folded:
         """Frees the tensors; they are made again when they are needed."""
         self.made.clear()
 
-    def renew(self, weights: Tensor) -> None:
-        """Takes the Lambda of the next pass."""
-        self.weights = weights
+    def renew(self, weights: Tensor, *, folds: bool) -> None:
+        """Takes the Lambda of the next pass. folds: whether any of it is not 1."""
+        self.weights, self.folds = weights, folds
         self.forget()
 
     def of(self, row: int, x: Tensor) -> Pair:
@@ -168,7 +168,7 @@ class Folded:
         its path computes in; differentiable where gradients are computed.
         """
         dtype, component = path_dtype(x), self.components[row]
-        if dtype == torch.float32 and not self.moves:
+        if dtype == torch.float32 and not self.folds:
             return component.lora_down, component.lora_up
         if self.dtypes[row] != dtype:
             self.dtypes[row] = dtype
@@ -201,7 +201,7 @@ class Folded:
         tensors = downs if dtype == torch.float32 else downs + ups
         # a checkpoint around the first layer that asks would find them made in its second pass
         with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):
-            weights = self.weights_of(rows) if self.moves else None
+            weights = self.weights_of(rows) if self.folds else None
             made = Fold.apply(dtype, weights, len(rows), *tensors)
         made_downs, made_ups = made[: len(rows)], made[len(rows) :] or ups
         for row, down, up in zip(rows, made_downs, made_ups, strict=True):

@@ -1,4 +1,6 @@
-"""The command line: `python -m lora2_core.protocol --plan sdxl --data FOLDER --out FOLDER`."""
+"""The command line: `python -m lora2_core.protocol --plan sdxl --data FOLDER --out FOLDER`, and for
+single trainings `python -m lora2_core.protocol train FILE`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from . import train
 from .dreambooth import read_subjects
 from .headless import find_comfyui
 from .json_file import known
@@ -25,7 +28,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m lora2_core.protocol",
         description="Trains, draws with and scores adapters over subjects, methods and seeds. "
-        "A second start goes on where the first one ended.",
+        "A second start goes on where the first one ended. `train FILE` instead trains what a "
+        "file says: see `train --help`.",
     )
     add = parser.add_argument
     add("--plan", required=True, metavar="FILE", help=f"a JSON file, or one of {known(PRESETS)}")
@@ -113,10 +117,14 @@ def work(
 def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("lora2").setLevel(logging.INFO)
+    arguments = sys.argv[1:]
     try:
-        sys.stdout.write(run(parse()) + "\n")
+        text = train.run(arguments[1:]) if arguments[:1] == ["train"] else run(parse())
+        sys.stdout.write(text + "\n")
     except (ValueError, RuntimeError) as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit("Stopped: start again to go on.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Plans and searches in JSON files: a preset of the pack, by its name, or a file of the user."""
+"""Plans, searches and jobs in JSON or TOML files: a preset of the pack, by its name, or a file of
+the user.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,20 @@ def known(folder: Path) -> str:
     return ", ".join(sorted(path.stem for path in folder.glob("*.json")))
 
 
+def parsed(path: Path) -> Any:
+    """Returns the value of a JSON file, or of a TOML file by its ending. Raises ValueError for what
+    is neither.
+    """
+    text = path.read_text(encoding="utf-8")
+    if path.suffix.lower() != ".toml":
+        return json.loads(text)
+    try:
+        import tomllib
+    except ImportError as error:
+        raise ValueError("TOML needs Python 3.11") from error
+    return tomllib.loads(text)
+
+
 def read_fields(kind: type, what: str, source: str, folder: Path) -> dict[str, Any]:
     """Returns the fields of the dataclass `kind` in a JSON file, or in the preset of that name.
 
@@ -22,11 +38,11 @@ def read_fields(kind: type, what: str, source: str, folder: Path) -> dict[str, A
     path = folder / f"{source}.json"
     path = path if path.is_file() else Path(source)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parsed(path)
     except (OSError, ValueError) as error:
+        presets = f"or one of {known(folder)}" if known(folder) else "as docs/protocol.md has it"
         raise ValueError(
-            f"The {what} {source!r} can't be read ({error}): give a JSON file or one of "
-            f"{known(folder)}."
+            f"The {what} {source!r} can't be read ({error}): give a JSON file {presets}."
         ) from error
     if not isinstance(values, dict):
         raise ValueError(f"The {what} {source!r} is no JSON object: see docs/protocol.md.")

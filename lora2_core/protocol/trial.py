@@ -10,7 +10,6 @@ from pathlib import Path
 
 import comfy.model_management
 import comfy.sample
-import comfy.sd
 import folder_paths
 import numpy as np
 import torch
@@ -27,32 +26,14 @@ from ..files.saving import save
 from ..host.apply import apply_lora
 from ..host.data.folder_dataset import make_dataset
 from ..host.local_encoders import clip_features, dino_features
-from ..host.playground import load_playground
 from ..host.training.choices import Choices
 from ..host.training.run import Outcome, train_on
-from ..playground import asset
 from .dreambooth import Subject, read_subjects
-from .plan import PLAYGROUND, Plan, Trial
+from .models import load_checkpoint
+from .plan import Plan, Trial
 
 # number of steps at the end of a training; the mean of their losses is recorded
 LAST = 50
-
-
-def load_checkpoint(name: str):
-    """Loads a checkpoint and returns its MODEL, CLIP and VAE. Raises ValueError when there is none.
-
-    name: a file in the checkpoints folder, the path of a file, or PLAYGROUND.
-    """
-    if name == PLAYGROUND:
-        return load_playground(asset.load())
-    path = folder_paths.get_full_path("checkpoints", name) or name
-    if not Path(path).is_file():
-        raise ValueError(
-            f"There is no checkpoint {name!r}: name a file in the checkpoints folder, or give the "
-            "path of one."
-        )
-    loaded = comfy.sd.load_checkpoint_guess_config(path, output_vae=True, output_clip=True)
-    return loaded[:3]
 
 
 def load_encoders(plan: Plan) -> Encoders:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from ..layers.adapters import Adapters
 from ..units import megabytes
+from .accumulation import Part, accumulate
 from .attention import EntropyRecord
 from .auction import PRICES
 from .first_gradients import FirstGradients, nothing_learns
 from .loss_scale import LossScale
 from .optimizers import TwoOptimizers, check_optimizer
 from .parallel import Processes
+from .regularisers import Dropout, cap_norms
 from .settings import TrainSettings
 
 # optimizers whose learning rate means the same as Adam's
@@ -24,6 +27,9 @@ ADAMS = ("adamw", "adam", "adamw8bit")
 # steps in a row that are not finite before the run ends; an overflow of fp16 does not count while
 # the loss scale can still be halved
 PATIENCE = 5
+
+
+LossFunction: TypeAlias = "Callable[[torch.Generator], Tensor | Sequence[Part]]"
 
 
 class TrainingDiverged(RuntimeError):
@@ -80,6 +86,7 @@ class Run:
 
     losses, mean_ranks: of the steps so far. bad_steps: steps in a row that were not finite.
     between_steps: False inside an update, while some parts are updated and others are not.
+    observed: what observers of the run must find again when it goes on, by their names.
     """
 
     def __init__(
@@ -96,16 +103,19 @@ class Run:
         self.optimizer = make_optimizer(adapters, self.settings)
         self.price = PRICES[mode.name](adapters, self.settings.steps)
         self.generator = torch.Generator().manual_seed(self.settings.seed)
+        both = self.settings.rank_dropout, self.settings.module_dropout
+        self.dropout = Dropout(*both, self.generator)
         self.random = self.generator.get_state()  # as it was before the step that is computed
         self.scale, self.bad_steps = LossScale(half), 0
         self.first_gradients = FirstGradients(adapters)
         self.losses: list[float] = []
         self.mean_ranks: list[float] = []
         self.between_steps = True
+        self.observed: dict[str, dict] = {}
 
     def steps(
         self,
-        loss_fn: Callable[[torch.Generator], Tensor],
+        loss_fn: LossFunction,
         attention: EntropyRecord | None = None,
     ) -> Iterator[Step]:
         """Trains and yields a Step after each step that is left; arguments as in `train`."""
@@ -116,14 +126,17 @@ class Run:
         self.generator.set_state(self.random)
         for learning_rate in self.settings.rates()[len(self.losses) :]:
             optimizer.set_learning_rate(learning_rate)
-            adapters.refresh()
+            self.refresh()
             if attention is not None:
                 attention.start()
-            loss = loss_fn(self.generator)
+            loss, share = loss_fn(self.generator), 1.0
+            if not torch.is_tensor(loss):
+                rest = self.refresh, attention, attention_weight
+                loss, share = accumulate(loss, scale, *rest)
             mean_loss = loss if self.processes is None else self.processes.mean(loss)
             total_loss = loss + price.penalty(mean_loss)
             if attention is not None:
-                total_loss = total_loss + attention_weight * attention.take()
+                total_loss = total_loss + share * attention_weight * attention.take()
             if not total_loss.requires_grad:
                 raise nothing_learns()
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -137,7 +150,7 @@ class Run:
             value, *checked = checks.tolist()  # waits for the device, once a step
             finite_loss, finite_norm = map(math.isfinite, checked)
             good, resting = finite_loss and finite_norm, ()
-            if good:
+            if good and not self.dropout.used:  # which gives layers no gradient now and then
                 last = len(self.losses) + 1 == self.settings.steps
                 resting = self.first_gradients.look(value, last=last)
             self.between_steps = False
@@ -149,9 +162,15 @@ class Run:
                 scale.step_was_good()
                 price.review(optimizer, value)
                 adapters.follow_rates(optimizer)
+                if self.settings.scale_weight_norms > 0:
+                    cap_norms(adapters, self.settings.scale_weight_norms)
             elif not (finite_loss and scale.overflowed()):
                 self.bad_steps += 1
             yield self._ended(value, resting)
+
+    def refresh(self) -> None:
+        """Computes the diagonals of Lambda for the next pass, with dropout if there is any."""
+        self.adapters.refresh(self.dropout if self.dropout.used else None)
 
     def _ended(self, loss: float, resting: tuple[str, ...]) -> Step:
         """Ends a step: records its loss and ranks, and returns them. Raises TrainingDiverged after
@@ -185,7 +204,7 @@ class Run:
 
 def train(
     adapters: Adapters,
-    loss_fn: Callable[[torch.Generator], Tensor],
+    loss_fn: LossFunction,
     settings: TrainSettings | None = None,
     *,
     attention: EntropyRecord | None = None,
@@ -195,8 +214,9 @@ def train(
     """Trains attached adapters and yields a Step after each step: `for step in train(...)`. The
     loop may be left early; the adapters keep what they have learned.
 
-    loss_fn: given a seeded generator on the CPU, computes L_rec of one batch, a scalar. All its
-    random numbers must come from that generator; the global generators are not used.
+    loss_fn: given a seeded generator on the CPU, computes L_rec of one batch, a scalar, or returns
+        the parts of a step, whose gradients are added up. All its random numbers must come from
+        that generator; the global generators are not used.
     attention: records the model's cross-attention calls, for L_attn.
     half: the frozen model computes in fp16, so the loss is scaled.
     processes: the processes that train together (parallel.py). loss_fn then computes the loss of

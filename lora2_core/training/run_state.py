@@ -53,7 +53,7 @@ def joined(plain: object, tensors: Mapping[str, Tensor]) -> Tree:
 def captured(run: Run) -> dict:
     """Returns the state of a run between two steps; its tensors are the run's own, not copies."""
     adapters = run.adapters
-    return {
+    state = {
         "adapters": {
             "ranks": list(adapters.ranks.values()),
             "rates": adapters.rate_parameter,
@@ -70,6 +70,7 @@ def captured(run: Run) -> dict:
         "losses": torch.tensor(run.losses, dtype=torch.float64),
         "mean_ranks": torch.tensor(run.mean_ranks, dtype=torch.float64),
     }
+    return state | ({"observed": run.observed} if run.observed else {})
 
 
 def restore(run: Run, state: Mapping) -> None:
@@ -87,6 +88,7 @@ def restore(run: Run, state: Mapping) -> None:
         run.scale.value, run.scale.good = state["scale"]["value"], state["scale"]["good"]
         run.bad_steps = state["bad"]
         run.losses, run.mean_ranks = state["losses"].tolist(), state["mean_ranks"].tolist()
+        run.observed = dict(state.get("observed", {}))
     except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
         raise ValueError(f"its state is not that of such a run ({error})") from error
 

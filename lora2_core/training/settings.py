@@ -16,6 +16,8 @@ LARGEST_BETA = 0.99999
 # share of the run, at its end, over which the schedule `late` falls to zero (section F of
 # docs/results.md: with a constant learning rate the loss on unseen pictures is 24.6% higher)
 FALLING = 0.5
+# more would leave next to nothing of a step
+LARGEST_DROPOUT = 0.9
 # Adam's own
 BETAS = {"beta1": 0.9, "beta2": 0.999}
 
@@ -37,6 +39,9 @@ class TrainSettings:
     schedule: late, constant, linear or cosine. None: late; in paper mode constant, unless `decay`
         is given.
     warmup_steps: the first steps, in which the learning rate rises.
+    rank_dropout, module_dropout: the probability that a rank position, or a layer, is left out of a
+        step.
+    scale_weight_norms: the largest Frobenius norm of a layer's update; 0: no limit.
     """
 
     steps: int = 500
@@ -51,6 +56,9 @@ class TrainSettings:
     ema: float = 0.0
     schedule: str | None = None
     warmup_steps: int = 0
+    rank_dropout: float = 0.0
+    module_dropout: float = 0.0
+    scale_weight_norms: float = 0.0
 
     def __post_init__(self) -> None:
         check_range("steps", self.steps, 1, 1_000_000, integer=True)
@@ -59,6 +67,9 @@ class TrainSettings:
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
         check_range("max_norm", self.max_norm, 0, 1e6)
         check_range("ema", self.ema, 0, LARGEST_BETA)
+        check_range("rank_dropout", self.rank_dropout, 0, LARGEST_DROPOUT)
+        check_range("module_dropout", self.module_dropout, 0, LARGEST_DROPOUT)
+        check_range("scale_weight_norms", self.scale_weight_norms, 0, 1e6)
         check_range("warmup_steps", self.warmup_steps, 0, 1_000_000, integer=True)
         if self.schedule is not None:
             check_choice("schedule", self.schedule, tuple(SCHEDULES))

@@ -1,18 +1,18 @@
-"""LoRA² Memory Options: gradient checkpointing."""
+"""LoRA² Memory Options: gradient checkpointing and gradient accumulation."""
 
 from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ...lora2_core.host.training.choices import CHECKPOINTING
+from ...lora2_core.host.training.choices import CHECKPOINTING, LARGEST_BATCH
 from .base import AUTO, OptionsNode, chain
 
 
 class LoRA2MemoryOptions(OptionsNode):
     node_id = "LoRA2MemoryOptions"
     title = "Memory Options"
-    description = "Saves memory; steps then take longer. The result is the same."
-    aliases = ["gradient checkpointing", "out of memory", "vram", "oom"]
+    description = "Trades speed for memory: gradient checkpointing and gradient accumulation."
+    aliases = ["gradient checkpointing", "gradient accumulation", "out of memory", "vram", "oom"]
 
     @classmethod
     def fields(cls) -> list[io.Input]:
@@ -26,4 +26,13 @@ class LoRA2MemoryOptions(OptionsNode):
                 "when a step runs out of memory.",
             ),
             chain(),
+            io.Int.Input(
+                "gradient_accumulation_steps",
+                default=1,
+                min=1,
+                max=LARGEST_BATCH,
+                optional=True,
+                tooltip="Each step adds up the gradients of so many batches, as one batch that "
+                "many times larger, with the memory of one.",
+            ),
         ]

@@ -11,13 +11,26 @@ from ...lora2_core.host.output import numbered_files
 from ...lora2_core.host.training.previews import LARGEST, Preview
 from ..checking import validated
 from ..inputs import number
+from ..sockets import check_clip
 from .base import OptionsNode, chain
+
+MOST = 64  # pictures of a node: more take longer than a training
 
 
 def side(name: str) -> io.Int.Input:
     """Makes the field for the width or height of a picture in pixels."""
     tooltip = f"The {name} in pixels. 0: that of the first training picture."
     return io.Int.Input(name, default=0, min=0, max=LARGEST, step=8, tooltip=tooltip)
+
+
+def encoded(clip: object, prompts: list[str]) -> list[tuple[list, str]]:
+    """Returns (CONDITIONING, prompt) of each prompt. Raises ValueError where there is no CLIP."""
+    if not prompts:
+        return []
+    if clip is None:
+        raise ValueError("prompts need clip: connect the CLIP that belongs to the model.")
+    check_clip(clip)
+    return [(clip.encode_from_tokens_scheduled(clip.tokenize(text)), text) for text in prompts]
 
 
 class LoRA2PreviewOptions(OptionsNode):
@@ -36,7 +49,11 @@ class LoRA2PreviewOptions(OptionsNode):
     @classmethod
     def fields(cls) -> list[io.Input]:
         return [
-            io.Conditioning.Input("positive", tooltip="What the picture shows."),
+            io.Conditioning.Input(
+                "positive",
+                optional=True,
+                tooltip="What the picture shows. Or connect clip and write prompts.",
+            ),
             io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
             io.Conditioning.Input(
                 "negative",
@@ -103,6 +120,34 @@ class LoRA2PreviewOptions(OptionsNode):
                 tooltip="The prompt of positive as text. Only needed when LoRA\u00b2 Train trains "
                 "the text encoder: the prompt is then encoded again for every picture.",
             ),
+            number(
+                "strength",
+                default=1.0,
+                min=-10.0,
+                max=10.0,
+                optional=True,
+                tooltip="Strength of the adapter in the picture.",
+            ),
+            io.Clip.Input(
+                "clip",
+                optional=True,
+                tooltip="Encodes prompts: the CLIP that belongs to the model.",
+            ),
+            io.String.Input(
+                "prompts",
+                default="",
+                multiline=True,
+                optional=True,
+                tooltip="A prompt a line, each with a picture of its own. Needs clip.",
+            ),
+            io.Int.Input(
+                "seeds",
+                default=1,
+                min=1,
+                max=MOST,
+                optional=True,
+                tooltip="Pictures of each prompt: of the seed, the next one, and so on.",
+            ),
         ]
 
     @classmethod
@@ -112,6 +157,27 @@ class LoRA2PreviewOptions(OptionsNode):
 
     @classmethod
     def extended(cls, chain: dict, values: Mapping[str, object]) -> dict:
-        """Returns a copy of a chain, with this node's preview after those of earlier nodes."""
-        preview = Preview(**cls.settings(**values))
-        return chain | {"previews": (*chain.get("previews", ()), preview)}
+        """Returns a chain with more previews: each of these nodes adds its own, one for each prompt
+        and seed. Raises ValueError where nothing says what they show.
+        """
+        rest = dict(values)
+        positive, clip = rest.pop("positive", None), rest.pop("clip", None)
+        lines = [line.strip() for line in rest.pop("prompts", "").splitlines()]
+        shown = [(positive, rest.pop("prompt", ""))] if positive is not None else []
+        shown += encoded(clip, [line for line in lines if line])
+        seed, seeds = rest.pop("seed", 0), rest.pop("seeds", 1)
+        if not shown:
+            raise ValueError("Nothing says what previews show: give positive, or clip and prompts.")
+        if len(shown) * seeds > MOST:
+            raise ValueError(
+                f"{len(shown)} prompts with {seeds} seeds are more than {MOST} pictures: give "
+                "fewer."
+            )
+        rest.pop("prompt", None)
+        own = cls.settings(**rest)
+        more = [
+            Preview(positive=cond, prompt=text, seed=(seed + turn) % 2**64, **own)
+            for cond, text in shown
+            for turn in range(seeds)
+        ]
+        return chain | {"previews": (*chain.get("previews", ()), *more)}

@@ -21,7 +21,9 @@ def defaults(node) -> dict:
     return {field.id: field.default for field in inputs}
 
 
-@pytest.mark.parametrize("name", ["LoRA2OptimizerOptions", "LoRA2LossOptions"])
+@pytest.mark.parametrize(
+    "name", ["LoRA2OptimizerOptions", "LoRA2LossOptions", "LoRA2RegularizationOptions"]
+)
 def test_the_defaults_are_what_happens_without_the_node(nodes, name: str):
     (options,) = nodes[name].execute(**defaults(nodes[name])).result
     assert Choices.of({**options, **FIELDS}) == Choices.of(FIELDS)

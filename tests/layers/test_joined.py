@@ -308,11 +308,11 @@ def test_layers_fold_together_as_each_alone(dtype, device, moves, monkeypatch):
     shapes = [(12, 20, 5), (12, 8, 3), (20, 8, 8), (12, 20, 5), (7, 7, 7)]
     components = [component_of(nn.Linear(i, o), rank, capacity=rank) for i, o, rank in shapes]
     weights = torch.rand(5, 8, requires_grad=True)
-    folded = Folded(components, moves=moves)
-    folded.renew(weights)
+    folded = Folded(components)
+    folded.renew(weights, folds=moves)
     x, used = torch.zeros(1, dtype=dtype), [0, 1, 3, 4]  # no pass reaches the third
     for _ in range(2):  # first each alone, then together
-        folded.renew(weights)
+        folded.renew(weights, folds=moves)
         parameters = [p for c in components for p in (c.lora_down, c.lora_up)]
         for parameter in (*parameters, weights):
             parameter.grad = None

@@ -45,7 +45,7 @@ except ValueError:
     pass
 """
 # of the protocol: a program on top of the core, that brings the host with it
-PROGRAM = {"headless.py", "trial.py", "work.py"}
+PROGRAM = {"headless.py", "models.py", "train.py", "trainer.py", "trial.py", "work.py"}
 
 
 def listed(faults: Callable[[Path], Iterable[object]]) -> list[str]:

@@ -29,19 +29,21 @@ export class Curve {
   }
 
   /**
-   * Draws `lines` [{key, colour, width, opacity}] of `points`.
+   * Draws `lines` [{key, colour, width, opacity, points}] of `points`, or of a line's own points.
    *
    * @param span [least, greatest] x
    * @param options title(point, pointed): the text for the point under the pointer, else for the
    *   last point; limit: a dashed level; range: [low, high], else that of the values;
-   *   here: an x to mark; ends: the texts at the two ends of the axis
+   *   here: an x to mark; ends: the texts at the two ends of the axis; best: an x to mark besides
    */
   draw(width, height, points, x, span, lines, options) {
     Object.assign(this, { width, height, points, x, span, lines, options });
     this.element.setAttribute("width", width);
     this.element.setAttribute("height", height);
     this.element.setAttribute("viewBox", `0 0 ${width} ${height}`);
-    const values = points.flatMap((p) => lines.map((l) => p[l.key])).filter(Number.isFinite);
+    const values = lines
+      .flatMap((l) => (l.points ?? points).map((p) => p[l.key]))
+      .filter(Number.isFinite);
     const limit = Number.isFinite(options.limit) ? options.limit : null;
     let [low, high] = options.range ?? [
       Math.min(...values, limit ?? Infinity), Math.max(...values, limit ?? -Infinity),
@@ -63,9 +65,14 @@ export class Curve {
     this.element.replaceChildren(
       level(low, "grid"), level(high, "grid"), value(high), height > 40 ? value(low) : "",
       limit !== null ? level(limit, "limit") : "",
+      Number.isFinite(options.best)
+        ? svg("line", {
+            class: "limit", x1: across(options.best), x2: across(options.best), y1: TOP, y2: up(low),
+          })
+        : "",
       ...lines.map((line) =>
         svg("path", {
-          d: path(points, (p) => across(p[x]), (p) => p[line.key], up),
+          d: path(line.points ?? points, (p) => across(p[x]), (p) => p[line.key], up),
           stroke: line.colour, "stroke-width": line.width ?? 2, opacity: line.opacity ?? 1,
         }),
       ),
@@ -107,7 +114,7 @@ export class Curve {
 }
 
 /** Returns the point whose x is nearest to a value. */
-function nearest(points, x, value) {
+export function nearest(points, x, value) {
   return points.reduce((a, b) => (Math.abs(b[x] - value) < Math.abs(a[x] - value) ? b : a));
 }
 

@@ -8,6 +8,8 @@ export class TrainState {
   points = [];
   notes = []; // sentences of advice, or lists of one and its values
   previews = []; // [{step, filename, subfolder, type}]
+  validation = []; // [{step, validation}]: the held-out loss
+  best = null; // the step where it is best
 
   /**
    * Takes an event; returns false for one that it can not use: it is older than the last one, or of
@@ -20,6 +22,8 @@ export class TrainState {
       this.map = event.map;
       this.notes = event.notes;
       this.previews = event.previews;
+      this.validation = (event.validation ?? []).map(([step, validation]) => ({ step, validation }));
+      this.best = event.best ?? null;
     } else if (event.run !== this.last?.run) {
       return false;
     } else {

@@ -1,7 +1,7 @@
 /** LoRA² Train shows its run while it goes on: loss, ranks, size against the budget, time, pictures. */
 
 import { amount } from "../drawing/colours.js";
-import { Curve } from "../drawing/curve.js";
+import { Curve, nearest } from "../drawing/curve.js";
 import { html } from "../drawing/dom.js";
 import { MapDrawing } from "../drawing/map_drawing.js";
 import { megabytes, short } from "../drawing/numbers.js";
@@ -24,6 +24,7 @@ const LOSS = [
   { key: "loss", colour: "var(--lora2-loss)", width: 1, opacity: 0.4 },
   { key: "smooth", colour: "var(--lora2-loss)" },
 ];
+const HELD_OUT = { key: "validation", colour: "var(--lora2-ink)", width: 1.5 };
 const RANK = [{ key: "mean_rank", colour: "var(--lora2-rank)" }];
 
 export class TrainView {
@@ -143,13 +144,19 @@ export class TrainView {
   }
 
   drawCurves(width, height) {
-    const { last, points, point } = this.state;
-    const span = [Math.min(points[0].step, last.steps - 1), last.steps];
+    const { last, points, point, validation, best } = this.state;
+    const span = [validation.length ? 0 : Math.min(points[0].step, last.steps - 1), last.steps];
     const upper = Math.round(height * LOSS_SHARE), { ceiling } = last;
     const step = (p, pointed) => (pointed ? `${say("step")} ${p.step}: ` : "");
-    this.loss.draw(width, upper, points, "step", span, LOSS, {
+    const lines = validation.length ? [{ ...HELD_OUT, points: validation }, ...LOSS] : LOSS;
+    const heldOut = (p) =>
+      validation.length
+        ? `, ${say("held out")} ${short(nearest(validation, "step", p.step).validation)}`
+        : "";
+    this.loss.draw(width, upper, points, "step", span, lines, {
       title: (p, pointed) =>
-        `${step(p, pointed)}${say("loss")} ${short(p.loss)}, ${say("mean")} ${short(p.smooth)}`,
+        `${step(p, pointed)}${say("loss")} ${short(p.loss)}, ${say("mean")} ${short(p.smooth)}${heldOut(p)}`,
+      best: validation.length > 1 ? best : null,
     });
     this.rank.draw(width, height - upper, points, "step", span, RANK, {
       title: (p, pointed) =>

@@ -19,6 +19,8 @@ from ...dataset.crops import Crop
 
 # the key under which a conditioning holds its caption as text
 CAPTION = "lora2_caption"
+# the key in a LATENT under which the name of its picture stands
+PICTURE = "lora2_picture"
 # the version of the steps from a picture or caption to its cached result. Raise it when a change of
 # these steps makes old cached results wrong
 RECIPE = 1

@@ -22,7 +22,7 @@ from ...dataset.plan import DatasetSettings, Planned, check_count, nothing, plan
 from ...dataset.reading import Unusable, decode
 from ...dataset.report import report
 from ...paths import quoted
-from .encoding import Encoder
+from .encoding import PICTURE, Encoder
 from .picture_masks import MaskReader
 
 
@@ -31,8 +31,8 @@ class Dataset:
     """Holds the entries of a data set in three lists of equal length, and the report about its
     folder. An entry is a pair of a picture and a caption.
 
-    latents: a LATENT for each entry. positive: a CONDITIONING for each entry. masks: a mask for
-    each entry, [1, height, width] in the size of its latent.
+    latents: a LATENT for each entry, with the name of its picture. positive: a CONDITIONING for
+    each entry. masks: a mask for each entry, [1, height, width] in the size of its latent.
     """
 
     latents: list[dict]
@@ -135,7 +135,8 @@ def make_dataset(
             settings.shuffle_tags,
             f"{settings.seed} {item.picture.name}",
         )
-        entries += paired(crops, captions) * (item.picture.repeats // common)
+        named = [(*crop, item.picture.name) for crop in crops]
+        entries += paired(named, captions) * (item.picture.repeats // common)
     if not used:
         raise ValueError(nothing(listing))
     wordless = without_captions(entries, settings.caption_dropout, settings.seed)
@@ -144,7 +145,8 @@ def make_dataset(
         on_picture(len(planned), len(planned))
         positive.append(encoder.conditioning(caption))
     cache.trim()
-    latents = [{"samples": latent} for (latent, _), _ in entries + wordless]
-    masks = [mask for (_, mask), _ in entries + wordless]
+    crops = [crop for crop, _ in entries + wordless]
+    latents = [{"samples": latent, PICTURE: picture} for latent, _, picture in crops]
+    masks = [mask for _, mask, _ in crops]
     facts = report(name, settings, used, listing, len(entries), len(wordless))
     return Dataset(latents, positive, masks, f"{facts}\n{encoder.report()}{reader.report()}")

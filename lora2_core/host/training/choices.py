@@ -18,6 +18,7 @@ from .prior import PriorSettings
 from .snapshots import SnapshotSettings
 from .start import StartSettings
 from .text_encoder import TextSettings
+from .validation import ValidationSettings
 
 CHECKPOINTING = ("auto", "on", "off")  # of gradients; auto: once memory was too little
 LARGEST_BATCH = 4096  # pictures, as the form of LoRA2 Train has it
@@ -25,7 +26,7 @@ SETTINGS = {
     "rank": RankSettings, "training": TrainSettings, "target": TargetSettings,
     "loss": LossSettings, "prior": PriorSettings, "mask": MaskSettings,
     "start": StartSettings, "text": TextSettings, "keep": KeepSettings,
-    "snapshots": SnapshotSettings,
+    "snapshots": SnapshotSettings, "validation": ValidationSettings,
 }  # fmt: skip
 
 
@@ -35,7 +36,9 @@ class Choices:
 
     rank, training, target, loss, prior, mask, start, text: how the adapter is trained, and on what.
     keep, snapshots: which files are written on the way.
-    batch_size: pictures in one step.
+    validation: which pictures are held out, and what is done with their loss.
+    batch_size: pictures in one step, or in each part of it.
+    gradient_accumulation_steps: parts of a step, whose gradients are added up.
     checkpointing: whether the model's blocks compute their activations again in the backward pass,
         which costs a third more time and saves most of the memory; `auto` begins with the first
         step that finds too little memory.
@@ -45,6 +48,7 @@ class Choices:
     rank: RankSettings
     training: TrainSettings
     batch_size: int = 1
+    gradient_accumulation_steps: int = 1
     target: TargetSettings = TargetSettings()
     checkpointing: str = "auto"
     previews: tuple[Preview, ...] = ()
@@ -55,6 +59,7 @@ class Choices:
     text: TextSettings = TextSettings()
     keep: KeepSettings = KeepSettings()
     snapshots: SnapshotSettings = SnapshotSettings()
+    validation: ValidationSettings = ValidationSettings()
 
     @classmethod
     def of(cls, options: Mapping[str, object]) -> Choices:
@@ -75,10 +80,17 @@ class Choices:
         parts = {part: kind(**given(names[part])) for part, kind in SETTINGS.items()}
         return cls(**parts, **given(own))
 
+    @property
+    def pictures_a_step(self) -> int:
+        """Returns how many pictures a step holds, in all its parts."""
+        return self.batch_size * self.gradient_accumulation_steps
+
     def __post_init__(self) -> None:
         check_optimizer(self.training.optimizer, self.rank.rules)
         check_choice("checkpointing", self.checkpointing, CHECKPOINTING)
         check_range("batch_size", self.batch_size, 1, LARGEST_BATCH, integer=True)
+        parts = self.gradient_accumulation_steps
+        check_range("gradient_accumulation_steps", parts, 1, LARGEST_BATCH, integer=True)
         if not isinstance(self.previews, tuple) or not all(
             isinstance(preview, Preview) for preview in self.previews
         ):

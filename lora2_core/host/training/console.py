@@ -50,7 +50,8 @@ class Console:
     def __init__(self, steps: int):
         self.steps, self.bar, self.last = steps, None, None
         self.loss: float | None = None
-        self.began, self.paused = time.monotonic(), 0.0  # seconds
+        self.began = time.monotonic()  # seconds
+        self.paused: dict[str, float] = {}  # what else was done -> seconds
 
     def __enter__(self) -> Console:
         return self
@@ -63,10 +64,11 @@ class Console:
         """Closes the line of progress, and writes the line that stays."""
         self.bar.close()
         seconds = time.monotonic() - self.began
-        previews = f" ({self.paused:.1f} s of them for previews)" if self.paused else ""
+        others = ", ".join(f"{each:.1f} s of them for {what}" for what, each in self.paused.items())
+        others = others and f" ({others})"
         log.info(
             "LoRA2 Train: step %d of %d after %.1f s%s, %s.",
-            self.last.index, self.steps, seconds, previews, self.text_of(self.last),
+            self.last.index, self.steps, seconds, others, self.text_of(self.last),
         )  # fmt: skip
 
     def step(self, step: Step) -> None:
@@ -89,9 +91,9 @@ class Console:
         loss = "not a number" if self.loss is None else f"{self.loss:.4f}"
         return f"loss {loss}, mean rank {step.mean_rank:.1f}, {step.megabytes:.2f} MB"
 
-    def pause(self, seconds: float) -> None:
+    def pause(self, seconds: float, what: str = "previews") -> None:
         """Takes so many seconds, in which something else was done, out of the speed."""
-        self.paused += seconds
+        self.paused[what] = self.paused.get(what, 0.0) + seconds
         if self.bar is not None and not self.bar.disable:
             self.bar.start_t += seconds
             self.bar.last_print_t += seconds

@@ -9,7 +9,7 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from .latents import Latent
+from .latents import Latent, memory_of
 from .masks import expand_weights
 from .memory import out_of_memory
 from .pictures import Pictures
@@ -97,11 +97,6 @@ def with_weights(examples: list[Example], weights: list[Tensor | None]) -> list[
         example if w is None else replace(example, weights=expand_weights(w, example.latent))
         for example, w in zip(examples, weights, strict=True)
     ]
-
-
-def memory_of(tensor: Tensor) -> tuple:
-    """Returns where a tensor's values lie in memory: the same for all views of the same values."""
-    return tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
 
 
 def encode(inner, entry: list, latent: Tensor, shapes: tuple = ()) -> dict:

@@ -13,25 +13,34 @@ from ..data.encoding import weights_identity
 from ..naming import base_facts, diffusers_paths, model_names, peft_part
 from .choices import Choices
 from .examples import Example
+from .held_out import recorded
+from .previews import OBSERVED as PREVIEWS
 from .setup import Setup
 
+# settings that a file and a checkpoint say only where they are on
+REGULARISERS = ("rank_dropout", "module_dropout", "scale_weight_norms")
 PRECISIONS = {torch.float16: "fp16", torch.bfloat16: "bf16"}  # as sd-scripts write them; fp32: "no"
 
 
 def settings_of(choices: Choices) -> dict:
     """Returns everything that was chosen, as plain values."""
     started = choices.start.start_from is not None
+    training = asdict(choices.training.resolved(choices.rank.rules, started=started))
+    training = {k: v for k, v in training.items() if k not in REGULARISERS or v}
+    accumulation = choices.gradient_accumulation_steps
     rank = {k: v for k, v in asdict(choices.rank).items() if (k, v) != ("layer_ranks", "")}
     return (
         rank
-        | asdict(choices.training.resolved(choices.rank.rules, started=started))
+        | training
         | asdict(choices.loss)
         | choices.prior.facts()
         | choices.mask.facts()
         | choices.target.facts()
         | choices.start.facts
         | choices.text.facts(choices.training.learning_rate)
+        | choices.validation.facts()
         | {"batch_size": choices.batch_size}
+        | ({"gradient_accumulation_steps": accumulation} if accumulation > 1 else {})
     )
 
 
@@ -74,9 +83,13 @@ def metadata_of(model, choices: Choices, setup: Setup) -> dict:
     paths = diffusers_paths(model)
     dtype = PRECISIONS.get(model.model.get_dtype_inference(), "no")
     own = {"checkpointing": setup.checkpointing.on, "dtype": dtype}
+    held_out, pictures = recorded(run, setup.probes.names)
+    history = {"loss": run.losses, "mean_rank": run.mean_ranks}
     return {
         "settings": settings_of(choices) | own,
-        "history": {"loss": run.losses, "mean_rank": run.mean_ranks},
+        "history": history | held_out.series() | pictures.series(),
+        "pictures": pictures.names,
+        "previews": run.observed.get(PREVIEWS, {}).get("drawn", []),
         "steps": len(run.losses),
         "images": len(examples),
         "resolution": resolution_of(examples[0], model.get_model_object("latent_format")),

@@ -10,16 +10,18 @@ from .choices import Choices
 from .masks import mask_weights
 from .objective import check_loss
 from .pictures import Pictures
+from .text_encoder import texts_of
 
 
 @dataclass(frozen=True)
 class Inputs:
     """Holds what is trained on: the pictures of the subject, and those of the prior, None without
-    one.
+    one; and the pictures that are held out, None without any.
     """
 
     subject: Pictures
     prior: Pictures | None = None
+    held_out: Pictures | None = None
 
 
 def check_inputs(model, latents: list[dict], positive: list[list], choices: Choices) -> Inputs:
@@ -43,7 +45,12 @@ def check_inputs(model, latents: list[dict], positive: list[list], choices: Choi
     check_loss(choices.loss, model.get_model_object("model_sampling"))
     choices.keep.check()
     choices.snapshots.check()
-    return Inputs(replace(subject, mask_weights=weights), prior)
+    subject = replace(subject, mask_weights=weights)
+    subject, held_out = choices.validation.divided(model, subject)
+    if text.used and held_out is not None and held_out.texts is None:
+        texts = texts_of(held_out.captions, None, "positive of LoRA2 Validation Options", "a text")
+        held_out = replace(held_out, texts=texts)
+    return Inputs(subject, prior, held_out)
 
 
 def check_they_are_pictures(subject: Pictures, choices: Choices) -> None:

@@ -14,6 +14,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from ..data.encoding import PICTURE
+
 KINDS = {3: "audio", 4: "picture", 5: "video"}  # dimensions -> what such a latent is
 
 
@@ -114,6 +116,31 @@ def check_finite(number: int, picture: Tensor) -> None:
         raise ValueError(
             f"Latent {number} holds NaN or infinite values: check the picture and the VAE."
         )
+
+
+def names_of(latents: object) -> list[str]:
+    """Returns a name for every picture of a list of LATENTs: the one that LoRA2 Dataset gave it,
+    else its number. The same picture has one name, however often it comes. [] where a LATENT holds
+    no tensor.
+    """
+    batches = latents if isinstance(latents, (list, tuple)) else [latents]
+    try:
+        firsts = [samples_of(number, batch)[0] for number, batch in enumerate(batches, 1)]
+    except ValueError:  # said by the training itself
+        return []
+    names: list[str] = []
+    known: dict[tuple, str] = {}
+    for batch, samples in zip(batches, firsts, strict=True):
+        for sample in samples.split(1):
+            given = batch.get(PICTURE)
+            key = (given,) if isinstance(given, str) else memory_of(sample)
+            names.append(known.setdefault(key, given if len(key) == 1 else str(len(known) + 1)))
+    return names
+
+
+def memory_of(tensor: Tensor) -> tuple:
+    """Returns where a tensor's values lie in memory: the same for all views of the same values."""
+    return tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
 
 
 def count_pictures(latents: object) -> int:

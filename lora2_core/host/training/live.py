@@ -18,6 +18,7 @@ from uuid import uuid4
 from ...adapter.layout import arrange
 from ...adapter.lora import RankedLora
 from ...training.run import Step
+from .held_out import Validated
 from .previews import Drawn
 
 # kinds of events: a state of the run, after its first step; that a run has begun
@@ -58,6 +59,8 @@ class Progress:
         self.ended: dict | None = None
         self.kept: str | None = None  # the file of an adapter that no other node takes
         self.batch_size, self.pictures = 1, 0  # 0: not known
+        self.validation: list[list] = []  # [step, held-out loss]
+        self.best: int | None = None  # the step where it is best
 
     def add(self, step: Step) -> None:
         """Adds what a step did; the same step again replaces it."""
@@ -84,6 +87,15 @@ class Progress:
         file = {"filename": drawn.filename, "subfolder": drawn.subfolder, "type": "output"}
         self.previews = [*self.previews, {"step": drawn.step, **file}][-PICTURES:]
         self.ends = deque((end + drawn.seconds for end in self.ends), self.ends.maxlen)
+
+    def validate(self, validated: Validated) -> None:
+        """Adds a held-out loss. The time that it took is not in the pace of the steps."""
+        if validated.loss is not None:
+            self.validation = [*self.validation, [validated.step, number(validated.loss)]]
+        if len(self.validation) > POINTS:
+            self.validation = self.validation[::2]
+        self.best = validated.best
+        self.ends = deque((end + validated.seconds for end in self.ends), self.ends.maxlen)
 
     def end(self, why: str, kept: str | None) -> None:
         """Adds that the run ended before its last step: `why` is `cancelled` or `failed`, `kept`
@@ -148,6 +160,7 @@ class Progress:
             points = list(self.points)  # another thread sends them, later
             event |= {"points": points, "map": self.layout, "notes": self.notes}
             event["previews"] = self.previews
+            event |= {"validation": self.validation, "best": self.best}
         return event
 
 

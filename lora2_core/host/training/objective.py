@@ -4,9 +4,9 @@ timestep.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import comfy.model_sampling
 import torch
@@ -110,6 +110,21 @@ def denoising_loss(
     """Returns the mean error of the model's own prediction, a scalar. `weights` [B, 1, ...] are
     those of the positions of each picture; the settings add those of noise levels.
     """
+    rest = conditions, options, settings, weights
+    return settings.mean(*prediction_error(inner, latents, noise, sigma, *rest))
+
+
+def prediction_error(
+    inner,
+    latents: Tensor,
+    noise: Tensor,
+    sigma: Tensor,
+    conditions: dict,
+    options: dict,
+    settings: LossSettings,
+    weights: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:
+    """Returns the error [B, ...] of the model's own prediction, and its weights."""
     sampling = inner.model_sampling
     streams = levels_of_streams(inner, sigma, conditions.get("latent_shapes") or [])
     if streams is None:
@@ -125,7 +140,7 @@ def denoising_loss(
     levels = snr_weights(sampling, settings, sigma, latents)
     if weights is not None:
         levels = weights if levels is None else weights * levels
-    return settings.mean(error, levels)
+    return error, levels
 
 
 @dataclass(frozen=True)
@@ -137,6 +152,34 @@ class Draw:
     examples: list[Example]
     noise: Tensor
     sigma: Tensor
+
+    def part(self, some: slice) -> Draw:
+        """Returns a part of the batch."""
+        return Draw(self.examples[some], self.noise[some], self.sigma[some])
+
+    def renewed(self, renew: Renew | None) -> Draw:
+        """Returns the batch with captions that are encoded again, where `renew` does that."""
+        return self if renew is None else replace(self, examples=renew(self.examples))
+
+
+def with_noise(
+    inner, picked: list[Example], settings: LossSettings, generator: torch.Generator
+) -> Draw:
+    """Returns a batch of examples of one shape with random noise and noise levels."""
+    latent, count = picked[0].latent, len(picked)
+    noise = torch.randn((count, *latent.shape[1:]), generator=generator).to(latent)
+    drawn = torch.rand(count, generator=generator)
+    noise = settings.offset(noise, generator)
+    sampling = inner.model_sampling
+    sigma = sigma_at(sampling, positions(sampling, settings, drawn)).to(latent.device)
+    return Draw(picked, noise, sigma)
+
+
+def some_of(count: int, wanted: int, generator: torch.Generator) -> list[int]:
+    """Returns `wanted` random numbers below `count`: different ones, as long as there are."""
+    if wanted <= count:
+        return torch.randperm(count, generator=generator)[:wanted].tolist()
+    return torch.randint(count, (wanted,), generator=generator).tolist()
 
 
 def make_draw(
@@ -157,21 +200,49 @@ def make_draw(
 
     def draw(generator: torch.Generator) -> Draw:
         group = groups[int(torch.multinomial(sizes, 1, generator=generator))]
-        if batch_size <= len(group):
-            picks = torch.randperm(len(group), generator=generator)[:batch_size]
-        else:
-            picks = torch.randint(len(group), (batch_size,), generator=generator)
-        picked = [examples[group[i]] for i in picks.tolist()]
-        latent = picked[0].latent
-        noise = torch.randn((batch_size, *latent.shape[1:]), generator=generator).to(latent)
-        drawn = torch.rand(batch_size, generator=generator)
-        noise = settings.offset(noise, generator)
-        sampling = inner.model_sampling
-        sigma = sigma_at(sampling, positions(sampling, settings, drawn)).to(latent.device)
-        picked = picked[part]
-        return Draw(picked if renew is None else renew(picked), noise[part], sigma[part])
+        picked = [examples[group[i]] for i in some_of(len(group), batch_size, generator)]
+        return with_noise(inner, picked, settings, generator).part(part).renewed(renew)
 
     return draw
+
+
+def make_draws(
+    inner,
+    examples: list[Example],
+    batch_size: int,
+    accumulation: int,
+    settings: LossSettings = DEFAULT,
+) -> Callable[[torch.Generator], list[Draw]]:
+    """Returns draws(generator), which draws the pictures of a step in several batches of at most
+    batch_size: batch_size * accumulation of them. Those of one shape are what make_draw draws as
+    one batch; of several shapes, the step holds random pictures of all.
+    """
+    processes, count = Processes.joined(), batch_size * accumulation
+    part = slice(None) if processes is None else processes.share(count)
+    groups = by_shape(examples)
+    whole = make_draw(inner, examples, count, settings)
+
+    def of_several_shapes(generator: torch.Generator) -> Iterator[Draw]:
+        picks = some_of(len(examples), count, generator)
+        mine = set(range(count)[part])
+        for group in groups:
+            places = [place for place, pick in enumerate(picks) if pick in group]
+            if not places:
+                continue
+            draw = with_noise(inner, [examples[picks[p]] for p in places], settings, generator)
+            kept = [i for i, place in enumerate(places) if place in mine]
+            if kept:
+                yield Draw([draw.examples[i] for i in kept], draw.noise[kept], draw.sigma[kept])
+
+    def draws(generator: torch.Generator) -> list[Draw]:
+        found = [whole(generator)] if len(groups) == 1 else list(of_several_shapes(generator))
+        return [
+            draw.part(slice(first, first + batch_size))
+            for draw in found
+            for first in range(0, len(draw.examples), batch_size)
+        ]
+
+    return draws
 
 
 def loss_of(inner, draw: Draw, options: dict, settings: LossSettings = DEFAULT) -> Tensor:
@@ -182,6 +253,15 @@ def loss_of(inner, draw: Draw, options: dict, settings: LossSettings = DEFAULT) 
     options = {**options, "cond_or_uncond": [0], "sigmas": draw.sigma}
     rest = conditions, options, settings, weights_of(draw.examples)
     return denoising_loss(inner, latents, draw.noise, draw.sigma, *rest)
+
+
+def losses_of(inner, draw: Draw, options: dict, settings: LossSettings = DEFAULT) -> Tensor:
+    """Returns the loss of each picture of a batch, [B]."""
+    latents, conditions = collate(draw.examples)
+    rest = conditions, dict(options), settings, weights_of(draw.examples)
+    error, weights = prediction_error(inner, latents, draw.noise, draw.sigma, *rest)
+    split = [None] * len(error) if weights is None else weights.split(1)
+    return torch.stack([settings.mean(e, w) for e, w in zip(error.split(1), split, strict=True)])
 
 
 def weights_of(examples: list[Example]) -> Tensor | None:

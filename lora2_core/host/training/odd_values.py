@@ -19,7 +19,7 @@ PRODIGY = (0.1, 10.0)  # learning rates around 1: prodigy multiplies its own ste
 
 def odd_values(choices: Choices, latents: object) -> Iterator[str]:
     """Yields sentences, most often none; the front end has them in other languages."""
-    if choices.batch_size > count_pictures(latents) > 0:
+    if choices.pictures_a_step > count_pictures(latents) > 0:
         yield (
             "batch_size is above the number of pictures: a step takes some of them more than once."
         )

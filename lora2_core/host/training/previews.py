@@ -29,6 +29,8 @@ from .loan import Loan
 from .text_encoder import TextEncoder
 
 LARGEST = 16384  # pixels of a side, as the host's own nodes have it
+OBSERVED = "previews"  # in Run.observed: [step, number, file below the output folder, label]
+LONGEST_LABEL = 200  # characters of a prompt
 LONGEST_REASON = 300  # characters of an error in the log, so that ours is read to its end
 
 
@@ -42,6 +44,7 @@ class Preview:
     filename_prefix: below the output folder.
     prompt: what positive encodes, as text: a text encoder that is trained encodes it anew each
         time. Empty where positive says it itself, or none is trained.
+    strength: of the adapter, as LoRA2 Apply has it.
     """
 
     positive: list = field(compare=False, repr=False)
@@ -57,6 +60,7 @@ class Preview:
     height: int = 0
     filename_prefix: str = "lora2/previews/preview"
     prompt: str = ""
+    strength: float = 1.0
 
     def __post_init__(self) -> None:
         check_range("every", self.preview_every, 1, 1_000_000, integer=True)
@@ -69,6 +73,12 @@ class Preview:
         check_choice("scheduler", self.scheduler, tuple(comfy.samplers.SCHEDULER_NAMES))
         numbered_files(self.filename_prefix)
         check_text("prompt", self.prompt)
+        check_range("strength", self.strength, -10, 10)
+
+    @property
+    def caption(self) -> str:
+        """Returns what it shows as text, as far as that is known."""
+        return self.prompt or str(self.positive[0][1].get(CAPTION, ""))
 
     def check(self, captions: list[list]) -> None:
         """Raises ValueError where it doesn't fit the captions that are trained on."""
@@ -156,19 +166,29 @@ class Previews:
         preview, latent = self.previews[number]
         if self.text_encoder is not None:
             preview = encoded_again(preview, self.text_encoder)
-        picture = decode(preview.vae, sample(patcher, preview, latent))
+        with at_strength(self.run, preview.strength):
+            drawn = sample(patcher, preview, latent)
+        picture = decode(preview.vae, drawn)
         if number not in self.files:
             self.files[number] = numbered_files(preview.filename_prefix)
         folder, start = self.files[number]
         path = folder / f"{start}step-{step:06}.png"
         picture.save(path, compress_level=4)
         subfolder = folder.relative_to(folder_paths.get_output_directory()).as_posix()
+        known = self.run.observed.setdefault(OBSERVED, {"drawn": []})["drawn"]
+        known.append([step, number, f"{subfolder}/{path.name}", label_of(preview)])
         return Drawn(step, path.name, subfolder, time.monotonic() - began)
+
+
+def label_of(preview: Preview) -> str:
+    """Returns a line that tells a preview from the others of its run."""
+    strength = f", strength {preview.strength:g}" if preview.strength != 1 else ""
+    return f"{preview.caption[:LONGEST_LABEL]} (seed {preview.seed}{strength})".strip()
 
 
 def encoded_again(preview: Preview, text_encoder: TextEncoder) -> Preview:
     """Returns the preview with its prompt encoded by the text encoder as it is now."""
-    prompt = preview.prompt or preview.positive[0][1].get(CAPTION)
+    prompt = preview.caption
     if not prompt:
         log.warning(
             "The preview leaves out what the text encoder has learned: write its prompt in LoRA2 "
@@ -232,6 +252,21 @@ def at_its_best(run: Run) -> Iterator[None]:
         with torch.inference_mode(False), torch.no_grad():
             for parameter, value in before:
                 parameter.copy_(value)
+
+
+@contextmanager
+def at_strength(run: Run, strength: float) -> Iterator[None]:
+    """Multiplies the adapter's update by a strength inside."""
+    if strength == 1:
+        yield
+        return
+    with torch.inference_mode(False), torch.no_grad():
+        run.adapters.refresh(lambda weights: torch.full_like(weights, strength))
+    try:
+        yield
+    finally:
+        with torch.inference_mode(False), torch.no_grad():
+            run.adapters.refresh()
 
 
 @contextmanager

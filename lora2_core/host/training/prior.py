@@ -15,7 +15,7 @@ from ...checks import check_range
 from ...training.loss import LossSettings
 from .examples import Example, by_shape
 from .objective import DEFAULT, Draw, Renew, loss_of, make_draw
-from .pictures import Pictures
+from .pictures import Pictures, naming
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,8 @@ class PriorSettings:
 @contextmanager
 def naming_the_prior() -> Iterator[None]:
     """Says of a ValueError from inside that it is about the prior."""
-    try:
+    with naming("Of the prior"):
         yield
-    except ValueError as error:
-        raise ValueError(f"Of the prior: {error}") from error
 
 
 def scale_weights(examples: list[Example], factor: float) -> list[Example]:

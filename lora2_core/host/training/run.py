@@ -17,6 +17,7 @@ from ...saying import log
 from ...training.run import Step, TrainingDiverged
 from .choices import Choices
 from .facts import metadata_of
+from .held_out import Validated
 from .inputs import check_inputs
 from .memory import out_of_memory
 from .memory_plan import Plan
@@ -57,20 +58,21 @@ def train_on(
     on_step: Callable[[Step], None],
     on_preview: Callable[[Drawn], None] = lambda drawn: None,
     on_plan: Callable[[Plan], None] = lambda plan: None,
+    on_validated: Callable[[Validated], None] = lambda validated: None,
 ) -> Outcome:
     """Trains beside a ModelPatcher's frozen layers and returns the outcome; the model leaves as it
     came in.
 
     on_step is called after every step and may raise (the host's interrupt): the outcome then holds
     what was learned so far, and the exception. on_preview is called with every preview, on_plan
-    before the first step where the run's memory is planned. Raises ValueError for bad input, before
-    anything is trained.
+    before the first step where the run's memory is planned, on_validated with every held-out loss.
+    Raises ValueError for bad input, before anything is trained.
     """
     inputs = check_inputs(model, latents, positive, choices)
     with set_up(model, inputs, choices) as setup:
         if setup.plan is not None:
             on_plan(setup.plan)
-        observers = observe(model, choices, setup, on_step, on_preview)
+        observers = observe(model, choices, setup, on_step, on_preview, on_validated)
         stopped_by = run_steps(setup, choices, observers)
         stopped_by = take_best_weights(setup, observers, stopped_by)
         return Outcome(
@@ -149,12 +151,14 @@ def steps_with_room(setup: Setup) -> Iterator[Step]:
 def take_best_weights(
     setup: Setup, observers: Observers, stopped_by: BaseException | None
 ) -> BaseException | None:
-    """Gives an ended run its final weights: their running means, or the last copy that was finite
-    where they are not. Returns what stopped the run, which may be that.
+    """Gives an ended run its final weights: those of the best step where they are wanted, else
+    their running means, or the last copy that was finite where they are not. Returns what stopped
+    the run, which may be that.
     """
     last_good = observers.last_good
     if not last_good.restore():
-        setup.run.optimizer.take_means()
+        if not observers.validation.take_best():
+            setup.run.optimizer.take_means()
     elif not isinstance(stopped_by, Interrupt):
         return TrainingDiverged(
             f"The weights were not finite after step {len(setup.run.losses)}: lower "

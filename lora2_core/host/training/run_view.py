@@ -11,8 +11,8 @@ from ...training.run import Step
 from ..only_said import OnlySaid
 from .choices import Choices
 from .console import Console
+from .held_out import Validated
 from .hints import RESTING, UNTAKEN, hints
-from .latents import count_pictures
 from .live import BEGUN, EVENT, Origin, Progress, last_step
 from .memory_plan import Plan
 from .odd_values import odd_values
@@ -37,7 +37,8 @@ class RunView:
         takes the adapter.
         """
         progress, choices = self.progress, self.choices
-        progress.batch_size, progress.pictures = choices.batch_size, count_pictures(latents)
+        progress.batch_size = choices.pictures_a_step
+        progress.pictures = self.say(choices.validation.trained, latents) or 0
         progress.notes += self.say(hints, model, choices, positive) or []
         progress.notes += self.say(lambda: list(odd_values(choices, latents))) or []
         if not taken:
@@ -76,6 +77,11 @@ class RunView:
         self.say(self.progress.show, drawn)
         if self.progress.last is not None:
             self.say(lambda: self.send(EVENT, self.progress.event(full=True)))
+
+    def validate(self, validated: Validated) -> None:
+        """Shows a held-out loss with the next step."""
+        self.say(self.console.pause, validated.seconds, "the held-out loss")
+        self.say(self.progress.validate, validated)
 
     def end_early(self, why: str, kept: str | None) -> None:
         """Shows why a run ended before its last step, `cancelled` or `failed`, and the name of its

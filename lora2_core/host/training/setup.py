@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
 import comfy.model_management
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...adapter.lora import RankedLora
 from ...layers.adapters import Adapters, attach
 from ...ranks.settings import RankSettings
 from ...training.attention import EntropyRecord
 from ...training.parallel import Processes
-from ...training.run import Run, Step
+from ...training.run import LossFunction, Run, Step
+from ...training.validation import PICTURES
 from ...units import megabytes
+from .accumulated import make_parts
 from .attention import OVERRIDE
 from .choices import Choices
 from .cross_attention import recorded_attention
 from .examples import Example, make_examples
 from .gradient_checkpointing import GradientCheckpointing
+from .held_out import Probes, distinct
 from .inputs import Inputs
 from .loan import Loan, lent
 from .memory_plan import Plan
 from .objective import Renew, make_loss
-from .pictures import Pictures
+from .pictures import Pictures, naming
 from .prior import make_joint_loss, naming_the_prior
 from .room import beginning_at, planned
 from .text_encoder import TextEncoder, text_layers
@@ -41,7 +44,7 @@ class Setup:
     started: when it was set up.
     loan: the model, and the text encoder where it is trained.
     examples, prior_examples: what is learned from.
-    loss_fn: L_rec of a random batch.
+    loss_fn: L_rec of a random batch. probes: losses of single pictures.
     attention: what the model's cross-attention looks at, None where the loss does not use it.
     plan: of its memory, None where that is not known.
     """
@@ -53,15 +56,16 @@ class Setup:
     prior_examples: list[Example]
     adapters: Adapters
     checkpointing: GradientCheckpointing
-    loss_fn: Callable[[torch.Generator], Tensor]
+    loss_fn: LossFunction
     attention: EntropyRecord | None
     run: Run
+    probes: Probes
     plan: Plan | None = None
 
     @property
     def all_examples(self) -> list[Example]:
-        """Returns the examples of the subject and of the prior."""
-        return self.examples + self.prior_examples
+        """Returns the examples of the subject and of the prior, and those that are held out."""
+        return self.examples + self.prior_examples + self.probes.held_out
 
     def steps(self) -> Iterator[Step]:
         """Returns the steps that are left of the run."""
@@ -89,6 +93,11 @@ def set_up(model, inputs: Inputs, choices: Choices) -> Iterator[Setup]:
         if inputs.prior is not None:
             with naming_the_prior():
                 prior_examples = checked_examples(model, loan.inner, inputs.prior, options)
+        held_out = []
+        if inputs.held_out is not None:
+            with naming("Of the validation"):
+                held_out = checked_examples(model, loan.inner, inputs.held_out, options)
+            held_out = list(distinct(held_out, inputs.held_out.names, len(held_out)).values())
         start = choices.start.adapter(model, choices.text.clip)
         layers = layers_to_train(loan, layers, start, choices, text_encoder)
         plan = planned(loan, layers, start, examples, prior_examples, options, choices)
@@ -111,19 +120,27 @@ def set_up(model, inputs: Inputs, choices: Choices) -> Iterator[Setup]:
         loss_fn = loss_function(loan.inner, examples, prior_examples, options, choices, renew)
         half = loan.inner.get_dtype_inference() == torch.float16
         run = Run(adapters, choices.training, half=half, processes=Processes.joined())
+        pictures = {}
+        if choices.validation.picture_losses:
+            pictures = distinct(examples, inputs.subject.names, PICTURES)
+        probes = Probes(
+            loan.inner, held_out, list(pictures.values()), list(pictures),
+            options, choices.loss, choices.batch_size, renew,
+        )  # fmt: skip
         yield Setup(
             started, loan, text_encoder, examples, prior_examples,
-            adapters, checkpointing, loss_fn, attention, run, plan,
+            adapters, checkpointing, loss_fn, attention, run, probes, plan,
         )  # fmt: skip
 
 
 def encoded(inputs: Inputs, text_encoder: TextEncoder) -> Inputs:
     """Returns the inputs with captions that the text encoder on loan has made of their texts."""
     subject, prior = text_encoder.encoded(inputs.subject), inputs.prior
+    held_out = inputs.held_out and text_encoder.encoded(inputs.held_out)
     if prior is not None:
         with naming_the_prior():
             prior = text_encoder.encoded(prior)
-    return Inputs(subject, prior)
+    return Inputs(subject, prior, held_out)
 
 
 def checked_examples(model, inner, pictures: Pictures, options: dict) -> list[Example]:
@@ -183,9 +200,14 @@ def loss_function(
     options: dict,
     choices: Choices,
     renew: Renew | None,
-) -> Callable[[torch.Generator], Tensor]:
-    """Returns loss_fn(generator) of a random batch, with one of the prior where there is one."""
+) -> LossFunction:
+    """Returns loss_fn(generator) of a random batch, with one of the prior where there is one, or of
+    the parts of a step.
+    """
     parts = choices.batch_size, options, choices.loss, renew
+    if (accumulation := choices.gradient_accumulation_steps) > 1:
+        both = examples, prior_examples, choices.prior.prior_weight
+        return make_parts(inner, *both, choices.batch_size, accumulation, *parts[1:])
     if not prior_examples:
         return make_loss(inner, examples, *parts)
     weight = choices.prior.prior_weight
