@@ -39,24 +39,24 @@ def power_of_two(lengths: Tensor) -> Tensor:
     return torch.exp2(-lengths.clamp(min=1.0).log2().ceil().clamp(max=LARGEST))
 
 
-def alike(sizes: Sequence[int], device: torch.device) -> list[list[int]]:
+def alike(sizes: Sequence[object], device: torch.device) -> list[list[int]]:
     """Returns the indices of equal sizes together; each alone on a CPU, where operations cost what
     they compute.
     """
-    groups: dict[tuple[int, int], list[int]] = {}
+    groups: dict[tuple, list[int]] = {}
     for index, size in enumerate(sizes):
         groups.setdefault((size, index if device.type == "cpu" else 0), []).append(index)
     return list(groups.values())
 
 
-def behind(tensors: Sequence[Tensor | None], dim: int = 0) -> Tensor:
+def behind(tensors: Sequence[Tensor | None]) -> Tensor:
     """Returns tensors behind each other; a single one itself."""
-    return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim)
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
 
-def hand_out(values: Tensor, group: list[int], places: Some, lengths: Sequence[int], dim=0) -> None:
+def hand_out(values: Tensor, group: list[int], places: Some, lengths: Sequence[int]) -> None:
     """Splits `values` and puts the parts, views of it, to the group's places."""
-    parts = values.split([lengths[i] for i in group], dim)
+    parts = values.split([lengths[i] for i in group])
     for index, part in zip(group, parts, strict=True):
         places[index] = part
 
@@ -73,9 +73,11 @@ def cast(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
 def divided(ups: Sequence[Tensor], scales: Sequence[Tensor]) -> list[Tensor]:
     """Returns each lora_up, or its gradient, in fp32 with its columns divided by its scales."""
     places: Some = [None] * len(ups)
-    for group in alike([len(u) for u in ups], ups[0].device):
-        values = behind([ups[i] for i in group], 1) / behind([scales[i] for i in group])
-        hand_out(values, group, places, [u.shape[1] for u in ups], 1)
+    for group in alike([u.shape for u in ups], ups[0].device):
+        values = torch.stack([ups[i] for i in group]).float()
+        factors = torch.stack([scales[i] for i in group])[:, None]
+        for index, part in zip(group, (values / factors).unbind(), strict=True):
+            places[index] = part
     return places
 
 
@@ -132,8 +134,10 @@ class Fold(torch.autograd.Function):
         if used:
             some = [of_ups[i] for i in used]
             if ctx.scales is not None:
-                some = divided([u.float() for u in some], [ctx.scales[i] for i in used])
-            for i, gradient in zip(used, cast(some, torch.float32), strict=True):
+                some = divided(some, [ctx.scales[i] for i in used])
+            else:
+                some = cast(some, torch.float32)
+            for i, gradient in zip(used, some, strict=True):
                 of_ups[i] = gradient
         weights = None
         if ctx.factors is not None:

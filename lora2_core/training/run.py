@@ -148,6 +148,7 @@ class Run:
             norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
             checks = torch.stack([t.detach().float() for t in (mean_loss, total_loss, norm)])
             value, *checked = checks.tolist()  # waits for the device, once a step
+            del loss, mean_loss, total_loss  # and the graph of the step with what it holds
             finite_loss, finite_norm = map(math.isfinite, checked)
             good, resting = finite_loss and finite_norm, ()
             if good and not self.dropout.used:  # which gives layers no gradient now and then

@@ -24,7 +24,7 @@ from .gradient_checkpointing import repeated_blocks
 from .objective import DEFAULT, denoising_loss, weights_of
 
 META = torch.device("meta")
-GRADIENT = 4  # bytes: gradients of lora_up and lora_down become fp32
+GRADIENT = 4  # bytes: gradients of lora_up and lora_down become fp32, in several steps
 
 
 @dataclass
@@ -184,7 +184,7 @@ def try_shapes(
             item = inner.get_dtype_inference().itemsize
             costs = {m: item * ranks[n] * cost_of(m) for n, m in layers.items()}
             kept.trial.gradients = kept.trial.folded = sum(costs.values())
-            kept.trial.at_the_end = kept.trial.gradients * (item + GRADIENT) // item
+            kept.trial.at_the_end = kept.trial.gradients * (item + 2 * GRADIENT) // item
             kept.trial.rank = max(ranks.values())
             for model in models:
                 for block in repeated_blocks(model, set(layers.values())):
