@@ -123,8 +123,8 @@ def line(row: dict) -> str:
 
 
 HEAD = (
-    "| model | attention | attention + feed-forward | all in blocks | another trainer | beside "
-    "ours with feed-forward |\n|---|---|---|---|---|---|"
+    "| model | attention | attention + feed-forward | all in blocks | another trainer takes | "
+    "beside ours with feed-forward |\n|---|---|---|---|---|---|"
 )
 
 

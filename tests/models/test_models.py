@@ -26,13 +26,15 @@ KINDS = ["SDXL", "Krea2", "WAN21_I2V", "StableAudio"]  # UNet, one stream, video
 def test_a_class_is_what_the_page_says(name: str):
     """Trained with a gradient in every layer that counts, saved, loaded by the host and by us."""
     row = tried(name)
-    assert (row.verdict, row.why if row.verdict == REFUSED else "") == (page.known()[name], "")
+    assert page.line(row.facts()) == page.line(page.known()[name])
 
 
 def test_the_page_has_every_class_of_this_host():
     assert list(page.known()) == names()
-    counts = [list(page.known().values()).count(v) for v in (WORKS, NO_DIFFUSION, REFUSED)]
-    assert sum(counts) == len(names()) and sum(counts[:2]) >= 85
+    rows = list(page.known().values())
+    verdicts = [row["verdict"] for row in rows]
+    assert verdicts.count(WORKS) >= 90 and verdicts.count(NO_DIFFUSION) == 4
+    assert page.total(rows) in page.PAGE.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", fast(NAMED, "SDXL", "Flux"))

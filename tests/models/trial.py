@@ -34,6 +34,7 @@ TIMES = {"t", "timestep", "timesteps", "r", "sigma", "sigmas"}  # what a denoise
 STEPS, RANK, RATE = 3, 2, 1e-2
 STEP = 1e-2  # of finite differences, in units of the weights
 SLOPE = 0.03  # how far a slope may be from the gradient, as a share of it
+NOTHING, SAME = 1e-6, 1e-5  # shares of the largest gradient, and of a loss: no more than rounding
 CLOSE = 1e-4  # how far two forward passes may be apart, as a share of the output
 
 
@@ -131,13 +132,14 @@ class Trial:
         loss().backward()
         slopes = {}
         for name, c in adapters.components.items():
-            grads = [w.grad for w in (c.lora_up, c.lora_down)]
-            if all(g is None or not g.any() for g in grads):
-                self.idle += 1
-                if self.moves(loss, c):
-                    raise ValueError(f"{name} has no gradient, but the loss depends on it")
-                continue
-            slopes[name] = float(torch.cat([g.flatten() for g in grads]).norm())
+            grads = [w.grad.flatten() for w in (c.lora_up, c.lora_down) if w.grad is not None]
+            slopes[name] = float(torch.cat(grads).norm()) if grads else 0.0
+        nothing = NOTHING * max(slopes.values())
+        for name in [n for n, slope in slopes.items() if slope <= nothing]:
+            del slopes[name]
+            self.idle += 1
+            if self.moves(loss, adapters.components[name]):
+                raise ValueError(f"{name} has no gradient, but the loss depends on it")
         if not slopes:
             raise ValueError("no layer has a gradient")
         name = sorted(slopes, key=slopes.__getitem__)[len(slopes) // 2]
@@ -155,7 +157,7 @@ class Trial:
         component.lora_up.mul_(100)
         after = float(loss())
         component.lora_up.div_(100)
-        return before != after
+        return abs(after - before) > SAME * abs(before)
 
     @staticmethod
     @torch.no_grad()
