@@ -33,6 +33,62 @@ from .sockets import (
 EVENT = "lora2.train"
 
 
+def numbers() -> list[io.Input]:
+    """Makes the fields of the run: its length, its learning rate, its mode and its size."""
+    return [
+        io.Int.Input(
+            "steps",
+            default=500,
+            min=1,
+            max=1_000_000,
+            tooltip="How often the adapter is updated.",
+        ),
+        io.Int.Input("batch_size", default=1, min=1, max=4096, tooltip="Pictures in one step."),
+        io.Float.Input(
+            "learning_rate",
+            default=1e-4,
+            min=0.0,
+            max=10.0,
+            step=1e-7,
+            round=1e-9,
+            tooltip="Learning rate of the adapter. 1e-4 suits SDXL, 5e-3 the Playground.",
+        ),
+        io.Combo.Input(
+            "mode",
+            options=list(MODES),
+            default="adaptive",
+            tooltip="adaptive: learns how much rank each layer needs. paper: arXiv "
+            "2603.21884 to the letter. fixed: plain LoRA, one rank.",
+        ),
+        io.Int.Input(
+            "target_rank",
+            default=64,
+            min=1,
+            max=4096,
+            tooltip="adaptive: the highest mean rank. paper: the rank that ranks are "
+            "pulled to. fixed: the rank.",
+        ),
+        inputs.budget(
+            "The size to end at in MB (fp16), instead of target_rank. 0: target_rank counts."
+        ),
+        io.Int.Input(
+            "max_rank",
+            default=256,
+            min=1,
+            max=4096,
+            tooltip="No layer's rank goes above this.",
+        ),
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=0xFFFFFFFFFFFFFFFF,
+            control_after_generate=False,
+            tooltip="The same seed gives the same adapter.",
+        ),
+    ]
+
+
 class LoRA2Train(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -58,59 +114,7 @@ class LoRA2Train(io.ComfyNode):
                 io.Conditioning.Input(
                     "positive", tooltip="The captions: one for all pictures, or one for each."
                 ),
-                io.Int.Input(
-                    "steps",
-                    default=500,
-                    min=1,
-                    max=1_000_000,
-                    tooltip="How often the adapter is updated.",
-                ),
-                io.Int.Input(
-                    "batch_size", default=1, min=1, max=4096, tooltip="Pictures in one step."
-                ),
-                io.Float.Input(
-                    "learning_rate",
-                    default=1e-4,
-                    min=0.0,
-                    max=10.0,
-                    step=1e-7,
-                    round=1e-9,
-                    tooltip="Learning rate of the adapter. 1e-4 suits SDXL, 5e-3 the Playground.",
-                ),
-                io.Combo.Input(
-                    "mode",
-                    options=list(MODES),
-                    default="adaptive",
-                    tooltip="adaptive: learns how much rank each layer needs. paper: arXiv "
-                    "2603.21884 to the letter. fixed: plain LoRA, one rank.",
-                ),
-                io.Int.Input(
-                    "target_rank",
-                    default=64,
-                    min=1,
-                    max=4096,
-                    tooltip="adaptive: the highest mean rank. paper: the rank that ranks are "
-                    "pulled to. fixed: the rank.",
-                ),
-                inputs.budget(
-                    "The size to end at in MB (fp16), instead of target_rank. 0: target_rank "
-                    "counts."
-                ),
-                io.Int.Input(
-                    "max_rank",
-                    default=256,
-                    min=1,
-                    max=4096,
-                    tooltip="No layer's rank goes above this.",
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=False,
-                    tooltip="The same seed gives the same adapter.",
-                ),
+                *numbers(),
                 Lora2Options.Input(
                     "options",
                     optional=True,
