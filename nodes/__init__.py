@@ -18,12 +18,14 @@ from . import (
     report,
     save,
     train,
+    train_queue,
 )
 
 NODES = [
     *playground.NODES,
     *dataset.NODES,
     *train.NODES,
+    *train_queue.NODES,
     *options.NODES,
     *layers.NODES,
     *apply.NODES,

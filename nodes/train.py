@@ -29,6 +29,63 @@ from .sockets import (
 )
 
 
+def numbers() -> list[io.Input]:
+    """Makes the fields of the run: its length, its learning rate, its mode and its size."""
+    return [
+        io.Int.Input(
+            "steps",
+            default=500,
+            min=1,
+            max=1_000_000,
+            tooltip="How many times the adapter is updated.",
+        ),
+        io.Int.Input("batch_size", default=1, min=1, max=4096, tooltip="Pictures in each step."),
+        io.Float.Input(
+            "learning_rate",
+            default=1e-4,
+            min=0.0,
+            max=10.0,
+            step=1e-7,
+            round=1e-9,
+            tooltip="Learning rate of the adapter. 1e-4 suits SDXL, 5e-3 the Playground.",
+        ),
+        io.Combo.Input(
+            "mode",
+            options=list(MODES),
+            default="adaptive",
+            tooltip="adaptive: learns how much rank each layer needs. paper: exactly as in "
+            "arXiv 2603.21884. fixed: plain LoRA with one rank.",
+        ),
+        io.Int.Input(
+            "target_rank",
+            default=64,
+            min=1,
+            max=4096,
+            tooltip="adaptive: the highest mean rank. paper: the rank that every layer is "
+            "pulled to. fixed: the rank.",
+        ),
+        inputs.budget(
+            "Size of the finished adapter in MB (fp16). It replaces target_rank, in adaptive mode "
+            "only. 0: target_rank is used."
+        ),
+        io.Int.Input(
+            "max_rank",
+            default=256,
+            min=1,
+            max=4096,
+            tooltip="No layer's rank goes above this.",
+        ),
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=0xFFFFFFFFFFFFFFFF,
+            control_after_generate=False,
+            tooltip="The same seed gives the same adapter.",
+        ),
+    ]
+
+
 class LoRA2Train(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -54,59 +111,7 @@ class LoRA2Train(io.ComfyNode):
                 io.Conditioning.Input(
                     "positive", tooltip="The captions: one for all pictures, or one for each."
                 ),
-                io.Int.Input(
-                    "steps",
-                    default=500,
-                    min=1,
-                    max=1_000_000,
-                    tooltip="How many times the adapter is updated.",
-                ),
-                io.Int.Input(
-                    "batch_size", default=1, min=1, max=4096, tooltip="Pictures in each step."
-                ),
-                io.Float.Input(
-                    "learning_rate",
-                    default=1e-4,
-                    min=0.0,
-                    max=10.0,
-                    step=1e-7,
-                    round=1e-9,
-                    tooltip="Learning rate of the adapter. 1e-4 suits SDXL, 5e-3 the Playground.",
-                ),
-                io.Combo.Input(
-                    "mode",
-                    options=list(MODES),
-                    default="adaptive",
-                    tooltip="adaptive: learns how much rank each layer needs. paper: exactly as in "
-                    "arXiv 2603.21884. fixed: plain LoRA with one rank.",
-                ),
-                io.Int.Input(
-                    "target_rank",
-                    default=64,
-                    min=1,
-                    max=4096,
-                    tooltip="adaptive: the highest mean rank. paper: the rank that every layer is "
-                    "pulled to. fixed: the rank.",
-                ),
-                inputs.budget(
-                    "Size of the finished adapter in MB (fp16). It replaces target_rank, in "
-                    "adaptive mode only. 0: target_rank is used."
-                ),
-                io.Int.Input(
-                    "max_rank",
-                    default=256,
-                    min=1,
-                    max=4096,
-                    tooltip="No layer's rank goes above this.",
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=False,
-                    tooltip="The same seed gives the same adapter.",
-                ),
+                *numbers(),
                 Lora2Options.Input(
                     "options",
                     optional=True,

@@ -61,6 +61,13 @@ const NODES = {
     next: KEEP,
     saves: true,
   },
+  LoRA2TrainQueue: {
+    colour: TRAINING,
+    size: [440, 0],
+    needs: [[linked("model"), MODEL], [linked("clip"), "Connect clip and vae: those of the model that is trained."]],
+    view: { kind: "train", height: 420, empty: "Loss, ranks and size appear here during a run." },
+    saves: true,
+  },
   LoRA2RankOptions: { colour: TRAINING, size: [300, 0] },
   LoRA2TargetOptions: { colour: TRAINING, size: [420, 0] },
   LoRA2Layers: {

@@ -11,6 +11,7 @@ PROMISED = {
     "LoRA2ExamplePictures",
     "LoRA2Dataset",
     "LoRA2Train",
+    "LoRA2TrainQueue",
     "LoRA2Apply",
     "LoRA2Load",
     "LoRA2Compress",
