@@ -106,14 +106,15 @@ def test_what_ends_while_another_workflow_is_open_is_not_shown_in_it(opened: Ope
     assert opened.front_end.complaints == []
 
 
-def test_a_run_that_has_begun_says_so_before_its_first_step(opened: Opened) -> None:
-    """In its own workflow only, and not once a step of it is shown."""
-    empty = opened.front_end.view(opened.train).locator(".empty")
-    begun = {"node": str(opened.train), "workflow": OTHER, "prompt_id": "p", "run": "next"}
-    opened.page.evaluate(EVENT, opened.event("shown"))
+def test_a_run_that_has_begun_says_so_before_its_first_step(page_of_look: FrontEnd) -> None:
+    """In its own workflow only."""
+    page = page_of_look.page
+    page.evaluate("app.graph.clear()")
+    node = page_of_look.add("LoRA2Train", (0, 0), [])
+    empty = page_of_look.view(node).locator(".empty")
     before = empty.text_content()
-    for other in (begun, begun | {"workflow": OURS, "run": "shown"}):
-        opened.page.evaluate(STARTED, other)
-        assert empty.text_content() == before
-    opened.page.evaluate(STARTED, begun | {"workflow": OURS})
+    begun = {"node": str(node), "workflow": OTHER, "prompt_id": "p", "run": "next"}
+    page.evaluate(STARTED, begun)
+    assert empty.text_content() == before
+    page.evaluate(STARTED, begun | {"workflow": page.evaluate("app.graph.id")})
     assert empty.text_content().startswith("Running. The first step comes")
