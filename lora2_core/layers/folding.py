@@ -218,6 +218,7 @@ class Folded:
         key = width, tuple(rows), capacities
         if self.index is None or self.index[0] != key:
             pairs = zip(rows, capacities, strict=True)
-            parts = [torch.arange(capacity) + row * width for row, capacity in pairs]
-            self.index = key, torch.cat(parts).to(self.weights.device)
+            with torch.inference_mode(False):  # a preview may ask first, and training then uses it
+                parts = [torch.arange(capacity) + row * width for row, capacity in pairs]
+                self.index = key, torch.cat(parts).to(self.weights.device)
         return self.weights.reshape(-1).index_select(0, self.index[1])

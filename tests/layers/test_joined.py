@@ -174,6 +174,21 @@ def test_a_value_that_changes_between_two_passes_is_seen():
     assert torch.equal(graphless, model(x)) and not torch.equal(before, graphless)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("mode", ["adaptive", "fixed"])
+def test_a_picture_that_is_drawn_between_two_steps_changes_nothing(mode, dtype):
+    """As previews do, in the host's inference mode."""
+    make, shape = MODULES["linear"]
+    _, (model, adapters) = pair_of(make, mode, dtype)
+    x = torch.randn(shape).to(dtype).requires_grad_()
+    wanted = results(model, adapters, x)
+    with torch.inference_mode():
+        drawn = model(x.detach().clone())
+        assert torch.equal(drawn, model(x.detach().clone()))
+    compare(results(model, adapters, x), wanted, 0.0)
+    assert torch.equal(drawn, wanted[0])
+
+
 def test_a_layer_that_no_pass_reaches_has_no_gradient():
     model = nn.ModuleDict({"a": nn.Linear(6, 6), "b": nn.Linear(6, 6)}).requires_grad_(False)
     model = model.bfloat16()

@@ -31,10 +31,9 @@ CASTING_FORWARDS = {kind.forward_comfy_cast_weights for kind in ITS_OWN}
 CAST = "forward_comfy_cast_weights"
 
 
-def in_ram(module: nn.Module, x: Tensor) -> bool:
-    """Returns whether the module's weight lies elsewhere than x, or may go away at any time."""
-    weight = getattr(module, "weight", None)
-    return weight is not None and (weight.device != x.device or hasattr(module, "_v"))
+def in_ram(module: nn.Module, weight: Tensor, x: Tensor) -> bool:
+    """Returns whether a module's weight lies elsewhere than x, or may go away at any time."""
+    return weight.device != x.device or "_v" in module.__dict__
 
 
 class HostFrozen(Frozen):
@@ -52,12 +51,13 @@ class HostFrozen(Frozen):
     def casts(self, x: Tensor) -> bool:
         """Returns whether the layer computes on x with a copy of its weight."""
         module = self.module
-        weight, bias = module.weight, module.bias
+        parameters = module._parameters  # asked for in every call: a module's own way is slow
+        weight, bias = parameters.get("weight"), parameters.get("bias")
         return (
             weight is None
             or weight.dtype != x.dtype
-            or in_ram(module, x)
             or (bias is not None and bias.dtype != x.dtype)
+            or in_ram(module, weight, x)
             or len(module.weight_function) + len(module.bias_function) > 0
             or isinstance(weight, QUANTISED)
         )
@@ -125,9 +125,10 @@ class Recomputed:
         self.module = module
 
     def __call__(self, *args: Any, **named: Any) -> Tensor:
-        module = self.module
-        compute = type(module).forward
-        if args and torch.is_grad_enabled() and args[0].requires_grad and in_ram(module, args[0]):
+        module, compute = self.module, type(self.module).forward
+        weight = module._parameters.get("weight")
+        graph = weight is not None and args and torch.is_grad_enabled() and args[0].requires_grad
+        if graph and in_ram(module, weight, args[0]):
             return Again.apply(args[0], lambda x: compute(module, x, *args[1:], **named))
         return compute(module, *args, **named)
 
