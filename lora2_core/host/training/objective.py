@@ -38,11 +38,20 @@ def sigma_at(sampling, position: Tensor) -> Tensor:
     them, else of percentages.
     """
     if hasattr(sampling, "num_timesteps") and hasattr(sampling, "sigmas"):
-        count = sampling.num_timesteps
-        return sampling.sigma(
-            (position * count).long().clamp(max=count - 1).to(sampling.sigmas.device)
-        ).float()
+        count, table = sampling.num_timesteps, sampling.sigmas
+        timesteps = (position * count).long().clamp(max=count - 1).to(table.device)
+        if len(table) == count and not counts_timesteps(sampling):
+            return table[timesteps].float()
+        return sampling.sigma(timesteps).float()
     return torch.tensor([float(sampling.percent_to_sigma(float(p))) for p in position])
+
+
+def counts_timesteps(sampling) -> bool:
+    """Returns whether sampling.sigma takes the number of a timestep: Stable Cascade's takes a time
+    from 0 to 1.
+    """
+    last = torch.tensor([len(sampling.sigmas) - 1], device=sampling.sigmas.device)
+    return torch.allclose(sampling.sigma(last).float(), sampling.sigmas[-1:].float(), rtol=1e-3)
 
 
 def positions(sampling, settings: LossSettings, drawn: Tensor) -> Tensor:
