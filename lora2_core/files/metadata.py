@@ -90,6 +90,8 @@ def dropouts(settings: Mapping) -> dict[str, str]:
 def optimizer_entry(settings: Mapping) -> str | None:
     """Returns the optimizer's name with its arguments, as far as the settings have them."""
     name = settings.get("optimizer")
+    if isinstance(name, str) and "." in name:
+        return f"{name}({settings.get('optimizer_args', '')})"
     betas = settings.get("beta1"), settings.get("beta2")
     if not isinstance(name, str) or None in betas:
         return name

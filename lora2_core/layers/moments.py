@@ -13,12 +13,12 @@ import torch
 from einops import pack, unpack
 from torch import Tensor, nn
 
-# keys of an optimizer's state: Adam's mean, SGD's momentum and Prodigy's sum of gradients
+# keys of an optimizer's state: means and sums of gradients (Adam, SGD, Prodigy)
 GRADIENTS = {"exp_avg", "momentum_buffer", "s"}
-# Adam's mean squared gradient
-SQUARES = {"exp_avg_sq"}
-# the running mean of the weights, and Prodigy's first weights
-COPIES = {"ema", "p0"}
+# means, sums and maxima of squared gradients (Adam, RMSprop, Adagrad, AMSGrad)
+SQUARES = {"exp_avg_sq", "square_avg", "sum", "max_exp_avg_sq"}
+# the running mean of the weights, Prodigy's first weights, and those of schedule-free optimizers
+COPIES = {"ema", "p0", "z"}
 MOMENTS = GRADIENTS | SQUARES | COPIES
 Moments = Callable[[Tensor], dict[str, Tensor]]
 

@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..ranks.modes import Fixed
+from .named_optimizers import make, switch, tried
 from .settings import TrainSettings
 
 # devices on which torch has a fused AdamW
@@ -28,10 +29,17 @@ Parameters = list[nn.Parameter]
 Group = tuple[Parameters, float]
 
 
-def check_optimizer(name: str, mode: Fixed) -> None:
-    """Raises ValueError unless the optimizer of this name is installed and can train in this
-    mode.
+def check_optimizer(name: str, mode: Fixed, arguments: str = "") -> None:
+    """Raises ValueError unless the optimizer of this name is installed and can train in this mode
+    with these arguments.
     """
+    if "." in name:
+        if not tried(name, arguments).follows and mode.moves:
+            raise ValueError(
+                f"optimizer {name} keeps what can't follow the moving ranks of {mode.name} mode: "
+                "choose another one, or mode fixed."
+            )
+        return
     package = PACKAGES.get(name)
     if package and find_spec(package) is None:
         raise ValueError(
@@ -120,13 +128,26 @@ class TwoOptimizers:
         self.weight_decay = settings.weight_decay / total if total > 0 else 0.0
         self.speeds = [speed for _, speed in groups]
         weights = groups[0][0] if self.speeds == [1.0] else self.as_groups(groups)
-        self.members = [KINDS[settings.optimizer](weights, settings, self.weight_decay)]
+        self.members = [self.member(weights)]
         self.state = self.members[0].state
         if rates is not None:
             group = {"params": [rates[0]], "lr": rates[1], "weight_decay": 0.0}
             self.members.append(torch.optim.AdamW([group], **fused([rates[0]])))
             self.members[1].state = self.state
         self.param_groups = [group for member in self.members for group in member.param_groups]
+
+    def member(self, weights: Parameters) -> Optimizer:
+        """Returns the optimizer of the weights."""
+        settings, self.averages = self.settings, False
+        self.keeps_squares = settings.optimizer not in NO_SQUARES
+        if "." not in settings.optimizer:
+            return KINDS[settings.optimizer](weights, settings, self.weight_decay)
+        name, arguments = settings.optimizer, settings.optimizer_args
+        found = tried(name, arguments)
+        self.keeps_squares, self.averages = found.squares, found.averages
+        member = make(name, arguments, weights, settings.learning_rate)
+        switch(member, "train")
+        return member
 
     def as_groups(self, groups: Sequence[Group]) -> list[dict]:
         """Returns the groups in torch's form, each with the weight_decay that shrinks it as much
@@ -135,7 +156,7 @@ class TwoOptimizers:
         name, torch_groups = self.settings.optimizer, []
         for parameters, speed in groups:
             group = {"params": parameters, "lr": self.settings.learning_rate * speed}
-            if name not in DECAYED_HERE:
+            if name in KINDS and name not in DECAYED_HERE:
                 group["weight_decay"] = self.weight_decay / speed
             torch_groups.append(group)
         if name in ONE_LEARNING_RATE and len(groups) > 1:
@@ -182,7 +203,7 @@ class TwoOptimizers:
         for member in self.members:
             member.step()
         # the following means lie in the state, where they turn with the rank positions
-        if self.squares and self.settings.optimizer in NO_SQUARES:
+        if self.squares and not self.keeps_squares:
             for lora_up in self.weights[::2]:
                 if lora_up.grad is not None:
                     square = lora_up.grad.square()
@@ -196,9 +217,15 @@ class TwoOptimizers:
 
     @torch.no_grad()
     def take_means(self) -> list[tuple[nn.Parameter, torch.Tensor]]:
-        """Replaces the weights by their running means, if there are any. Returns each replaced
-        parameter with its value before.
+        """Replaces the weights by their running means, if there are any, or by those that a
+        schedule-free optimizer gives. Returns each replaced parameter with its value before.
         """
+        if self.averages and self.steps:
+            before = [(p, p.detach().clone()) for p in self.weights]
+            switch(self.members[0], "eval")
+            for group in self.weight_groups:  # the values before come back, or the run is over
+                group["train_mode"] = True
+            return before
         before = []
         for parameter in self.weights:
             if (mean := self.state.get(parameter, {}).get("ema")) is not None:

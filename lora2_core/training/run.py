@@ -61,7 +61,7 @@ def make_optimizer(adapters: Adapters, settings: TrainSettings) -> TwoOptimizers
     rates nu.
     """
     mode = adapters.mode
-    check_optimizer(settings.optimizer, mode)
+    check_optimizer(settings.optimizer, mode, settings.optimizer_args)
     parts = [([adapters.components[n] for n in ns], s) for s, ns in adapters.by_speed().items()]
     groups = [([p for c in cs for p in (c.lora_up, c.lora_down)], speed) for cs, speed in parts]
     rates = (

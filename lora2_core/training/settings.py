@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..checks import check_choice, check_range
+from ..checks import check_choice, check_range, check_text
 from ..ranks.modes import Fixed
 from .schedule import SCHEDULES, shares
 
@@ -39,6 +39,8 @@ class TrainSettings:
     schedule: late, constant, linear or cosine. None: late; in paper mode constant, unless `decay`
         is given.
     warmup_steps: the first steps, in which the learning rate rises.
+    optimizer_args: of an optimizer by dotted name (named_optimizers.py), which has no beta1, beta2
+        and weight_decay of these settings.
     rank_dropout, module_dropout: the probability that a rank position, or a layer, is left out of a
         step.
     scale_weight_norms: the largest Frobenius norm of a layer's update; 0: no limit.
@@ -56,6 +58,7 @@ class TrainSettings:
     ema: float = 0.0
     schedule: str | None = None
     warmup_steps: int = 0
+    optimizer_args: str = ""
     rank_dropout: float = 0.0
     module_dropout: float = 0.0
     scale_weight_norms: float = 0.0
@@ -64,7 +67,15 @@ class TrainSettings:
         check_range("steps", self.steps, 1, 1_000_000, integer=True)
         check_range("learning_rate", self.learning_rate, 0, 10)
         check_range("seed", self.seed, 0, 2**64 - 1, integer=True)
-        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_text("optimizer", self.optimizer)
+        check_text("optimizer_args", self.optimizer_args)
+        if "." not in self.optimizer:
+            check_choice("optimizer", self.optimizer, OPTIMIZERS)
+            if self.optimizer_args.strip():
+                raise ValueError(
+                    f"optimizer_args belong to an optimizer by dotted name, but optimizer is "
+                    f"{self.optimizer}: leave them out, or write optimizer_name."
+                )
         check_range("max_norm", self.max_norm, 0, 1e6)
         check_range("ema", self.ema, 0, LARGEST_BETA)
         check_range("rank_dropout", self.rank_dropout, 0, LARGEST_DROPOUT)

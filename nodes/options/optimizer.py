@@ -89,4 +89,26 @@ class LoRA2OptimizerOptions(OptionsNode):
                 "the adapter at the end. 0: none.",
             ),
             chain(),
+            io.String.Input(
+                "optimizer_name",
+                default="",
+                optional=True,
+                tooltip="An optimizer by dotted name instead, such as torch.optim.RAdam or "
+                "schedulefree.AdamWScheduleFree; its package must be installed. It has its own "
+                "betas and weight_decay. Empty: optimizer counts.",
+            ),
+            io.String.Input(
+                "optimizer_args",
+                default="",
+                multiline=True,
+                optional=True,
+                tooltip="Arguments of optimizer_name: lines such as betas = [0.9, 0.95], or a JSON "
+                "object.",
+            ),
         ]
+
+    @classmethod
+    def settings(cls, optimizer_name: str = "", **values: object) -> dict:
+        """Returns the settings, with the dotted name in place of the chosen optimizer."""
+        settings = super().settings(**values)
+        return settings | ({"optimizer": optimizer_name.strip()} if optimizer_name.strip() else {})

@@ -86,7 +86,8 @@ class Choices:
         return self.batch_size * self.gradient_accumulation_steps
 
     def __post_init__(self) -> None:
-        check_optimizer(self.training.optimizer, self.rank.rules)
+        training = self.training
+        check_optimizer(training.optimizer, self.rank.rules, training.optimizer_args)
         check_choice("checkpointing", self.checkpointing, CHECKPOINTING)
         check_range("batch_size", self.batch_size, 1, LARGEST_BATCH, integer=True)
         parts = self.gradient_accumulation_steps

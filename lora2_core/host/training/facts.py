@@ -18,7 +18,7 @@ from .previews import OBSERVED as PREVIEWS
 from .setup import Setup
 
 # settings that a file and a checkpoint say only where they are on
-REGULARISERS = ("rank_dropout", "module_dropout", "scale_weight_norms")
+OPTIONAL = ("optimizer_args", "rank_dropout", "module_dropout", "scale_weight_norms")
 PRECISIONS = {torch.float16: "fp16", torch.bfloat16: "bf16"}  # as sd-scripts write them; fp32: "no"
 
 
@@ -26,7 +26,7 @@ def settings_of(choices: Choices) -> dict:
     """Returns everything that was chosen, as plain values."""
     started = choices.start.start_from is not None
     training = asdict(choices.training.resolved(choices.rank.rules, started=started))
-    training = {k: v for k, v in training.items() if k not in REGULARISERS or v}
+    training = {k: v for k, v in training.items() if k not in OPTIONAL or v}
     accumulation = choices.gradient_accumulation_steps
     rank = {k: v for k, v in asdict(choices.rank).items() if (k, v) != ("layer_ranks", "")}
     return (
