@@ -11,7 +11,7 @@ lora_up is divided by the same power of two: no other bit changes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from .layer import Component
 
 # how far a position is scaled in fp16, as a power of two: further, and lora_up might overflow
 LARGEST = 14.0
+# layers whose tensors are computed together at most: what they need meanwhile stays small
+TOGETHER = 32
 Pair = tuple[Tensor, Tensor]
 Some = list[Tensor | None]
 
@@ -40,13 +42,17 @@ def power_of_two(lengths: Tensor) -> Tensor:
 
 
 def alike(sizes: Sequence[object], device: torch.device) -> list[list[int]]:
-    """Returns the indices of equal sizes together; each alone on a CPU, where operations cost what
-    they compute.
+    """Returns the indices of equal sizes, up to TOGETHER of them; each alone on a CPU, where
+    operations cost what they compute.
     """
     groups: dict[tuple, list[int]] = {}
     for index, size in enumerate(sizes):
         groups.setdefault((size, index if device.type == "cpu" else 0), []).append(index)
-    return list(groups.values())
+    return [
+        group[first : first + TOGETHER]
+        for group in groups.values()
+        for first in range(0, len(group), TOGETHER)
+    ]
 
 
 def behind(tensors: Sequence[Tensor | None]) -> Tensor:
@@ -75,8 +81,8 @@ def divided(ups: Sequence[Tensor], scales: Sequence[Tensor]) -> list[Tensor]:
     places: Some = [None] * len(ups)
     for group in alike([u.shape for u in ups], ups[0].device):
         values = torch.stack([ups[i] for i in group]).float()
-        factors = torch.stack([scales[i] for i in group])[:, None]
-        for index, part in zip(group, (values / factors).unbind(), strict=True):
+        values /= torch.stack([scales[i] for i in group])[:, None]
+        for index, part in zip(group, values.unbind(), strict=True):
             places[index] = part
     return places
 
@@ -86,14 +92,19 @@ class Fold(torch.autograd.Function):
 
     weights: Lambda of all the layers' positions, behind each other; None where it is 1. count: of
     layers. tensors: lora_down of every layer, then lora_up of every layer, or none of them where
-    they stay as they are. Returns as many.
+    they stay as they are. used: called once they have all done their work. Returns as many.
     """
 
     @staticmethod
     def forward(
-        ctx, dtype: torch.dtype, weights: Tensor | None, count: int, *tensors: Tensor
+        ctx,
+        used: Callable[[], None],
+        dtype: torch.dtype,
+        weights: Tensor | None,
+        count: int,
+        *tensors: Tensor,
     ) -> tuple:
-        downs, ups = tensors[:count], tensors[count:]
+        downs, ups, ctx.used = tensors[:count], tensors[count:], used
         ctx.lengths, ctx.count, ctx.device = [len(d) for d in downs], count, downs[0].device
         ctx.factors = weights.split(ctx.lengths) if weights is not None else None
         ctx.downs = downs if weights is not None else None
@@ -117,6 +128,7 @@ class Fold(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, *gradients: Tensor | None) -> tuple:
+        ctx.used()
         of_downs, of_ups = list(gradients[: ctx.count]), list(gradients[ctx.count :])
         of_weights: Some = [None] * ctx.count
         used = [i for i, gradient in enumerate(of_downs) if gradient is not None]
@@ -143,7 +155,7 @@ class Fold(torch.autograd.Function):
         if ctx.factors is not None:
             pairs = zip(of_weights, ctx.factors, strict=True)
             weights = torch.cat([torch.zeros_like(f) if g is None else g for g, f in pairs])
-        return (None, weights, None, *of_downs, *of_ups)
+        return (None, None, weights, None, *of_downs, *of_ups)
 
 
 class Folded:
@@ -203,10 +215,15 @@ class Folded:
         downs = [self.components[row].lora_down for row in rows]
         ups = [self.components[row].lora_up for row in rows]
         tensors = downs if dtype == torch.float32 else downs + ups
+
+        def used() -> None:
+            for row in rows:
+                self.made.pop((row, True), None)
+
         # a checkpoint around the first layer that asks would find them made in its second pass
         with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):
             weights = self.weights_of(rows) if self.folds else None
-            made = Fold.apply(dtype, weights, len(rows), *tensors)
+            made = Fold.apply(used, dtype, weights, len(rows), *tensors)
         made_downs, made_ups = made[: len(rows)], made[len(rows) :] or ups
         for row, down, up in zip(rows, made_downs, made_ups, strict=True):
             self.made[row, graph] = self.state(row), (down, up)

@@ -131,7 +131,9 @@ class Joined(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple:
         back = through_linear if ctx.frozen.fan_out is None else through_convolution
-        return (*back(ctx, gradient), None)
+        found = back(ctx, gradient)
+        ctx.down = ctx.up = None  # the loss may live on, and with it whatever stands here
+        return (*found, None)
 
 
 def through_linear(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
