@@ -1,10 +1,12 @@
 """What a step keeps is found without computing it, and decides what a run does."""
 
+import weakref
+
 import pytest
 import torch
 
 from lora2_core import RankSettings, TrainSettings, attach
-from lora2_core.host.training import memory_plan
+from lora2_core.host.training import frozen, memory_plan
 from lora2_core.host.training.examples import collate
 from lora2_core.host.training.gradient_checkpointing import checkpointed, repeated_blocks
 from lora2_core.host.training.loan import lent
@@ -238,3 +240,13 @@ def test_every_devices_words_for_too_little_memory_are_known(words):
 )
 def test_other_errors_are_not_taken_for_it(words):
     assert not out_of_memory(RuntimeError(words))
+
+
+def test_a_layer_that_is_computed_again_holds_nothing_that_autograd_gave_away(monkeypatch):
+    monkeypatch.setattr(frozen, "in_ram", lambda module, x: True)
+    layer, x = frozen.Recomputed(torch.nn.LayerNorm(4)), torch.randn(2, 4, requires_grad=True) * 1
+    held, values = weakref.ref(x), x.detach().clone()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: None, lambda _: values):
+        y = layer(x)
+    del x
+    assert held() is None and y.requires_grad
