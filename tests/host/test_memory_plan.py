@@ -7,12 +7,13 @@ import torch
 
 from lora2_core import RankSettings, TrainSettings, attach
 from lora2_core.host.training import frozen, memory_plan
+from lora2_core.host.training.attention_shapes import torchs_attention
 from lora2_core.host.training.examples import collate
 from lora2_core.host.training.gradient_checkpointing import checkpointed, repeated_blocks
 from lora2_core.host.training.loan import lent
 from lora2_core.host.training.memory import out_of_memory
 from lora2_core.host.training.memory_plan import Need, Wanted, plan, remedies, too_little
-from lora2_core.host.training.memory_trial import Block, Trial, torchs_attention, try_shapes
+from lora2_core.host.training.memory_trial import Block, Trial, try_shapes
 from lora2_core.host.training.objective import denoising_loss
 from lora2_core.layers.targets import TargetSettings
 from tests.host.examples import examples_of
