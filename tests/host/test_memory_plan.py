@@ -245,12 +245,12 @@ def test_other_errors_are_not_taken_for_it(words):
 
 def test_a_layer_that_is_computed_again_holds_nothing_that_autograd_gave_away(monkeypatch):
     monkeypatch.setattr(frozen, "in_ram", lambda module, x: True)
-    layer = frozen.Recomputed(torch.nn.LayerNorm(4))
-    with torch.enable_grad():
-        x = torch.randn(2, 4, requires_grad=True) * 1
-    held, values = weakref.ref(x), x.detach().clone()
     dropped = torch.autograd.graph.saved_tensors_hooks(lambda t: None, lambda _: values)
-    with torch.enable_grad(), dropped:
-        y = layer(x)
-    del x
+    with torch.inference_mode(False), torch.enable_grad():
+        layer = frozen.Recomputed(torch.nn.LayerNorm(4))
+        x = torch.randn(2, 4, requires_grad=True) * 1
+        held, values = weakref.ref(x), x.detach().clone()
+        with dropped:
+            y = layer(x)
+        del x
     assert held() is None and y.grad_fn is not None
