@@ -65,7 +65,8 @@ class Plan:
     @property
     def in_ram(self) -> int:
         """Returns the bytes of weights that stay in RAM."""
-        return max(0, self.need.all - self.available)
+        short = self.need.all - self.available
+        return min(self.need.weights, short + int(GAPS * self.available)) if short > 0 else 0
 
     @property
     def beside(self) -> int:
@@ -86,8 +87,7 @@ class Plan:
             ["Needs about {0} of {1} GB of memory.", size(self.need.all), size(self.available)]
         ]
         if self.in_ram:
-            stays = min(self.in_ram, self.need.weights)
-            notes.append(["{0} GB of the model's weights stay in RAM.", size(stays)])
+            notes.append(["{0} GB of the model's weights stay in RAM.", size(self.in_ram)])
         if self.checkpointing:
             notes.append(["Gradient checkpointing is on."])
         if self.start_rank is not None:
