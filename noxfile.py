@@ -186,6 +186,14 @@ def bench(session: nox.Session) -> None:
     in_host(session, "-m", *module, *session.posargs, **path)
 
 
+@nox.session(venv_backend="none")
+def gpu(session: nox.Session) -> None:
+    """On a real card, in the real host: seconds, peak memory against the planned one, and whether
+    it learns what the CPU learns; `-- FOLDER` to keep it as gpu.json.
+    """
+    in_host(session, "-m", "tests.gpu.run_all", *session.posargs)
+
+
 @nox.session(name="null-gpu", venv_backend="none")
 def null_gpu(session: nox.Session) -> None:
     """What training costs on a card, without one: launches, host time, memory, which runs start on

@@ -18,7 +18,7 @@ from .folding import Folded
 from .joined import Frozen, frozen_of
 from .layer import TILE, Component
 from .moments import COPIES, Moments, moments_of, together_to
-from .starting import allowed_parameters, fill, first_ranks, starting_layers
+from .starting import allowed_parameters, fill, first_ranks, orthogonalise, starting_layers
 from .targets import components, find_layers
 
 # layers whose small matrices are solved together: one copy to the CPU and one back for them all,
@@ -73,11 +73,11 @@ class Adapters:
         self._set_ranks(torch.tensor(ranks).to(device), ranks)
         self.refresh()
         weights = self._lambda(rates, torch.tensor(ranks), torch.tensor(targets))
+        for row, c in enumerate(self._list):
+            c.initialise(0, c.rank, self._std(row, weights[row]), self.generator, random_up=False)
+        if self.mode.competes:
+            orthogonalise(self._list, alike=device.type != "cpu")
         for row, (name, component) in enumerate(self.components.items()):
-            std = self._std(row, weights[row])
-            component.initialise(0, component.rank, std, self.generator, random_up=False)
-            if self.mode.competes:
-                component.orthogonalise()
             if name in given:
                 fill(component, given[name], self.weights[row], orthogonal=self.mode.competes)
             if (layer := frozen(component.module)) is not None:
@@ -190,12 +190,14 @@ class Adapters:
         if self.mode.competes:
             self._keep_updates(before, [row for row, it_did in enumerate(moved) if it_did], moments)
         grown = []
+        risen = any(c.rank > rank for c, rank in zip(self._list, old, strict=True))
+        weights = self.weights.detach().cpu() if risen else self.weights
         for row, (component, rank) in enumerate(zip(self._list, old, strict=True)):
             if component.rank > rank:
                 component.initialise(
                     rank,
                     component.rank,
-                    self._std(row, self.weights[row]),
+                    self._std(row, weights[row]),
                     self.generator,
                     random_up=self.mode.random_growth,
                 )

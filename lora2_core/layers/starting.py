@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ from .layer import Component
 # share of a layer's largest energy (squared singular value) below which a position is only the
 # rounding of fp32, whose singular values are exact to about 1e-6
 NEGLIGIBLE = 1e-12
+# lora_down that are made orthogonal together: 32 of 192 x 1280 are 31 MB
+TOGETHER = 32
 
 
 def allowed_parameters(
@@ -52,6 +55,27 @@ def first_ranks(
         rank = min(settings.first_rank(mean, own.get(name)), part.max_rank)
         ranks[name] = max(rank, given[name].rank) if name in given else rank
     return ranks
+
+
+@torch.no_grad()
+def orthogonalise(components: Sequence[Component], *, alike: bool) -> None:
+    """Makes the used rows of each lora_down orthogonal, as Component.orthogonalise does. alike:
+    those of one shape are computed together, some at a time: a GPU takes about as long for one.
+    """
+    groups: dict[tuple, list[Component]] = {}
+    for number, component in enumerate(c for c in components if c.rank):
+        key = (component.rank, component.fan_in) if alike else (number,)
+        groups.setdefault(key, []).append(component)
+    for group in groups.values():
+        for first in range(0, len(group), TOGETHER):
+            some = group[first : first + TOGETHER]
+            if len(some) == 1:
+                some[0].orthogonalise()
+                continue
+            rows = torch.stack([c.lora_down[: c.rank] for c in some])
+            lengths = rows.norm(dim=(1, 2), keepdim=True) / math.sqrt(rows.shape[1])
+            turned = torch.linalg.qr(rows.mT)[0].mT * lengths
+            torch._foreach_copy_([c.lora_down[: c.rank] for c in some], list(turned.unbind()))
 
 
 def starting_layers(start: RankedLora, components: Mapping[str, Component]) -> dict[str, LoraLayer]:

@@ -1,16 +1,19 @@
 """What a step keeps is found without computing it, and decides what a run does."""
 
+import weakref
+
 import pytest
 import torch
 
 from lora2_core import RankSettings, TrainSettings, attach
-from lora2_core.host.training import memory_plan
+from lora2_core.host.training import frozen, memory_plan
+from lora2_core.host.training.attention_shapes import torchs_attention
 from lora2_core.host.training.examples import collate
 from lora2_core.host.training.gradient_checkpointing import checkpointed, repeated_blocks
 from lora2_core.host.training.loan import lent
 from lora2_core.host.training.memory import out_of_memory
 from lora2_core.host.training.memory_plan import Need, Wanted, plan, remedies, too_little
-from lora2_core.host.training.memory_trial import Block, Trial, torchs_attention, try_shapes
+from lora2_core.host.training.memory_trial import Block, Trial, try_shapes
 from lora2_core.host.training.objective import denoising_loss
 from lora2_core.layers.targets import TargetSettings
 from tests.host.examples import examples_of
@@ -156,7 +159,7 @@ def test_a_choice_of_checkpointing_stands(choice, on):
 
 def test_what_is_needed_and_what_is_done_is_said():
     assert plan(wanted(), 8 * GB, "auto", lower_start=True).text == (
-        "Needs about 10.7 of 8.0 GB of memory. 2.7 GB of the model's weights stay in RAM. "
+        "Needs about 10.7 of 8.0 GB of memory. 3.3 GB of the model's weights stay in RAM. "
         "Gradient checkpointing is on."
     )
     assert plan(wanted(), 100 * GB, "auto", lower_start=True).text.endswith(
@@ -238,3 +241,16 @@ def test_every_devices_words_for_too_little_memory_are_known(words):
 )
 def test_other_errors_are_not_taken_for_it(words):
     assert not out_of_memory(RuntimeError(words))
+
+
+def test_a_layer_that_is_computed_again_holds_nothing_that_autograd_gave_away(monkeypatch):
+    monkeypatch.setattr(frozen, "in_ram", lambda module, x: True)
+    dropped = torch.autograd.graph.saved_tensors_hooks(lambda t: None, lambda _: values)
+    with torch.inference_mode(False), torch.enable_grad():
+        layer = frozen.Recomputed(torch.nn.LayerNorm(4))
+        x = torch.randn(2, 4, requires_grad=True) * 1
+        held, values = weakref.ref(x), x.detach().clone()
+        with dropped:
+            y = layer(x)
+        del x
+    assert held() is None and y.grad_fn is not None

@@ -9,7 +9,7 @@ from torch import nn
 import lora2_core as lora2
 from lora2_core.adapter.names import kohya_name
 from lora2_core.layers.layer import Component
-from lora2_core.layers.starting import fill, fingerprint, starting_layers
+from lora2_core.layers.starting import fill, fingerprint, orthogonalise, starting_layers
 from lora2_core.training.run import Run
 from tests.toys import Planted, random_lora, trained
 
@@ -168,3 +168,26 @@ def test_the_order_of_layers_is_that_of_the_model():
     adapters = begun(lora2.RankedLora(dict(reversed(lora.layers.items()))))
     assert list(adapters.components) == ["line", "conv", "other"]
     assert list(starting_layers(lora, adapters.components)) == ["line", "conv"]
+
+
+@pytest.mark.parametrize("alike", [False, True])
+def test_rows_are_made_orthogonal_together_as_alone(alike: bool):
+    def some() -> list[Component]:
+        generator = torch.Generator().manual_seed(0)
+        found = []
+        for fan_in, rank in [(12, 4), (12, 4), (12, 3), (9, 4), (12, 0)] + [(12, 4)] * 40:
+            found.append(Component(nn.Linear(fan_in, 20), 8, torch.device("cpu")))
+            found[-1].rank = rank
+            found[-1].allocate(rank)
+            found[-1].initialise(0, rank, 0.5, generator, random_up=False)
+        return found
+
+    one_by_one, together = some(), some()
+    for component in one_by_one:
+        if component.rank:
+            component.orthogonalise()
+    orthogonalise(together, alike=alike)
+    for a, b in zip(one_by_one, together, strict=True):
+        torch.testing.assert_close(a.lora_down, b.lora_down, rtol=1e-5, atol=1e-6)
+        if not alike:
+            assert a.lora_down.equal(b.lora_down)

@@ -14,9 +14,9 @@ from dataclasses import fields, replace
 
 from tests.hosting.inprocess import REPOSITORY
 from tests.null_gpu.building import environment
+from tests.null_gpu.table import Table, markdown
 from tests.null_gpu.work import MARK, Case
 
-Table = list[list[str]]
 SDXL = Case()
 STEPS = {  # rows of the table of steps, each over the limit
     "fixed 64": SDXL,
@@ -105,12 +105,6 @@ def starts() -> Table:
 
 
 TABLES: dict[str, Callable[[], Table]] = {"steps": steps, "memory": memory, "starts": starts}
-
-
-def markdown(rows: Table) -> str:
-    """Returns a table as Markdown."""
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
 
 
 def case_of(words: Sequence[str]) -> Case:

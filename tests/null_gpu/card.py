@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from lora2_core.layers import adapters
 from lora2_core.layers.adapters import Adapters
-from lora2_core.layers.layer import Component
 from lora2_core.training.first_gradients import FirstGradients
 
 FIELDS = (
@@ -91,4 +91,4 @@ def scripted(*, moving: bool) -> None:
 
     Adapters.follow_rates = follow_rates
     FirstGradients.look = lambda self, loss, *, last: ()
-    Component.orthogonalise = lambda self: None
+    adapters.orthogonalise = lambda components, *, alike: None

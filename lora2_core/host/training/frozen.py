@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import comfy.ops
@@ -118,6 +119,11 @@ class Again(torch.autograd.Function):
             return *torch.autograd.grad(ctx.compute(leaf), leaf, gradient), None
 
 
+def with_first(compute: Callable, module: nn.Module, rest: list, named: dict, x: Tensor) -> Tensor:
+    """Computes a module on x and the rest of what it is given."""
+    return compute(module, x, *rest, **named)
+
+
 class Recomputed:
     """Another layer of the host, such as a norm: computed twice while its weight lies in RAM."""
 
@@ -129,7 +135,8 @@ class Recomputed:
         weight = module._parameters.get("weight")
         graph = weight is not None and args and torch.is_grad_enabled() and args[0].requires_grad
         if graph and in_ram(module, weight, args[0]):
-            return Again.apply(args[0], lambda x: compute(module, x, *args[1:], **named))
+            x, *rest = args  # kept by Again are only the others
+            return Again.apply(x, partial(with_first, compute, module, rest, named))
         return compute(module, *args, **named)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...adapter.held_out import LEVELS, HeldOut, PictureLosses
 from ...saying import log
-from ...training.last_good import copied
+from ...training.last_good import Copies
 from ...training.loss import LossSettings
 from ...training.run import Run, Step
 from ...training.run_state import captured, restore_adapters
@@ -119,6 +119,7 @@ class Validation:
             self.every, used = schedule(steps, pictures_a_step, count)
         self.held_out = [probes.held_out[i] for i in spread(count, used)]
         self.picture_steps = picture_steps(steps) if settings.picture_losses else []
+        self.copies = Copies()
         self.state = run.observed.get(OBSERVED, {"held_out": [], "pictures": [], "best": None})
 
     def before_the_first_step(self) -> None:
@@ -176,7 +177,7 @@ class Validation:
             return
         mean = recorded(self.run)[0].smooth()[-1]
         if best is None or mean < best["mean"]:
-            copy = copied(captured(self.run)["adapters"])
+            copy = self.copies.of(captured(self.run)["adapters"])
             self.state["best"] = {"step": step, "mean": mean, "adapters": copy}
 
     def take_best(self) -> bool:

@@ -4,16 +4,36 @@ came.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import comfy.model_management
+import comfy.utils
 import torch
 from torch import nn
 
 from .attention import AttentionWithGradients
 from .frozen import FrozenLayers
 from .switches import set_for_training
+
+# what a dynamic patcher notes in modules, and where it holds the memory of its weights
+DYNAMIC = {
+    "_v", "_v_signature", "_v_weight", "_v_bias", "_pin_state", "_pins", "_prefetch", "seed_key",
+    "dynamic_pins", "dynamic_vbars", "dynamic_patchers", "weight_lowvram_function",
+    "bias_lowvram_function",
+}  # fmt: skip
+# set on modules when weights are loaded, to values that are only true of that patcher
+CASTING = {
+    "comfy_cast_weights", "comfy_patched_weights", "prev_comfy_cast_weights",
+    "comfy_force_cast_weights", "weight_function", "bias_function",
+}  # fmt: skip
+SHARED = ("model_config", "latent_format")  # parts of a model that nobody changes
+# what a ModelPatcher notes in a model of which nothing is loaded
+START = {
+    "model_loaded_weight_memory": 0, "lowvram_patch_counter": 0, "model_lowvram": False,
+    "current_weight_patches_uuid": None, "model_offload_buffer_memory": 0,
+}  # fmt: skip
 
 
 def plain_alias(tensor: torch.Tensor) -> torch.Tensor:
@@ -47,19 +67,45 @@ def replace_inference_tensors(module: nn.Module, replaced: list) -> None:
 
 
 def trainable_clone(model):
-    """Returns a clone that shares the weights; of a dynamic patcher, one with weights of its own.
-
-    A dynamic patcher's weights lie in memory that may be taken back between forward and backward,
-    so the host is asked for its non-dynamic form, which it loads from the model's file.
+    """Returns a clone that shares the weights. That of a dynamic patcher has modules of its own, as
+    its weights lie in memory that may be taken back between forward and backward.
     """
     if not model.is_dynamic():
         return model.clone()
-    if model.cached_patcher_init is None:
-        raise ValueError(
-            "This model streams its weights and does not say how to load it again: start ComfyUI "
-            "with --disable-dynamic-vram to train it."
-        )
-    return model.clone(disable_dynamic=True)
+    nothing = {}, {}, {}, set()  # no weight of it is patched, replaced or pinned yet
+    return model.clone(disable_dynamic=True, model_override=(plain_twin(model), nothing))
+
+
+def plain_twin(patcher) -> nn.Module:
+    """Returns a dynamic patcher's model with other modules on the same memory, which is mapped from
+    the model's file: nothing is read again, and nothing copied.
+
+    Parts that the host has cast or patched for the card are as they were before. What it notes of
+    dynamic weights in modules is left out.
+    """
+    model, memo = patcher.model, {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        is_weight = isinstance(tensor, nn.Parameter)
+        alias = nn.Parameter(tensor.data, requires_grad=False) if is_weight else tensor.detach()
+        memo[id(tensor)] = alias
+    kept = [getattr(model, name, None) for name in SHARED]
+    for part in model.modules():
+        kept += [value for name, value in vars(part).items() if name in DYNAMIC]
+    memo |= {id(value): value for value in kept}
+    twin = copy.deepcopy(model, memo)
+    for part in twin.modules():
+        for name in DYNAMIC & vars(part).keys():
+            delattr(part, name)
+        for name in CASTING & vars(part).keys():  # of instances: the class has its own value
+            delattr(part, name)
+    for key, before in patcher.backup.items():
+        comfy.utils.set_attr_param(twin, key, before.weight)
+    for key, buffer in patcher.backup_buffers.items():
+        comfy.utils.set_attr_buffer(twin, key, buffer)
+    for name, value in START.items():
+        setattr(twin, name, value)
+    twin.device = patcher.offload_device
+    return twin
 
 
 class Loan:

@@ -10,15 +10,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
-from comfy.ldm.modules.attention import attention_pytorch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from ...layers.folding import path_dtype
 from ...layers.joined import Frozen
 from ...layers.layer import Component
 from ...saying import log
+from .attention_shapes import ShapesOfAttention, torchs_attention
 from .examples import Example, collate
 from .gradient_checkpointing import repeated_blocks
 from .objective import DEFAULT, denoising_loss, weights_of
@@ -92,33 +90,6 @@ class Trial:
             most = max(most, self.outside + kept + there)
             there += block.gradients
         return self.folded + max(most, self.outside + there)
-
-
-class ShapesOfAttention(TorchFunctionMode):
-    """Computes scaled_dot_product_attention as a GPU's kernels do: the backward pass gets queries,
-    keys, values and the output, no matrix of all pairs.
-    """
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is F.scaled_dot_product_attention:
-            return Attention.apply(*args[:3])
-        return func(*args, **(kwargs or {}))
-
-
-class Attention(torch.autograd.Function):
-    """An attention of which only the shapes matter."""
-
-    @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        batch, heads, length = q.shape[:3]
-        out = q.new_empty(batch, length, heads, v.shape[-1]).transpose(1, 2)
-        sums = q.new_empty(batch, heads, length, dtype=torch.float32)
-        ctx.save_for_backward(q, k, v, out, sums)
-        return out
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, ...]:
-        return tuple(torch.empty_like(t) for t in ctx.saved_tensors[:3])
 
 
 class Kept:
@@ -220,11 +191,6 @@ def shape_of_loss(inner, batch: list[Example], options: dict, settings) -> Tenso
     noise = torch.empty_like(latents)
     options = {**options, "optimized_attention_override": torchs_attention}
     return denoising_loss(inner, latents, noise, sigma, moved, options, settings, weights)
-
-
-def torchs_attention(_chosen: Callable, *args, **kwargs) -> Tensor:
-    """Computes attention by scaled_dot_product_attention, whatever the host has chosen."""
-    return attention_pytorch(*args, **kwargs)
 
 
 def on_meta(value):

@@ -36,7 +36,7 @@ def available_memory(device: torch.device) -> int:
         if each.device == device and each.model is not None
     )
     free = management.get_free_memory(device)
-    return int(free + loaded - management.extra_reserved_memory())
+    return max(0, int(free + loaded - management.extra_reserved_memory()))
 
 
 def planned(

@@ -102,7 +102,7 @@ def set_up(model, inputs: Inputs, choices: Choices) -> Iterator[Setup]:
         layers = layers_to_train(loan, layers, start, choices, text_encoder)
         plan = planned(loan, layers, start, examples, prior_examples, options, choices)
         if plan is not None:
-            loan.leave_room(plan.need.beside)
+            loan.leave_room(plan.beside)
         settings = beginning_at(choices.rank, plan)
         adapters = attach_to(loan, layers, start, settings, choices, text_encoder)
         stack.callback(adapters.detach)
