@@ -377,6 +377,11 @@ class Tally:
     refused: Counter = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
 
+    def add(self, other: Tally) -> None:
+        self.tried, self.equal = self.tried + other.tried, self.equal + other.equal
+        self.refused += other.refused
+        self.wrong += other.wrong
+
     def line(self) -> str:
         refused = sum(self.refused.values())
         return f"{self.tried} tried, {self.equal} equal, {refused} refused, {len(self.wrong)} wrong"
@@ -467,3 +472,52 @@ def extra_names(model) -> Iterator[tuple[str, str, dict[str, Tensor]]]:
     for name, key in weight_keys(model).items():
         if name not in host and isinstance(key, str) and state[key].ndim > 1:
             yield "LoRA", name, pair(name, state[key].shape, g, PAIRS["kohya"])
+
+
+def main() -> None:
+    """Prints the figures for all families, or those that are named."""
+    import asyncio
+    import logging
+    import sys
+
+    import comfyui_lora2
+    import folder_paths
+
+    from lora2_core.host.playground import load_playground
+    from lora2_core.playground import asset
+    from tests.clients.shapes import FLUX
+    from tests.host.flow_models import FAMILIES, build
+
+    logging.disable(logging.CRITICAL)
+    extension = asyncio.run(comfyui_lora2.comfy_entrypoint())
+    nodes = {node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.get_node_list())}
+    folder = Path(folder_paths.get_folder_paths("loras")[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    models = {
+        "UNet": lambda: load_playground(asset.load())[0],
+        "Flux of the real ratio": lambda: build(FLUX),
+    }
+    models |= {name: lambda name=name: build(name) for name in FAMILIES}
+    loaded, kept = Tally(), Tally()
+    with torch.inference_mode():
+        for name in sys.argv[1:] or models:
+            model = models[name]()
+            for title, tally, measure in (
+                ("LoRA2Load against ComfyUI", loaded, compare_loaders),
+                ("Load or Compress, Save, ComfyUI", kept, round_trips),
+            ):
+                own = Tally()
+                measure(nodes, model, folder, name, own)
+                tally.add(own)
+                print(f"{name}: {title}: {own.line()}", flush=True)
+                for fault in own.wrong[:10]:
+                    print(f"    {fault}")
+    print(f"all: LoRA2Load against ComfyUI's loader, to {NEAR:g}: {loaded.line()}")
+    print(f"all: Load or Compress, Save in every form, ComfyUI's loader: {kept.line()}")
+    for sentence, count in kept.refused.most_common():
+        print(f"    {count} refused: {sentence}")
+    raise SystemExit(bool(loaded.wrong or kept.wrong))
+
+
+if __name__ == "__main__":
+    main()
