@@ -33,6 +33,10 @@ RAY = (  # and what of its requirements the host does not bring
     "jsonschema-specifications==2025.9.1", "referencing==0.37.0", "rpds-py==2026.9.1",
     "pandas==3.1.1", "pyarrow==26.0.1",  # for Ray Tune
 )  # fmt: skip
+CLIENTS = (  # programs that read our files, and what of their requirements the host does not bring
+    "diffusers==0.42.1", "peft==0.21.2", "accelerate==1.15.0", "lycoris-lora==4.1.3",
+    "toml==0.10.2", "importlib-metadata==10.2.0", "zipp==4.1.2",
+)  # fmt: skip
 COMFY_CLI = (  # the registry's tool, and what `node validate` and `node pack` import
     "comfy-cli==1.23.0", "pathspec==1.1.1", "semver==3.1.2", "tomlkit==0.15.0",
 )  # fmt: skip
@@ -78,6 +82,7 @@ def tests(session: nox.Session) -> None:
     if session.posargs:  # for slow tests of these alone, which find them there
         beside(session, "ray", *RAY)
         beside(session, "comfy-cli", *COMFY_CLI)
+        beside(session, "clients", *CLIENTS)
     named = any(Path(argument.split("::")[0]).is_file() for argument in session.posargs)
     spread = () if named else ("-n", WORKERS, "--dist", "loadscope", "--no-loadscope-reorder")
     threads = {} if named else {"OMP_NUM_THREADS": "1"}
@@ -147,6 +152,19 @@ def protocol(session: nox.Session) -> None:
     path = beside(session, "ray", *RAY) if ray and "--report" not in session.posargs else {}
     demo = ("-m", "tests.hosting.inprocess", "tests.protocol.demo")
     in_host(session, *demo, *session.posargs, **path)
+
+
+@nox.session(venv_backend="none")
+def clients(session: nox.Session) -> None:
+    """Files of ours in diffusers, peft, lycoris-lora and ComfyUI: the update of every layer."""
+    path = beside(session, "clients", *CLIENTS)
+    in_host(session, "-m", "tests.hosting.inprocess", "tests.clients", *session.posargs, **path)
+
+
+@nox.session(venv_backend="none")
+def files(session: nox.Session) -> None:
+    """LoRA files of every kind, spelling and family: against ComfyUI's loader, and saved again."""
+    in_host(session, "-m", "tests.hosting.inprocess", "tests.host.every_file", *session.posargs)
 
 
 @nox.session(venv_backend="none")

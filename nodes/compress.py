@@ -5,12 +5,15 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lora2_core.adapter.compress import compress
+from ..lora2_core.adapter.dense import nothing
 from ..lora2_core.adapter.origin import plain
+from ..lora2_core.charts.info import kinds_of
+from ..lora2_core.host.apply import adopt, updates
 from ..lora2_core.host.export import from_lora_model
 from ..lora2_core.host.lora_files import read_lora
 from . import inputs
 from .checking import checked
-from .sockets import CATEGORY, Lora2, LoraModel
+from .sockets import CATEGORY, Lora2, LoraModel, check_model
 
 
 class LoRA2Compress(inputs.FileOrSocket, io.ComfyNode):
@@ -45,18 +48,32 @@ class LoRA2Compress(inputs.FileOrSocket, io.ComfyNode):
                 LoraModel.Input(
                     "lora", optional=True, tooltip="A trained LoRA, used instead of the file."
                 ),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="The base model. Only needed for DoRA, OFT and GLoRA, whose changes "
+                    "depend on its weights; layers are then named as in the model.",
+                ),
             ],
             outputs=[Lora2.Output(display_name="lora2")],
         )
 
     @classmethod
     @checked
-    def execute(cls, lora_name=None, budget_mb=0.0, tolerance=0.1, lora=None) -> io.NodeOutput:
-        source = read_lora(lora_name) if lora is None else from_lora_model(lora)
-        result = compress(source, budget_mb=budget_mb, tolerance=tolerance)
+    def execute(
+        cls, lora_name=None, budget_mb=0.0, tolerance=0.1, lora=None, model=None
+    ) -> io.NodeOutput:
+        source, dense = read_lora(lora_name) if lora is None else from_lora_model(lora), nothing
+        if model is not None:
+            check_model(model)
+            source = adopt(source, model)
+            dense = updates(source, model)
+        result = compress(source, budget_mb=budget_mb, tolerance=tolerance, dense=dense)
         error = result.origin.run.settings["compressed"]["error"]
         sizes = f"{source.megabytes():.2f} MB \u2192 {result.megabytes():.2f} MB"
         lines = [f"{sizes}, relative error {error:.3f}", *map(plain, source.origin.file.notes)]
+        if result.others:
+            lines.append(f"left as they are: {kinds_of(result)}")
         return io.NodeOutput(result, ui={"text": ("\n".join(lines),)})
 
 

@@ -35,7 +35,9 @@ class LoRA2Save(CheckedFirst, io.ComfyNode):
                     options=list(FORMATS),
                     default="kohya",
                     tooltip="kohya: read by every loader. peft: for diffusers. uniform: "
-                    "zero-padded to one rank, for mergers that reject mixed ranks.",
+                    "zero-padded to one rank, for mergers that reject mixed ranks. original: as "
+                    "in the file that the adapter came from. comfy: ComfyUI's own names. nunchaku: "
+                    "for quantised Flux.",
                 ),
                 io.Combo.Input(
                     "dtype",

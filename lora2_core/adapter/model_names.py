@@ -56,15 +56,28 @@ class ModelNames:
 
     def tiles(self, path: str, beginnings: tuple[str, ...]) -> list[tuple[str, Target]]:
         """Returns names with one of these beginnings that mean the rows of a weight together, each
-        row once; [] where there are none.
+        row once; [] where there are none. Names of parts go before a name of all.
         """
         names = [(n, t) for n, t in self.by_path.get(path, ()) if n.startswith(beginnings)]
-        for name, target in names:
-            if target.rows is None:
-                return [(name, target)]
-        parts = {target.start: (name, target) for name, target in reversed(names)}
+        parts = {t.start: (n, t) for n, t in reversed(names) if t.rows}
         found, row = [], 0
         while row in parts:
             found.append(parts[row])
-            row += parts[row][1].rows or 0
-        return found if row == self.rows.get(path) else []
+            row += parts[row][1].rows
+        if found and row == self.rows.get(path):
+            return found
+        whole = [(name, target) for name, target in names if target.rows is None]
+        return whole[-1:] if self.is_second_flux else whole[:1]
+
+    @cached_property
+    def is_second_flux(self) -> bool:
+        """Returns whether the model is a Flux 2, which diffusers gives other names than Flux: the
+        host has both for both, those of Flux 2 last. Its single blocks have other parts.
+        """
+        names = [
+            n for path in self.by_path if path.endswith(".linear1") for n, _ in self.by_path[path]
+        ]
+        rows = {self.rows.get(path, 0) for path in self.by_path if path.endswith(".linear1")}
+        ends = {t.start + t.rows for p in self.by_path for _, t in self.by_path[p]
+                if t.rows and p.endswith(".linear1")}  # fmt: skip
+        return any(n.endswith("to_qkv_mlp_proj") for n in names) and not rows & ends

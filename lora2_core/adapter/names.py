@@ -45,6 +45,8 @@ ROLES = {
 # PEFT may write the name of the adapter into each key: `x.lora_A.default.weight`
 _NAMED_ADAPTER = re.compile(r"(.+)\.lora_([AB])\.[^.]+\.weight", re.DOTALL)
 
+# diffusers' own name of SDXL's label_emb, which its converter of kohya files does not know
+ADDED = "add_embedding."
 # a CLIP's layer in a kohya file: number of the encoder, number of the layer, block, module
 CLIP_LAYER = re.compile(r"lora_te(\d?)_text_model_encoder_layers_(\d+)_(self_attn|mlp)_(\w+)")
 
@@ -87,7 +89,10 @@ def kohya_name(layer: str, diffusers: Mapping[str, str] | None = None) -> str:
         prefix = PARTS[part]
         return layer if prefix is None else prefix + module_path(layer, part).replace(".", "_")
     path = module_path(layer, HOST_PREFIX)
-    return KOHYA_PREFIX + (diffusers or {}).get(path, path).replace(".", "_")
+    said = (diffusers or {}).get(path, path)
+    if said.startswith(ADDED):
+        said = path
+    return KOHYA_PREFIX + said.replace(".", "_")
 
 
 def peft_name(layer: str, diffusers: Mapping[str, str] | None = None, part: str = "unet") -> str:

@@ -14,6 +14,7 @@ import torch
 from comfy.weight_adapter import LoRAAdapter
 from torch import Tensor
 
+from ..adapter.dense import Dense
 from ..adapter.lora import LoraLayer, RankedLora
 from ..adapter.model_order import of_text_encoder
 from ..adapter.names import HOST_PREFIX
@@ -220,6 +221,31 @@ def patches_of(lora: RankedLora, targets: Mapping) -> dict:
         if name in lora.layers and lora.layers[name].rank:
             patches[key] = as_patch(lora.layers[name])
     return patches
+
+
+def updates(lora: RankedLora, model) -> Dense:
+    """Returns layer -> the dense update that a change of another kind than pairs makes of the
+    model's weight, as the host computes it; None where it makes none, or another shape.
+
+    lora: with its layers named as in the model.
+    """
+    targets, state = resolve(lora, model), model.model.state_dict()
+
+    def update(name: str) -> Tensor | None:
+        change, key = lora.others.get(name), targets.get(name)
+        if change is None or key is None or change.kind in ("reshape", "set", "norm", "bias"):
+            return None
+        tensors = {name + e: t for e, t in change.tensors.items() if e != ".diff_b"}
+        patch = comfy.lora.load_lora(tensors, {name: key}, log_missing=False)[key]
+        weight = state[weight_of(key)].float()
+        if weight.ndim < 2:
+            return None
+        if not isinstance(key, str) and key[1] is not None:
+            weight = weight.narrow(*key[1])
+        patches = [(1.0, patch, 1.0, None, None)]
+        return comfy.lora.calculate_weight(patches, weight.clone(), name) - weight
+
+    return update
 
 
 def apply_lora(

@@ -31,11 +31,11 @@ SD_CONTEXT = {768: ("sd_v1", "stable-diffusion-v1"), 1024: ("sd_v2", "stable-dif
 def diffusers_paths(model) -> dict[str, str]:
     """Returns module path -> diffusers' path of each layer of a UNet; {} for other models."""
     table = comfy.utils.unet_to_diffusers(model.model.model_config.unet_config)
-    suffix = ".weight"
+    suffix, old = ".weight", "class_embedding."  # the host has two names for one layer, in a set
     return {
-        host[: -len(suffix)]: name[: -len(suffix)]
+        host.removesuffix(suffix): name.removesuffix(suffix)
         for name, host in table.items()
-        if host.endswith(suffix)
+        if host.endswith(suffix) and not name.startswith(old)
     }
 
 

@@ -20,6 +20,7 @@ import comfy.utils
 import comfy.weight_adapter
 import safetensors.torch
 import torch
+from comfy.weight_adapter import BOFTAdapter, OFTAdapter
 from torch import Tensor
 
 from lora2_core.files.saving import FORMATS
@@ -334,12 +335,17 @@ def stock(path: Path, model, clip=None) -> dict[str, Tensor]:
 
 
 def weights(patcher) -> dict[str, Tensor]:
-    """In fp64, so that what differs is not the rounding of the sums."""
-    state, wide = patcher.model.state_dict(), torch.float64
-    return {
-        key: comfy.lora.calculate_weight(patches, state[key].to(wide, copy=True), key, wide)
-        for key, patches in patcher.patches.items()
-    }
+    """In fp64, so that what differs is not the rounding of the sums; the host computes OFT in fp32
+    only.
+    """
+    state, single = patcher.model.state_dict(), (OFTAdapter, BOFTAdapter)
+
+    def patched(key: str, patches: list) -> Tensor:
+        dtype = torch.float32 if any(isinstance(p[1], single) for p in patches) else torch.float64
+        weight = state[key].to(dtype, copy=True)
+        return comfy.lora.calculate_weight(patches, weight, key, dtype).double()
+
+    return {key: patched(key, patches) for key, patches in patcher.patches.items()}
 
 
 def difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
@@ -370,12 +376,21 @@ def lost(saved: dict[str, Tensor], source: dict[str, Tensor], model) -> list[str
 
 @dataclass
 class Tally:
-    """What came out of files: how many were tried, equal, refused with a sentence, and wrong."""
+    """What came out of files: how many were tried, equal, refused with a sentence, and wrong; and
+    the kinds of which the host itself makes nothing.
+    """
 
     tried: int = 0
     equal: int = 0
     refused: Counter = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
+    idle: set[str] = field(default_factory=set)
+
+    def add(self, other: Tally) -> None:
+        self.tried, self.equal = self.tried + other.tried, self.equal + other.equal
+        self.refused += other.refused
+        self.wrong += other.wrong
+        self.idle |= other.idle
 
     def line(self) -> str:
         refused = sum(self.refused.values())
@@ -408,6 +423,8 @@ def compare_loaders(
             else:
                 tally.refused[str(error).partition(":")[0]] += 1
             continue
+        if not changes(theirs, model):
+            tally.idle.add(what)
         if what.endswith("alpha 0"):  # an update of nothing is no patch here
             theirs = changes(theirs, model)
         if (off := difference(ours, theirs)) > NEAR:
@@ -467,3 +484,53 @@ def extra_names(model) -> Iterator[tuple[str, str, dict[str, Tensor]]]:
     for name, key in weight_keys(model).items():
         if name not in host and isinstance(key, str) and state[key].ndim > 1:
             yield "LoRA", name, pair(name, state[key].shape, g, PAIRS["kohya"])
+
+
+def main() -> None:
+    """Prints the figures for all families, or those that are named."""
+    import asyncio
+    import logging
+    import sys
+
+    import comfyui_lora2
+    import folder_paths
+
+    from lora2_core.host.playground import load_playground
+    from lora2_core.playground import asset
+    from tests.clients.shapes import FLUX
+    from tests.host.flow_models import FAMILIES, build
+
+    logging.disable(logging.CRITICAL)
+    extension = asyncio.run(comfyui_lora2.comfy_entrypoint())
+    nodes = {node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.get_node_list())}
+    folder = Path(folder_paths.get_folder_paths("loras")[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    models = {
+        "UNet": lambda: load_playground(asset.load())[0],
+        "Flux of the real ratio": lambda: build(FLUX),
+    }
+    models |= {name: lambda name=name: build(name) for name in FAMILIES}
+    loaded, kept = Tally(), Tally()
+    with torch.inference_mode():
+        for name in sys.argv[1:] or models:
+            model = models[name]()
+            for title, tally, measure in (
+                ("LoRA2Load against ComfyUI", loaded, compare_loaders),
+                ("Load or Compress, Save, ComfyUI", kept, round_trips),
+            ):
+                own = Tally()
+                measure(nodes, model, folder, name, own)
+                tally.add(own)
+                print(f"{name}: {title}: {own.line()}", flush=True)
+                for fault in own.wrong[:10]:
+                    print(f"    {fault}")
+    print(f"ComfyUI itself makes nothing of: {sorted(loaded.idle)}")
+    print(f"all: LoRA2Load against ComfyUI's loader, to {NEAR:g}: {loaded.line()}")
+    print(f"all: Load or Compress, Save in every form, ComfyUI's loader: {kept.line()}")
+    for sentence, count in kept.refused.most_common():
+        print(f"    {count} refused: {sentence}")
+    raise SystemExit(bool(loaded.wrong or kept.wrong))
+
+
+if __name__ == "__main__":
+    main()

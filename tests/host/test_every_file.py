@@ -18,6 +18,8 @@ from .every_file import KINDS, Tally, compare_loaders, files, round_trips
 from .flow_models import build
 
 NAMES = ["Flux", "Flux 2", "SD3", "Lumina 2", "Z-Image", "Qwen-Image", "Wan 2.1", "Playground"]
+# kinds of which the host makes nothing: its Kronecker product fails on such a core
+IDLE = {"LoKr of a kernel"}
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def few(*kinds: str):
 def test_every_file_of_the_host_gives_what_the_host_makes_of_it(name, nodes, playground, loras):
     tally = Tally()
     compare_loaders(nodes, model_of(name, playground), loras, name, tally)
-    assert not tally.wrong and tally.tried > 100
+    assert not tally.wrong and tally.tried > 100 and tally.idle <= IDLE
     assert not tally.refused or set(tally.refused) <= {"every.safetensors"}
 
 

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from lora2_core.files import provenance
-
 ROOT = Path(__file__).resolve().parents[2]
 LANGUAGES = sorted(path.name for path in (ROOT / "locales").iterdir())
 SCRIPTS = "\n".join(p.read_text(encoding="utf-8") for p in sorted((ROOT / "web").rglob("*.js")))
@@ -16,8 +14,15 @@ HINTS = [
     *(ROOT / "lora2_core/host/training" / f"{name}.py" for name in HOST),
     ROOT / "nodes/apply.py",
 ]
-HINTS.append(ROOT / "lora2_core/files/provenance.py")
-NOTES = {text for name, text in vars(provenance).items() if name.endswith("_NOTE")}
+# files with sentences on a LoRA's file: NAME_NOTE = "..."
+NOTED = ("files/provenance", "files/loading", "host/apply", "host/training/start")
+HINTS += [ROOT / f"lora2_core/{name}.py" for name in NOTED]
+_NOTE = re.compile(r'_NOTE = \(?\s*("[^)]+?")\s*(?:\)|\n\n|\n[A-Z#])')
+NOTES = {
+    re.sub(r'"\s+"', "", text).strip('"').replace(r"\u00b2", "²")
+    for name in NOTED
+    for text in _NOTE.findall((ROOT / f"lora2_core/{name}.py").read_text(encoding="utf-8"))
+}
 PYTHON = " ".join(p.read_text(encoding="utf-8") for p in HINTS)
 SAID = set(re.findall(r'\bsay\(\s*"([^"]+)"', SCRIPTS))
 SENTENCES = set(re.findall(r'"([A-Z][^"]+\.)"', SCRIPTS))  # of tables, said elsewhere
