@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lora2_core.host.training import live
+from lora2_core.host.training.held_out import Validated
 from lora2_core.host.training.latents import count_pictures
 from lora2_core.host.training.live import POINTS, Origin, Progress
 from lora2_core.training.run import Step
@@ -132,6 +133,23 @@ def test_the_epoch_is_told_where_the_number_of_pictures_is_known():
     event = progress.event()
     assert (event["epoch"], event["epochs"]) == (2.5, 10.0)
     assert count_pictures([None]) == count_pictures([{"samples": 3}]) == 0
+
+
+def test_held_out_losses_are_in_full_events_and_their_time_is_not_in_the_pace(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(live.time, "monotonic", lambda: now)
+    progress = Progress(Origin("7", "p", "w"), 40)
+    for i in range(1, 11):
+        now += 1.0
+        progress.add(step(i))
+        now += 5.0
+        progress.validate(Validated(i, [(n, 1 / (n + 1)) for n in range(i + 1)], i, 5.0))
+    event = json.loads(json.dumps(progress.event(full=True), allow_nan=False))
+    assert event["validation"][:2] == [[0, 1.0], [1, 0.5]] and len(event["validation"]) == 11
+    assert event["best"] == 10 and event["pace"] == pytest.approx(1)
+    many = [(n, 1.0) for n in range(20 * POINTS)]
+    progress.validate(Validated(10, many, 3, 0.0))
+    assert len(progress.validation) <= POINTS
 
 
 def test_a_run_that_has_begun_is_told_as_the_same_run():

@@ -36,12 +36,12 @@ OBSERVED = "validation"  # in Run.observed
 
 @dataclass(frozen=True)
 class Validated:
-    """Says what was computed: after which step, the held-out loss (None where only that of each
-    picture was due), the best step so far, and how many seconds it took.
+    """Says what was computed: after which step, the held-out losses of the run so far as (step,
+    loss), the best step so far, and how many seconds it took.
     """
 
     step: int
-    loss: float | None
+    losses: list[tuple[int, float]]
     best: int | None
     seconds: float
 
@@ -153,9 +153,9 @@ class Validation:
             self.held_out, self.picture_steps = [], []
             return
         found = recorded(self.run)[0]
-        loss = found.losses[-1] if found.steps[-1:] == [step] else None
+        losses = list(zip(found.steps, found.losses, strict=True))
         seconds = time.monotonic() - began
-        self.say(self.on_validated, Validated(step, loss, found.best, seconds))
+        self.say(self.on_validated, Validated(step, losses, found.best, seconds))
 
     def keep(self, step: int, levels: list[list[float]], each: list[list[float]]) -> None:
         """Adds what was computed to the run; a loss that is not a finite number is left out."""

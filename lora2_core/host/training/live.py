@@ -89,11 +89,11 @@ class Progress:
         self.ends = deque((end + drawn.seconds for end in self.ends), self.ends.maxlen)
 
     def validate(self, validated: Validated) -> None:
-        """Adds a held-out loss. The time that it took is not in the pace of the steps."""
-        if validated.loss is not None:
-            self.validation = [*self.validation, [validated.step, number(validated.loss)]]
-        if len(self.validation) > POINTS:
-            self.validation = self.validation[::2]
+        """Takes the held-out losses, also those before a run was taken up. The time that they took
+        is not in the pace of the steps.
+        """
+        losses = validated.losses[:: 1 + len(validated.losses) // POINTS]
+        self.validation = [[step, number(loss)] for step, loss in losses]
         self.best = validated.best
         self.ends = deque((end + validated.seconds for end in self.ends), self.ends.maxlen)
 
