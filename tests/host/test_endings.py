@@ -7,6 +7,7 @@ import torch
 
 import lora2_core as lora2
 from lora2_core.host import store
+from lora2_core.host.training.run import Interrupt, kept_error
 from tests.host.kept import stop_at
 from tests.reliability import endings
 from tests.reliability.endings import left_behind, memory_faults, nan_from, poisoned, raise_at
@@ -96,6 +97,20 @@ def test_a_save_that_fails_does_not_hide_why_the_run_ended(node, playground, mon
         node.execute(**arguments(playground) | {"steps": [40]})
     assert "not a finite number" in str(caught.value)
     assert "could not be saved" in str(caught.value) and "No space left" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "unexpected"),
+    [(Interrupt(), False), (torch.OutOfMemoryError("full"), False), (KeyError("surprise"), True)],
+)
+def test_only_an_error_that_nobody_expects_is_in_the_log_with_its_traceback(
+    error, unexpected, caplog
+):
+    """A cancelled run is no error. Without anything learned, the others are raised at once."""
+    assert kept_error(error, learned=True) is error
+    assert ("ended by an error" in caplog.text) is unexpected
+    if not unexpected:
+        assert kept_error(error, learned=False) is error
 
 
 def test_an_error_before_anything_is_learned_stays_that_error(node, playground):
