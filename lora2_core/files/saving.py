@@ -14,8 +14,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ..adapter.expressing import base_of, expressed
+from ..adapter.expressing import expressed
 from ..adapter.lora import RankedLora
+from ..adapter.names import split_key
 from ..atomic import write_atomic
 from ..checks import check_choice, check_range
 from ..units import MEGABYTE
@@ -46,8 +47,9 @@ class Keys:
     @classmethod
     def like(cls, key: str) -> Keys:
         """Returns the endings in a file where a lora_up has this key."""
-        up = key[len(base_of(key)) :]
-        if up == cls.up:
+        base, role = split_key(key) or ("", "")
+        up = key[len(base) :]
+        if role != "up" or up == cls.up:  # a change of another kind became a pair
             return cls()
         return cls(up, up.replace("lora_B", "lora_A").replace("up", "down"), alpha=False)
 

@@ -24,7 +24,12 @@ from torch import Tensor
 
 METADATA = "__metadata__"
 FIELDS = {"dtype", "shape", "data_offsets"}
-LONGEST_HEADER = 8_000_000  # bytes of an adapter's header: ten times those of the largest known
+# bytes of an adapter's header: tags and pictures may be in its metadata
+LONGEST_HEADER = 64_000_000
+# bytes of a header that is always read: ten times the tensors of the largest known adapter. A
+# longer one is read where parsing it stays within twice the file and MEMORY: it takes four times
+# its bytes for ASCII, else up to thirteen, since Python stores a text by its widest character
+SHORT_HEADER, ASCII_COST, WIDE_COST, MEMORY = 8_000_000, 4, 13, 64_000_000
 # brackets, colons and commas of a header, and its quotes: each allows some 40,000 tensors
 MOST_MARKS, MOST_QUOTES = 500_000, 400_000
 MOST_DIMENSIONS = 8  # of a shape: twice those of a convolution's kernel
@@ -169,6 +174,11 @@ def parse(raw: bytes, size: int, name: str) -> Header:
 
     raw: the bytes before the payload. size: bytes of the file.
     """
+    cost = len(raw) * (ASCII_COST if raw[8:].isascii() else WIDE_COST)
+    if len(raw) > SHORT_HEADER + 8 and cost > 2 * size + MEMORY:
+        raise ValueError(
+            f"{name} has a header of {len(raw)} bytes, too many to be read in a file of {size}."
+        )
     try:
         table = table_of(raw[8:])
         metadata = table.pop(METADATA, {})

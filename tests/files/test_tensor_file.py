@@ -231,3 +231,30 @@ def test_a_file_that_is_replaced_as_it_is_opened_is_read_as_one_of_the_two(
     found = reader(path)
     header = found if isinstance(found, tensor_file.Header) else found[0]
     assert header.entries["a"].shape == (3,)
+
+
+@pytest.mark.parametrize(("character", "megabytes", "payload"), [("a", 20, 30), ("\\n", 20, 30)])
+def test_a_long_header_is_read_within_twice_the_file_and_64_mb(
+    character, megabytes, payload, tmp_path
+):
+    """Tags and pictures in the metadata."""
+    table = {"__metadata__": {"tags": character * (megabytes * 10**6 // len(character))}}
+    size = payload * 10**6
+    table["a"] = {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}
+    path = write(tmp_path / "a.safetensors", table, bytes(size))
+    tracemalloc.start()
+    header, _ = read(path)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (
+        set(header.metadata["tags"]) == {character[-1]} if len(character) == 1 else header.metadata
+    )
+    assert most <= 2 * path.stat().st_size + 64e6
+
+
+def test_a_header_that_would_cost_too_much_is_refused_unparsed(tmp_path: Path):
+    for character in ("a", "\U0001d11e"):
+        table = {"__metadata__": {"tags": character * 9_000_000}}
+        text = json.dumps(table, ensure_ascii=False).encode()
+        path = write(tmp_path / "a.safetensors", text + b" " * (50_000_000 - len(text)))
+        refused(path, "too many to be read in a file of")

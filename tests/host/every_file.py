@@ -477,13 +477,15 @@ def reason(error: ValueError) -> str:
     return re.sub(r"layer \S+|Layer \S+|\S+\.safetensors|first: \S+|\d+", "…", str(error))[:90]
 
 
-def extra_names(model) -> Iterator[tuple[str, str, dict[str, Tensor]]]:
-    """Files in spellings that the host's loader does not read, and LoRA² does."""
+def extra_names(model) -> Iterator[tuple[str, dict[str, Tensor], str]]:
+    """(name, file with a pair of this name, weight) of spellings that the host's loader does not
+    read, and LoRA² does.
+    """
     state, host = model.model.state_dict(), comfy.lora.model_lora_keys_unet(model.model, {})
-    g = torch.Generator().manual_seed(0)
     for name, key in weight_keys(model).items():
-        if name not in host and isinstance(key, str) and state[key].ndim > 1:
-            yield "LoRA", name, pair(name, state[key].shape, g, PAIRS["kohya"])
+        if name not in host and isinstance(key, str) and key in state and state[key].ndim > 1:
+            g = torch.Generator().manual_seed(0)
+            yield name, pair(name, state[key].shape, g, PAIRS["kohya"]), key
 
 
 def main() -> None:

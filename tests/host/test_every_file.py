@@ -9,12 +9,24 @@ import comfy.lora
 import comfy.weight_adapter
 import folder_paths
 import pytest
+import safetensors.torch
 
 from lora2_core.adapter.names import split_key
 from lora2_core.adapter.other_kinds import KINDS as OTHER_KINDS
 from tests.tiers import fast
 
-from .every_file import KINDS, Tally, compare_loaders, files, round_trips
+from .every_file import (
+    KINDS,
+    NEAR,
+    Tally,
+    compare_loaders,
+    difference,
+    extra_names,
+    files,
+    round_trips,
+    stock,
+    weights,
+)
 from .flow_models import build
 
 NAMES = ["Flux", "Flux 2", "SD3", "Lumina 2", "Z-Image", "Qwen-Image", "Wan 2.1", "Playground"]
@@ -53,6 +65,24 @@ def test_nothing_is_lost_in_silence_on_the_way_into_a_file(name, nodes, playgrou
     kinds = few("LoRA, kohya", "LoRA, PEFT", "LoKr", "pair and bias")
     round_trips(nodes, model_of(name, playground), loras, name, tally, kinds)
     assert not tally.wrong and tally.equal > tally.tried / 3
+
+
+@pytest.mark.parametrize("name", fast(NAMES, "Z-Image", "Playground"))
+def test_spellings_that_the_host_does_not_read_are_read(name, nodes, playground, loras):
+    """Of musubi, PEFT and diffusers: as the host reads the same pair under its own name."""
+    model, tried = model_of(name, playground), set()
+    for what, tensors, key in extra_names(model):
+        if (beginning := re.match(r"(\w+_unet_|\w+\.)?", what)[0]) in tried:
+            continue
+        tried.add(beginning)
+        safetensors.torch.save_file(tensors, loras / "own.safetensors")
+        ours = weights(nodes["LoRA2Load"].execute(model, "own.safetensors").result[0])
+        path = key.removesuffix(".weight")
+        same = {path + k.removeprefix(what): t for k, t in tensors.items()}
+        safetensors.torch.save_file(same, loras / "host.safetensors")
+        theirs = stock(loras / "host.safetensors", model)
+        assert difference(ours, theirs) <= NEAR, what
+    assert {"base_model.", "model."} < tried
 
 
 def test_every_ending_that_the_host_knows_is_known_here():
