@@ -12,7 +12,7 @@ from ..lora2_core.dataset.plan import DatasetSettings
 from ..lora2_core.host import live_events
 from ..lora2_core.host.only_said import OnlySaid
 from ..lora2_core.host.training.epochs import MOST_EPOCHS
-from ..lora2_core.host.training.queue import Queue, entries
+from ..lora2_core.host.training.queue import Queue, check_queue_prefix, entries
 from ..lora2_core.host.training.run import train_on
 from ..lora2_core.host.training.run_view import RunView
 from .checking import checked, validated
@@ -90,9 +90,9 @@ class LoRA2TrainQueue(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, folders=None) -> bool | str:
-        """Checks before anything runs that the folders are there."""
-        return validated((entries, folders))
+    def validate_inputs(cls, folders=None, filename_prefix=None) -> bool | str:
+        """Checks before anything runs that the folders are there, and that files can be written."""
+        return validated((check_queue_prefix, filename_prefix), (entries, folders))
 
     @classmethod
     def fingerprint_inputs(cls, **_) -> float:

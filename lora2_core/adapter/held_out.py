@@ -10,10 +10,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from .series import numbers, running_mean, whole
+from .series import numbers, whole
 
 LEVELS = 4  # noise levels, from the least noise to the most
-SMOOTHING = 0.5  # weight of a new held-out loss: noise and timesteps are fixed, so little is noise
 EARLY = 0.25  # share of the run after which a picture counts as learned at once
 STEP, LOSS, RETURNED = "validation_step", "validation_loss", "validation_returned"
 PICTURE_STEP, PICTURE_LOSS = "picture_step", "picture_loss_"
@@ -63,12 +62,21 @@ class HeldOut:
         self.levels.append(list(levels))
 
     def smooth(self) -> list[float]:
-        """Returns the running mean of the losses."""
-        return running_mean(self.losses, SMOOTHING)
+        """Returns the smoothed losses: each with weight 2 and its neighbours with weight 1. Noise
+        and timesteps are fixed, so that little is noise. The loss before the first step is no
+        neighbour: it is that of no adapter.
+        """
+        first = 1 if self.steps[:1] == [0] else 0
+        some = self.losses[first:]
+        means = []
+        for i, loss in enumerate(some):
+            beside = some[max(0, i - 1) : i] + some[i + 1 : i + 2]
+            means.append((2 * loss + math.fsum(beside)) / (2 + len(beside)))
+        return self.losses[:first] + means
 
     @property
     def best(self) -> int | None:
-        """Returns the step whose adapter was returned, else the one where the running mean is
+        """Returns the step whose adapter was returned, else the one where the smoothed loss is
         lowest; None before the first loss.
         """
         if self.returned is not None:

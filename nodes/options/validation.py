@@ -59,8 +59,8 @@ class LoRA2ValidationOptions(OptionsNode):
             io.Boolean.Input(
                 "return_best",
                 default=False,
-                tooltip="on: the adapter is that of the step where the running mean of the "
-                "held-out loss was lowest, not that of the last step.",
+                tooltip="on: the adapter is that of the step where the smoothed held-out loss "
+                "was lowest, not that of the last step.",
             ),
             io.Boolean.Input(
                 "picture_losses",

@@ -149,8 +149,9 @@ def test_the_best_adapter_is_returned(run, own, mode: str, monkeypatch):
     monkeypatch.setattr(Probes, "losses", made_up)
     out = run(**options, return_best=True)
     history = History.of(out.lora)
-    best = history.held_out.returned  # the running mean lags a step behind
-    assert best in (8, 9) and len(out.losses) == 12
+    best = history.held_out.returned
+    assert best == 7, "the losses of 6, 7 and 8 are lower than those of 7, 8 and 9"
+    assert len(out.losses) == 12
     monkeypatch.setattr(Probes, "losses", real)
     cut = run(stop_at(best), mode=mode, ema=0.9)
     assert learned(out)[0] == learned(cut)[0] and learned(out)[2] == learned(cut)[2]

@@ -15,10 +15,9 @@ from torch import Tensor
 
 from ...adapter.held_out import LEVELS, HeldOut, PictureLosses
 from ...saying import log
-from ...training.last_good import Copies
 from ...training.loss import LossSettings
 from ...training.run import Run, Step
-from ...training.run_state import captured, restore_adapters
+from ...training.run_state import captured, copied_to, restore_adapters
 from ...training.validation import picture_steps, schedule, spread
 from ..only_said import OnlySaid
 from .examples import Example
@@ -119,8 +118,7 @@ class Validation:
             self.every, used = schedule(steps, pictures_a_step, count)
         self.held_out = [probes.held_out[i] for i in spread(count, used)]
         self.picture_steps = picture_steps(steps) if settings.picture_losses else []
-        self.copies = Copies()
-        self.state = run.observed.get(OBSERVED, {"held_out": [], "pictures": [], "best": None})
+        self.state = run.observed.get(OBSERVED) or nothing()
 
     def before_the_first_step(self) -> None:
         """Computes the losses of the model as it is."""
@@ -169,37 +167,54 @@ class Validation:
             state["pictures"].append([step, *losses])
 
     def keep_best(self, step: int) -> None:
-        """Copies the adapter if it is the best one so far, where the best one is returned."""
-        adapters, best = self.run.adapters, self.state["best"]
+        """Copies the adapter, where the best one is returned: its smoothed loss is known when the
+        next one is.
+        """
+        adapters = self.run.adapters
         if not self.settings.return_best or step == 0:
             return
-        if adapters.mode.competes and adapters.parameters > NEARLY * adapters.ceiling:
+        self.settle()
+        if not adapters.mode.competes or adapters.parameters <= NEARLY * adapters.ceiling:
+            copy = copied_to(captured(self.run)["adapters"], torch.device("cpu"))
+            self.state["candidate"] = {"step": step, "adapters": copy}
+
+    def settle(self) -> None:
+        """Makes the newest copy the best one if its smoothed loss is the lowest so far."""
+        candidate, best = self.state["candidate"], self.state["best"]
+        if candidate is None:
             return
-        mean = recorded(self.run)[0].smooth()[-1]
+        found = recorded(self.run)[0]
+        mean = found.smooth()[found.steps.index(candidate["step"])]
         if best is None or mean < best["mean"]:
-            copy = self.copies.of(captured(self.run)["adapters"])
-            self.state["best"] = {"step": step, "mean": mean, "adapters": copy}
+            self.state["best"] = candidate | {"mean": mean}
+        self.state["candidate"] = None
 
     def take_best(self) -> bool:
         """Gives the run's adapter the values of the best step, where they are returned; returns
         whether it did.
         """
+        self.settle()
         best = self.state["best"]
         if best is None:
             return False
         restore_adapters(self.run.adapters, best["adapters"])
+        self.state["returned"] = best["step"]
         log.info("The adapter is that of step %d, where the held-out loss is best.", best["step"])
         return True
 
 
+def nothing() -> dict:
+    """Returns the state of a run in which nothing was computed yet."""
+    return {"held_out": [], "pictures": [], "best": None, "candidate": None, "returned": None}
+
+
 def recorded(run: Run, names: Sequence[str] = ()) -> tuple[HeldOut, PictureLosses]:
     """Returns what was computed in a run so far; names: of its pictures."""
-    state = run.observed.get(OBSERVED, {"held_out": [], "pictures": [], "best": None})
+    state = run.observed.get(OBSERVED) or nothing()
     found, pictures = HeldOut(), PictureLosses(names=list(names))
     for step, *levels in state["held_out"]:
         found.add(step, levels)
     for step, *losses in state["pictures"]:
         pictures.steps.append(step)
         pictures.losses.append(losses)
-    best = state["best"]
-    return (found if best is None else replace(found, returned=best["step"])), pictures
+    return replace(found, returned=state["returned"]), pictures

@@ -13,6 +13,7 @@ from pathlib import Path
 import folder_paths
 
 from ...adapter.lora import RankedLora
+from ...checks import check_text
 from ...dataset.folder import check_folder
 from ...dataset.plan import DatasetSettings
 from ...dataset.walking import state
@@ -65,6 +66,12 @@ def entries(text: str) -> list[Entry]:
     return list(found.values())
 
 
+def check_queue_prefix(prefix: str) -> None:
+    """Raises ValueError where no file could be written whose name begins so."""
+    check_text("filename_prefix", prefix)
+    check_prefix(f"{prefix}name")
+
+
 @dataclass(frozen=True)
 class Queue:
     """Holds what all trainings have in common.
@@ -93,7 +100,7 @@ class Queue:
         the end where some failed; all others are done by then.
         """
         choices = Choices.of(dict(self.options))
-        check_prefix(f"{self.prefix}name")
+        check_queue_prefix(self.prefix)
         done, failed = {}, {}
         for entry in wanted:
             mark = self.fingerprint(entry, choices)

@@ -19,8 +19,7 @@ class ValidationSettings:
     validation_split: the share of the training pictures that is held out, where there are none of
         one's own.
     validation_every: steps from one loss to the next; 0 for as often as costs 2 % of the run.
-    return_best: whether the run's adapter is that of the step where the running mean of the loss
-        was lowest.
+    return_best: whether the run's adapter is that of the step where the smoothed loss was lowest.
     picture_losses: whether the loss of each training picture is computed five times.
     """
 
