@@ -66,7 +66,9 @@ class Adapters:
         first = torch.tensor(starts, device=device).minimum(self.max_ranks)
         first = first.maximum(torch.tensor(least, device=device))
         rates = rate_for(1.0, settings.quantile) / first
-        self.rate_parameter = nn.Parameter(self.mode.parameter_of(rates))
+        # where layers compete, auctions set the rates: no gradient moves them
+        learned = not self.mode.competes
+        self.rate_parameter = nn.Parameter(self.mode.parameter_of(rates), requires_grad=learned)
         # the worth of each layer to the loss; empty before the first review
         self.worths: dict[str, float] = {}
         self.weights: Tensor = torch.empty(0)

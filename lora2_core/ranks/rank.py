@@ -65,7 +65,8 @@ def stable_weights(rates: Tensor, ranks: Tensor, mean_rank: float | Tensor, leng
     whatever its own rank D is: one learning rate then suits all ranks. Where positions learn the
     same thing, their steps add up, so the sum of the first D weights is at most `mean_rank`. Where
     they learn independent things, the squares add up, so the sum of squares is too (rank
-    stabilisation, Kalajdzievski 2023). The scale is a constant to the gradient. mean_rank: one
+    stabilisation, Kalajdzievski 2023). The scale is at least 1, so that a layer of a higher rank
+    learns as fast as a plain LoRA of its own rank. It is a constant to the gradient. mean_rank: one
     number, or one for each layer, (layers, 1).
     """
     weights = relative_importance(rates, length)
@@ -73,7 +74,7 @@ def stable_weights(rates: Tensor, ranks: Tensor, mean_rank: float | Tensor, leng
     used = weights.detach() * inside
     alike = mean_rank / used.sum(1, keepdim=True)
     apart = (mean_rank / used.square().sum(1, keepdim=True)).sqrt()
-    return weights * torch.minimum(alike, apart)
+    return weights * torch.minimum(alike, apart).clamp(min=1)
 
 
 def paper_std(weights: Tensor) -> float:
