@@ -43,6 +43,7 @@ def arguments() -> argparse.Namespace:
     options.add_argument(
         "--problems", type=seeds_of, default=SEEDS, help="seeds of G, such as 60-99"
     )
+    options.add_argument("--constants", action="store_true", help="G also changes each constant")
     options.add_argument("--quick", action="store_true", help="a few steps, to see that it works")
     options.add_argument(
         "--report", action="store_true", help="run nothing; also write docs/results.md"
@@ -78,7 +79,7 @@ def run_module(letter: str, folder: Path, *, quick: bool, **options) -> None:
     """Experiments A, D, F and G, into a file of their own."""
     name = report.MODULES[letter]
     path, version = folder / f"{name}.json", f"{version_of('adaptive')}{'-quick' * quick}"
-    version += "".join(f"-{first}-{last}" for first, last in filter(None, [options.get("seeds")]))
+    version += "".join(f"-{name}-{value}" for name, value in options.items() if name != "workers")
     if path.exists() and json.loads(path.read_text())["version"] == version:
         return
     module = import_module(f"{report.__package__}.{name}")
@@ -107,7 +108,10 @@ def main() -> None:
     if not args.report:
         for letter in args.only:
             if letter in report.MODULES:
-                options = {"seeds": args.problems, "workers": args.workers} if letter == "G" else {}
+                options = {}
+                if letter == "G":
+                    options = {"seeds": args.problems, "workers": args.workers}
+                    options["constants"] = args.constants
                 run_module(letter, args.folder, quick=args.quick, **options)
             else:
                 rates = tuned_rates(*(METHODS if letter == "B" else ("adaptive",)))

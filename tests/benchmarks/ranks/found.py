@@ -7,7 +7,7 @@ an oracle, plain LoRA that is given the planted ranks. Seeds below TUNED were lo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
@@ -133,18 +133,24 @@ def ideal_of(seed: int) -> float:
 
 
 def run(
-    out: Path, *, quick: bool = False, seeds: tuple[int, int] = SEEDS, workers: int = 2
+    out: Path,
+    *,
+    quick: bool = False,
+    seeds: tuple[int, int] = SEEDS,
+    workers: int = 2,
+    constants: bool = False,
 ) -> dict:
-    """{"rows": of the problems, "variants": of the constants}; nothing is left in `out`."""
+    """{"rows": of the problems, "variants": of the constants, if wanted}; nothing is left in
+    `out`.
+    """
     first, last = seeds
     wanted = range(first, last + 1)[: 2 if quick else None]
     varied = VARIED[: 1 if quick else None]
-    names = [None, *VARIANTS][: 2 if quick else None]
+    names = [None, *VARIANTS][: 2 if quick else None] if constants else []
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        work: Callable = pool.map
-        ideals = dict(zip(varied, work(ideal_of, varied), strict=True))
-        rows = list(work(row_of, wanted))
-        variants = list(work(variant_of, names, [ideals] * len(names)))
+        rows = list(pool.map(row_of, wanted))
+        ideals = dict(zip(varied, pool.map(ideal_of, varied if names else ()), strict=False))
+        variants = list(pool.map(variant_of, names, [ideals] * len(names)))
     return {"rows": rows, "variants": variants}
 
 
@@ -230,17 +236,19 @@ def table(results: dict) -> str:
         )  # fmt: skip
     head = ["seed", "net", "spectrum", "noise", "oracle's error", "hidden", "planted ranks"]
     head += ["no size asked", "error", "their size asked", "error", "used"]
-    return "\n\n".join(
-        [
-            "Default settings. A rank is right from the planted one, without positions below the "
-            "noise floor of the data (hidden), to 1.5 x + 2 times it. Errors have no noise in "
-            "them and are those over the oracle's, whose own are relative to those without any "
-            "update. In a net whose oracle still errs by several percent, more positions than "
-            "planted lower the error.",
-            summary(results),
-            markdown(head, lines),
+    parts = [
+        "Default settings. A rank is right from the planted one, without positions below the "
+        "noise floor of the data (hidden), to 1.5 x + 2 times it. Errors have no noise in "
+        "them and are those over the oracle's, whose own are relative to those without any "
+        "update. In a net whose oracle still errs by several percent, more positions than "
+        "planted lower the error.",
+        summary(results),
+        markdown(head, lines),
+    ]
+    if results["variants"]:
+        parts += [
             f"Constants of the auction and of the noise test, at the planted ranks' size, on "
             f"seeds {', '.join(map(str, VARIED))}:",
             variants_table(results),
         ]
-    )
+    return "\n\n".join(parts)
