@@ -143,7 +143,7 @@ class Paper(Fixed):
 
 
 class Adaptive(Fixed):
-    """The best mode known here: auctions of one size for all layers set each layer's nu."""
+    """The best mode known here: auctions of one size for all layers set each layer's ln(nu)."""
 
     name = "adaptive"
     defaults = Defaults(

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from ..adapter.allocation import descending
 
+# Chosen on planted ranks; `bench-ranks --only G --constants` shows other values.
+
 # noise begins where a position is worth this many times less than the one before it, if
 CLIFF = 25.0
 # it is worth less than this share of mean_worth

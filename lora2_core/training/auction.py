@@ -12,6 +12,8 @@ from ..layers.adapters import Adapters
 from ..ranks.rank import rank_loss, rate_for
 from ..ranks.worth import above_noise, position_worth
 
+# Figures: `bench-ranks --only G --constants` shows other values of each constant.
+
 # auctions in a run, evenly spread; 40 cost more and bring nothing (section F of docs/results.md)
 REVIEWS = 10
 # the share of the run from which the adapter has the allowed size and noise is cut off: there the
