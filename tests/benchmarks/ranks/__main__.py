@@ -79,7 +79,7 @@ def run_module(letter: str, folder: Path, *, quick: bool, **options) -> None:
     """Experiments A, D, F and G, into a file of their own."""
     name = report.MODULES[letter]
     path, version = folder / f"{name}.json", f"{version_of('adaptive')}{'-quick' * quick}"
-    version += "".join(f"-{name}-{value}" for name, value in options.items() if name != "workers")
+    version += "".join(f"-{name}-{value}" for name, value in options.items())
     if path.exists() and json.loads(path.read_text())["version"] == version:
         return
     module = import_module(f"{report.__package__}.{name}")
@@ -110,8 +110,7 @@ def main() -> None:
             if letter in report.MODULES:
                 options = {}
                 if letter == "G":
-                    options = {"seeds": args.problems, "workers": args.workers}
-                    options["constants"] = args.constants
+                    options = {"seeds": args.problems, "constants": args.constants}
                 run_module(letter, args.folder, quick=args.quick, **options)
             else:
                 rates = tuned_rates(*(METHODS if letter == "B" else ("adaptive",)))

@@ -8,9 +8,7 @@ an oracle, plain LoRA that is given the planted ranks. Seeds below TUNED were lo
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from unittest.mock import patch
@@ -94,7 +92,6 @@ def at_size(problem: Problem) -> RankSettings:
 
 def row_of(seed: int) -> dict:
     """All that is measured of a problem."""
-    torch.set_num_threads(1)
     problem, ideal = draw(seed), oracle(draw(seed))
     visible, error = ideal.visible(), ideal.clean_error()
     nothing = ideal.distance(ideal.planted, None, torch.Generator().manual_seed(77))
@@ -118,7 +115,6 @@ def changed(name: str | None) -> Iterator[None]:
 
 def variant_of(name: str | None, ideals: dict[int, float]) -> dict:
     """The errors at the planted ranks' size with one constant changed."""
-    torch.set_num_threads(1)
     with changed(name):
         rows = [
             found(draw(seed), at_size(draw(seed)), list(draw(seed).ranks), ideal)
@@ -127,17 +123,11 @@ def variant_of(name: str | None, ideals: dict[int, float]) -> dict:
     return {"name": name or "as it is", "rows": rows}
 
 
-def ideal_of(seed: int) -> float:
-    torch.set_num_threads(1)
-    return oracle(draw(seed)).clean_error()
-
-
 def run(
     out: Path,
     *,
     quick: bool = False,
     seeds: tuple[int, int] = SEEDS,
-    workers: int = 2,
     constants: bool = False,
 ) -> dict:
     """{"rows": of the problems, "variants": of the constants, if wanted}; nothing is left in
@@ -147,11 +137,10 @@ def run(
     wanted = range(first, last + 1)[: 2 if quick else None]
     varied = VARIED[: 1 if quick else None]
     names = [None, *VARIANTS][: 2 if quick else None] if constants else []
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        rows = list(pool.map(row_of, wanted))
-        ideals = dict(zip(varied, pool.map(ideal_of, varied if names else ()), strict=False))
-        variants = list(pool.map(variant_of, names, [ideals] * len(names)))
-    return {"rows": rows, "variants": variants}
+    torch.set_num_threads(1)
+    rows = [row_of(seed) for seed in wanted]
+    ideals = {seed: oracle(draw(seed)).clean_error() for seed in varied} if names else {}
+    return {"rows": rows, "variants": [variant_of(name, ideals) for name in names]}
 
 
 def kinds(results: dict) -> Iterator[tuple[str, list[dict], str]]:
