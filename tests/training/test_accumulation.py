@@ -53,7 +53,8 @@ def trained(make, mode: str, *, half: bool = False) -> tuple[list[float], list[t
 @pytest.mark.parametrize("sizes", [[8], [2, 2, 2, 2], [1] * 8, [5, 1, 2]], ids=str)
 def test_a_step_in_parts_is_the_step_of_all_pictures(sizes: list[int], mode: str, half: bool):
     wanted, found = trained(together, mode, half=half), trained(parts_of(sizes), mode, half=half)
-    near = 1e-6 if mode == "fixed" else 1e-4  # the Adam of nu enlarges what is rounded
+    # the Adam of nu enlarges what is rounded, and so do the turns to singular directions
+    near = {"fixed": 1e-6, "paper": 1e-4, "adaptive": 2e-3}[mode]
     assert found[0] == pytest.approx(wanted[0], rel=near)
     for ours, theirs in zip(found[1], wanted[1], strict=True):
         torch.testing.assert_close(ours, theirs, rtol=10 * near, atol=near)
