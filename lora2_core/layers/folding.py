@@ -22,7 +22,7 @@ from .layer import Component
 # how far a position is scaled in fp16, as a power of two: further, and lora_up might overflow
 LARGEST = 14.0
 # layers whose tensors are computed together at most: what they need meanwhile stays small
-TOGETHER = 32
+TOGETHER = 128
 Pair = tuple[Tensor, Tensor]
 Some = list[Tensor | None]
 

@@ -377,7 +377,7 @@ def test_folding_costs_a_few_operations_however_many_layers_there_are(monkeypatc
             return func(*args, **(kwargs or {}))
 
     counts = []
-    for count in (10, 30):
+    for count in (10, 40):
         components = [component_of(nn.Linear(12, 20), 8, capacity=8) for _ in range(count)]
         downs, ups = [c.lora_down for c in components], [c.lora_up for c in components]
         weights = torch.rand(8 * count, requires_grad=True)
