@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import comfy.ops
@@ -31,9 +32,10 @@ CASTING_FORWARDS = {kind.forward_comfy_cast_weights for kind in ITS_OWN}
 CAST = "forward_comfy_cast_weights"
 
 
-def in_ram(module: nn.Module, weight: Tensor, x: Tensor) -> bool:
-    """Returns whether a module's weight lies elsewhere than x, or may go away at any time."""
-    return weight.device != x.device or "_v" in module.__dict__
+def in_ram(module: nn.Module, x: Tensor) -> bool:
+    """Returns whether the module's weight lies elsewhere than x, or may go away at any time."""
+    weight = module._parameters.get("weight")
+    return weight is not None and (weight.device != x.device or "_v" in module.__dict__)
 
 
 class HostFrozen(Frozen):
@@ -57,7 +59,7 @@ class HostFrozen(Frozen):
             weight is None
             or weight.dtype != x.dtype
             or (bias is not None and bias.dtype != x.dtype)
-            or in_ram(module, weight, x)
+            or in_ram(module, x)
             or len(module.weight_function) + len(module.bias_function) > 0
             or isinstance(weight, QUANTISED)
         )
@@ -118,6 +120,11 @@ class Again(torch.autograd.Function):
             return *torch.autograd.grad(ctx.compute(leaf), leaf, gradient), None
 
 
+def with_first(compute: Callable, module: nn.Module, rest: list, named: dict, x: Tensor) -> Tensor:
+    """Computes a module on x and the rest of what it is given."""
+    return compute(module, x, *rest, **named)
+
+
 class Recomputed:
     """Another layer of the host, such as a norm: computed twice while its weight lies in RAM."""
 
@@ -125,11 +132,11 @@ class Recomputed:
         self.module = module
 
     def __call__(self, *args: Any, **named: Any) -> Tensor:
-        module, compute = self.module, type(self.module).forward
-        weight = module._parameters.get("weight")
-        graph = weight is not None and args and torch.is_grad_enabled() and args[0].requires_grad
-        if graph and in_ram(module, weight, args[0]):
-            return Again.apply(args[0], lambda x: compute(module, x, *args[1:], **named))
+        module = self.module
+        compute = type(module).forward
+        if args and torch.is_grad_enabled() and args[0].requires_grad and in_ram(module, args[0]):
+            x, *rest = args  # kept by Again are only the others
+            return Again.apply(x, partial(with_first, compute, module, rest, named))
         return compute(module, *args, **named)
 
 
