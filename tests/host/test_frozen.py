@@ -2,6 +2,7 @@
 and nothing that they cast is kept: neither a copy nor memory that other layers write into.
 """
 
+import weakref
 from contextlib import contextmanager
 
 import comfy.ops
@@ -212,6 +213,25 @@ def test_a_model_on_loan_computes_so_and_leaves_as_it_came(playground):
     assert not any("forward" in vars(module) for module in inner.modules())
 
 
+@pytest.mark.parametrize("kind", ["adapted", "alone", "norm"])
+def test_nothing_is_held_beside_what_autograd_keeps(kind, monkeypatch):
+    """A checkpoint gives away what is kept: an input that an operation held itself would stay."""
+    monkeypatch.setattr(frozen, "in_ram", lambda module, x: True)
+    module = cast.LayerNorm(IN) if kind == "norm" else stored(cast.Linear, torch.bfloat16)[0]
+    if kind == "norm":
+        nn.init.ones_(module.weight)
+        nn.init.zeros_(module.bias)
+    layers = FrozenLayers([module.requires_grad_(False)])
+    if kind == "adapted":
+        adapted(module, layers.of)
+    x = torch.randn(2, IN, requires_grad=True) * 1
+    held = weakref.ref(x)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: None, lambda _: None):
+        y = module(x)
+    del x
+    assert held() is None and y.requires_grad
+
+
 # weights that lie in RAM, on a machine that has nothing else
 
 
@@ -240,7 +260,7 @@ def weights_in_ram(model, monkeypatch):
 
     monkeypatch.setattr(comfy.ops, "cast_bias_weight", through)
     monkeypatch.setattr(comfy.ops, "uncast_bias_weight", back)
-    monkeypatch.setattr(frozen, "in_ram", lambda module, weight, x: True)
+    monkeypatch.setattr(frozen, "in_ram", lambda module, x: True)
     casting = [m for m in model.model.modules() if hasattr(m, "comfy_cast_weights")]
     for module in casting:
         module.comfy_cast_weights = True

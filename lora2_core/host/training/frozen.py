@@ -32,9 +32,10 @@ CASTING_FORWARDS = {kind.forward_comfy_cast_weights for kind in ITS_OWN}
 CAST = "forward_comfy_cast_weights"
 
 
-def in_ram(module: nn.Module, weight: Tensor, x: Tensor) -> bool:
-    """Returns whether a module's weight lies elsewhere than x, or may go away at any time."""
-    return weight.device != x.device or "_v" in module.__dict__
+def in_ram(module: nn.Module, x: Tensor) -> bool:
+    """Returns whether the module's weight lies elsewhere than x, or may go away at any time."""
+    weight = module._parameters.get("weight")
+    return weight is not None and (weight.device != x.device or "_v" in module.__dict__)
 
 
 class HostFrozen(Frozen):
@@ -58,7 +59,7 @@ class HostFrozen(Frozen):
             weight is None
             or weight.dtype != x.dtype
             or (bias is not None and bias.dtype != x.dtype)
-            or in_ram(module, weight, x)
+            or in_ram(module, x)
             or len(module.weight_function) + len(module.bias_function) > 0
             or isinstance(weight, QUANTISED)
         )
