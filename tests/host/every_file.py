@@ -444,6 +444,9 @@ def round_trips(nodes: dict, model, folder: Path, family: str, tally: Tally, eve
         path = folder / "every.safetensors"
         safetensors.torch.save_file(tensors, path)
         source = stock(path, model)
+        if not changes(source, model):
+            tally.idle.add(what)  # ComfyUI itself makes nothing of it
+            continue
         for how in ("Load", "Compress"):
             try:
                 if how == "Load":
