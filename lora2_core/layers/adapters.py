@@ -13,17 +13,13 @@ from ..adapter.lora import RankedLora
 from ..ranks.layer_ranks import lines_of
 from ..ranks.rank import rate_for
 from ..ranks.settings import RankSettings
-from ..ranks.singular import singular_turn
 from .folding import Folded
 from .joined import Frozen, frozen_of
 from .layer import TILE, Component
-from .moments import COPIES, Moments, moments_of, together_to
+from .moments import COPIES, Moments, moments_of
 from .starting import allowed_parameters, fill, first_ranks, orthogonalise, starting_layers
 from .targets import components, find_layers
-
-# layers whose small matrices are solved together: one copy to the CPU and one back for them all,
-# while 32 pairs of 256 x 256 in fp64 are only 34 MB
-SOLVED_AT_ONCE = 32
+from .turning import solved_turns
 
 
 class Adapters:
@@ -226,23 +222,8 @@ class Adapters:
             component.rescale(ratio[row, : component.capacity], moments)
 
     def singular_turns(self) -> dict[int, tuple[Tensor, Tensor]]:
-        """Returns singular_turn's (turn, inverse) in fp64, by the row of each layer with an update.
-
-        The matrices are small, so the CPU solves them faster than a GPU: some layers at a time,
-        with one copy to the CPU and one back.
-        """
-        weights = self.weights.detach()
-        solved: dict[int, tuple[Tensor, Tensor]] = {}
-        rows = [row for row, component in enumerate(self._list) if component.rank]
-        for first in range(0, len(rows), SOLVED_AT_ONCE):
-            some = rows[first : first + SOLVED_AT_ONCE]
-            on_device = [self._list[row].grams(weights[row]) for row in some]
-            grams = dict(zip(some, together_to(on_device, torch.device("cpu")), strict=True))
-            # a layer whose lora_down is zero has no singular basis
-            turns = {r: torch.stack(singular_turn(*g)) for r, g in grams.items() if g[1].any()}
-            moved = together_to(list(turns.values()), self.device)
-            solved |= {r: tuple(t) for r, t in zip(turns, moved, strict=True)}
-        return solved
+        """Returns singular_turn's (turn, inverse) in fp64, by the row of each layer with an update."""
+        return solved_turns(self._list, self.weights.detach(), self.device)
 
     def turn(
         self,
