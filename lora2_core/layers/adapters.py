@@ -222,7 +222,7 @@ class Adapters:
             component.rescale(ratio[row, : component.capacity], moments)
 
     def singular_turns(self) -> dict[int, tuple[Tensor, Tensor]]:
-        """Returns singular_turn's (turn, inverse) in fp64, by the row of each layer with an update."""
+        """Returns singular_turn's (turn, inverse), fp64, by the row of each layer that changes."""
         return solved_turns(self._list, self.weights.detach(), self.device)
 
     def turn(
