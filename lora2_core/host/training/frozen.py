@@ -133,9 +133,7 @@ class Recomputed:
 
     def __call__(self, *args: Any, **named: Any) -> Tensor:
         module, compute = self.module, type(self.module).forward
-        weight = module._parameters.get("weight")
-        graph = weight is not None and args and torch.is_grad_enabled() and args[0].requires_grad
-        if graph and in_ram(module, weight, args[0]):
+        if args and torch.is_grad_enabled() and args[0].requires_grad and in_ram(module, args[0]):
             x, *rest = args  # kept by Again are only the others
             return Again.apply(x, partial(with_first, compute, module, rest, named))
         return compute(module, *args, **named)
