@@ -27,8 +27,8 @@ class Adapters:
 
     `rate_parameter` is one fp32 vector (layers,): nu itself in paper mode, ln(nu) in adaptive mode
     (so that nu stays positive), unused in fixed mode. `started` is True where the layers go on from
-    a finished adapter. `speeds` are factors of the learning rate, by the names of layers that have
-    another one.
+    a finished adapter, and `given_rows` are the numbers of those that do. `speeds` are factors of
+    the learning rate, by the names of layers that have another one.
     """
 
     def __init__(
@@ -57,14 +57,12 @@ class Adapters:
         targets = [float(self.own_targets.get(n, settings.target_rank)) for n in layers]
         self.started = start is not None
         given = starting_layers(start, self.components) if start is not None else {}
+        self.given_rows = [row for row, name in enumerate(self.components) if name in given]
         ranks = list(first_ranks(self.components, settings, self.own_targets, given).values())
         rates = rate_for(1.0, settings.quantile) / torch.tensor(ranks, dtype=torch.float32)
         self.max_ranks = torch.tensor([c.max_rank for c in self._list]).to(device)
         self.target_ranks = torch.tensor(targets).to(device)
-        # where layers compete, auctions set the rates: no gradient moves them
-        learned = not self.mode.competes
-        rates_of_start = self.mode.parameter_of(rates).to(device)
-        self.rate_parameter = nn.Parameter(rates_of_start, requires_grad=learned)
+        self.rate_parameter = nn.Parameter(self.mode.parameter_of(rates).to(device))
         # the worth of each layer to the loss; empty before the first review
         self.worths: dict[str, float] = {}
         self.weights: Tensor = torch.empty(0)

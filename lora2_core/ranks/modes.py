@@ -27,10 +27,16 @@ from .rank import (
 # adaptive: a run starts at this many times the target rank and descends to it
 # (F: at 1 and at 2 times +11.4%, at 6 times +4.1%)
 FIRST_SHARE = 3
+# adaptive: how far ln(nu) can move in a run; every step moves it by 15 / steps at most. Between the
+# highest rank of 4096 and a layer that is given up lie ln(4096 / 0.3) = 9.5
+RATE_TRAVEL = 15.0
 # paper: the lowest nu, which at quantile 0.9 is rank 23,026, above every max_rank
 SMALLEST_RATE = 1e-4
 # paper: lambda_rank and lambda_attn; the paper does not say them
 PAPER_WEIGHT = 1e-4
+# adaptive: lambda_rank as a multiple of the running loss. It only has to outweigh the gradient of
+# the loss: its pull ends at a layer's target rank, so its size does not decide the ranks
+AUCTION_WEIGHT = 10.0
 
 
 @dataclass(frozen=True)
@@ -112,6 +118,12 @@ class Fixed:
         """
         return paper_std(weights) if init == "paper" else matched_std(weights, fan_in)
 
+    def rate_learning_rate(self, learning_rate: float, steps: int) -> float:
+        """Returns the learning rate of the rates nu, given that of the weights and the run's
+        steps.
+        """
+        return learning_rate
+
 
 class Paper(Fixed):
     """arXiv 2603.21884 to the letter: nu itself is trained, one target rank for all layers, and a
@@ -143,11 +155,13 @@ class Paper(Fixed):
 
 
 class Adaptive(Fixed):
-    """The best mode known here: auctions of one size for all layers set each layer's ln(nu)."""
+    """The best mode known here: ln(nu) is trained, and each layer has a target rank of its own
+    under one size for all.
+    """
 
     name = "adaptive"
     defaults = Defaults(
-        quantile=0.3, init="matched", rank_weight=0.0, attention_weight=0.0,
+        quantile=0.3, init="matched", rank_weight=AUCTION_WEIGHT, attention_weight=0.0,
         schedule="late", weight_decay=1.5,
     )  # fmt: skip
     moves = competes = True
@@ -178,6 +192,9 @@ class Adaptive(Fixed):
         the scale in it already.
         """
         return paper_std(weights) if init == "paper" else plain_std(fan_in)
+
+    def rate_learning_rate(self, learning_rate: float, steps: int) -> float:
+        return RATE_TRAVEL / steps
 
 
 MODES: dict[str, Fixed] = {mode.name: mode for mode in (Adaptive(), Paper(), Fixed())}

@@ -65,16 +65,15 @@ def stable_weights(rates: Tensor, ranks: Tensor, mean_rank: float | Tensor, leng
     whatever its own rank D is: one learning rate then suits all ranks. Where positions learn the
     same thing, their steps add up, so the sum of the first D weights is at most `mean_rank`. Where
     they learn independent things, the squares add up, so the sum of squares is too (rank
-    stabilisation, Kalajdzievski 2023). Where the rank is so high that the squares alone are
-    above `mean_rank`, only the squares count: such a layer learns independent things. The scale is
-    a constant to the gradient. mean_rank: one number, or one for each layer, (layers, 1).
+    stabilisation, Kalajdzievski 2023). The scale is a constant to the gradient. mean_rank: one
+    number, or one for each layer, (layers, 1).
     """
     weights = relative_importance(rates, length)
     inside = torch.arange(length, device=rates.device) < ranks[:, None].clamp(min=1)
     used = weights.detach() * inside
     alike = mean_rank / used.sum(1, keepdim=True)
     apart = (mean_rank / used.square().sum(1, keepdim=True)).sqrt()
-    return weights * torch.where(apart < 1, apart, torch.minimum(alike, apart))
+    return weights * torch.minimum(alike, apart)
 
 
 def paper_std(weights: Tensor) -> float:

@@ -22,7 +22,7 @@ class RankSettings:
     budget_mb: 0, or a size in MB (1e6 bytes, 2 bytes a parameter) that replaces target_rank as the
         limit.
     start_rank: rank of every layer at the first step; None: target_rank, in adaptive mode three
-        times the mean rank allowed (layers then compete).
+        times the mean rank allowed (layers then compete, and no rank rises).
     max_rank: highest rank of a layer; min(in, out) of its shape limits it too.
     quantile: share k of all importance that lies inside the rank; None: the mode's own, 0.9 in
         paper mode, 0.3 in adaptive mode, where importance then falls gently.
@@ -30,8 +30,8 @@ class RankSettings:
         one are given back; None: only clear noise is given back.
     init: standard deviation of lora_down, `matched` or `paper`; None: the mode's own.
     rank_weight, attention_weight: lambda_rank and lambda_attn; None: the mode's own (1e-4 in paper
-        mode, otherwise 0). lambda_rank counts in paper mode only.
-    rate_learning_rate: learning rate of the rates nu in paper mode; None: that of the weights.
+        mode; in adaptive mode 10 times the running loss, and 0).
+    rate_learning_rate: learning rate of the rates nu; None: the mode's own.
     layer_ranks: lines of `pattern = rank`: layers whose names match have at most that rank, in
         fixed mode exactly that rank. In `pattern = rank target rank`, the second rank replaces
         target_rank in these layers.

@@ -1,27 +1,34 @@
-"""What decides ranks while they are learned: a penalty on the loss, or auctions, by mode."""
+"""The price of rank while it is learned: the penalty that each mode adds to the loss."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..adapter.allocation import share_out
 from ..layers.adapters import Adapters
 from ..ranks.rank import rank_loss, rate_for
-from ..ranks.worth import above_noise, position_worth
+from ..ranks.worth import above_noise, position_worth, tempered
 
-# Figures: `bench-ranks --only G --constants` shows other values of each constant.
+# Figures: "F" is section F of docs/results.md, the loss on unseen pictures with one choice changed.
 
-# auctions in a run, evenly spread; 40 cost more and bring nothing (section F of docs/results.md)
+# reviews of all ranks in a run, evenly spread; F shows 40 within chance (+0.3%), and 10 cost less
 REVIEWS = 10
-# the share of the run from which the adapter has the allowed size and noise is cut off: there the
-# learning rate begins to fall (FALLING in settings.py), and noise separates from signal
-SIZED = 0.5
-# a layer's next position is thought to be worth this many times less than the one before it
-FALL = 1.2
-# the rank before rounding that stands for rank 0, for which nu would be infinite
+# shares of the run: the first review, the point where the adapter has shrunk to the allowed size
+# (F: at 0.5 of the run +3.4%), and the last review
+FIRST, SIZED, LAST = 0.1, 0.2, 0.9
+# the share of the run and the number of steps from which reviews cut off noise: there the learning
+# rate begins to fall (FALLING in settings.py), and noise separates from signal
+JUDGED, SETTLED = 0.5, 100
+# the share of the run after which the learning rate is so low that noise no longer moves, and the
+# share of the evidence that is then enough; chosen on F's planted ranks
+LATE, LATE_EVIDENCE = 0.85, 0.5
+# in units of ln(nu), 0.25 being a quarter of the rank: nearer to its target than this, the pull on
+# nu fades, so that ranks come to rest
+NEAR = 0.25
+# the rank before rounding that stands for rank 0, for which nu would be infinite. F shows ranks of
+# 0 within chance (+0.0%); they stay, since a useless layer then takes no space in the file
 LAYER_GIVEN_UP = 0.3
 
 
@@ -58,118 +65,89 @@ class PaperPrice(NoPrice):
 
 
 class AuctionPrice(NoPrice):
-    """Adaptive mode: auctions of one size set the rate nu of each layer, and so its rank.
+    """Adaptive mode: lambda_rank * sum_l |ln nu_l - ln nu*_l|, a target nu* for each layer.
 
-    A review estimates the worth to the loss of each singular direction of each layer (worth.py),
-    and the directions with the most worth for their parameters share the allowed size. It falls
-    geometrically from the first size to the ceiling, which it reaches at SIZED of the run.
+    A review estimates the worth to the loss of each singular direction of each layer (worth.py).
+    The directions with the most worth for their parameters share the allowed size, noise left out:
+    as many as a layer has among them, so high is its target rank. A layer that has to give rank
+    back is turned to its singular basis first, so that it loses the least. Other layers are not
+    turned, since a turn makes the optimizer's mean squares less exact. Only the first review turns
+    every layer: from then on signal and noise are learned apart. The allowed size falls
+    geometrically from the first size to the ceiling, between FIRST and SIZED of the run.
 
-    Ranks rise too. A layer hopes for positions that it does not have yet, worth as much as its last
-    one and falling by FALL. While the allowed size falls, the hopes of layers that never shrank
-    compete with what is there. From SIZED on hopes get only the room that noise gave back. A layer
-    that has given noise back is `settled`: it hopes for nothing, and is judged no more, since what
-    is left is signal.
-
-    A layer that has to give rank back is turned to its singular basis first, so that it loses the
-    least. Other layers are not turned, since a turn makes the optimizer's mean squares less exact.
-    Only the first review turns every layer: from then on signal and noise are learned apart.
+    lambda_rank is `rank_weight` times the running mean of the loss before the first review, so that
+    the scale of the loss does not matter.
     """
 
-    STATE = ("index", "first_size", "shrunk", "settled")
+    STATE = ("index", "level", "first_size", "lowest", "targets")
 
     def __init__(self, adapters: Adapters, steps: int):
-        super().__init__(adapters, steps)
         self.adapters, self.steps = adapters, steps
+        self.weight = adapters.settings.rank_weight
         self.every = max(1, steps // REVIEWS)
         self.first_size = float(adapters.parameters)
-        self.shrunk: list[int] = []  # the rows of layers, as in `settled`
-        self.settled: list[int] = []
+        self.level: float | None = None
+        self.lowest = adapters.rate_parameter.detach().clone()
+        self.targets: Tensor | None = None
         self.index = 0
+
+    def penalty(self, loss: Tensor) -> Tensor:
+        if self.targets is None:
+            return torch.zeros_like(loss)
+        log_rates = self.adapters.rate_parameter
+        distance = F.huber_loss(log_rates, self.targets, reduction="sum", delta=NEAR) / NEAR
+        return self.weight * (self.level or 0.0) * distance
 
     def allowed(self) -> float:
         """Returns the number of parameters that are allowed at this step of the run."""
-        ceiling, left = self.adapters.ceiling, max(0.0, 1 - self.index / self.steps / SIZED)
-        return ceiling * max(1.0, self.first_size / ceiling) ** left
+        ceiling = self.adapters.ceiling
+        share = (self.index / self.steps - FIRST) / (SIZED - FIRST)
+        return ceiling * max(1.0, self.first_size / ceiling) ** (1 - min(1.0, max(0.0, share)))
 
     @torch.no_grad()
     def review(self, optimizer: torch.optim.Optimizer, loss: float) -> None:
-        """Holds an auction if one is due after this step, and sets the rates nu by it."""
+        """Keeps nu between its first value and its target, and sets new target ranks if a review is
+        due after this step. loss: L_rec of the step.
+        """
         self.index += 1
-        if self.index % self.every or self.index >= self.steps:
+        if self.targets is None:
+            self.level = loss if self.level is None else 0.95 * self.level + 0.05 * loss
+        log_rates = self.adapters.rate_parameter
+        log_rates.copy_(log_rates.maximum(self.lowest))  # no rank rises above its first
+        if self.targets is not None:  # and Adam's momentum takes no rank below its target
+            log_rates.copy_(log_rates.minimum(self.targets))
+        else:  # what the run started with is judged by reviews alone
+            given = self.adapters.given_rows
+            log_rates[given] = log_rates[given].minimum(self.lowest[given])
+        time = self.index / self.steps
+        if self.index % self.every or not FIRST <= time <= LAST:
             return
         adapters = self.adapters
         turns = adapters.singular_turns()
-        worths = self.worths(optimizer, turns)
-        totals = torch.stack([w.sum() for w in worths]).tolist()
-        adapters.worths = dict(zip(adapters.components, totals, strict=True))
-        ranks = list(adapters.ranks.values())
-        chosen = self.auction(self.without_noise(worths))
-        if self.index > self.every:
-            turns = {row: t for row, t in turns.items() if chosen[row] < ranks[row]}
-        adapters.turn(turns, optimizer)
-        wanted = torch.tensor(chosen, dtype=torch.float32).clamp(min=LAYER_GIVEN_UP)
-        rates = rate_for(1.0, adapters.settings.quantile) / wanted
-        adapters.rate_parameter.copy_(rates.log())
-
-    def worths(
-        self, optimizer: torch.optim.Optimizer, turns: Mapping[int, tuple[Tensor, Tensor]]
-    ) -> list[Tensor]:
-        """Returns the worths of each layer's positions, (rank,), in the basis of `turns`."""
-        return [
+        components = list(adapters.components.values())
+        worths = [
             singular_worth(
                 c.lora_up[:, : c.rank],
                 squared_gradients(optimizer, c.lora_up, c.rank),
                 turns.get(row),
             )
-            for row, c in enumerate(self.adapters.components.values())
+            for row, c in enumerate(components)
         ]
-
-    def without_noise(self, worths: list[Tensor]) -> list[Tensor]:
-        """Returns the worths without those of noise, from SIZED on; layers that had some are
-        settled.
-        """
-        if self.index < SIZED * self.steps:
-            return worths
-        signal = list(worths)
-        for row, rank in enumerate(above_noise(worths, self.adapters.settings.tolerance)):
-            if rank < len(worths[row]) and row not in self.settled:
-                signal[row] = worths[row][:rank]
-                self.settled.append(row)
-        return signal
-
-    def auction(self, worths: list[Tensor]) -> list[int]:
-        """Returns the rank of each layer that the allowed size has room for."""
-        components = list(self.adapters.components.values())
-        costs, allowed = [c.cost for c in components], self.allowed()
-        hopes = [
-            hoped(w, 0 if row in self.settled else c.max_rank)
-            for row, (w, c) in enumerate(zip(worths, components, strict=True))
-        ]
-        if self.index < SIZED * self.steps:
-            bids = [
-                w if row in self.shrunk else torch.cat((w, hope))
-                for row, (w, hope) in enumerate(zip(worths, hopes, strict=True))
-            ]
-            chosen = share_out(bids, costs, allowed)
-            self.shrunk += [row for row, w in enumerate(worths) if chosen[row] < len(w)]
-            return chosen
-        chosen = share_out(worths, costs, allowed)
-        if self.index + self.every >= self.steps:
-            return chosen  # nothing would judge what grows now
-        room = allowed - sum(r * cost for r, cost in zip(chosen, costs, strict=True))
-        for row, cost in enumerate(costs):
-            if chosen[row] < len(worths[row]) or cost > room:
-                hopes[row] = hopes[row][:0]
-        return [a + b for a, b in zip(chosen, share_out(hopes, costs, room), strict=True)]
-
-
-def hoped(worth: Tensor, most: int) -> Tensor:
-    """Returns the worths that a layer's next positions are thought to have: at most as many as it
-    has, and `most` in all.
-    """
-    count = max(0, min(len(worth), most - len(worth)))
-    falls = FALL ** torch.arange(1, count + 1, device=worth.device)
-    return worth[-1:].expand(count) / falls
+        compared = [tempered(w) for w in worths]
+        totals = torch.stack([w.sum() for w in compared]).tolist()
+        adapters.worths = dict(zip(adapters.components, totals, strict=True))
+        ranks = list(adapters.ranks.values())
+        if time >= JUDGED and self.index >= SETTLED:
+            evidence = 1.0 if time < LATE else LATE_EVIDENCE
+            ranks = above_noise(worths, adapters.settings.tolerance, evidence)
+        worths = [w[:r] for w, r in zip(compared, ranks, strict=True)]
+        chosen = share_out(worths, [c.cost for c in components], self.allowed())
+        if self.targets is not None:
+            turns = {row: t for row, t in turns.items() if chosen[row] < components[row].rank}
+        adapters.turn(turns, optimizer)
+        wanted = torch.tensor(chosen, dtype=torch.float32).clamp(min=LAYER_GIVEN_UP)
+        rates = rate_for(1.0, adapters.settings.quantile) / wanted
+        self.targets = rates.log().to(adapters.device)
 
 
 def squared_gradients(optimizer: torch.optim.Optimizer, lora_up: Tensor, rank: int) -> Tensor:

@@ -71,12 +71,13 @@ def make_optimizer(adapters: Adapters, settings: TrainSettings) -> TwoOptimizers
 
 
 def rate_learning_rate(adapters: Adapters, settings: TrainSettings) -> float:
-    """Returns the learning rate of the rates nu: the one of the settings, else that of the weights
-    if their optimizer is one of ADAMS, else Adam's default. It counts in paper mode only.
+    """Returns the learning rate of the rates nu: the one of the settings, else the mode's own. The
+    mode gets the learning rate of the weights only if the optimizer is one of ADAMS.
     """
     if (own := adapters.settings.rate_learning_rate) is not None:
         return own
-    return (settings if settings.optimizer in ADAMS else TrainSettings).learning_rate
+    of_adam = settings if settings.optimizer in ADAMS else TrainSettings
+    return adapters.mode.rate_learning_rate(of_adam.learning_rate, settings.steps)
 
 
 class Run:

@@ -81,8 +81,7 @@ def restore(run: Run, state: Mapping) -> None:
     try:
         restore_adapters(adapters, state["adapters"])
         restore_optimizer(run.optimizer, adapters, state["optimizer"])
-        # what a state of an earlier version does not have stays as in a new run
-        for name in set(run.price.STATE) & set(state["price"]):
+        for name in run.price.STATE:
             setattr(run.price, name, copied_to(state["price"][name], adapters.device))
         run.random = state["random"].clone()
         run.generator.set_state(run.random)

@@ -59,14 +59,13 @@ class LoRA2RankOptions(OptionsNode):
                 "typical one. 0.01 to 0.1 make smaller files. 0 keeps all that the size allows.",
                 most=1.0,
             ),
-            own_number("rank_weight", "Weight of the rank loss (lambda_rank); paper mode only."),
+            own_number("rank_weight", "Weight of the rank loss (lambda_rank)."),
             own_number(
                 "attention_weight",
                 "Weight of the attention entropy (lambda_attn); paper mode only.",
             ),
             own_number(
-                "rate_learning_rate",
-                "Learning rate of nu, the numbers that decide the ranks; paper mode only.",
+                "rate_learning_rate", "Learning rate of nu, the numbers that decide the ranks."
             ),
             chain(),
         ]

@@ -1,6 +1,7 @@
 """Which layers a choice takes, on a small tree of the names that real models have."""
 
 import pytest
+import torch
 from torch import nn
 
 import lora2_core as lora2
@@ -186,8 +187,9 @@ def test_targets_of_single_layers():
     adaptive = targeted("adaptive", lines)
     assert list(adaptive.ranks.values()) == [16, 2, 12]
     assert adaptive.ceiling == 64 * (8 + 4 + 4)
-    squares = adaptive.weights.detach().square().sum(1)
-    assert squares.tolist() == pytest.approx([8.0, 4, 4])  # each as a plain LoRA of its target
+    steps = adaptive.weights.sum(1), adaptive.weights.square().sum(1)
+    wanted = torch.tensor([8.0, 4, 4])  # each moves as far as a plain LoRA of its target
+    torch.testing.assert_close(torch.maximum(*steps).detach(), wanted)
     assert targeted("adaptive", "0$ = 16").ceiling == 64 * 12
 
 

@@ -14,9 +14,11 @@ from lora2_core.adapter.allocation import descending, share_out
 from lora2_core.ranks.worth import (
     CLIFF,
     NOISE,
+    TAIL,
     above_noise,
     mean_worth,
     position_worth,
+    tempered,
 )
 
 WORTH = st.floats(0, 1e4, width=32)
@@ -125,6 +127,20 @@ def test_position_worth_is_the_diagonal_second_order_term():
     assert position_worth(torch.zeros(7, 0), torch.zeros(7, 0)).shape == (0,)
 
 
+@given(worths=st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=6), factor=st.floats(1e-3, 1e3))
+def test_tempering_keeps_the_order_within_and_narrows_that_between_layers(worths, factor):
+    worth = torch.tensor(worths, dtype=torch.float64)
+    found = tempered(worth)
+    torch.testing.assert_close(found / found.sum(), worth / worth.sum())
+    assert float(found.sum()) == pytest.approx(float(worth.sum()) ** 0.5)
+    torch.testing.assert_close(tempered(factor * worth), factor**0.5 * found)
+
+
+@pytest.mark.parametrize("length", [0, 3])
+def test_tempering_nothing_gives_nothing(length: int):
+    assert torch.equal(tempered(torch.zeros(length)), torch.zeros(length))
+
+
 def test_the_mean_worth_is_that_of_useful_positions():
     signal = tensors([[4.0] * 6, [4.0] * 2])
     assert mean_worth(signal) == pytest.approx(4)
@@ -148,7 +164,7 @@ def test_a_cliff_to_what_is_still_worth_something_takes_nothing():
 
 @given(
     layers=st.lists(st.tuples(st.floats(1, 100), st.integers(1, 30)), min_size=1, max_size=4),
-    fall=st.floats(1.0, CLIFF * 0.99),
+    fall=st.floats(1.0, TAIL * 1.4),
 )
 def test_gentle_spectra_are_left_whole(layers: list[tuple[float, int]], fall: float):
     """However little its end is worth, a spectrum without a cliff is not noise."""
@@ -158,9 +174,17 @@ def test_gentle_spectra_are_left_whole(layers: list[tuple[float, int]], fall: fl
 
 def test_a_layer_far_below_a_typical_position_goes_whole():
     """Noise alone has no cliff inside: the limit itself counts as the position before."""
-    limit = 4.0 * NOISE / CLIFF
-    kept, gone = [limit * 1.1] * 3, [limit * 0.9] * 3
-    assert above_noise(tensors([[4.0] * 9, kept, gone])) == [9, 3, 0]
+    for limit, length in ((4.0 * NOISE / CLIFF, 3), (4.0 * NOISE / TAIL / 10, 10)):
+        kept, gone = [limit * 1.1] * length, [limit * 0.9] * length
+        assert above_noise(tensors([[4.0] * 9, kept, gone])) == [9, length, 0]
+
+
+def test_a_long_tail_goes_where_it_is_worth_little_together():
+    assert above_noise(tensors([[4.0] * 9, [1.0, *[0.04] * 12]])) == [9, 1]
+    assert above_noise(tensors([[4.0] * 9, [1.0, *[0.05] * 12]])) == [9, 13]
+    assert above_noise(tensors([[4.0] * 9, [1.0, *[0.05] * 5]])) == [9, 6], "not long enough"
+    assert above_noise(tensors([[4.0] * 9, [1.0, 0.11, *[0.02] * 12]])) == [9, 14], "not alike"
+    assert above_noise(tensors([[4.0] * 9, [1.0, *[0.05] * 12]]), evidence=0.5) == [9, 1]
 
 
 def test_a_cliff_above_the_noise_excuses_nothing_below_it():

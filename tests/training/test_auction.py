@@ -1,4 +1,4 @@
-"""The auction of adaptive mode: sizes fall to the ceiling, ranks rise too, planted ranks return."""
+"""The auction of adaptive mode: sizes fall to the ceiling, targets hold, planted ranks return."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
 
 import lora2_core as lora2
-from lora2_core.ranks.rank import continuous_rank
+from lora2_core.ranks.modes import AUCTION_WEIGHT
+from lora2_core.ranks.rank import rate_for
 from lora2_core.ranks.worth import position_worth
 from lora2_core.training import auction as prices
 from lora2_core.training.auction import (
-    FALL,
+    FIRST,
+    LAST,
     LAYER_GIVEN_UP,
+    NEAR,
     REVIEWS,
     SIZED,
     AuctionPrice,
-    hoped,
     singular_worth,
     squared_gradients,
 )
@@ -33,7 +33,7 @@ NOISE = 0.2  # of the outputs; without any, nothing says what is too much
 
 @dataclass
 class Run:
-    """A run and what its auctions did: (step, allowed size, ranks) of each review."""
+    """A run and what its auction did: (step, allowed size, target ranks, ranks before) a review."""
 
     adapters: lora2.Adapters
     steps: int
@@ -41,9 +41,11 @@ class Run:
     reviews: list[tuple] = field(default_factory=list)
     ranks: list[list[int]] = field(default_factory=list)  # after each step
     sizes: list[int] = field(default_factory=list)
+    passed: float = 0.0  # the most that a log-rate was above its target after a review's call
 
     def targets(self) -> list[float]:
-        return continuous_rank(self.adapters.rates, self.adapters.settings.quantile).tolist()
+        rates = self.price.targets.exp()
+        return (rate_for(1.0, self.adapters.settings.quantile) / rates).tolist()
 
 
 def run(ranks, target: int, *, steps: int = 300, seed: int = 0, factor: float = 1.0, **chosen):
@@ -58,12 +60,14 @@ def run(ranks, target: int, *, steps: int = 300, seed: int = 0, factor: float = 
             done.price = self
 
         def review(self, optimizer: torch.optim.Optimizer, loss: float) -> None:
-            rates = self.adapters.rate_parameter.clone()
+            before, targets = list(self.adapters.ranks.values()), self.targets
+            held = targets
             super().review(optimizer, loss)
-            if not self.index % self.every and self.index < self.steps:
-                done.reviews.append((self.index, self.allowed(), done.targets()))
-            else:
-                assert torch.equal(rates, self.adapters.rate_parameter), "ranks rest in between"
+            if held is not None:
+                above = (self.adapters.rate_parameter - held).max().item()
+                done.passed = max(done.passed, above)
+            if self.targets is not targets:
+                done.reviews.append((self.index, self.allowed(), done.targets(), before))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(prices.PRICES, "adaptive", Watched)
@@ -127,33 +131,43 @@ def test_a_layer_that_needs_nothing_is_given_up(chosen: dict):
         assert torch.isfinite(component.module(torch.randn(3, 32))).all()
 
 
-def test_reviews_are_spread_over_the_run_and_none_is_at_its_end(ample: Run):
+def test_reviews_are_spread_between_first_and_last(ample: Run):
     steps = [step for step, *_ in ample.reviews]
-    assert steps == [300 * i // REVIEWS for i in range(1, REVIEWS)]
+    every = ample.steps // REVIEWS
+    assert steps == [s for s in range(1, 301) if s % every == 0 and FIRST <= s / 300 <= LAST]
 
 
 @pytest.mark.parametrize("name", ["ample", "binding"])
-def test_ranks_are_what_the_auctions_say_and_fit_the_allowed_size(name: str, request):
+def test_targets_fit_the_allowed_size_and_only_take_away(name: str, request):
     done = request.getfixturevalue(name)
-    for step, allowed, targets in done.reviews:
-        ranks = [0 if t == pytest.approx(LAYER_GIVEN_UP) else t for t in targets]
-        assert sum(ranks) * 2 * 32 <= allowed * (1 + 1e-5)
-        assert ranks == pytest.approx([round(t) for t in ranks], abs=1e-3)
-        assert done.ranks[step - 1] == [round(t) for t in ranks]
+    cost = 2 * 32
+    for _, allowed, targets, before in done.reviews:
+        whole = [0 if t == pytest.approx(LAYER_GIVEN_UP) else t for t in targets]
+        assert sum(whole) * cost <= allowed * (1 + 1e-5)
+        assert all(t <= b + 1e-3 for t, b in zip(whole, before, strict=True))
+        assert whole == pytest.approx([round(t) for t in whole], abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["ample", "binding"])
+def test_no_rank_is_carried_past_its_target(name: str, request):
+    done = request.getfixturevalue(name)
+    assert done.passed <= 0
+    held = {step: targets for step, _, targets, _ in done.reviews}
+    target = None
+    for step, ranks in enumerate(done.ranks, 1):
+        if target:
+            assert all(r >= round(t) for r, t in zip(ranks, target, strict=True))
+        target = held.get(step, target)
 
 
 @pytest.mark.parametrize("name", ["ample", "binding"])
 def test_the_size_is_reached_and_kept(name: str, request):
-    """At SIZED of the run, and up to its end."""
+    """Soon after SIZED of the run, and up to its end; the ranks then come to rest."""
     done = request.getfixturevalue(name)
-    assert max(done.sizes[int(SIZED * done.steps) :]) <= done.adapters.ceiling
+    late = int(0.75 * done.steps)
+    assert max(done.sizes[late:]) <= done.adapters.ceiling
+    assert all(ranks == done.ranks[-1] for ranks in done.ranks[int(0.95 * done.steps) :])
     assert [round(t) for t in done.targets()] == done.ranks[-1]
-
-
-def test_a_layer_far_above_the_mean_grows_beyond_its_first_rank():
-    done = run([1, 12, 1, 1], 4, start_rank=6)  # room for 16
-    assert done.ranks[0] == [6] * 4
-    assert done.ranks[-1] == [1, 12, 1, 1]
 
 
 def auction(**settings) -> AuctionPrice:
@@ -171,11 +185,12 @@ def allowed(price: AuctionPrice) -> list[float]:
 
 
 def test_the_allowed_size_falls_geometrically_from_the_first_size_to_the_ceiling():
-    sizes, last = allowed(auction()), round(100 * SIZED)
-    assert sizes[0] == pytest.approx(8 * 3 * 32)
+    sizes = allowed(auction())
+    first, last = round(100 * FIRST), round(100 * SIZED)
+    assert sizes[: first + 1] == pytest.approx([8 * 3 * 32] * (first + 1))
     assert sizes[last:] == pytest.approx([2 * 3 * 32] * (101 - last))
-    falls = [b / a for a, b in zip(sizes[:last], sizes[1:], strict=False)]
-    assert falls == pytest.approx([(2 / 8) ** (1 / last)] * last)
+    falls = [b / a for a, b in zip(sizes[first:last], sizes[first + 1 :], strict=False)]
+    assert falls == pytest.approx([(2 / 8) ** (1 / (last - first))] * (last - first))
 
 
 def test_a_run_that_starts_below_the_ceiling_may_use_all_of_it():
@@ -186,58 +201,41 @@ def test_a_budget_in_megabytes_is_the_ceiling():
     assert allowed(auction(budget_mb=0.0002))[-1] == pytest.approx(100)
 
 
-def test_no_gradient_moves_the_rates():
+def test_the_penalty_is_nothing_before_the_first_review():
     price = auction()
-    (price.adapters.components["l0"].module(torch.ones(1, 16))).sum().backward()
     assert price.penalty(torch.tensor(3.0)).item() == 0
-    assert price.adapters.rate_parameter.grad is None
 
 
-@given(rank=st.integers(0, 12), most=st.integers(0, 20), last=st.floats(1e-6, 1e6))
-def test_hopes_fall_from_the_last_position_and_end_at_twice_the_rank_or_the_most(rank, most, last):
-    worth = last * torch.arange(rank, 0, -1, dtype=torch.float64)
-    found = hoped(worth, most)
-    assert len(found) == max(0, min(rank, most - rank))
-    for i, value in enumerate(found.tolist(), 1):
-        assert value == pytest.approx(last / FALL**i)
+@pytest.mark.parametrize(("weight", "factor"), [(None, AUCTION_WEIGHT), (0.5, 0.5), (0.0, 0.0)])
+def test_the_penalty_is_the_distance_to_each_layers_target(weight: float | None, factor: float):
+    """|ln nu - ln nu*| less NEAR / 2 for all that is further than NEAR, a parabola inside."""
+    price = auction(rank_weight=weight)
+    rates = price.adapters.rate_parameter
+    loss = torch.tensor(3.0, requires_grad=True)
+    price.review(Stopped(price.adapters, {}), 3.0)  # the level of the loss
+    price.targets = rates.detach() + torch.tensor([1.0, 0.1, -2.0])
+    found = price.penalty(loss)
+    distance = (1 - NEAR / 2) + 0.1**2 / (2 * NEAR) + (2 - NEAR / 2)
+    assert found.item() == pytest.approx(factor * 3 * distance, rel=1e-5)
+    found.backward()
+    expected = [-factor * 3, -factor * 3 * 0.1 / NEAR, factor * 3]
+    assert rates.grad.tolist() == pytest.approx(expected, rel=1e-4, abs=1e-9)
+    assert loss.grad is None, "the loss itself is not weighed up"
+    assert all(c.lora_up.grad is None for c in price.adapters.components.values())
 
 
-def worths(*layers: list[float]) -> list[Tensor]:
-    return [torch.tensor(layer) for layer in layers]
-
-
-def test_while_the_size_falls_a_layer_takes_places_that_are_worth_less_to_others():
-    price = auction(target_rank=2, start_rank=2)  # room for 6 positions
-    bids = worths([9.0, 9.0], [9.0, 0.1], [9.0, 0.1])
-    assert price.auction(bids) == [4, 1, 1] and price.shrunk == [1, 2]
-    assert price.auction(worths([9.0] * 4, [9.0], [9.0])) == [4, 1, 1], "who shrank hopes no more"
-
-
-def test_once_the_size_is_reached_layers_grow_only_into_room_that_is_left():
-    price = auction(target_rank=2, start_rank=2)
-    price.index = round(100 * SIZED)
-    assert price.auction(worths([9.0, 9.0], [9.0, 0.1], [9.0, 0.1])) == [2, 2, 2]
-    assert price.auction(worths([9.0, 9.0], [9.0], [9.0, 0.1])) == [3, 1, 2]
-    price.settled = [0]
-    assert price.auction(worths([9.0, 9.0], [9.0], [9.0, 0.1])) == [2, 2, 2]
-    price.index = 100 - price.every
-    assert price.auction(worths([9.0], [9.0], [9.0, 0.1])) == [1, 1, 2], "nothing judges it later"
-
-
-def test_a_layer_is_judged_no_more_once_it_has_given_noise_back():
-    """What stands behind the cliff of a layer without noise is signal: a rank of 2 beside 40."""
-    price, noise = auction(), [1e-4] * 4
-    price.index = round(100 * SIZED)
-    first = price.without_noise(worths([9.0, 0.5, *noise], [9.0] * 6, [9.0, 9.0]))
-    assert [len(w) for w in first] == [2, 6, 2] and price.settled == [0]
-    second = price.without_noise(worths([9.0, 0.1], [9.0] * 6, [9.0, 0.1]))
-    assert [len(w) for w in second] == [2, 6, 1] and price.settled == [0, 2]
-
-
-def test_noise_is_not_judged_before_the_size_is_reached():
-    price = auction()
-    price.index = round(100 * SIZED) - 1
-    assert [len(w) for w in price.without_noise(worths([9.0, 1e-6], [9.0], [9.0]))] == [2, 1, 1]
+def test_the_penalty_takes_the_level_of_the_loss_before_the_first_review():
+    """A loss that vanishes later must not take the pull on the rates with it."""
+    price, running = auction(), None
+    for now in (4.0, 2.0, 8.0):
+        price.review(Stopped(price.adapters, {}), now)
+        running = now if running is None else 0.95 * running + 0.05 * now
+        assert price.level == pytest.approx(running)
+    price.targets = price.adapters.rate_parameter.detach() + 1
+    before = price.penalty(torch.tensor(4.0)).item()
+    price.review(Stopped(price.adapters, {}), 0.0)
+    assert price.penalty(torch.tensor(0.0)).item() == before > 0
+    assert price.level == pytest.approx(running)
 
 
 class Stopped(torch.optim.Adam):
@@ -260,7 +258,7 @@ def reviewed(price: AuctionPrice, factors: list[float], at: float) -> list[float
             squares[name] = torch.full_like(component.lora_up, factor)
     price.index = round(100 * at) - 1
     price.review(Stopped(adapters, squares), 1.0)
-    return continuous_rank(adapters.rates, adapters.settings.quantile).tolist()
+    return (rate_for(1.0, adapters.settings.quantile) / price.targets.exp()).tolist()
 
 
 def test_a_layer_worth_more_gets_more_and_one_without_gradients_nothing():
@@ -273,7 +271,7 @@ def test_a_layer_worth_more_gets_more_and_one_without_gradients_nothing():
     assert worths[1] > worths[0] > 0 == worths[2]
 
 
-def test_worths_of_layers_are_sums_in_the_singular_basis():
+def test_worths_are_tempered_sums_in_the_singular_basis():
     price = auction()
     reviewed(price, [1.0, 16.0, 4.0], SIZED)
     for component, found in zip(
@@ -285,6 +283,25 @@ def test_worths_of_layers_are_sums_in_the_singular_basis():
         gram = up.T @ up
         torch.testing.assert_close(gram, gram.diagonal().diag(), rtol=0, atol=1e-4)
         assert found > 0
+
+
+def test_nothing_is_reviewed_before_first_or_after_last():
+    for index in (0.02, FIRST - 0.02, LAST + 0.02, 1.0):
+        price = auction()
+        price.index = round(100 * index) - 1
+        price.review(Stopped(price.adapters, {}), 1.0)
+        assert price.targets is None and price.adapters.worths == {}
+
+
+def test_rates_stay_between_the_first_ones_and_the_targets():
+    price = auction()
+    rates = price.adapters.rate_parameter
+    start = rates.detach().clone()
+    price.targets = start + torch.tensor([0.5, 0.5, 0.5])
+    rates.data += torch.tensor([0.7, 0.2, -0.3])
+    price.review(Stopped(price.adapters, {}), 1.0)
+    expected = start + torch.tensor([0.5, 0.2, 0.0])
+    torch.testing.assert_close(rates.detach(), expected)
 
 
 def test_squared_gradients_are_zero_until_adam_has_seen_some():
@@ -304,7 +321,7 @@ def test_the_first_review_turns_every_layer_and_later_ones_what_gives_rank_back(
     adapters, turned = price.adapters, []
     turn = adapters.turn
     adapters.turn = lambda turns, optimizer: (turned.append(sorted(turns)), turn(turns, optimizer))
-    for time in (1 / REVIEWS, SIZED):
+    for time in (FIRST, SIZED):
         targets = reviewed(price, [0.01, 4.0, 2.0], time)
     shrinking = [row for row, target in enumerate(targets) if target < 7.9]
     assert 0 < len(shrinking) < 3 and turned == [[0, 1, 2], shrinking]

@@ -139,7 +139,7 @@ def test_adam_refuses_a_weight_decay():
 def test_the_gradient_of_the_weights_is_cut_to_a_norm(most: float):
     """Rates have no part in it: their gradient is as large as it was."""
     chosen = {"optimizer": "sgd", "beta1": 0.0, "weight_decay": 0.0, "max_norm": most}
-    model, adapters, optimizer = make("paper", **chosen)
+    model, adapters, optimizer = make("adaptive", **chosen)
     before = [p.detach().clone() for p in optimizer.weights]
     adapters.rate_parameter.grad = torch.full_like(adapters.rate_parameter, 100.0)
     model.loss(torch.Generator().manual_seed(0)).backward()
@@ -292,7 +292,7 @@ def test_a_flat_copy_is_resized_by_positions():
 
 def test_two_optimizers_are_as_one():
     """The rates' state lies beside that of the weights, in one place."""
-    model, adapters, optimizer = make("paper", optimizer="sgd")
+    model, adapters, optimizer = make("adaptive", optimizer="sgd")
     step(model, adapters, optimizer)
     adapters.rate_parameter.grad = torch.ones_like(adapters.rate_parameter)
     optimizer.step()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import lora2_core as lora2
-from lora2_core.ranks.modes import MODES, PAPER_WEIGHT
+from lora2_core.ranks.modes import MODES, PAPER_WEIGHT, RATE_TRAVEL
 from lora2_core.ranks.rank import rate_for
 from lora2_core.training import run as training_run
 from lora2_core.training.auction import PRICES
@@ -371,5 +371,5 @@ def test_the_frozen_weights_get_no_gradients_and_the_rates_no_weight_decay():
     shrunk = math.prod(1 - rate * weights for rate in settings.rates())
     assert shrunk == pytest.approx(math.exp(-WEIGHT_DECAY), rel=0.05) and rates == 0
     assert optimizer.param_groups[1]["params"] == [adapters.rate_parameter]
-    assert [g["lr"] for g in optimizer.param_groups] == [1e-3, 1e-3]
+    assert [g["lr"] for g in optimizer.param_groups] == [1e-3, RATE_TRAVEL / 100]
     assert all(c.module.weight.grad is None for c in adapters.components.values())

@@ -19,7 +19,7 @@ from torch import Tensor
 from lora2_core import RankSettings
 from lora2_core.adapter import allocation
 from lora2_core.layers import adapters
-from lora2_core.ranks import modes
+from lora2_core.ranks import modes, worth
 from lora2_core.ranks.rank import relative_importance
 from lora2_core.training import auction
 from lora2_core.training import settings as training
@@ -73,6 +73,7 @@ VARIANTS: dict[str, list[Change]] = {
     "adaptive, as it is": [],
     "one target rank for all layers": [constant(auction, "share_out", one_target)],
     "worth by energy, not by the loss": [constant(auction, "position_worth", energy_alone)],
+    "layers compared untempered": [constant(worth, "TEMPER", 0.0)],
     "no turn to the singular basis": [
         constant(adapters.Adapters, "singular_turns", lambda self: {})
     ],
@@ -84,8 +85,7 @@ VARIANTS: dict[str, list[Change]] = {
     "start at the target": [constant(modes, "FIRST_SHARE", 1)],
     "start at twice the target": [constant(modes, "FIRST_SHARE", 2)],
     "start at six times the target": [constant(modes, "FIRST_SHARE", 6)],
-    "size reached at a fifth of the run": [constant(auction, "SIZED", 0.2)],
-    "no rank rises": [constant(auction, "FALL", 1e9)],
+    "size reached at half of the run": [constant(auction, "SIZED", 0.5)],
     "constant learning rate": [constant(training, "FALLING", 0.0)],
     "no weight decay": [default(weight_decay=0.0)],
     "40 reviews": [constant(auction, "REVIEWS", 40)],

@@ -90,9 +90,9 @@ def watch_reviews() -> None:
         pace, small = current_thread(), price.first_size <= price.adapters.ceiling
         if isinstance(pace, Pace) and not price.index and small:
             price.index = price.every * math.ceil(MIDDLE * price.steps / price.every) - 2
-        before, begun = price.adapters.worths, time.perf_counter()
+        before, begun = price.targets, time.perf_counter()
         original(price, *arguments)
-        if price.adapters.worths is not before and isinstance(pace, Pace):
+        if price.targets is not before and isinstance(pace, Pace):
             pace.review_in_step = time.perf_counter() - begun
             pace.reviews.append(pace.review_in_step)
 
