@@ -73,13 +73,15 @@ class AuctionPrice(NoPrice):
     back is turned to its singular basis first, so that it loses the least. Other layers are not
     turned, since a turn makes the optimizer's mean squares less exact. Only the first review turns
     every layer: from then on signal and noise are learned apart. The allowed size falls
-    geometrically from the first size to the ceiling, between FIRST and SIZED of the run.
+    geometrically from the first size to the ceiling, between FIRST and SIZED of the run. A layer
+    that has given noise back is judged no more: what is left is signal, and the gaps inside it say
+    nothing.
 
     lambda_rank is `rank_weight` times the running mean of the loss before the first review, so that
     the scale of the loss does not matter.
     """
 
-    STATE = ("index", "level", "first_size", "lowest", "targets")
+    STATE = ("index", "level", "first_size", "lowest", "targets", "cleaned")
 
     def __init__(self, adapters: Adapters, steps: int):
         self.adapters, self.steps = adapters, steps
@@ -89,6 +91,8 @@ class AuctionPrice(NoPrice):
         self.level: float | None = None
         self.lowest = adapters.rate_parameter.detach().clone()
         self.targets: Tensor | None = None
+        # the ranks at which layers gave noise back; None where one has not yet
+        self.cleaned: list[int | None] = [None] * len(adapters.components)
         self.index = 0
 
     def penalty(self, loss: Tensor) -> Tensor:
@@ -138,8 +142,7 @@ class AuctionPrice(NoPrice):
         adapters.worths = dict(zip(adapters.components, totals, strict=True))
         ranks = list(adapters.ranks.values())
         if time >= JUDGED and self.index >= SETTLED:
-            evidence = 1.0 if time < LATE else LATE_EVIDENCE
-            ranks = above_noise(worths, adapters.settings.tolerance, evidence)
+            ranks = self.without_noise(worths, 1.0 if time < LATE else LATE_EVIDENCE)
         worths = [w[:r] for w, r in zip(compared, ranks, strict=True)]
         chosen = share_out(worths, [c.cost for c in components], self.allowed())
         if self.targets is not None:
@@ -148,6 +151,19 @@ class AuctionPrice(NoPrice):
         wanted = torch.tensor(chosen, dtype=torch.float32).clamp(min=LAYER_GIVEN_UP)
         rates = rate_for(1.0, adapters.settings.quantile) / wanted
         self.targets = rates.log().to(adapters.device)
+
+    def without_noise(self, worths: list[Tensor], evidence: float) -> list[int]:
+        """Returns the rank of each layer without its noise, which is looked for until there was
+        some.
+        """
+        judged = above_noise(worths, self.adapters.settings.tolerance, evidence)
+        ranks = []
+        for row, (worth, rank) in enumerate(zip(worths, judged, strict=True)):
+            if self.cleaned[row] is None and rank < len(worth):
+                self.cleaned[row] = rank
+            limit = self.cleaned[row]
+            ranks.append(len(worth) if limit is None else min(len(worth), limit))
+        return ranks
 
 
 def squared_gradients(optimizer: torch.optim.Optimizer, lora_up: Tensor, rank: int) -> Tensor:

@@ -81,7 +81,8 @@ def restore(run: Run, state: Mapping) -> None:
     try:
         restore_adapters(adapters, state["adapters"])
         restore_optimizer(run.optimizer, adapters, state["optimizer"])
-        for name in run.price.STATE:
+        # what a state of an earlier version does not have stays as in a new run
+        for name in set(run.price.STATE) & set(state["price"]):
             setattr(run.price, name, copied_to(state["price"][name], adapters.device))
         run.random = state["random"].clone()
         run.generator.set_state(run.random)

@@ -293,6 +293,18 @@ def test_nothing_is_reviewed_before_first_or_after_last():
         assert price.targets is None and price.adapters.worths == {}
 
 
+def test_a_layer_is_judged_no_more_once_it_has_given_noise_back():
+    """What stands behind the cliff of a layer without noise is signal: a rank of 2 beside 40."""
+    price, noise = auction(), [1e-4] * 4
+    worths = [torch.tensor([9.0, 0.5, *noise]), torch.full((6,), 9.0), torch.tensor([9.0, 9.0])]
+    assert price.without_noise(worths, 1.0) == [2, 6, 2]
+    assert price.cleaned == [2, None, None]
+    worths[0] = torch.tensor([9.0, 0.1, 1e-4])  # the rank follows its target bit by bit
+    assert price.without_noise(worths, 1.0) == [2, 6, 2]
+    worths[2] = torch.tensor([9.0, 0.1])
+    assert price.without_noise(worths, 1.0) == [2, 6, 1]
+
+
 def test_rates_stay_between_the_first_ones_and_the_targets():
     price = auction()
     rates = price.adapters.rate_parameter

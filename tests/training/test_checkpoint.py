@@ -13,6 +13,7 @@ import lora2_core as lora2
 from lora2_core.training import checkpoint
 from lora2_core.training.checkpoint import Card, decode, encode, read_card, resume
 from lora2_core.training.run import PATIENCE, Run, TrainingDiverged
+from lora2_core.training.run_state import captured, restore
 from lora2_core.training.settings import TrainSettings
 from tests.tiers import each_once, fast
 from tests.toys import Planted, global_randomness_untouched
@@ -108,6 +109,19 @@ def test_every_step_will_do(tmp_path: Path):
         for later, _ in enumerate(islice(part.steps(loss), 3), step):
             alike = encode(part, card(part)) == states[later]
             assert alike, f"taken up after step {step}, it differs after step {later + 1}"
+
+
+def test_a_state_of_an_earlier_version_goes_on():
+    """What it lacks of the auction's values stays as in a new run."""
+    run, loss = fresh()
+    go(run, loss, 14)
+    state = captured(run)
+    del state["price"]["cleaned"]
+    part, loss = fresh()
+    restore(part, state)
+    assert (part.price.index, part.price.cleaned) == (14, [None] * len(run.adapters.components))
+    go(part, loss)
+    assert len(part.losses) == STEPS
 
 
 @pytest.mark.parametrize(

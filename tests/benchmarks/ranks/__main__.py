@@ -1,7 +1,7 @@
 """All experiments on ranks; an interrupted run goes on where it stopped.
 
 A: planted ranks, B: quality at equal bytes, C: truncation, D: compression, E: rank maps of styles,
-F: departures from the paper, one by one.
+F: departures from the paper, one by one, G: random problems of planted ranks.
 Results are JSON lines in FOLDER, tables and plots are written there too; learning rates are tuned
 first.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tests.benchmarks.ranks import report
 from tests.benchmarks.ranks.crew import work_off
+from tests.benchmarks.ranks.found import SEEDS
 from tests.benchmarks.ranks.plan import Plan
 from tests.benchmarks.ranks.runs import Ledger, Run
 from tests.benchmarks.ranks.tuning import RATES, tune, write_rates
@@ -27,12 +28,22 @@ METHODS = ("fixed", "paper", "adaptive")
 RUNS = {"B": Plan.quality, "C": Plan.truncation, "E": Plan.styles}
 
 
+def seeds_of(text: str) -> tuple[int, int]:
+    """The first and the last seed of `60-99` or `60`."""
+    first, _, last = text.partition("-")
+    return int(first), int(last or first)
+
+
 def arguments() -> argparse.Namespace:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("folder", type=Path, help="results folder")
-    options.add_argument("--only", nargs="+", choices="ABCDEF", default=list("ABCDEF"))
+    options.add_argument("--only", nargs="+", choices="ABCDEFG", default=list("ABCDEFG"))
     options.add_argument("--steps", type=int, default=200)
     options.add_argument("--seeds", type=int, default=5)
+    options.add_argument(
+        "--problems", type=seeds_of, default=SEEDS, help="seeds of G, such as 60-99"
+    )
+    options.add_argument("--constants", action="store_true", help="G also changes each constant")
     options.add_argument("--quick", action="store_true", help="a few steps, to see that it works")
     options.add_argument(
         "--report", action="store_true", help="run nothing; also write docs/results.md"
@@ -64,14 +75,15 @@ def prepare(playground: Path) -> None:
         Base(playground).judge()
 
 
-def run_module(letter: str, folder: Path, *, quick: bool) -> None:
-    """Experiments A and D, into a file of their own."""
+def run_module(letter: str, folder: Path, *, quick: bool, **options) -> None:
+    """Experiments A, D, F and G, into a file of their own."""
     name = report.MODULES[letter]
     path, version = folder / f"{name}.json", f"{version_of('adaptive')}{'-quick' * quick}"
+    version += "".join(f"-{name}-{value}" for name, value in options.items())
     if path.exists() and json.loads(path.read_text())["version"] == version:
         return
     module = import_module(f"{report.__package__}.{name}")
-    results = module.run(folder / name, quick=quick)
+    results = module.run(folder / name, quick=quick, **options)
     path.write_text(json.dumps({"version": version, "results": results}, indent=1) + "\n")
 
 
@@ -96,7 +108,10 @@ def main() -> None:
     if not args.report:
         for letter in args.only:
             if letter in report.MODULES:
-                run_module(letter, args.folder, quick=args.quick)
+                options = {}
+                if letter == "G":
+                    options = {"seeds": args.problems, "constants": args.constants}
+                run_module(letter, args.folder, quick=args.quick, **options)
             else:
                 rates = tuned_rates(*(METHODS if letter == "B" else ("adaptive",)))
                 work(RUNS[letter](plan, rates))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+from tests.benchmarks.ranks import found as random_problems
 from tests.benchmarks.ranks import planted, styles, truncation
 from tests.benchmarks.ranks.quality import NAMES, Quality, markdown
 from tests.benchmarks.ranks.statistics import (
@@ -171,11 +172,13 @@ def text(modules: dict[str, dict], quality: Quality, cuts: dict, maps: dict) -> 
     """Returns a list with a sentence or more for each experiment that has results, and the table
     of B; empty where none has.
 
-    modules: the results of experiments A and D by letter; quality: B; cuts: C; maps: E.
+    modules: the results of experiments A, D and G by letter; quality: B; cuts: C; maps: E.
     """
     found = []
     if "A" in modules:
         found.append(about_planted(modules["A"]))
+    if "G" in modules:
+        found.append(random_problems.about(modules["G"]))
     if quality.pairs:
         found += about_quality(quality)
     if any(cuts.values()):

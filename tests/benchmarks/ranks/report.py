@@ -17,6 +17,7 @@ MODULES = {
     "A": "planted",
     "D": "compress",
     "F": "ablation",
+    "G": "found",
 }  # experiments that keep a file of their own
 FILE = "results.md"
 COMMAND = "python -m nox -s bench-ranks -- tests/benchmarks/ranks/results --report --reuse adaptive"
@@ -42,6 +43,7 @@ TITLES = {
     "D": "Compressing a trained LoRA",
     "E": "Rank maps of styles",
     "F": "The departures from the paper, one by one",
+    "G": "Random problems of planted ranks",
 }
 
 
