@@ -200,7 +200,7 @@ def test_a_foreign_file(nodes, playground, tmp_path, monkeypatch):
     monkeypatch.setattr(folder_paths, "get_folder_paths", lambda kind: [str(tmp_path)])
     save_file({"model.embedding.weight": torch.zeros(2, 2)}, tmp_path / "checkpoint.safetensors")
     with pytest.raises(
-        ValueError, match="checkpoint.safetensors: model.embedding.weight belongs to no LoRA pair"
+        ValueError, match="checkpoint.safetensors: model.embedding.weight belongs to no LoRA layer"
     ):
         nodes["LoRA2Load"].execute(playground.model, "checkpoint.safetensors")
     (tmp_path / "text.safetensors").write_text("hello")

@@ -293,10 +293,10 @@ def test_the_unet_learns_the_same_from_weights_in_ram(playground, monkeypatch):
     assert found.stopped_by is None and found.losses == pytest.approx(wanted.losses, rel=1e-6)
 
 
-def test_without_it_other_layers_weights_would_be_read(playground, monkeypatch):
+def test_without_it_other_layers_weights_would_be_read(playground, monkeypatch, caplog):
     """The tests above prove nothing unless the buffer is shared as the host's is."""
     monkeypatch.setattr(frozen, "layer_of", lambda module: None)
     data = playground.model, playground.latents, playground.positive
-    refused = pytest.raises(ValueError, match="writes over values")
-    with weights_in_ram(playground.model, monkeypatch), refused:
+    with weights_in_ram(playground.model, monkeypatch), caplog.at_level("INFO"):
         train_on(*data, Choices.of(FIELDS | {"steps": 3}), quiet)
+    assert "writes over values" in caplog.text

@@ -1,5 +1,8 @@
 """Models that write over what their gradients need: right gradients, or a refusal."""
 
+from contextlib import nullcontext
+from weakref import WeakSet
+
 import comfy.model_management
 import pytest
 import torch
@@ -23,7 +26,7 @@ from .flow_models import LTXV, build
 
 @pytest.fixture(autouse=True)
 def nothing_known(monkeypatch):
-    monkeypatch.setattr(overwritten, "_classes", set())
+    monkeypatch.setattr(overwritten, "_models", WeakSet())
 
 
 def data() -> tuple[list[dict], list[list]]:
@@ -96,13 +99,13 @@ def test_a_model_that_overwrites_learns_and_the_next_run_knows(caplog):
     caplog.clear()
     with caplog.at_level("INFO"):
         again = train_on(model, *data(), choices, lambda step: None)
-    assert again.losses == out.losses and "writes over values" not in caplog.text
+    assert again.losses == out.losses and "writes over values" in caplog.text
+    assert not overwritten.overwrites(model.model.diffusion_model), "a run leaves nothing behind"
 
 
 def test_every_gradient_of_such_a_model_agrees_with_differences():
     model, generator = build(LTXV), torch.Generator().manual_seed(2)
-    overwritten.remember(model.model.diffusion_model)
-    with on_loan(model) as inner:
+    with overwritten.remembered(model.model.diffusion_model), on_loan(model) as inner:
         examples = examples_of(model, inner, *data())
         noise = torch.randn(examples[0].latent.shape, generator=generator)
         draw = Draw(examples, noise, torch.tensor([0.6]))
@@ -132,10 +135,10 @@ def test_every_gradient_of_such_a_model_agrees_with_differences():
 def test_gradient_checkpointing_is_refused(known):
     """What is computed again would be wrong without a word."""
     model = build(LTXV)
-    if known:
-        overwritten.remember(model.model.diffusion_model)
+    known = overwritten.remembered(model.model.diffusion_model) if known else nullcontext()
     choices = Choices(RankSettings(), TrainSettings(2, 1e-2), checkpointing="on")
-    with pytest.raises(ValueError, match="can't be trained with gradient checkpointing: turn it"):
+    refused = "can't be trained with gradient checkpointing: turn it"
+    with known, pytest.raises(ValueError, match=refused):
         train_on(model, *data(), choices, lambda step: None)
 
 

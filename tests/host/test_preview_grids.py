@@ -101,10 +101,14 @@ def test_a_stranger_can_name_no_other_file(run, tmp_path, rows: list):
     from dataclasses import replace
 
     (tmp_path / "text.png").write_text("no picture")
-    Image.new("RGB", (4, 4)).save(tmp_path.parent / "outside.png")
+    outside = tmp_path.parent / "outside.png"
+    Image.new("RGB", (4, 4)).save(outside)
     lora = run(steps=1).lora
     lora = replace(lora, origin=replace(lora.origin, run=replace(lora.origin.run, previews=rows)))
-    assert preview_grid(lora) is None
+    try:
+        assert preview_grid(lora) is None
+    finally:
+        outside.unlink()
 
 
 def previews_of(nodes, playground, **changes) -> tuple[Preview, ...]:

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from ...adapter.held_out import LEVELS, HeldOut, PictureLosses
 from ...saying import log
+from ...training.last_good import Copies
 from ...training.loss import LossSettings
 from ...training.run import Run, Step
-from ...training.run_state import captured, copied_to, restore_adapters
+from ...training.run_state import captured, restore_adapters
 from ...training.validation import picture_steps, schedule, spread
 from ..only_said import OnlySaid
 from .examples import Example
@@ -175,7 +176,7 @@ class Validation:
             return
         self.settle()
         if not adapters.mode.competes or adapters.parameters <= NEARLY * adapters.ceiling:
-            copy = copied_to(captured(self.run)["adapters"], torch.device("cpu"))
+            copy = Copies().of(captured(self.run)["adapters"])
             self.state["candidate"] = {"step": step, "adapters": copy}
 
     def settle(self) -> None:

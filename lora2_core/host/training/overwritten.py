@@ -24,8 +24,8 @@ AUGMENTED = {
     "__imod__", "__iand__", "__ior__", "__ixor__",
 }  # fmt: skip
 SIGN = "modified by an inplace operation"  # in the error of autograd
-# classes of models that are known to overwrite, once one of them was refused
-_classes: set[type] = set()
+# models on loan that were refused for it, until their run ends
+_models: WeakSet[nn.Module] = WeakSet()
 
 
 def is_overwriting(error: BaseException) -> bool:
@@ -34,13 +34,18 @@ def is_overwriting(error: BaseException) -> bool:
 
 
 def overwrites(model: nn.Module) -> bool:
-    """Returns whether models of this class are known to write over what gradients need."""
-    return type(model) in _classes
+    """Returns whether a model is known to write over what its gradients need."""
+    return model in _models
 
 
-def remember(model: nn.Module) -> None:
-    """Notes that models of this class write over what gradients need."""
-    _classes.add(type(model))
+@contextmanager
+def remembered(model: nn.Module) -> Iterator[None]:
+    """Notes inside that a model writes over what its gradients need."""
+    _models.add(model)
+    try:
+        yield
+    finally:
+        _models.discard(model)
 
 
 class Kept:

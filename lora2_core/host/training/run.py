@@ -23,7 +23,7 @@ from .memory import out_of_memory
 from .memory_plan import Plan
 from .observers import Observers, observe
 from .out_of_place import overwriting_refused
-from .overwritten import is_overwriting, overwrites, remember
+from .overwritten import is_overwriting, overwrites, remembered
 from .previews import Drawn
 from .setup import Setup, set_up
 
@@ -113,7 +113,7 @@ def steps_of(setup: Setup, choices: Choices) -> Iterator[Step]:
 
 def steps_that_keep(setup: Setup, steps: Callable[[Setup], Iterator[Step]]) -> Iterator[Step]:
     """Yields the steps of a run. Where the model writes over what its gradients need, the step is
-    computed again with copies of that, and so are all that follow, in later runs too.
+    computed again with copies of that, and so are all that follow.
     """
     model = setup.loan.inner.diffusion_model
     try:
@@ -125,8 +125,8 @@ def steps_that_keep(setup: Setup, steps: Callable[[Setup], Iterator[Step]]) -> I
             raise
         cleared(error)
     log.info("This model writes over values that its gradients need: they are copied before.")
-    remember(model)
-    yield from steps(setup)
+    with remembered(model):
+        yield from steps(setup)
 
 
 def steps_with_room(setup: Setup) -> Iterator[Step]:
