@@ -107,7 +107,7 @@ def by_rules(
     }
     found = {}
     for name in names:
-        said = usual.get(form, lambda name: kohya_name(name, paths))(name)
+        said = usual[form](name) if form in usual else kohya_name(name, paths)
         foreign = base_of(lora.origin.file.keys.get(name, "")) == name
         if sure and foreign and form == "peft" and name.startswith(HOST_PREFIX):
             said = name  # diffusers converts the names of ComfyUI

@@ -46,14 +46,15 @@ class HeldOut:
         rows = [list(row) for row in zip(*levels, strict=True)]
         return cls(steps, losses, rows, returned[0] if returned else None)
 
-    def series(self) -> dict[str, list[float]]:
+    def series(self) -> dict[str, list]:
         """Returns it as series of a history, {} before the first loss."""
         if not self.steps:
             return {}
         columns = zip(*self.levels, strict=True)
         named = {f"{LOSS}_{n}": list(column) for n, column in enumerate(columns, 1)}
-        returned = {} if self.returned is None else {RETURNED: [self.returned]}
-        return {STEP: list(self.steps), LOSS: list(self.losses)} | named | returned
+        returned: dict[str, list] = {} if self.returned is None else {RETURNED: [self.returned]}
+        lists: dict[str, list] = {STEP: list(self.steps), LOSS: list(self.losses)}
+        return lists | named | returned
 
     def add(self, step: int, levels: Sequence[float]) -> None:
         """Adds the losses of a step, one of each noise level."""
@@ -98,7 +99,8 @@ class PictureLosses:
     @classmethod
     def of(cls, series: Series, names: Sequence[str] = ()) -> PictureLosses | None:
         """Returns what a history says of them, None where it says nothing that can be used."""
-        steps, rows = whole(series.get(PICTURE_STEP)), []
+        steps = whole(series.get(PICTURE_STEP))
+        rows: list[list[float]] = []
         while (row := numbers(series.get(f"{PICTURE_LOSS}{len(rows) + 1}"))) and steps:
             if len(row) != len(steps):
                 return None

@@ -78,7 +78,7 @@ def draw_curves(part, history: History) -> None:
     left.plot(history.steps, history.smooth(), color=LOSS, linewidth=1.8)
     left.set_title("Loss and its running mean", fontsize=10, loc="left")
     if history.held_out is not None:
-        draw_held_out(left, *levels, history.held_out)
+        draw_held_out(left, levels[0], history.held_out)
     right.plot(history.steps, history.mean_ranks, color=RANK, linewidth=1.8)
     right.set_title("Mean rank", fontsize=10, loc="left")
     right.set_ylim(bottom=0)

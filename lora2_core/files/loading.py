@@ -70,7 +70,8 @@ def load(path: str | Path, *, convert: Convert = as_it_is) -> RankedLora:
         except ValueError as error:
             fault = error
     # a damaged file is called damaged, whatever else is wrong with its values
-    judged = provenance(header, payload, digest.result(), found and found.layers)
+    layers = None if found is None else found.layers
+    judged = provenance(header, payload, digest.result(), layers)
     if found is None:
         raise ValueError(f"{header.name}: {fault}.") from fault
     return adapter_of(header, found, judged)
@@ -112,7 +113,8 @@ def adapter_of(header: Header, found: Collected, judged: Provenance) -> RankedLo
 
 def notes_on(judged: Provenance, file: SourceFile) -> list[Note]:
     """Returns sentences for the user on what another program did to the file."""
-    notes = {State.EDITED: [EDITED_NOTE], State.REWRITTEN: [REWRITTEN_NOTE]}.get(judged.state, [])
+    of_states = {State.EDITED: EDITED_NOTE, State.REWRITTEN: REWRITTEN_NOTE}
+    notes: list[Note] = [note for state, note in of_states.items() if state == judged.state]
     notes += [STALE_NOTE] if judged.stale else []
     return notes + ([LEFT_OUT_NOTE] if file.left_out else [])
 

@@ -91,5 +91,6 @@ def stated(path: str, config: Mapping[str, object], patterns: str, common: str) 
 
 def is_number(value: object) -> bool:
     """Returns whether a JSON value is a number that can be a rank or an alpha."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and abs(value) <= LARGEST  # type: ignore[operator]
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) <= LARGEST

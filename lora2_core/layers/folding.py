@@ -12,6 +12,7 @@ lora_up is divided by the same power of two: no other bit changes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -97,7 +98,7 @@ class Fold(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx,
+        ctx: Any,
         used: Callable[[], None],
         dtype: torch.dtype,
         weights: Tensor | None,
@@ -122,12 +123,12 @@ class Fold(torch.autograd.Function):
         ctx.scales = scales if scaled else None
         ctx.set_materialize_grads(False)
         if scaled:
-            ups = divided(ups, scales)
+            ups = tuple(divided(ups, scales))
         return (*places, *(cast(ups, dtype) if ups else ()))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, *gradients: Tensor | None) -> tuple:
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple:
         ctx.used()
         of_downs, of_ups = list(gradients[: ctx.count]), list(gradients[ctx.count :])
         of_weights: Some = [None] * ctx.count

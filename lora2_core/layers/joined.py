@@ -91,7 +91,7 @@ class Alone(torch.autograd.Function):
     """A frozen layer, of which nothing is kept."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, frozen: Frozen) -> Tensor:
+    def forward(ctx: Any, x: Tensor, frozen: Frozen) -> Tensor:
         ctx.frozen = frozen
         # gradients of a convolution need the input's shape only
         ctx.like = x.new_empty(()).expand(x.shape)
@@ -99,7 +99,7 @@ class Alone(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple:
+    def backward(ctx: Any, gradient: Tensor) -> tuple:
         return ctx.frozen.back(gradient, ctx.like).view(ctx.like.shape), None
 
 
@@ -109,7 +109,7 @@ class Joined(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, down: Tensor, up: Tensor, frozen: Frozen) -> Tensor:
+    def forward(ctx: Any, x: Tensor, down: Tensor, up: Tensor, frozen: Frozen) -> Tensor:
         given = x.detach()
         output = frozen.forward(given)
         if frozen.fan_out is None:
@@ -129,14 +129,14 @@ class Joined(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple:
+    def backward(ctx: Any, gradient: Tensor) -> tuple:
         back = through_linear if ctx.frozen.fan_out is None else through_convolution
         found = back(ctx, gradient)
         ctx.down = ctx.up = None  # the loss may live on, and with it whatever stands here
         return (*found, None)
 
 
-def through_linear(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+def through_linear(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
     """Returns the gradients of x, down and up where the frozen layer is a Linear."""
     (x, hidden), down, up = ctx.saved_tensors, ctx.down, ctx.up
     flat = gradient.reshape(-1, gradient.shape[-1])
@@ -154,7 +154,7 @@ def through_linear(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor
     return of_x.view(x.shape), of_down, of_up
 
 
-def through_convolution(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+def through_convolution(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
     """Returns the gradients of x, down and up where the frozen layer is a Conv2d."""
     (x, hidden), down, up = ctx.saved_tensors, ctx.down, ctx.up
     kernels, points = as_kernels(down, ctx.frozen.module.kernel_size), as_point_kernels(up)

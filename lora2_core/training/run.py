@@ -129,10 +129,12 @@ class Run:
             self.refresh()
             if attention is not None:
                 attention.start()
-            loss, share = loss_fn(self.generator), 1.0
-            if not torch.is_tensor(loss):
+            parts, share = loss_fn(self.generator), 1.0
+            if isinstance(parts, Tensor):
+                loss = parts
+            else:
                 rest = self.refresh, attention, attention_weight
-                loss, share = accumulate(loss, scale, *rest)
+                loss, share = accumulate(parts, scale, *rest)
             mean_loss = loss if self.processes is None else self.processes.mean(loss)
             total_loss = loss + price.penalty(mean_loss)
             if attention is not None:
@@ -148,9 +150,10 @@ class Run:
             norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
             checks = torch.stack([t.detach().float() for t in (mean_loss, total_loss, norm)])
             value, *checked = checks.tolist()  # waits for the device, once a step
-            del loss, mean_loss, total_loss  # and the graph of the step with what it holds
+            del parts, loss, mean_loss, total_loss  # and the graph of the step with what it holds
             finite_loss, finite_norm = map(math.isfinite, checked)
-            good, resting = finite_loss and finite_norm, ()
+            good = finite_loss and finite_norm
+            resting: tuple[str, ...] = ()
             if good and not self.dropout.used:  # which gives layers no gradient now and then
                 last = len(self.losses) + 1 == self.settings.steps
                 resting = self.first_gradients.look(value, last=last)
