@@ -18,7 +18,7 @@ from tests.browser.made_up import OUTPUTS, training
 
 EVERY_THEME = NEWEST_TOO = True
 PICTURES = Path(__file__).parent / "pictures"
-SIZES = {"LoRA2Train": (560, 820), "LoRA2RankHeatmap": (760, 360), "LoRA2Load": (400, 360)}
+SIZES = {"LoRA2Train": (560, 846), "LoRA2RankHeatmap": (760, 360), "LoRA2Load": (400, 360)}
 COARSE = 6  # pixels: fonts and edges may differ within, blocks of so many are compared
 MEAN, APART, SHARE = 4.0, 40.0, 0.03  # of 255: mean difference; more than that in few blocks
 

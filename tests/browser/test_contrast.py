@@ -16,20 +16,23 @@ EVERY_THEME = True
 LEAST = 4.5
 PALETTES = ("dark", "light", "solarized", "arc", "nord", "github", "sand")
 NOTE = "It has layers for the text encoder: connect clip to use them."
-REPORTS = [f"LoRA2{kind}" for kind in ("Dataset", "Layers", "Info", "Evaluate", "Compress", "Save")]
+TEXTS = ("Dataset", "Layers", "Info", "Evaluate", "Compress", "Save", "SavePreset")
+REPORTS = [f"LoRA2{kind}" for kind in TEXTS]
+TRAINED = {
+    "lora2.train": [
+        training()
+        | {
+            "notes": ["clip is connected, and nothing of it is trained."],
+            "previews": [
+                {"step": step, "filename": "none.png", "subfolder": "", "type": "input"}
+                for step in (0, 20)
+            ],
+        }
+    ]
+}
 RUNS = {
-    "LoRA2Train": {
-        "lora2.train": [
-            training()
-            | {
-                "notes": ["clip is connected, and nothing of it is trained."],
-                "previews": [
-                    {"step": step, "filename": "none.png", "subfolder": "", "type": "input"}
-                    for step in (0, 20)
-                ],
-            }
-        ]
-    },
+    "LoRA2Train": TRAINED,
+    "LoRA2TrainQueue": TRAINED,
     "LoRA2RankHeatmap": {"lora2_rank_map": [rank_map(0), rank_map(1)]},
     "LoRA2Load": OUTPUTS["LoRA2Load"] | {"lora2_note": [NOTE]},
     "LoRA2Apply": OUTPUTS["LoRA2Load"] | {"lora2_note": [NOTE]},

@@ -73,4 +73,4 @@ def test_every_input_is_explained(server: ComfyServer):
     info = server.object_info()["LoRA2PreviewOptions"]
     assert {"sample prompts", "samples while training"} <= set(info["search_aliases"])
     inputs = info["input"]["required"] | info["input"]["optional"]
-    assert len(inputs) == 14 and all(options["tooltip"] for _, options in inputs.values())
+    assert len(inputs) == 18 and all(options["tooltip"] for _, options in inputs.values())
