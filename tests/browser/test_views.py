@@ -318,6 +318,7 @@ def test_what_ended_while_the_connection_was_lost_is_shown(played: Played) -> No
     )
 
 
+@pytest.mark.slow
 def test_a_cancelled_run_is_still_there_after_a_reload(played: Played) -> None:
     steps = 4 * played.steps
     begun = f"""(({{dataset: d}}) => d.steps == {steps} && d.step >= 3)(

@@ -51,7 +51,7 @@ def few(*kinds: str):
     return lambda model: (f for f in files(model) if f[0] in kinds)
 
 
-@pytest.mark.parametrize("name", fast(NAMES, "Z-Image", "Playground"))
+@pytest.mark.parametrize("name", fast(NAMES, "Z-Image"))
 def test_every_file_of_the_host_gives_what_the_host_makes_of_it(name, nodes, playground, loras):
     tally = Tally()
     compare_loaders(nodes, model_of(name, playground), loras, name, tally)

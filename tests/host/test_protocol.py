@@ -75,6 +75,7 @@ def check_finished(tmp_path, done: subprocess.CompletedProcess, trials: int) -> 
     assert len(list((tmp_path / "out").rglob("adapter.safetensors"))) == 2
 
 
+@pytest.mark.slow
 def test_a_second_start_has_nothing_to_do(command, tmp_path):
     check_finished(tmp_path, run(command), 4)
     table = rows(tmp_path)

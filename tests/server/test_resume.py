@@ -35,6 +35,7 @@ def resumable(server: ComfyServer) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_a_cancelled_run_goes_on_to_the_same_file(server: ComfyServer):
     def cancel(event: dict) -> None:
         if event["type"] == "lora2.train":
