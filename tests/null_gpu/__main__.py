@@ -98,7 +98,8 @@ def starts() -> Table:
         weights = f"{row['model']:.1f} of {row['whole']:.1f}" if "model" in row else ""
         if row.get("steps") == case.steps:
             on = "on" if row["checkpointed"] else "off"
-            rows.append([name, "yes", on, weights, f"{row['copies']}, {row['unordered']}"])
+            copies = f"{row['copies']}, {row['unordered']}" if "copies" in row else ""
+            rows.append([name, "yes", on, weights, copies])
         else:
             rows.append([name, f"step {row.get('steps', 0) + 1}: {row['error']}", "", weights, ""])
     return rows
