@@ -5,12 +5,12 @@ import weakref
 import pytest
 import torch
 
-from lora2_core import RankSettings, TrainSettings, attach
+from lora2_core import Adapters, RankSettings, TrainSettings, attach
 from lora2_core.host.training import frozen, memory_plan
 from lora2_core.host.training.attention_shapes import torchs_attention
 from lora2_core.host.training.examples import collate
 from lora2_core.host.training.gradient_checkpointing import checkpointed, repeated_blocks
-from lora2_core.host.training.loan import lent
+from lora2_core.host.training.loan import Loan, lent
 from lora2_core.host.training.memory import out_of_memory
 from lora2_core.host.training.memory_plan import Need, Wanted, plan, remedies, too_little
 from lora2_core.host.training.memory_trial import Block, Trial, try_shapes
@@ -56,6 +56,14 @@ def kept_bytes(inner, batch, adapters) -> int:
     return sum(sizes.values())
 
 
+def tried(loan: Loan, batch: list, layers: dict) -> tuple[Trial, Adapters]:
+    """A trial without values, and adapters of the same ranks for a real pass."""
+    ranks = dict.fromkeys(layers, RANK)
+    trial = try_shapes([loan.inner], loan.inner, loan.frozen.of, [batch], layers, ranks, {})
+    settings = RankSettings(mode="fixed", target_rank=RANK)
+    return trial, attach(loan.inner, layers, settings, frozen=loan.frozen.of)
+
+
 @pytest.mark.parametrize("dtype", fast((torch.float32, torch.bfloat16, torch.float16)))
 @pytest.mark.parametrize("name", fast(MODELS, "SDXL", "Flux"))
 def test_a_trial_without_values_keeps_what_a_real_pass_keeps(name, dtype):
@@ -64,18 +72,7 @@ def test_a_trial_without_values_keeps_what_a_real_pass_keeps(name, dtype):
     before = {k: (v.data_ptr(), v.dtype) for k, v in model.model.state_dict().items()}
     with torch.inference_mode(), lent(model) as loan:
         batch = examples_of(model, loan.inner, *data)
-        trial = try_shapes(
-            [loan.inner],
-            loan.inner,
-            loan.frozen.of,
-            [batch],
-            layers,
-            dict.fromkeys(layers, RANK),
-            {},
-        )
-        adapters = attach(
-            loan.inner, layers, RankSettings(mode="fixed", target_rank=RANK), frozen=loan.frozen.of
-        )
+        trial, adapters = tried(loan, batch, layers)
         kept = kept_bytes(loan.inner, batch, adapters)
         adapters.detach()
         assert len(trial.blocks) == len(repeated_blocks(loan.inner, set(layers.values())))
@@ -91,18 +88,7 @@ def test_checkpointed_blocks_keep_their_inputs():
     layers = TargetSettings(layers="attention").chosen(model.model)
     with torch.inference_mode(), lent(model) as loan:
         batch = examples_of(model, loan.inner, *data)
-        trial = try_shapes(
-            [loan.inner],
-            loan.inner,
-            loan.frozen.of,
-            [batch],
-            layers,
-            dict.fromkeys(layers, RANK),
-            {},
-        )
-        adapters = attach(
-            loan.inner, layers, RankSettings(mode="fixed", target_rank=RANK), frozen=loan.frozen.of
-        )
+        trial, adapters = tried(loan, batch, layers)
         with checkpointed(repeated_blocks(loan.inner, set(layers.values()))):
             kept_bytes(loan.inner, batch, adapters)  # the first pass tries blocks on copies
             kept = kept_bytes(loan.inner, batch, adapters)
@@ -168,13 +154,18 @@ def test_what_is_needed_and_what_is_done_is_said():
     assert "Ranks begin at 1" in plan(wanted(), 5.2 * GB, "auto", lower_start=True).text
 
 
-@pytest.mark.parametrize("optimizer", memory_plan.MOMENTS)
+@pytest.mark.parametrize("optimizer", memory_plan.MOMENT_BYTES)
 def test_moments_count(optimizer):
     run = wanted(optimizer=optimizer)
-    parameters = 4 + memory_plan.MOMENTS[optimizer]
+    parameters = 4 + memory_plan.MOMENT_BYTES[optimizer]
     assert run.need(checkpointing=True).adapter == parameters * run.parameters
     averaged = wanted(optimizer=optimizer, ema=0.9).need(checkpointing=True)
     assert averaged.adapter == (4 + parameters) * run.parameters
+
+
+def test_an_optimizer_by_name_counts_as_adam_does():
+    named = wanted(optimizer="torch.optim.RAdam").need(checkpointing=True)
+    assert named == wanted(optimizer="adam").need(checkpointing=True)
 
 
 def test_too_little_has_the_three_cheapest_remedies_with_their_figures():

@@ -9,9 +9,10 @@ from ...training.settings import TrainSettings
 from .memory_trial import Trial
 
 GIGABYTE = 1e9
-# bytes for each trained parameter: of itself, and of the optimizer's moments of it
+# bytes for each trained parameter: of itself, and of the optimizer's moments of it. One by dotted
+# name counts as Adam does: what it keeps is known only once it has made a step
 PARAMETER = 4
-MOMENTS = {"adamw": 8, "adam": 8, "sgd": 4, "adafactor": 0, "prodigy": 16, "adamw8bit": 2}
+MOMENT_BYTES = {"adamw": 8, "adam": 8, "sgd": 4, "adafactor": 0, "prodigy": 16, "adamw8bit": 2}
 # of what a step takes, for what a trial does not see: workspaces of kernels, tensors that live for
 # one operation, and memory between tensors; the null GPU's peaks are within 3% without it
 CUSHION, WORKSPACE = 0.05, 200_000_000
@@ -27,7 +28,7 @@ SURE = 0.8
 
 @dataclass(frozen=True)
 class Need:
-    """What a run needs on the card, in bytes. weights: of the frozen models. adapter: low-rank
+    """Says what a run needs on the card, in bytes. weights: of the frozen models. adapter: low-rank
     weights and the optimizer's moments. step: activations and gradients at their peak.
     """
 
@@ -53,8 +54,8 @@ class Need:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do. available: bytes that the card can give it. start_rank: the rank that its
-    layers begin with at most, None as the settings have it.
+    """Says what a run will do. available: bytes that the card can give it. start_rank: the rank
+    that its layers begin with at most, None as the settings have it.
     """
 
     need: Need
@@ -102,9 +103,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What decides a run's need. weights: bytes of the frozen models. parameters: of the adapter at
-    the start, whose highest rank is `rank`. target: the least that it may begin with. trial: at
-    that start. training: of the weights.
+    """Holds what decides a run's need. weights: bytes of the frozen models. parameters: of the
+    adapter at the start, whose highest rank is `rank`. target: the least that it may begin with.
+    trial: at that start. training: of the weights.
     """
 
     weights: int
@@ -116,7 +117,8 @@ class Wanted:
 
     def need(self, *, checkpointing: bool) -> Need:
         """Returns what it needs."""
-        moments = MOMENTS[self.training.optimizer] + (PARAMETER if self.training.ema else 0)
+        kept = MOMENT_BYTES.get(self.training.optimizer, MOMENT_BYTES["adam"])
+        moments = kept + (PARAMETER if self.training.ema else 0)
         adapter = int(self.parameters * (PARAMETER + moments))
         return Need(self.weights, adapter, self.trial.peak(checkpointing=checkpointing))
 
