@@ -6,6 +6,8 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..lora2_core.host.lora_files import file_state
+from ..lora2_core.host.training.epochs import MOST_EPOCHS
+from ..lora2_core.ranks.settings import MODES
 
 
 def lora_name(tooltip: str, *, optional: bool = False) -> io.Combo.Input:
@@ -32,6 +34,75 @@ def budget(tooltip: str) -> io.Float.Input:
     """Makes the field of a size limit in MB. 0 means no limit."""
     return io.Float.Input(
         "budget_mb", default=0.0, min=0.0, max=100000.0, step=0.01, tooltip=tooltip
+    )
+
+
+def run_fields() -> list[io.Input]:
+    """Makes the fields of the run: its length, its learning rate, its mode and its size."""
+    return [
+        io.Int.Input(
+            "steps",
+            default=500,
+            min=1,
+            max=1_000_000,
+            tooltip="How many times the adapter is updated.",
+        ),
+        io.Int.Input("batch_size", default=1, min=1, max=4096, tooltip="Pictures in each step."),
+        io.Float.Input(
+            "learning_rate",
+            default=1e-4,
+            min=0.0,
+            max=10.0,
+            step=1e-7,
+            round=1e-9,
+            tooltip="Learning rate of the adapter. 1e-4 suits SDXL, 5e-3 the Playground.",
+        ),
+        io.Combo.Input(
+            "mode",
+            options=list(MODES),
+            default="adaptive",
+            tooltip="adaptive: learns how much rank each layer needs. paper: exactly as in "
+            "arXiv 2603.21884. fixed: plain LoRA with one rank.",
+        ),
+        io.Int.Input(
+            "target_rank",
+            default=64,
+            min=1,
+            max=4096,
+            tooltip="adaptive: the highest mean rank. paper: the rank that every layer is "
+            "pulled to. fixed: the rank.",
+        ),
+        budget(
+            "Size of the finished adapter in MB (fp16). It replaces target_rank, in adaptive mode "
+            "only. 0: target_rank is used."
+        ),
+        io.Int.Input(
+            "max_rank",
+            default=256,
+            min=1,
+            max=4096,
+            tooltip="No layer's rank goes above this.",
+        ),
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=0xFFFFFFFFFFFFFFFF,
+            control_after_generate=False,
+            tooltip="The same seed gives the same adapter.",
+        ),
+    ]
+
+
+def epochs(*, optional: bool = False) -> io.Int.Input:
+    """Makes the field that gives a run's length in epochs."""
+    return io.Int.Input(
+        "epochs",
+        default=0,
+        min=0,
+        max=MOST_EPOCHS,
+        optional=optional,
+        tooltip="How often every picture is seen, on average, instead of steps. 0: steps counts.",
     )
 
 

@@ -10,11 +10,10 @@ from ..lora2_core.host.apply import apply_lora
 from ..lora2_core.host.export import as_lora_model
 from ..lora2_core.host.store import RESCUED, check_prefix
 from ..lora2_core.host.training.ending import adapter_is_taken, end, end_early
-from ..lora2_core.host.training.epochs import MOST_EPOCHS, choices_with_epochs
+from ..lora2_core.host.training.epochs import choices_with_epochs
 from ..lora2_core.host.training.live import EVENT, Origin
 from ..lora2_core.host.training.run import train_on
 from ..lora2_core.host.training.run_view import RunView
-from ..lora2_core.ranks.settings import MODES
 from . import inputs
 from .checking import checked
 from .sockets import (
@@ -27,63 +26,6 @@ from .sockets import (
     check_options,
     first,
 )
-
-
-def numbers() -> list[io.Input]:
-    """Makes the fields of the run: its length, its learning rate, its mode and its size."""
-    return [
-        io.Int.Input(
-            "steps",
-            default=500,
-            min=1,
-            max=1_000_000,
-            tooltip="How many times the adapter is updated.",
-        ),
-        io.Int.Input("batch_size", default=1, min=1, max=4096, tooltip="Pictures in each step."),
-        io.Float.Input(
-            "learning_rate",
-            default=1e-4,
-            min=0.0,
-            max=10.0,
-            step=1e-7,
-            round=1e-9,
-            tooltip="Learning rate of the adapter. 1e-4 suits SDXL, 5e-3 the Playground.",
-        ),
-        io.Combo.Input(
-            "mode",
-            options=list(MODES),
-            default="adaptive",
-            tooltip="adaptive: learns how much rank each layer needs. paper: exactly as in "
-            "arXiv 2603.21884. fixed: plain LoRA with one rank.",
-        ),
-        io.Int.Input(
-            "target_rank",
-            default=64,
-            min=1,
-            max=4096,
-            tooltip="adaptive: the highest mean rank. paper: the rank that every layer is "
-            "pulled to. fixed: the rank.",
-        ),
-        inputs.budget(
-            "Size of the finished adapter in MB (fp16). It replaces target_rank, in adaptive mode "
-            "only. 0: target_rank is used."
-        ),
-        io.Int.Input(
-            "max_rank",
-            default=256,
-            min=1,
-            max=4096,
-            tooltip="No layer's rank goes above this.",
-        ),
-        io.Int.Input(
-            "seed",
-            default=0,
-            min=0,
-            max=0xFFFFFFFFFFFFFFFF,
-            control_after_generate=False,
-            tooltip="The same seed gives the same adapter.",
-        ),
-    ]
 
 
 class LoRA2Train(io.ComfyNode):
@@ -111,7 +53,7 @@ class LoRA2Train(io.ComfyNode):
                 io.Conditioning.Input(
                     "positive", tooltip="The captions: one for all pictures, or one for each."
                 ),
-                *numbers(),
+                *inputs.run_fields(),
                 Lora2Options.Input(
                     "options",
                     optional=True,
@@ -126,15 +68,7 @@ class LoRA2Train(io.ComfyNode):
                     "from LoRA\u00b2 Dataset; otherwise connect the captions as text to "
                     "LoRA\u00b2 Text Encoder Options.",
                 ),
-                io.Int.Input(
-                    "epochs",
-                    default=0,
-                    min=0,
-                    max=MOST_EPOCHS,
-                    optional=True,
-                    tooltip="How often every picture is seen, on average, instead of steps. 0: "
-                    "steps counts.",
-                ),
+                inputs.epochs(optional=True),
             ],
             outputs=[
                 Lora2.Output(display_name="lora2"),

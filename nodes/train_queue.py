@@ -11,13 +11,13 @@ from comfy_api.latest import io
 from ..lora2_core.dataset.plan import DatasetSettings
 from ..lora2_core.host import live_events
 from ..lora2_core.host.only_said import OnlySaid
-from ..lora2_core.host.training.epochs import MOST_EPOCHS
 from ..lora2_core.host.training.queue import Queue, check_queue_prefix, entries
 from ..lora2_core.host.training.run import train_on
 from ..lora2_core.host.training.run_view import RunView
+from . import inputs
 from .checking import checked, validated
 from .sockets import CATEGORY, Lora2, Lora2Options, check_clip, check_model, check_options
-from .train import EVENT, LoRA2Train, numbers
+from .train import EVENT, LoRA2Train
 
 
 class LoRA2TrainQueue(io.ComfyNode):
@@ -57,15 +57,8 @@ class LoRA2TrainQueue(io.ComfyNode):
                     step=8,
                     tooltip="As in LoRA\u00b2 Dataset: 1024 suits SDXL, 32 the Playground.",
                 ),
-                *numbers(),
-                io.Int.Input(
-                    "epochs",
-                    default=0,
-                    min=0,
-                    max=MOST_EPOCHS,
-                    tooltip="How often every picture is seen, on average, instead of steps. 0: "
-                    "steps counts.",
-                ),
+                *inputs.run_fields(),
+                inputs.epochs(),
                 io.String.Input(
                     "filename_prefix",
                     default="lora2/queue/",

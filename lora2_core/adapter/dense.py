@@ -29,7 +29,7 @@ def nothing(name: str) -> None:
 
 @dataclass(frozen=True)
 class Pairs:
-    """An adapter whose changes are pairs, as far as they can be.
+    """Holds an adapter whose changes are pairs, as far as they can be.
 
     beyond: energy, the squared norm, of the positions above MOST_RANK that were left out.
     """

@@ -42,7 +42,7 @@ _ALIAS = re.compile(
 
 @dataclass(frozen=True)
 class Expressed:
-    """An adapter whose layers are those of a file, and layer -> its name there."""
+    """Holds an adapter whose layers are those of a file, and layer -> its name there."""
 
     lora: RankedLora
     bases: Mapping[str, str]

@@ -14,7 +14,7 @@ from functools import cached_property
 
 @dataclass(frozen=True)
 class Target:
-    """The weight that a name means.
+    """Says which weight a name means.
 
     path: module path of the weight. start, rows: the part of its rows that is meant; rows is None
     for all of them. swapped: the two halves of the rows are the other way round.
@@ -32,7 +32,7 @@ class Target:
 
 @dataclass(frozen=True)
 class ModelNames:
-    """All names of a model's layers.
+    """Holds all names of a model's layers.
 
     targets: name -> what it means; those that ComfyUI's own loader reads come first. known: how
     many these are. rows: path of a weight -> its rows.

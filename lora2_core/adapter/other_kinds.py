@@ -45,7 +45,7 @@ MOST_SIDES = 5  # dimensions of a weight
 
 @dataclass(frozen=True)
 class OtherChange:
-    """One layer's change: its tensors by the ending of their key, as the file has them."""
+    """Holds one layer's change: its tensors by the ending of their key, as the file has them."""
 
     tensors: Mapping[str, Tensor]
 

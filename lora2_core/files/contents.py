@@ -22,7 +22,7 @@ Table = Mapping[str, Entry | Tensor]
 
 @dataclass
 class Contents:
-    """The keys of a file.
+    """Holds the keys of a file.
 
     pairs: layer -> role -> key of every low-rank pair.
     others: layer -> ending -> key of every change of another kind.

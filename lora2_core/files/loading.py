@@ -79,8 +79,8 @@ def load(path: str | Path, *, convert: Convert = as_it_is) -> RankedLora:
 
 @dataclass(frozen=True)
 class Collected:
-    """What the tensors of a file hold: pairs and other changes by the layer's name in the file, the
-    key of each pair's lora_up or of a change's first tensor, and notes for the user.
+    """Holds what the tensors of a file say: pairs and other changes by the layer's name in the
+    file, the key of each pair's lora_up or of a change's first tensor, and notes for the user.
     """
 
     layers: dict[str, LoraLayer]

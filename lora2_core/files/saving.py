@@ -38,7 +38,7 @@ PEFT_PARTS = ("unet.", "transformer.", "text_encoder.", "text_encoder_2.")
 
 @dataclass(frozen=True)
 class Keys:
-    """The endings of the keys of a low-rank pair in a file, and whether it has an alpha."""
+    """Holds the endings of the keys of a low-rank pair in a file, and whether it has an alpha."""
 
     up: str = ".lora_up.weight"
     down: str = ".lora_down.weight"

@@ -32,7 +32,7 @@ Table = Callable[..., Mapping]
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of model.
+    """Describes a kind of model.
 
     kind: the host's class. sign: found in a name of every file that is surely of this family, with
     dots for underscores. table: the host's names of diffusers, none where diffusers has the same.

@@ -88,7 +88,7 @@ def of_convolution(
 
 
 class Alone(torch.autograd.Function):
-    """A frozen layer, of which nothing is kept."""
+    """Computes a frozen layer, and keeps no copy of its weight."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, frozen: Frozen) -> Tensor:

@@ -40,7 +40,7 @@ _WHOLE = re.compile(r"(Block|Layer|Transformer|Encoder|Decoder)$")  # classes of
 
 @dataclass(frozen=True)
 class Place:
-    """Where a layer is in its model, and what for.
+    """Says where a layer is in its model, and what for.
 
     kind: one of KINDS. block: the dotted name of its block, "" outside of blocks. holds: what its
     output is made of where several weights are one: qkv, kv, or qkv + feed-forward.

@@ -23,7 +23,7 @@ LATER = ("folders", "names", "prompts", "sample", "save", "checkpoint_every")
 
 @dataclass(frozen=True)
 class Subject:
-    """A folder of pictures, and the name of its adapter."""
+    """Names a folder of pictures, and its adapter."""
 
     name: str
     folder: Path

@@ -16,7 +16,7 @@ from .loss_scale import LossScale
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a step.
+    """Holds a part of a step.
 
     loss: computes what it adds to the loss L_rec of the step, a scalar; the parts of a step add up
     to the mean over its pictures. share: of the step's pictures that it holds.

@@ -84,7 +84,7 @@ def class_of(name: str) -> type[Optimizer]:
 
 @dataclass(frozen=True)
 class Tried:
-    """What is known of an optimizer that was tried.
+    """Says what is known of an optimizer that was tried.
 
     follows: all that it keeps of a parameter follows ranks that move. squares: it keeps mean
     squared gradients. averages: its weights are others while it trains (schedule-free ones).

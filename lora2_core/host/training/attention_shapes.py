@@ -23,7 +23,7 @@ class ShapesOfAttention(TorchFunctionMode):
 
 
 class Attention(torch.autograd.Function):
-    """An attention of which only the shapes matter."""
+    """Computes an attention of which only the shapes matter."""
 
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

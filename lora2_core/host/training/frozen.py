@@ -39,7 +39,7 @@ def in_ram(module: nn.Module, x: Tensor) -> bool:
 
 
 class HostFrozen(Frozen):
-    """A Linear or Conv2d of the host."""
+    """Computes a Linear or Conv2d of the host."""
 
     def __init__(self, module: nn.Module):
         super().__init__(module)
@@ -103,7 +103,7 @@ class HostFrozen(Frozen):
 
 
 class Again(torch.autograd.Function):
-    """A small layer, such as a norm, that is computed again in the backward pass."""
+    """Computes a small layer, such as a norm, again in the backward pass."""
 
     @staticmethod
     def forward(ctx, x: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
@@ -126,7 +126,7 @@ def with_first(compute: Callable, module: nn.Module, rest: list, named: dict, x:
 
 
 class Recomputed:
-    """Another layer of the host, such as a norm: computed twice while its weight lies in RAM."""
+    """Computes another layer of the host, such as a norm, twice while its weight lies in RAM."""
 
     def __init__(self, module: nn.Module):
         self.module = module

@@ -48,7 +48,7 @@ class Validated:
 
 @dataclass(frozen=True)
 class Probes:
-    """The pictures whose losses are computed, and how.
+    """Holds the pictures whose losses are computed, and how.
 
     held_out, pictures: an example of each picture that is held out, and of each that is trained on.
     names: of `pictures`. at_once: pictures in one forward pass.

@@ -27,8 +27,8 @@ GRADIENT = 4  # bytes: gradients of lora_up and lora_down become fp32, in severa
 
 @dataclass
 class Block:
-    """What one repeated block keeps, in bytes. kept: all of its activations. inputs: what goes into
-    it. gradients: of the weights of its paths, once its backward pass is over.
+    """Says what one repeated block keeps, in bytes. kept: all of its activations. inputs: what goes
+    into it. gradients: of the weights of its paths, once its backward pass is over.
     """
 
     kept: int = 0
@@ -38,7 +38,7 @@ class Block:
 
 @dataclass
 class Trial:
-    """What a step keeps for its backward pass, in bytes.
+    """Says what a step keeps for its backward pass, in bytes.
 
     rank: of the paths, the highest. outside: outside of the repeated blocks. blocks: in the order
     of the forward pass. per_rank: of one rank position of all layers; it is part of the others.

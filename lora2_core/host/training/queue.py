@@ -37,7 +37,7 @@ KEEP_EVERY = 100  # steps from one checkpoint to the next, where the options hav
 
 @dataclass(frozen=True)
 class Entry:
-    """A folder in the host's input folder, and the name of its adapter."""
+    """Names a folder in the host's input folder, and the name of its adapter."""
 
     folder: str
     name: str
