@@ -12,7 +12,6 @@ from ..lora2_core.host.store import RESCUED, check_prefix
 from ..lora2_core.host.training.ending import adapter_is_taken, end, end_early
 from ..lora2_core.host.training.epochs import choices_with_epochs
 from ..lora2_core.host.training.live import EVENT, Origin
-from ..lora2_core.host.training.run import train_on
 from ..lora2_core.host.training.run_view import RunView
 from . import inputs
 from .checking import checked
@@ -124,8 +123,7 @@ class LoRA2Train(io.ComfyNode):
         server = getattr(PromptServer, "instance", None)  # None outside the host's server
         taken = view.say(adapter_is_taken, origin, server) is not False
         view.begin(*data, taken)
-        with view:
-            outcome = train_on(*data, choices, view.after, view.show, view.plan, view.validate)
+        outcome = view.train(*data)
         if outcome.stopped_by is not None:
             raise end_early(outcome, view)
         event = end(outcome, view, taken)

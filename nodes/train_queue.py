@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import comfy.model_management
 import comfy.utils
 from comfy_api.latest import io
@@ -12,12 +10,11 @@ from ..lora2_core.dataset.plan import DatasetSettings
 from ..lora2_core.host import live_events
 from ..lora2_core.host.only_said import OnlySaid
 from ..lora2_core.host.training.queue import Queue, check_queue_prefix, entries
-from ..lora2_core.host.training.run import train_on
 from ..lora2_core.host.training.run_view import RunView
 from . import inputs
 from .checking import checked, validated
 from .sockets import CATEGORY, Lora2, Lora2Options, check_clip, check_model, check_options
-from .train import EVENT, LoRA2Train
+from .train import LoRA2Train
 
 
 class LoRA2TrainQueue(io.ComfyNode):
@@ -117,11 +114,10 @@ class LoRA2TrainQueue(io.ComfyNode):
             comfy.model_management.throw_exception_if_processing_interrupted()
 
         def train(choices, data):
-            view = RunView(origin, choices, partial(live_events.send, EVENT))
+            view = RunView(origin, choices, live_events.send)
             pictures = model, data.latents, data.positive
             view.begin(*pictures, True)
-            with view:
-                outcome = train_on(*pictures, choices, view.after, view.show, view.validate)
+            outcome = view.train(*pictures)
             if outcome.stopped_by is None:
                 view.end(outcome)
             return outcome

@@ -26,7 +26,7 @@ from ..host.training.choices import Choices
 from ..host.training.epochs import MOST_EPOCHS, MOST_STEPS, choices_with_epochs
 from ..host.training.live import Origin
 from ..host.training.previews import Preview
-from ..host.training.run import Outcome, train_on
+from ..host.training.run import Outcome
 from ..host.training.run_view import RunView
 from ..saying import log
 from .job import Job, Subject, with_name
@@ -83,13 +83,12 @@ class Trainer:
 
     def outcome(self, choices: Choices, data) -> Outcome:
         """Trains to the end and returns what came of it. Raises what stopped it earlier."""
-        view = RunView(Origin(), choices, lambda event: None)
+        view = RunView(Origin(), choices, lambda kind, event: None)
         pictures = self.model, data.latents, data.positive
         view.begin(*pictures, True)
         for note in view.progress.notes:
             log.info("%s", note)
-        with view:
-            outcome = train_on(*pictures, choices, view.after, view.show, view.validate)
+        outcome = view.train(*pictures)
         if outcome.stopped_by is not None:
             raise outcome.stopped_by
         return outcome

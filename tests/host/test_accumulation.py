@@ -1,5 +1,7 @@
 """Gradient accumulation and epochs on the real ModelPatcher."""
 
+import sys
+
 import pytest
 import torch
 
@@ -173,11 +175,11 @@ def test_the_nodes_pass_them_on(nodes, playground, monkeypatch):
 
     seen = []
 
-    def stop(model, latents, positive, choices, *_):
+    def stop(model, latents, positive, choices, *_, **__):
         seen.append(choices)
         raise ValueError("enough.")
 
-    monkeypatch.setattr(train, "train_on", stop)
+    monkeypatch.setattr(sys.modules[train.RunView.__module__], "train_on", stop)
     node = nodes["LoRA2MemoryOptions"]
     (options,) = node.execute(checkpointing="auto", **{PARTS: 2}).result
     (plain,) = node.execute(checkpointing="auto").result

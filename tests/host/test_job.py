@@ -10,6 +10,7 @@ import pytest
 
 from lora2_core import load
 from lora2_core.host.training import run as host_run
+from lora2_core.host.training import run_view
 from lora2_core.protocol import trainer
 from lora2_core.protocol.job import Job
 from tests.hosting.server import REPOSITORY
@@ -86,12 +87,12 @@ def test_a_stopped_job_goes_on_to_the_same_adapter(place, monkeypatch):
     monkeypatch.setattr(trainer.RunView, "after", after)
     seen, train_on = [], host_run.train_on
 
-    def watched(*args):
-        outcome = train_on(*args)
+    def watched(*args, **named):
+        outcome = train_on(*args, **named)
         seen.append(outcome.resumed_after)
         return outcome
 
-    monkeypatch.setattr(trainer, "train_on", watched)
+    monkeypatch.setattr(run_view, "train_on", watched)
     again = done(place, folders=["owl"])
     assert seen == [8] and again["owl"]["loss"] == whole["owl"]["loss"]
     found = load(path)

@@ -55,6 +55,15 @@ def test_folders_become_adapters_and_a_second_run_reads_them(nodes, playground, 
     assert other[0] not in names, "another setting is another adapter"
 
 
+def test_each_training_is_shown_in_the_graph(nodes, playground, place, monkeypatch):
+    from comfyui_lora2.nodes import train_queue
+
+    seen = []
+    monkeypatch.setattr(train_queue.live_events, "send", lambda kind, event: seen.append(kind))
+    queued(nodes, playground, folders="owl")
+    assert seen[0] == "lora2.train_begun" and set(seen[1:]) == {"lora2.train"}
+
+
 def test_a_cancelled_queue_goes_on_where_it_was(nodes, playground, place, monkeypatch):
     whole = queued(nodes, playground, folders="owl")
     path = place / "loras" / whole[1][0]

@@ -17,7 +17,7 @@ from .live import BEGUN, EVENT, Origin, Progress, last_step
 from .memory_plan import Plan
 from .odd_values import odd_values
 from .previews import Drawn
-from .run import Outcome
+from .run import Outcome, train_on
 
 
 class RunView:
@@ -48,6 +48,14 @@ class RunView:
     def plan(self, plan: Plan) -> None:
         """Shows what a run's memory is planned to be, from the next event on."""
         self.say(lambda: self.progress.notes.extend(plan.notes))
+
+    def train(self, model, latents: list, positive: list) -> Outcome:
+        """Trains as `train_on` does, and shows all of it; `begin` comes before."""
+        with self:
+            return train_on(
+                model, latents, positive, self.choices, self.after,
+                on_preview=self.show, on_plan=self.plan, on_validated=self.validate,
+            )  # fmt: skip
 
     def __enter__(self) -> RunView:
         self.console.__enter__()
