@@ -38,7 +38,7 @@ class RankSettings:
     """
 
     mode: str = "adaptive"
-    target_rank: int = 64
+    target_rank: int = 16
     budget_mb: float = 0.0
     start_rank: int | None = None
     max_rank: int = 256

@@ -55,7 +55,7 @@ class Preset:
     about: str = ""
     steps: int = 500
     learning_rate: float = 1e-4
-    target_rank: int = 64
+    target_rank: int = 16
 
     def __post_init__(self) -> None:
         check_text("about", self.about)
