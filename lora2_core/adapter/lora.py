@@ -126,8 +126,10 @@ class RankedLora:
 
     @property
     def mean_rank(self) -> float:
-        """Returns the mean rank over all layers that were trained, rank 0 included."""
-        return sum(self.ranks.values()) / max(1, len(self.layers))
+        """Returns the mean rank over all layers that were trained, rank 0 included, weighted by
+        their size: the parameters over those of one rank in each layer.
+        """
+        return self.parameters / max(1, sum(layer.cost for layer in self.layers.values()))
 
     def megabytes(self, bytes_per_parameter: int = BYTES_PER_PARAMETER) -> float:
         """Returns the size of the tensors in MB (1e6 bytes); other changes than pairs have the

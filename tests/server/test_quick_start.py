@@ -46,7 +46,7 @@ def test_live_events_tell_the_run(run):
     assert events[-1]["text"].startswith(f"step {STEPS}/{STEPS}, loss ")
     assert events[-1]["text"].endswith(f"{events[-1]['mb']:.2f} MB")
     assert all(e["loss"] > 0 and e["mean_rank"] > 0 and e["mb"] > 0 for e in events)
-    assert len(events[-1]["ranks"]) == 56
+    assert len(events[-1]["ranks"]) == 107
 
 
 def test_the_heatmap_is_a_picture_and_a_map(run, server: ComfyServer):
@@ -54,7 +54,7 @@ def test_the_heatmap_is_a_picture_and_a_map(run, server: ComfyServer):
     (picture,) = server.files(entry, HEATMAP)
     assert picture.stat().st_size > 10_000
     (table,) = entry["outputs"]["heatmap"]["lora2_rank_map"]
-    assert len(table["cells"]) == 56
+    assert len(table["cells"]) == 107
     assert table["columns"] == [
         f"{a} {m}" for a in ("self", "cross") for m in ("q", "k", "v", "out")
     ]
@@ -146,7 +146,7 @@ def test_cancelling_keeps_what_was_learned_and_the_next_prompt_runs(server: Comf
 
     from lora2_core import load
 
-    assert len(load(kept).ranks) == 56
+    assert len(load(kept).ranks) == 107
     server.run(short(name="next", seed=6))
 
 
