@@ -1,6 +1,7 @@
 """What a step keeps is found without computing it, and decides what a run does."""
 
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -182,6 +183,10 @@ def test_too_little_has_the_three_cheapest_remedies_with_their_figures():
 def test_gradients_fill_what_activations_leave():
     small = Trial(4, 0, [Block(10, 1, 100)] * 3, 0.0, 300)
     assert small.peak(checkpointing=False) == 300
+    # 16-bit copies are there until the last gradient, which is when gradients become fp32
+    half = Trial(4, 0, [Block(10, 1, 100)] * 3, 0.0, 300, folded=300, at_the_end=900)
+    assert half.peak(checkpointing=False) == 900
+    assert replace(half, outside=1000).peak(checkpointing=True) == 300 + 1000 + 300
     assert Trial(4, 5, [Block(10, 1, 2)] * 3, 0.0, 6).peak(checkpointing=False) == 35
     assert Trial(4, 5, [Block(10, 1, 2)] * 3, 0.0, 6).peak(checkpointing=True) == 5 + (1 + 10) + 4
     assert small.scaled(2).gradients == 600

@@ -39,6 +39,7 @@ class Case:
     layers: str = "attention"
     gigabytes: float = 1000.0
     ordered: bool = False
+    optimizer: str = "adamw"
     steps: int = WARM + MEASURED
 
     @property
@@ -85,7 +86,8 @@ def choices_of(case: Case):
     return Choices.of(
         {
             "mode": case.mode, "target_rank": case.rank, "steps": 100_000, "layers": case.layers,
-            "checkpointing": case.checkpointing, "batch_size": case.batch, **start,
+            "checkpointing": case.checkpointing, "batch_size": case.batch,
+            "optimizer": case.optimizer, **start,
         }
     )  # fmt: skip
 

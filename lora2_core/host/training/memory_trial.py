@@ -22,7 +22,7 @@ from .gradient_checkpointing import repeated_blocks
 from .objective import DEFAULT, denoising_loss, weights_of
 
 META = torch.device("meta")
-GRADIENT = 4  # bytes: gradients of lora_up and lora_down become fp32, in several steps
+GRADIENT = 4  # bytes of each gradient of lora_up and lora_down at the end, which is fp32
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Trial:
     rank: of the paths, the highest. outside: outside of the repeated blocks. blocks: in the order
     of the forward pass. per_rank: of one rank position of all layers; it is part of the others.
     gradients: of all weights, in the dtype of the model. folded: the weights as paths compute with
-    them. at_the_end: gradients when they become fp32.
+    them, until the backward pass is over. at_the_end: gradients while they become fp32.
     """
 
     rank: int = 0
@@ -83,13 +83,13 @@ class Trial:
         """
         before = [block.inputs if checkpointing else block.kept for block in self.blocks]
         there = self.gradients - sum(b.gradients for b in self.blocks)
-        most = self.at_the_end
+        most = 0
         for number in range(len(self.blocks), 0, -1):
             block = self.blocks[number - 1]
             kept = sum(before[:number]) + (block.kept if checkpointing else 0)
             most = max(most, self.outside + kept + there)
             there += block.gradients
-        return self.folded + max(most, self.outside + there)
+        return max(self.folded + max(most, self.outside + there), self.at_the_end)
 
 
 class Kept:
@@ -155,7 +155,9 @@ def try_shapes(
             item = inner.get_dtype_inference().itemsize
             costs = {m: item * ranks[n] * cost_of(m) for n, m in layers.items()}
             kept.trial.gradients = kept.trial.folded = sum(costs.values())
-            kept.trial.at_the_end = kept.trial.gradients * (item + 2 * GRADIENT) // item
+            if item == GRADIENT:  # lora_up is no copy there, and its gradient is the parameter's
+                kept.trial.folded = sum(item * ranks[n] * fan_in_of(m) for n, m in layers.items())
+            kept.trial.at_the_end = kept.trial.folded + kept.trial.gradients * GRADIENT // item
             kept.trial.rank = max(ranks.values())
             for model in models:
                 for block in repeated_blocks(model, set(layers.values())):
@@ -179,6 +181,11 @@ def try_shapes(
 def cost_of(module: nn.Module) -> int:
     """Returns the number of parameters of one rank position of a layer."""
     return Component(module, 1, META).cost
+
+
+def fan_in_of(module: nn.Module) -> int:
+    """Returns the number of parameters of one rank position of a layer's lora_down."""
+    return Component(module, 1, META).fan_in
 
 
 def shape_of_loss(inner, batch: list[Example], options: dict, settings) -> Tensor:
