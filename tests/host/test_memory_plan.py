@@ -8,9 +8,9 @@ import torch
 
 from lora2_core import Adapters, RankSettings, TrainSettings, attach
 from lora2_core.host.training import frozen, memory_plan
-from lora2_core.host.training.attention_shapes import torchs_attention
 from lora2_core.host.training.examples import collate
 from lora2_core.host.training.gradient_checkpointing import checkpointed, repeated_blocks
+from lora2_core.host.training.kernel_shapes import torchs_attention
 from lora2_core.host.training.loan import Loan, lent
 from lora2_core.host.training.memory import out_of_memory
 from lora2_core.host.training.memory_plan import Need, Wanted, plan, remedies, too_little
@@ -79,7 +79,7 @@ def test_a_trial_without_values_keeps_what_a_real_pass_keeps(name, dtype):
         assert len(trial.blocks) == len(repeated_blocks(loan.inner, set(layers.values())))
     assert trial.outside + sum(block.kept for block in trial.blocks) == pytest.approx(kept, rel=0.1)
     cost = sum(c.cost for c in adapters.components.values())
-    assert trial.gradients == 4 * RANK * cost
+    assert trial.gradients == dtype.itemsize * RANK * cost
     assert not any(module._forward_hooks for module in model.model.modules())
     assert before == {k: (v.data_ptr(), v.dtype) for k, v in model.model.state_dict().items()}
 

@@ -113,8 +113,14 @@ SPECS = {
     "ltx": Spec(configs.LTXV, kinds.LTXV, ModelType.FLUX, LTX, 128, (128, 4096), 0, 1, masked=True),
     "lumina": Spec(configs.Lumina2, kinds.Lumina2, ModelType.FLOW, LUMINA, 16, (128, 2304)),
     "cosmos": Spec(
-        configs.CosmosT2IPredict2, kinds.CosmosPredict2, ModelType.FLOW, COSMOS, 16, (512, 1024),
-        0, 1,
+        configs.CosmosT2IPredict2,
+        kinds.CosmosPredict2,
+        ModelType.FLOW,
+        COSMOS,
+        16,
+        (512, 1024),
+        0,
+        1,
     ),
     "hunyuan": Spec(
         configs.HunyuanVideo, kinds.HunyuanVideo, ModelType.FLOW, HUNYUAN, 16, (256, 4096), 768, 1

@@ -4,7 +4,7 @@ weights and inputs are on torch's device "meta", where tensors have shapes and n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,9 +16,9 @@ from ...layers.folding import path_dtype
 from ...layers.joined import Frozen
 from ...layers.layer import Component
 from ...saying import log
-from .attention_shapes import ShapesOfAttention, torchs_attention
 from .examples import Example, collate
 from .gradient_checkpointing import repeated_blocks
+from .kernel_shapes import ShapesOfKernels, torchs_attention
 from .objective import DEFAULT, denoising_loss, weights_of
 
 META = torch.device("meta")
@@ -92,6 +92,15 @@ class Trial:
         return max(self.folded + max(most, self.outside + there), self.at_the_end)
 
 
+def tensors_in(values: Iterable) -> Iterator[Tensor]:
+    """Yields the tensors of arguments, which may hold more of them in lists."""
+    for value in values:
+        if torch.is_tensor(value):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from tensors_in(value)
+
+
 class Kept:
     """Counts what autograd keeps, each memory once, by the block that keeps it first."""
 
@@ -118,7 +127,7 @@ class Kept:
 
     def enter(self, gradients: int, _module: nn.Module, args: tuple, kwargs: dict) -> None:
         """Begins a block."""
-        given = (t for t in (*args, *kwargs.values()) if torch.is_tensor(t))
+        given = tensors_in((args, list(kwargs.values())))
         sizes = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in given}
         inputs = sum(n for key, n in sizes.items() if key not in self.seen)
         self.block = Block(inputs=inputs, gradients=gradients)
@@ -167,7 +176,7 @@ def try_shapes(
                     after = block.register_forward_hook(kept.leave)
                     stack.callback(before.remove)
                     stack.callback(after.remove)
-            stack.enter_context(ShapesOfAttention())
+            stack.enter_context(ShapesOfKernels())
             stack.enter_context(torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda t: t))
             losses = [shape_of_loss(inner, batch, options, settings) for batch in batches]
             kept.trial.per_rank = sum(per_rank)
