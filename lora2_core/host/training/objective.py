@@ -5,18 +5,17 @@ timestep.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import comfy.model_sampling
 import torch
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 
 from ...training.loss import WEIGHTINGS, LossSettings
 from ...training.parallel import Processes
 from .examples import Example, by_shape, collate
-from .out_of_place import OutOfPlace
+from .out_of_place import writes_allowed
 from .overwritten import overwrites, overwriting_allowed
 from .streams import levels as levels_of_streams
 
@@ -99,11 +98,9 @@ def snr_weights(sampling, settings: LossSettings, sigma: Tensor, like: Tensor) -
 
 
 def forward_mode(inner) -> AbstractContextManager:
-    """Returns the context of a forward pass with gradients: UNets write nothing in place."""
+    """Returns the context of a forward pass with gradients."""
     model = inner.diffusion_model
-    if overwrites(model):
-        return overwriting_allowed()
-    return nullcontext() if isinstance(model, UNetModel) else OutOfPlace()
+    return overwriting_allowed() if overwrites(model) else writes_allowed(model)()
 
 
 def denoising_loss(

@@ -120,8 +120,7 @@ def steps_that_keep(setup: Setup, steps: Callable[[Setup], Iterator[Step]]) -> I
         yield from steps(setup)
         return
     except RuntimeError as error:
-        known = overwrites(model) or setup.checkpointing.on
-        if known or not setup.run.between_steps or not is_overwriting(error):
+        if overwrites(model) or not setup.run.between_steps or not is_overwriting(error):
             raise
         cleared(error)
     log.info("This model writes over values that its gradients need: they are copied before.")
