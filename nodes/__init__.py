@@ -17,6 +17,7 @@ from . import (
     playground,
     report,
     save,
+    strengths,
     train,
     train_queue,
 )
@@ -29,6 +30,7 @@ NODES = [
     *options.NODES,
     *layers.NODES,
     *apply.NODES,
+    *strengths.NODES,
     *compress.NODES,
     *save.NODES,
     *heatmap.NODES,

@@ -3,30 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from comfy_api.latest import io
 
 from ..lora2_core import RankedLora
 from ..lora2_core.adapter.model_order import of_text_encoder
 from ..lora2_core.adapter.size_curve import size_curve
-from ..lora2_core.host.apply import adopt, apply_lora, cut_for, resolve
+from ..lora2_core.adapter.strengths import Strengths
+from ..lora2_core.host.applied import Applied, apply_structured
+from ..lora2_core.host.apply import adopt, cut_for, resolve
 from ..lora2_core.host.lora_files import file_state, missing_lora, read_lora
 from ..lora2_core.host.store import lora_path
+from ..lora2_core.host.strengths import check_blocks, notes_of
 from . import inputs
 from .checking import checked
-from .sockets import CATEGORY, SHOWN_AGAIN, Lora2, check_adapter, check_clip, check_model
+from .sockets import (
+    CATEGORY,
+    SHOWN_AGAIN,
+    Lora2,
+    check_adapter,
+    check_clip,
+    check_model,
+    check_strengths,
+)
 
 
-def patched(
-    model, clip, lora: RankedLora, strength_model: float, strength_clip: float, keep: float
-):
-    """Applies the share `keep` of an adapter. Returns the model, the clip, that part of the adapter
-    and the ui output.
+@dataclass(frozen=True)
+class Wanted:
+    """Holds how an adapter is to be applied: strengths of model and clip, the share of its
+    parameters to keep, and strengths by block.
     """
+
+    model: float
+    clip: float
+    keep: float
+    by_block: Strengths | None = None
+
+
+def patched(model, clip, lora: RankedLora, wanted: Wanted) -> tuple[Applied, RankedLora, dict]:
+    """Applies an adapter. Returns what it was applied to, the part of it that was used, and the ui
+    output.
+    """
+    if wanted.by_block is not None:
+        check_blocks(wanted.by_block, model)
     targets = resolve(lora, model, clip)
-    cut = cut_for(lora, keep, targets)
-    strengths = strength_model, strength_clip
-    return *apply_lora(model, clip, cut, *strengths, targets), cut, shown(lora, clip, targets)
+    cut = cut_for(lora, wanted.keep, targets)
+    strength = wanted.model, wanted.clip
+    applied = apply_structured(model, clip, cut, strength, targets, wanted.by_block)
+    ui = shown(lora, clip, targets)
+    if wanted.by_block and (notes := notes_of(wanted.by_block, targets, model)):
+        ui["lora2_note"] = [*ui.get("lora2_note", []), *notes]
+    return applied, cut, ui
 
 
 def shown(lora: RankedLora, clip: object, targets: Collection[str]) -> dict:
@@ -63,21 +91,31 @@ class LoRA2Apply(io.ComfyNode):
                 inputs.strength("strength_model", "diffusion model"),
                 inputs.strength("strength_clip", "text encoder"),
                 inputs.keep(),
+                inputs.strengths(),
             ],
-            outputs=[io.Model.Output(), io.Clip.Output()],
+            outputs=[io.Model.Output(), io.Clip.Output(), inputs.hooks()],
             **SHOWN_AGAIN,
         )
 
     @classmethod
     @checked
     def execute(
-        cls, model, lora2, strength_model=1.0, strength_clip=1.0, keep=1.0, clip=None
+        cls,
+        model,
+        lora2,
+        strength_model=1.0,
+        strength_clip=1.0,
+        keep=1.0,
+        clip=None,
+        strengths=None,
     ) -> io.NodeOutput:
         check_model(model)
         check_clip(clip)
         check_adapter(lora2)
-        *outputs, _, ui = patched(model, clip, lora2, strength_model, strength_clip, keep)
-        return io.NodeOutput(*outputs, ui=ui)
+        check_strengths(strengths)
+        wanted = Wanted(strength_model, strength_clip, keep, strengths)
+        out, _, ui = patched(model, clip, lora2, wanted)
+        return io.NodeOutput(out.model, out.clip, out.hooks, ui=ui)
 
 
 class LoRA2Load(io.ComfyNode):
@@ -97,8 +135,14 @@ class LoRA2Load(io.ComfyNode):
                 inputs.strength("strength_model", "diffusion model"),
                 inputs.strength("strength_clip", "text encoder"),
                 inputs.keep(),
+                inputs.strengths(),
             ],
-            outputs=[io.Model.Output(), io.Clip.Output(), Lora2.Output(display_name="lora2")],
+            outputs=[
+                io.Model.Output(),
+                io.Clip.Output(),
+                Lora2.Output(display_name="lora2"),
+                inputs.hooks(),
+            ],
             **SHOWN_AGAIN,
         )
 
@@ -119,18 +163,27 @@ class LoRA2Load(io.ComfyNode):
     @classmethod
     @checked
     def execute(
-        cls, model, lora_name, strength_model=1.0, strength_clip=1.0, keep=1.0, clip=None
+        cls,
+        model,
+        lora_name,
+        strength_model=1.0,
+        strength_clip=1.0,
+        keep=1.0,
+        clip=None,
+        strengths=None,
     ) -> io.NodeOutput:
         check_model(model)
         check_clip(clip)
+        check_strengths(strengths)
         lora = adopt(read_lora(lora_name), model, clip)
         if not lora.singular:
             lora = lora.rotated()
-        *outputs, ui = patched(model, clip, lora, strength_model, strength_clip, keep)
+        wanted = Wanted(strength_model, strength_clip, keep, strengths)
+        out, cut, ui = patched(model, clip, lora, wanted)
         ui |= {"lora2_file": [lora_name]}
         if notes := lora.origin.file.notes:
             ui["lora2_note"] = [*notes, *ui.get("lora2_note", [])]
-        return io.NodeOutput(*outputs, ui=ui)
+        return io.NodeOutput(out.model, out.clip, cut, out.hooks, ui=ui)
 
 
 NODES = [LoRA2Apply, LoRA2Load]

@@ -8,7 +8,7 @@ from comfy_api.latest import io, ui
 from ..lora2_core.adapter.aligned import aligned
 from ..lora2_core.adapter.rank_map import rank_map
 from ..lora2_core.charts.heatmap import draw
-from .sockets import CATEGORY, Lora2, check_adapter
+from .sockets import CATEGORY, Lora2, check_adapter, check_pairs
 
 
 class LoRA2RankHeatmap(io.ComfyNode):
@@ -40,6 +40,7 @@ class LoRA2RankHeatmap(io.ComfyNode):
         adapters = [lora2] if compare is None else [lora2, compare]
         for adapter in adapters:
             check_adapter(adapter)
+            check_pairs(adapter)
         if compare is not None:
             compare = adapters[1] = aligned(compare, lora2)
         image = torch.from_numpy(draw(lora2, compare=compare))[None].float() / 255

@@ -7,11 +7,11 @@ import os
 import torch
 from comfy_api.latest import io
 
-from ..lora2_core import load
 from ..lora2_core.adapter.model_order import in_model_order
 from ..lora2_core.charts.info import as_saved, file_scales, layer_table, metadata_text, summary
 from ..lora2_core.charts.info_picture import picture
-from ..lora2_core.host.lora_files import lora_file
+from ..lora2_core.host.lora_files import lora_file, read_lora
+from ..lora2_core.host.sidecars import write_sidecar
 from ..lora2_core.paths import quoted
 from . import inputs
 from .checking import checked
@@ -39,6 +39,13 @@ class LoRA2Info(inputs.FileOrSocket, io.ComfyNode):
                     tooltip="An adapter from LoRA\u00b2 Train, Load or Compress, shown instead of "
                     "the file.",
                 ),
+                io.Boolean.Input(
+                    "sidecar",
+                    default=False,
+                    optional=True,
+                    tooltip="Write trigger words, base model and ranks beside the file, as "
+                    "NAME.metadata.json, for LoRA-Manager. What is in it already stays.",
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="picture"),
@@ -49,14 +56,19 @@ class LoRA2Info(inputs.FileOrSocket, io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(cls, lora_name=None, lora2=None) -> io.NodeOutput:
+    def execute(cls, lora_name=None, lora2=None, sidecar=False) -> io.NodeOutput:
+        if sidecar and lora2 is not None:
+            raise ValueError(
+                "sidecar is on, but lora2 is connected, which has no file: disconnect it and "
+                "choose lora_name, or turn sidecar off."
+            )
         if lora2 is not None:
             check_adapter(lora2)
             lora, name, metadata = in_model_order(lora2), "adapter", as_saved(lora2)
             scales = file_bytes = None
         elif isinstance(lora_name, str) and lora_name:
             path, name = lora_file(lora_name), lora_name
-            lora = in_model_order(load(path))
+            lora = in_model_order(read_lora(lora_name))
             scales = file_scales(path, lora.origin.file.bases)
             metadata, file_bytes = lora.origin.file.metadata, os.stat(path).st_size
         else:
@@ -65,7 +77,10 @@ class LoRA2Info(inputs.FileOrSocket, io.ComfyNode):
                 "connect LoRA2 Train or LoRA2 Load."
             )
         image = torch.from_numpy(picture(lora, name))[None].float() / 255
-        shown = {"text": (summary(lora, name, metadata, file_bytes),)}
+        text = summary(lora, name, metadata, file_bytes)
+        if sidecar:
+            text += f"\nwritten: {write_sidecar(lora_name, lora, metadata)}"
+        shown = {"text": (text,)}
         return io.NodeOutput(image, layer_table(lora, scales), metadata_text(metadata), ui=shown)
 
 

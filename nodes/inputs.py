@@ -9,6 +9,7 @@ from ..lora2_core.host.lora_files import file_state
 from ..lora2_core.host.training.epochs import MOST_EPOCHS
 from ..lora2_core.layers.targets import AUTO, LAYERS, REGEX
 from ..lora2_core.ranks.settings import MODES
+from .sockets import BlockStrengths
 
 
 def lora_name(tooltip: str, *, optional: bool = False) -> io.Combo.Input:
@@ -138,6 +139,18 @@ def strength(name: str, what: str) -> io.Float.Input:
     """Makes a strength field with the host's own range."""
     tooltip = f"How strongly the adapter changes the {what}. 0: not at all. Below 0: in reverse."
     return io.Float.Input(name, default=1.0, min=-100.0, max=100.0, step=0.01, tooltip=tooltip)
+
+
+def strengths() -> io.Input:
+    """Makes the socket for strengths by block and over the sampling."""
+    tooltip = "From LoRA\u00b2 Block Strengths: by block, and over the sampling steps."
+    return BlockStrengths.Input("strengths", optional=True, tooltip=tooltip)
+
+
+def hooks() -> io.Output:
+    """Makes the output of an adapter as the host's hooks."""
+    tooltip = "The adapter for single conditionings, for Cond Set Props; leave MODEL unused then."
+    return io.Hooks.Output(display_name="hooks", tooltip=tooltip)
 
 
 def keep() -> io.Float.Input:

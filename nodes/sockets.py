@@ -11,12 +11,14 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from ..lora2_core import RankedLora
+from ..lora2_core.adapter.strengths import Strengths
 from ..lora2_core.paths import quoted
 
 CATEGORY = "LoRA\u00b2"  # of every node, in the host's menu
 Lora2 = io.Custom("LORA2")
 Lora2Options = io.Custom("LORA2_OPTIONS")
 LoraModel = io.Custom("LORA_MODEL")
+BlockStrengths = io.Custom("LORA2_STRENGTHS")
 # A field of the schema. With it the host sends a node's ui output again when the node is cached.
 # ComfyUI before 0.20 does not have this field.
 SHOWN_AGAIN = {f.name: True for f in fields(io.Schema) if f.name == "has_intermediate_output"}
@@ -26,6 +28,16 @@ def check_adapter(lora2: object) -> None:
     """Raises ValueError unless the value is an adapter."""
     if not isinstance(lora2, RankedLora):
         raise ValueError(f"lora2 is {quoted(lora2)}: connect LoRA2 Train or LoRA2 Load.")
+
+
+def check_pairs(lora2: RankedLora) -> None:
+    """Raises ValueError for an adapter without low-rank pairs, which has no ranks to show."""
+    if not lora2.layers:
+        kinds = ", ".join(sorted({change.kind for change in lora2.others.values()}))
+        raise ValueError(
+            f"lora2 has no low-rank pairs, but changes of other kinds ({kinds or 'none'}): LoRA2 "
+            "Compress makes pairs of them."
+        )
 
 
 def check_model(model: object) -> None:
@@ -38,6 +50,12 @@ def check_clip(clip: object) -> None:
     """Raises ValueError unless the value is the host's CLIP, or None."""
     if clip is not None and not hasattr(clip, "cond_stage_model"):
         raise ValueError(f"clip is {quoted(clip)}: connect a loader that gives a CLIP, or nothing.")
+
+
+def check_strengths(strengths: object) -> None:
+    """Raises ValueError unless the value comes from LoRA2 Block Strengths, or is None."""
+    if strengths is not None and not isinstance(strengths, Strengths):
+        raise ValueError(f"strengths is {quoted(strengths)}: connect LoRA2 Block Strengths.")
 
 
 def check_images(name: str, batches: object) -> None:

@@ -109,6 +109,7 @@ const NODES = {
     needs: [[chosen("lora_name"), NO_FILE], [linked("model"), MODEL]],
     view: { kind: "size", height: 148, empty: "Run once to see what every size keeps." },
   },
+  LoRA2BlockStrengths: { colour: FILES, size: [340, 0] },
   LoRA2Compress: {
     colour: FILES,
     size: [340, 0],
@@ -160,6 +161,7 @@ export const SOCKETS = {
   LORA2: "#d9a520",
   LORA2_OPTIONS: "#5f9e6e",
   LORA2_SCORES: "#7a6bb0",
+  LORA2_STRENGTHS: "#b0765a",
   LORA_MODEL: "#a9781c",
 };
 

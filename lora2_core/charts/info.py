@@ -16,7 +16,9 @@ from ..adapter.rank_map import Cell, rank_map
 from ..files.metadata import run_entries
 from ..files.own_metadata import valid_rows
 from ..files.tensor_file import Header, read_some, shown
+from ..files.trigger_words import trigger_words
 from ..units import BYTES_PER_PARAMETER, MEGABYTE
+from .info_facts import made_of, other_table
 
 LONGEST = 2000  # characters of one metadata value that are shown
 LONGEST_JSON = 1_000_000  # characters of JSON that are parsed: more would take seconds
@@ -78,7 +80,7 @@ def alpha_keys(header: Header) -> list[str]:
 def layer_table(lora: RankedLora, scales: Scales | None = None) -> str:
     """Returns a table in Markdown. Every layer has a row with its rank, alpha / r, norm
     |(alpha / r) B A|, bytes in fp16, share of the energy, and the highest rank that its shape
-    allows. The last row has the totals.
+    allows. The last row has the totals. Changes of other kinds have a table of their own below.
 
     scales: alpha and rank in the adapter's file. None: the adapter is in memory, where alpha / r is
         already part of the weights, so alpha is the rank.
@@ -97,7 +99,7 @@ def layer_table(lora: RankedLora, scales: Scales | None = None) -> str:
     size = lora.parameters * BYTES_PER_PARAMETER
     mean = f"all {len(lora.layers)}, mean rank {lora.mean_rank:.2f}"
     lines.append(f"| {mean} | {sum(lora.ranks.values())} | | {total**0.5:.4g} | {size} | 100% | |")
-    return "\n".join(lines)
+    return "\n".join(lines) + other_table(lora)
 
 
 def as_saved(lora: RankedLora) -> dict[str, str]:
@@ -165,8 +167,8 @@ def summary(
     metadata: Mapping[str, str] | None = None,
     file_bytes: int | None = None,
 ) -> str:
-    """Returns a few lines about an adapter: size, ranks, base model, training, trigger words,
-    frequent tags, and the layer with the most energy.
+    """Returns some lines about an adapter: size, ranks, base model, training, names, what can be
+    cut, trigger words, frequent tags, and the layer with the most energy.
 
     metadata: None: the metadata of the file that the adapter was loaded from. file_bytes: size of
     that file; None for an adapter in memory.
@@ -187,8 +189,9 @@ def summary(
     }
     facts = [f"{what} {str(value)[:80]}" for what, value in known.items() if value]
     lines += [", ".join(facts)] if facts else []
-    if trigger := metadata.get("modelspec.trigger_phrase"):
-        lines.append(f"trigger: {trigger}"[:200])
+    lines += made_of(lora)
+    if words := trigger_words(metadata):
+        lines.append(f"trigger: {', '.join(words)}"[:400])
     if frequent := tags(metadata):
         lines.append(f"frequent tags: {', '.join(frequent)}"[:400])
     if cells := cells_of(lora):

@@ -72,7 +72,8 @@ def picture(lora: RankedLora, title: str) -> np.ndarray:
     wider.
     """
     parts = sections(rank_map(lora))
-    left = MARGIN + 12 + LETTER * max(len(short(label)) for part in parts for label in part.labels)
+    labels = (short(label) for part in parts for label in part.labels)
+    left = MARGIN + 12 + LETTER * max(map(len, labels), default=0)
     width = round(left + 2 * PANEL + 2 * GAP)
     heights = [header_height(part) + ROW * len(part.rows) + SECTION for part in parts]
     height = round(TITLE + SCALES + sum(heights) + MARGIN)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import comfy.lora
@@ -269,10 +269,15 @@ def apply_lora(
     if clip is not None:
         clip = clip.clone()
         added |= set(clip.add_patches(patches, strength_clip))
-    if missing := set(patches) - added:
+    warn_of_missing(set(patches) - added)
+    return model, clip
+
+
+def warn_of_missing(missing: Collection) -> None:
+    """Logs that the host has not taken patches of some weights."""
+    if missing:
         log.warning(
             "LoRA2: %d layers were not taken by the host, the first is %s.",
             len(missing),
             min(map(str, missing)),
         )
-    return model, clip

@@ -1,7 +1,8 @@
 """LoRA files of every kind that the host loads, in every spelling of every family: what the host's
 own loader makes of them, and what LoRA² makes of them.
 
-`nox -s files` tries them all and prints the figures; tests/host/test_every_file.py tries a few.
+tests/host/every_loader.py reads and saves them, tests/host/every_family.py does so for all families
+(`nox -s files`), tests/host/test_every_file.py for a few.
 """
 
 from __future__ import annotations
@@ -9,25 +10,15 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 
 import comfy.lora
-import comfy.lora_convert
-import comfy.sd
-import comfy.utils
 import comfy.weight_adapter
-import safetensors.torch
 import torch
-from comfy.weight_adapter import BOFTAdapter, OFTAdapter
 from torch import Tensor
 
-from lora2_core.files.saving import FORMATS
 from lora2_core.host.naming import is_weight, weight_keys, weight_of
 
-NEAR = 1e-6  # of the largest value: what counts as equal to the host's own loader
-SAME_UPDATE = 1e-4  # of its norm: what counts as not lost, after an SVD in fp32 and a file
 # spelling -> what names of it look like
 SPELLINGS = {
     "kohya of diffusers": r"lora_unet_(down_blocks|up_blocks|mid_block)",
@@ -305,179 +296,32 @@ def targets(model, count: int = 2) -> dict[str, list[tuple[str, object, torch.Si
     return found
 
 
-def files(model, seed: int = 0) -> Iterator[tuple[str, str, dict[str, Tensor]]]:
+# kinds that change more than the rows of a slice, or its bias
+WHOLE_ONLY = (
+    "diff",
+    "set",
+    "pair under a diff",
+    "reshape",
+    "pair and bias",
+    "full of lycoris-lora",
+)
+
+
+def files(
+    model, kinds: Mapping[str, Make] = KINDS, seed: int = 0
+) -> Iterator[tuple[str, str, dict[str, Tensor]]]:
     """(kind, spelling, tensors) of every file for a model; a file has several layers."""
     found = targets(model)
-    for number, (what, make) in enumerate(KINDS.items()):
+    for number, (what, make) in enumerate(kinds.items()):
         for spelling, layers in found.items():
             g, tensors = torch.Generator().manual_seed(seed + number), {}
             for name, key, shape in layers:
-                whole_only = what in (
-                    "diff",
-                    "set",
-                    "pair under a diff",
-                    "reshape",
-                    "pair and bias",
-                )
-                if whole_only and not isinstance(key, str):
+                if what in WHOLE_ONLY and not isinstance(key, str):
                     continue
                 made = make(name, shape, g)
                 tensors |= {} if made is None else made
             if tensors:
                 yield what, spelling, {k: t.clone().contiguous() for k, t in tensors.items()}
-
-
-def stock(path: Path, model, clip=None) -> dict[str, Tensor]:
-    """Weight -> its patched value, by the host's own loader."""
-    tensors = comfy.utils.load_torch_file(str(path), safe_load=True)
-    patched, _ = comfy.sd.load_lora_for_models(model, clip, tensors, 1.0, 1.0)
-    return weights(patched)
-
-
-def weights(patcher) -> dict[str, Tensor]:
-    """In fp64, so that what differs is not the rounding of the sums; the host computes OFT in fp32
-    only.
-    """
-    state, single = patcher.model.state_dict(), (OFTAdapter, BOFTAdapter)
-
-    def patched(key: str, patches: list) -> Tensor:
-        dtype = torch.float32 if any(isinstance(p[1], single) for p in patches) else torch.float64
-        weight = state[key].to(dtype, copy=True)
-        return comfy.lora.calculate_weight(patches, weight, key, dtype).double()
-
-    return {key: patched(key, patches) for key, patches in patcher.patches.items()}
-
-
-def difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
-    """The most that a weight differs, of its largest value; infinity where another is patched."""
-    if ours.keys() != theirs.keys():
-        return math.inf
-    most = 0.0
-    for key, wanted in theirs.items():
-        if ours[key].shape != wanted.shape:
-            return math.inf
-        off = float((ours[key] - wanted).abs().max() / wanted.abs().max().clamp(min=1))
-        most = max(most, off)
-    return most
-
-
-def lost(saved: dict[str, Tensor], source: dict[str, Tensor], model) -> list[str]:
-    """The weights whose update is not that of the source file."""
-    state, gone = model.model.state_dict(), []
-    for key, wanted in source.items():
-        before = state[key].double()
-        update = wanted - before if wanted.shape == before.shape else wanted
-        got = saved.get(key, before)
-        now = got - before if got.shape == before.shape else got
-        if now.shape != update.shape or (now - update).norm() > SAME_UPDATE * update.norm() + 1e-6:
-            gone.append(key)
-    return gone
-
-
-@dataclass
-class Tally:
-    """What came out of files: how many were tried, equal, refused with a sentence, and wrong; and
-    the kinds of which the host itself makes nothing.
-    """
-
-    tried: int = 0
-    equal: int = 0
-    refused: Counter = field(default_factory=Counter)
-    wrong: list[str] = field(default_factory=list)
-    idle: set[str] = field(default_factory=set)
-
-    def add(self, other: Tally) -> None:
-        self.tried, self.equal = self.tried + other.tried, self.equal + other.equal
-        self.refused += other.refused
-        self.wrong += other.wrong
-        self.idle |= other.idle
-
-    def line(self) -> str:
-        refused = sum(self.refused.values())
-        return f"{self.tried} tried, {self.equal} equal, {refused} refused, {len(self.wrong)} wrong"
-
-
-def changes(patched: dict[str, Tensor], model) -> dict[str, Tensor]:
-    """The patched weights that are not what they were."""
-    state = model.model.state_dict()
-    return {k: v for k, v in patched.items() if not torch.equal(v, state[k].double())}
-
-
-def compare_loaders(
-    nodes: dict, model, folder: Path, family: str, tally: Tally, every=files
-) -> None:
-    """LoRA2Load at keep 1 against the host's own loader, on every file."""
-    for what, spelling, tensors in every(model):
-        path = folder / "every.safetensors"
-        safetensors.torch.save_file(tensors, path)
-        tally.tried += 1
-        title = f"{family}, {what}, {spelling}"
-        theirs = stock(path, model)
-        try:
-            ours = weights(nodes["LoRA2Load"].execute(model, path.name).result[0])
-        except ValueError as error:
-            if theirs and any(
-                not torch.equal(theirs[k], model.model.state_dict()[k]) for k in theirs
-            ):
-                tally.wrong.append(f"{title}: refused: {error}")
-            else:
-                tally.refused[str(error).partition(":")[0]] += 1
-            continue
-        if not changes(theirs, model):
-            tally.idle.add(what)
-        if what.endswith("alpha 0"):  # an update of nothing is no patch here
-            theirs = changes(theirs, model)
-        if (off := difference(ours, theirs)) > NEAR:
-            tally.wrong.append(f"{title}: differs by {off:.1e}")
-        else:
-            tally.equal += 1
-
-
-def round_trips(nodes: dict, model, folder: Path, family: str, tally: Tally, every=files) -> None:
-    """Load or Compress, then Save in every form, then the host's own loader: nothing may be lost
-    without a sentence. UNets in the peft form are for diffusers: the host does not read these.
-    """
-    from lora2_core.host.naming import diffusers_paths
-
-    unet = bool(diffusers_paths(model))
-    for what, spelling, tensors in every(model):
-        path = folder / "every.safetensors"
-        safetensors.torch.save_file(tensors, path)
-        source = stock(path, model)
-        if not changes(source, model):
-            tally.idle.add(what)  # ComfyUI itself makes nothing of it
-            continue
-        for how in ("Load", "Compress"):
-            try:
-                if how == "Load":
-                    lora = nodes["LoRA2Load"].execute(model, path.name).result[2]
-                else:
-                    lora = nodes["LoRA2Compress"].execute(path.name, 0.0, 1e-6).result[0]
-            except ValueError as error:
-                tally.tried += 1
-                tally.refused[f"{how}: {reason(error)}"] += 1
-                continue
-            for form in FORMATS:
-                if unet and form == "peft":
-                    continue
-                tally.tried += 1
-                try:
-                    save = nodes["LoRA2Save"].execute(lora, "every/out", format=form, dtype="fp32")
-                except ValueError as error:
-                    tally.refused[f"{form}: {reason(error)}"] += 1
-                    continue
-                written = folder / save.result[0]
-                if gone := lost(stock(written, model), source, model):
-                    title = f"{family}, {what}, {spelling}, {how}, {form}"
-                    tally.wrong.append(f"{title}: {len(gone)} of {len(source)} lost, {gone[0]}")
-                else:
-                    tally.equal += 1
-                written.unlink()
-
-
-def reason(error: ValueError) -> str:
-    """A sentence without the names in it, so that equal ones are counted together."""
-    return re.sub(r"layer \S+|Layer \S+|\S+\.safetensors|first: \S+|\d+", "…", str(error))[:90]
 
 
 def extra_names(model) -> Iterator[tuple[str, dict[str, Tensor], str]]:
@@ -489,53 +333,3 @@ def extra_names(model) -> Iterator[tuple[str, dict[str, Tensor], str]]:
         if name not in host and isinstance(key, str) and key in state and state[key].ndim > 1:
             g = torch.Generator().manual_seed(0)
             yield name, pair(name, state[key].shape, g, PAIRS["kohya"]), key
-
-
-def main() -> None:
-    """Prints the figures for all families, or those that are named."""
-    import asyncio
-    import logging
-    import sys
-
-    import comfyui_lora2
-    import folder_paths
-
-    from lora2_core.host.playground import load_playground
-    from lora2_core.playground import asset
-    from tests.clients.shapes import FLUX
-    from tests.host.flow_models import FAMILIES, build
-
-    logging.disable(logging.CRITICAL)
-    extension = asyncio.run(comfyui_lora2.comfy_entrypoint())
-    nodes = {node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.get_node_list())}
-    folder = Path(folder_paths.get_folder_paths("loras")[0])
-    folder.mkdir(parents=True, exist_ok=True)
-    models = {
-        "UNet": lambda: load_playground(asset.load())[0],
-        "Flux of the real ratio": lambda: build(FLUX),
-    }
-    models |= {name: lambda name=name: build(name) for name in FAMILIES}
-    loaded, kept = Tally(), Tally()
-    with torch.inference_mode():
-        for name in sys.argv[1:] or models:
-            model = models[name]()
-            for title, tally, measure in (
-                ("LoRA2Load against ComfyUI", loaded, compare_loaders),
-                ("Load or Compress, Save, ComfyUI", kept, round_trips),
-            ):
-                own = Tally()
-                measure(nodes, model, folder, name, own)
-                tally.add(own)
-                print(f"{name}: {title}: {own.line()}", flush=True)
-                for fault in own.wrong[:10]:
-                    print(f"    {fault}")
-    print(f"ComfyUI itself makes nothing of: {sorted(loaded.idle)}")
-    print(f"all: LoRA2Load against ComfyUI's loader, to {NEAR:g}: {loaded.line()}")
-    print(f"all: Load or Compress, Save in every form, ComfyUI's loader: {kept.line()}")
-    for sentence, count in kept.refused.most_common():
-        print(f"    {count} refused: {sentence}")
-    raise SystemExit(bool(loaded.wrong or kept.wrong))
-
-
-if __name__ == "__main__":
-    main()

@@ -15,7 +15,8 @@ from lora2_core.host.training.choices import Choices
 from lora2_core.host.training.run import train_on
 from lora2_core.layers.targets import TargetSettings
 
-from .every_file import files, stock, weights
+from .every_file import files
+from .every_loader import stock, weights
 
 LAYERS = r"attn[12]\.to_(q|k|v|out\.0)$|in_layers\.2$|ff\.net\.2$"
 

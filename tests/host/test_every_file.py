@@ -15,14 +15,12 @@ from lora2_core.adapter.names import split_key
 from lora2_core.adapter.other_kinds import KINDS as OTHER_KINDS
 from tests.tiers import fast
 
-from .every_file import (
-    KINDS,
+from .every_file import KINDS, extra_names, files
+from .every_loader import (
     NEAR,
     Tally,
     compare_loaders,
     difference,
-    extra_names,
-    files,
     round_trips,
     stock,
     weights,

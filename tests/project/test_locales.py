@@ -15,7 +15,9 @@ HINTS = [
     ROOT / "nodes/apply.py",
 ]
 # files with sentences on a LoRA's file: NAME_NOTE = "..."
-NOTED = ("files/provenance", "files/loading", "host/apply", "host/training/start")
+NOTED = (
+    "files/provenance", "files/loading", "host/apply", "host/strengths", "host/training/start",
+)  # fmt: skip
 HINTS += [ROOT / f"lora2_core/{name}.py" for name in NOTED]
 _NOTE = re.compile(r'_NOTE = \(?\s*("[^)]+?")\s*(?:\)|\n\n|\n[A-Z#])')
 NOTES = {

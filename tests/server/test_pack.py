@@ -14,6 +14,7 @@ PROMISED = {
     "LoRA2TrainQueue",
     "LoRA2Apply",
     "LoRA2Load",
+    "LoRA2BlockStrengths",
     "LoRA2Compress",
     "LoRA2Save",
     "LoRA2RankHeatmap",
