@@ -1,5 +1,5 @@
-"""A training adapter: a LoRA that Load LoRA puts under the model while it is trained. What is learned
-does not hold it, and works on the model without it.
+"""A training adapter: a LoRA that Load LoRA puts under the model while it is trained. What is
+learned does not hold it, and works on the model without it.
 """
 
 import comfy.lora
