@@ -18,6 +18,7 @@ from .examples import Example, by_shape, collate
 from .out_of_place import writes_allowed
 from .overwritten import overwrites, overwriting_allowed
 from .streams import levels as levels_of_streams
+from .timesteps import noise_levels
 
 DEFAULT = LossSettings()
 # encodes the captions of a batch again, as the text encoder is now
@@ -30,36 +31,6 @@ def prediction_scale(sampling, sigma: Tensor, like: Tensor) -> Tensor:
     prediction.
     """
     return sampling.calculate_denoised(sigma, torch.ones_like(like), torch.zeros_like(like)).abs()
-
-
-def sigma_at(sampling, position: Tensor) -> Tensor:
-    """Returns the noise levels at positions in [0, 1): of discrete timesteps where the model has
-    them, else of percentages.
-    """
-    if hasattr(sampling, "num_timesteps") and hasattr(sampling, "sigmas"):
-        count, table = sampling.num_timesteps, sampling.sigmas
-        timesteps = (position * count).long().clamp(max=count - 1).to(table.device)
-        if len(table) == count and not counts_timesteps(sampling):
-            return table[timesteps].float()
-        return sampling.sigma(timesteps).float()
-    return torch.tensor([float(sampling.percent_to_sigma(float(p))) for p in position])
-
-
-def counts_timesteps(sampling) -> bool:
-    """Returns whether sampling.sigma takes the number of a timestep: Stable Cascade's takes a time
-    from 0 to 1.
-    """
-    last = torch.tensor([len(sampling.sigmas) - 1], device=sampling.sigmas.device)
-    return torch.allclose(sampling.sigma(last).float(), sampling.sigmas[-1:].float(), rtol=1e-3)
-
-
-def positions(sampling, settings: LossSettings, drawn: Tensor) -> Tensor:
-    """Returns the positions for sigma_at of drawn numbers in [0, 1): timesteps rise with the noise,
-    percentages fall.
-    """
-    if hasattr(sampling, "num_timesteps"):
-        return settings.times(drawn)
-    return 1 - settings.times(1 - drawn)
 
 
 def check_loss(settings: LossSettings, sampling) -> None:
@@ -176,8 +147,7 @@ def with_noise(
     noise = torch.randn((count, *latent.shape[1:]), generator=generator).to(latent)
     drawn = torch.rand(count, generator=generator)
     noise = settings.offset(noise, generator)
-    sampling = inner.model_sampling
-    sigma = sigma_at(sampling, positions(sampling, settings, drawn)).to(latent.device)
+    sigma = noise_levels(inner, settings, drawn, latent).to(latent.device)
     return Draw(picked, noise, sigma)
 
 
