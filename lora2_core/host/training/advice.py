@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 import comfy.model_sampling
 
 from ...adapter.origin import Note
-from ...layers.targets import ATTENTION_LAYERS
 from ...training.loss import BY_SIZE
 from ..playground import PlaygroundSDXL
 from .choices import Choices
@@ -44,7 +43,7 @@ def advice(model, latents: list, positive: object, choices: Choices) -> Iterator
     if (known := family_of(model)) is not None:
         name, preset = known
         rate, rank = f"{preset.learning_rate:g}", str(preset.target_rank)
-        layers = preset.settings.get("layers", ATTENTION_LAYERS)
+        layers = preset.settings.get("layers", choices.rank.rules.defaults.layers)
         yield [
             "Usual for this model ({0}): learning_rate {1}, target_rank {2}, layers {3}.",
             name, rate, rank, layers,
