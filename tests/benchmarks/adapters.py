@@ -50,9 +50,9 @@ def targets() -> dict[str, tuple[int, int]]:
     """The 722 layers that trainers of kohya adapt: rows and columns."""
     found = {}
     for key, shape in shapes().items():
-        if key.endswith(".weight") and len(shape) == 2 and ".1." in key.replace("_block.1", ".1"):
-            if "emb" not in key and "in_layers" not in key:
-                found["diffusion_model." + key.removesuffix(".weight")] = shape
+        inside = ".1." in key.replace("_block.1", ".1") and "emb" not in key
+        if key.endswith(".weight") and len(shape) == 2 and inside:
+            found["diffusion_model." + key.removesuffix(".weight")] = shape
     return found
 
 
@@ -129,13 +129,15 @@ def written(folder: Path) -> None:
         at += size
     head = json.dumps(entries).encode()
     g = torch.Generator().manual_seed(0)
-    with open(folder / "base.safetensors", "wb") as base:
-        with open(folder / "tuned.safetensors", "wb") as tuned:
-            for file in (base, tuned):
-                file.write(len(head).to_bytes(8, "little") + head)
-            for entry in entries.values():
-                for file, values in zip((base, tuned), two(entry["shape"], g), strict=True):
-                    file.write(values.half().numpy().tobytes())
+    with (
+        open(folder / "base.safetensors", "wb") as base,
+        open(folder / "tuned.safetensors", "wb") as tuned,
+    ):
+        for file in (base, tuned):
+            file.write(len(head).to_bytes(8, "little") + head)
+        for entry in entries.values():
+            for file, values in zip((base, tuned), two(entry["shape"], g), strict=True):
+                file.write(values.half().numpy().tobytes())
 
 
 def two(shape: list[int], g: torch.Generator) -> Iterator[Tensor]:
