@@ -98,7 +98,7 @@ def test_a_run_says_what_auto_was():
 @pytest.mark.parametrize(
     ("name", "family", "layers"),
     [
-        ("SDXL", "SDXL subject", "attention"), ("SD15", "SD1.5", "attention"),
+        ("SDXL", "SDXL subject", "all in blocks"), ("SD15", "SD1.5", "all in blocks"),
         ("Flux2", "Flux.2", "attention + feed-forward"),
         ("ZImage", "Z-Image", "attention + feed-forward"),
         ("WAN22_T2V", "Wan", "attention + feed-forward"),
