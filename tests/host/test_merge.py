@@ -18,7 +18,8 @@ from lora2_core.host.export import as_lora_model
 from tests.clients.shapes import HOSTS, adapter
 from tests.tiers import fast
 
-from .every_file import files, stock, weights
+from .every_file import files
+from .every_loader import stock, weights
 
 SAME = 1e-5  # of an update: what counts as the sum, after one more rounding to fp32
 FORMS = {"SDXL": ("kohya", "peft"), "Flux": ("kohya", "peft"), "Wan": ("kohya", "comfy")}
