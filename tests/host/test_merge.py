@@ -149,7 +149,7 @@ def test_every_kind_is_added(node, nodes, playground, loras, kind):
     """With the base model connected, beside a plain pair of the same layers, and doubled."""
     model = playground.model
     tensors = next(t for what, spelling, t in files(model) if what == kind)
-    plain = next(t for what, spelling, t in files(model, 1) if what == "LoRA, kohya")
+    plain = next(t for what, spelling, t in files(model, seed=1) if what == "LoRA, kohya")
     save_file(tensors, loras / "a.safetensors")
     save_file(plain, loras / "b.safetensors")
     each = [update(stock(loras / f"{n}.safetensors", model), model) for n in "ab"]
