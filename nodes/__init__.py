@@ -8,6 +8,7 @@ from ..lora2_core.saying import plainly
 from . import (
     apply,
     compress,
+    compress_folder,
     dataset,
     evaluate,
     extract,
@@ -32,6 +33,7 @@ NODES = [
     *layers.NODES,
     *apply.NODES,
     *compress.NODES,
+    *compress_folder.NODES,
     *merge.NODES,
     *extract.NODES,
     *save.NODES,
