@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from comfy_api.latest import io
 
 from ..lora2_core.adapter.strengths import BETWEEN, HOLD, Strengths, read_blocks, read_schedule
+from ..lora2_core.checks import check_text
 from ..lora2_core.layers.parts import PARTS
 from .checking import checked, validated
 from .sockets import CATEGORY, BlockStrengths
@@ -84,7 +87,8 @@ class LoRA2BlockStrengths(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, blocks=None, schedule=None) -> bool | str:
         """Reads both texts before anything runs."""
-        return validated((read_blocks, blocks), (read_schedule, schedule))
+        texts = (partial(check_text, "blocks"), blocks), (partial(check_text, "schedule"), schedule)
+        return validated(*texts, (read_blocks, blocks), (read_schedule, schedule))
 
     @classmethod
     @checked
