@@ -204,6 +204,15 @@ def bench(session: nox.Session) -> None:
     in_host(session, "-m", *module, *session.posargs, **path)
 
 
+@nox.session(name="bench-files", venv_backend="none")
+def bench_files(session: nox.Session) -> None:
+    """Merge, Extract and Compress at the size of SDXL: seconds, memory, error against the best
+    possible (minutes, 11 GB of disk); `-- merge`, `extract`, `speed` or `kinds` for one of them.
+    """
+    module = ("tests.hosting.inprocess", "tests.benchmarks.adapters")
+    in_host(session, "-m", *module, *session.posargs)
+
+
 @nox.session(venv_backend="none")
 def gpu(session: nox.Session) -> None:
     """On a real card, in the real host: seconds, peak memory against the planned one, and whether

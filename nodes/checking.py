@@ -15,7 +15,10 @@ from ..lora2_core.paths import quoted
 
 # Fields that list files and folders. The disk may have changed since the list was made, so each
 # node looks on the disk itself.
-DISK_LISTS = ("lora_name", "folder", "resume", "clip_folder", "dino_folder", "preset")
+DISK_LISTS = (
+    "lora_name", "folder", "resume", "clip_folder", "dino_folder", "preset", "model_file",
+    "base_file", "lora_folder",
+)  # fmt: skip
 
 
 def check_field(field: io.Input, value: object) -> None:

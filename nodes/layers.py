@@ -7,8 +7,9 @@ from comfy_api.latest import io
 from ..lora2_core.host.training.choices import Choices
 from ..lora2_core.layers.layer import is_adaptable
 from ..lora2_core.layers.target_table import kinds, rows, summary, table
-from ..lora2_core.layers.targets import places
+from ..lora2_core.layers.targets import places, with_layers
 from ..lora2_core.ranks.layer_ranks import MOST
+from . import inputs
 from .checking import checked
 from .sockets import CATEGORY, Lora2Options, check_model, check_options
 
@@ -34,12 +35,13 @@ class LoRA2Layers(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "target_rank",
-                    default=64,
+                    default=16,
                     min=1,
                     max=4096,
                     optional=True,
                     tooltip="As in LoRA\u00b2 Train. The size is counted at this rank.",
                 ),
+                inputs.layers(),
             ],
             outputs=[
                 io.String.Output(
@@ -55,16 +57,15 @@ class LoRA2Layers(io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(cls, model, options=None, target_rank=64) -> io.NodeOutput:
+    def execute(cls, model, options=None, target_rank=64, layers=None) -> io.NodeOutput:
         check_model(model)
-        choices = Choices.of(
-            {"max_rank": MOST, "target_rank": target_rank, **check_options(options)}
-        )
-        layers = rows(choices.target.chosen(model.model), choices.rank)
+        chain = with_layers(check_options(options), layers)
+        choices = Choices.of({"max_rank": MOST, "target_rank": target_rank, **chain})
+        chosen = rows(choices.target.chosen(model.model), choices.rank)
         adaptable = sum(map(is_adaptable, model.model.modules()))
-        text = summary(layers, choices.rank, adaptable, kinds(model.model, layers))
+        text = summary(chosen, choices.rank, adaptable, kinds(model.model, chosen))
         found = places(model.model)
-        return io.NodeOutput(table(layers, found), len(layers), list(layers), ui={"text": (text,)})
+        return io.NodeOutput(table(chosen, found), len(chosen), list(chosen), ui={"text": (text,)})
 
 
 NODES = [LoRA2Layers]

@@ -19,6 +19,7 @@ Lora2 = io.Custom("LORA2")
 Lora2Options = io.Custom("LORA2_OPTIONS")
 LoraModel = io.Custom("LORA_MODEL")
 BlockStrengths = io.Custom("LORA2_STRENGTHS")
+LoraStack = io.Custom("LORA_STACK")  # of many packs: lora2_core/host/lora_stack.py
 # A field of the schema. With it the host sends a node's ui output again when the node is cached.
 # ComfyUI before 0.20 does not have this field.
 SHOWN_AGAIN = {f.name: True for f in fields(io.Schema) if f.name == "has_intermediate_output"}

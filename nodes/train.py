@@ -13,6 +13,7 @@ from ..lora2_core.host.training.ending import adapter_is_taken, end, end_early
 from ..lora2_core.host.training.epochs import choices_with_epochs
 from ..lora2_core.host.training.live import EVENT, Origin
 from ..lora2_core.host.training.run_view import RunView
+from ..lora2_core.layers.targets import with_layers
 from . import inputs
 from .checking import checked
 from .sockets import (
@@ -68,6 +69,7 @@ class LoRA2Train(io.ComfyNode):
                     "LoRA\u00b2 Text Encoder Options.",
                 ),
                 inputs.epochs(optional=True),
+                inputs.layers(),
             ],
             outputs=[
                 Lora2.Output(display_name="lora2"),
@@ -101,6 +103,7 @@ class LoRA2Train(io.ComfyNode):
         options=None,
         clip=None,
         epochs=None,
+        layers=None,
     ) -> io.NodeOutput:
         clip = (clip or [None])[0]
         fields = {
@@ -115,7 +118,8 @@ class LoRA2Train(io.ComfyNode):
         }
         fields = {name: first(name, values) for name, values in fields.items()} | {"clip": clip}
         check_model(first("model", model))
-        options = {**check_options((options or [None])[0]), **fields}
+        chain = check_options((options or [None])[0])
+        options = {**with_layers(chain, (layers or [None])[0]), **fields}
         choices = choices_with_epochs(options, (epochs or [0])[0], latents)
         check_prefix(RESCUED)
         data, origin = (model[0], latents, positive), cls.origin()

@@ -11,6 +11,7 @@ from ..lora2_core.host import live_events
 from ..lora2_core.host.only_said import OnlySaid
 from ..lora2_core.host.training.queue import Queue, check_queue_prefix, entries
 from ..lora2_core.host.training.run_view import RunView
+from ..lora2_core.layers.targets import with_layers
 from . import inputs
 from .checking import checked, validated
 from .sockets import CATEGORY, Lora2, Lora2Options, check_clip, check_model, check_options
@@ -65,6 +66,7 @@ class LoRA2TrainQueue(io.ComfyNode):
                 Lora2Options.Input(
                     "options", optional=True, tooltip="Option nodes, as for LoRA\u00b2 Train."
                 ),
+                inputs.layers(),
             ],
             outputs=[
                 Lora2.Output(
@@ -102,6 +104,7 @@ class LoRA2TrainQueue(io.ComfyNode):
         epochs,
         filename_prefix,
         options=None,
+        layers=None,
         **fields,
     ) -> io.NodeOutput:
         check_model(model)
@@ -123,7 +126,7 @@ class LoRA2TrainQueue(io.ComfyNode):
             return outcome
 
         dataset = DatasetSettings(caption, resolution)
-        chosen = {**check_options(options), **fields}
+        chosen = {**with_layers(check_options(options), layers), **fields}
         queue = Queue(model, clip, vae, dataset, chosen, epochs, filename_prefix)
         return io.NodeOutput(*queue.work_off(entries(folders), on_picture, train))
 

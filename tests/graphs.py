@@ -55,10 +55,11 @@ def quick_start(
     batch_size: int = 8,
     learning_rate: float = 5e-3,
     mode: str = "adaptive",
-    target_rank: int = 8,
+    target_rank: int = 4,
     budget_mb: float = 0.0,
     max_rank: int = 32,
     seed: int = 0,
+    layers: str = "auto",
     name: str = "owl",
 ) -> Graph:
     """Trains an adapter and shows it: see the module's picture. The playground unless told."""
@@ -80,6 +81,7 @@ def quick_start(
         budget_mb=budget_mb,
         max_rank=max_rank,
         seed=seed,
+        layers=layers,
     )
     graph["heatmap"] = _node("LoRA2RankHeatmap", lora2=[TRAIN, 0])
     graph[HEATMAP] = _node("SaveImage", images=["heatmap", 0], filename_prefix="heatmap")

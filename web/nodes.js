@@ -31,6 +31,7 @@ export const used = (node) => Boolean(node.outputs?.some((o) => o.links?.length)
  *   needs   [[whether it is there, what to do where it is not]], in the order of building a graph
  *   view    kind: what the node shows inside, by the file of views/ that draws it;
  *           height: the view's least height in graph units; empty: its text before the first run
+ *   before  input -> its value in a workflow that was saved before the input was there
  *   next    what to do after a run whose adapter no node keeps
  *   saves   true where a run leaves a LoRA file behind
  *   forgets true where the node takes an adapter and keeps nothing of it
@@ -58,6 +59,7 @@ const NODES = {
       [used, ALONE],
     ],
     view: { kind: "train", height: 420, empty: "Loss, ranks and size appear here during a run." },
+    before: { layers: "attention" },
     next: KEEP,
     saves: true,
   },
@@ -66,6 +68,7 @@ const NODES = {
     size: [440, 0],
     needs: [[linked("model"), MODEL], [linked("clip"), "Connect clip and vae: those of the model that is trained."]],
     view: { kind: "train", height: 420, empty: "Loss, ranks and size appear here during a run." },
+    before: { layers: "attention" },
     saves: true,
   },
   LoRA2RankOptions: { colour: TRAINING, size: [300, 0] },
@@ -75,6 +78,7 @@ const NODES = {
     size: [420, 0],
     needs: [[linked("model"), MODEL]],
     view: { kind: "report", height: 170, empty: "The layers that would be trained appear here after a run." },
+    before: { layers: "attention" },
   },
   LoRA2MemoryOptions: { colour: TRAINING, size: [300, 0] },
   LoRA2OptimizerOptions: { colour: TRAINING, size: [300, 0] },

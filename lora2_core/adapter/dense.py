@@ -18,6 +18,8 @@ from .other_kinds import OtherChange, pair_size
 
 MOST_RANK = 512  # positions kept of a layer: more is no small adapter, and the rest is counted
 EXACT = 1024  # rows or columns up to which all singular values are computed
+# a projection takes longer than all singular values where it keeps more than a third of them
+NARROW = 3
 OVERSAMPLED, ITERATIONS = 32, 4  # of a random projection: the error is within 1 % of the best one
 # the update of a layer, dense; None where it has none
 Dense = Callable[[str], Tensor | None]
@@ -142,29 +144,39 @@ def lokr(tensors: Mapping[str, Tensor]) -> tuple[LoraLayer, float]:
     return layer, float(values[cut].square().sum())
 
 
-def decomposed(update: Tensor) -> tuple[LoraLayer, float]:
-    """Returns the pair of a dense update [out, in, ...] in its singular basis, of at most MOST_RANK
-    positions, and the energy of the others.
+def decomposed(
+    update: Tensor, most: int = MOST_RANK, dtype: torch.dtype = torch.float64
+) -> tuple[LoraLayer, float]:
+    """Returns the pair of a dense update [out, in, ...] in its singular basis, of at most `most`
+    positions, and the energy of the others: the squared norm of the update less that of the pair,
+    which is exact however good the projection is.
+
+    dtype: what is computed in. fp32 takes half of the time, and is exact enough for a pair in fp32.
     """
-    kernel, matrix = tuple(update.shape[2:]) or None, as_matrix(update).double()
-    if min(matrix.shape) <= EXACT:
+    kernel, matrix = tuple(update.shape[2:]) or None, as_matrix(update).to(dtype)
+    small = min(matrix.shape) <= EXACT and min(matrix.shape) < NARROW * (most + OVERSAMPLED)
+    if small:
         left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     else:
-        left, values, right = projected(matrix)
-    rank = min(MOST_RANK, int((values > 1e-7 * values[0]).sum())) if len(values) else 0
+        left, values, right = projected(matrix, most)
+    rank = min(most, int((values > 1e-7 * values[0]).sum())) if len(values) else 0
     root = values[:rank].sqrt()
     up, down = left[:, :rank] * root, root[:, None] * right[:rank]
-    lost = float(matrix.square().sum() - values[:rank].square().sum())
-    return LoraLayer(up.float(), down.float(), kernel), max(0.0, lost)
+    lost = float(values[rank:].double().square().sum())
+    if not small:
+        whole = torch.linalg.vector_norm(matrix, dtype=torch.float64).square()
+        lost = float(whole - values[:rank].double().square().sum())
+    return LoraLayer(up.float().cpu(), down.float().cpu(), kernel), max(0.0, lost)
 
 
-def projected(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the largest singular values and vectors of a matrix, by a random projection with
-    power iterations (Halko, Martinsson, Tropp 2011). The seed is fixed.
+def projected(matrix: Tensor, most: int = MOST_RANK) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the `most` largest singular values and vectors of a matrix, and some more, by a
+    random projection with power iterations (Halko, Martinsson, Tropp 2011). The seed is fixed.
     """
     generator = torch.Generator().manual_seed(0)
-    width = min(MOST_RANK + OVERSAMPLED, *matrix.shape)
+    width = min(most + OVERSAMPLED, *matrix.shape)
     basis = torch.randn(matrix.shape[1], width, generator=generator, dtype=matrix.dtype)
+    basis = basis.to(matrix.device)
     basis = torch.linalg.qr(matrix @ basis)[0]
     for _ in range(ITERATIONS):
         basis = torch.linalg.qr(matrix @ torch.linalg.qr(matrix.T @ basis)[0])[0]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from .allocation import share_out
 from .kernels import as_kernels, as_matrix, as_point_kernels
 from .origin import Origin
 from .other_kinds import OtherChange
+from .singular import in_singular_basis, reduced
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,14 @@ class LoraLayer:
         """Returns the parameters of one rank position."""
         return self.up.shape[0] + self.down.shape[1]
 
-    @property
+    @cached_property
     def energy(self) -> Tensor:
         """Returns |up_i|^2 |down_i|^2 of each position, fp64 (rank,); in the singular basis these
         are the squared singular values.
         """
-        return self.up.double().square().sum(0) * self.down.double().square().sum(1)
+        up = torch.linalg.vector_norm(self.up, dim=0, dtype=torch.float64)
+        down = torch.linalg.vector_norm(self.down, dim=1, dtype=torch.float64)
+        return (up * down).square()
 
     @property
     def norm(self) -> float:
@@ -73,14 +77,11 @@ class LoraLayer:
 
     def rotated(self) -> LoraLayer:
         """Returns the layer in its singular basis, up and down each with the square roots of the
-        singular values. Only the rank x rank core is decomposed.
+        singular values. A rank above what the shape allows is brought down to that.
         """
-        up_q, up_r = torch.linalg.qr(self.up.double())
-        down_q, down_r = torch.linalg.qr(self.down.double().T)
-        left, values, right = torch.linalg.svd(up_r @ down_r.T, full_matrices=False)
-        root = values.sqrt()
-        up = (up_q @ left) * root
-        down = root[:, None] * (right @ down_q.T)
+        too_many = self.rank > min(len(self.up), self.down.shape[1])
+        pair = reduced(self.up, self.down) if too_many else (self.up, self.down)
+        up, down = in_singular_basis(*pair)
         return replace(self, up=up.to(self.up.dtype), down=down.to(self.down.dtype))
 
     def delta(self) -> Tensor:
@@ -126,8 +127,10 @@ class RankedLora:
 
     @property
     def mean_rank(self) -> float:
-        """Returns the mean rank over all layers that were trained, rank 0 included."""
-        return sum(self.ranks.values()) / max(1, len(self.layers))
+        """Returns the mean rank over all layers that were trained, rank 0 included, weighted by
+        their size: the parameters over those of one rank in each layer.
+        """
+        return self.parameters / max(1, sum(layer.cost for layer in self.layers.values()))
 
     def megabytes(self, bytes_per_parameter: int = BYTES_PER_PARAMETER) -> float:
         """Returns the size of the tensors in MB (1e6 bytes); other changes than pairs have the

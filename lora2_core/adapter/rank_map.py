@@ -29,15 +29,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class RankMap:
-    """Rows and columns in the order of the model, and the cells."""
+    """Rows and columns in the order of the model, the cells, and the mean rank of RankedLora."""
 
     rows: list[str]
     columns: list[str]
     cells: list[Cell]
+    mean_rank: float
 
     def as_json(self) -> dict:
         """Returns the map for the front end."""
-        return as_json(self.rows, self.columns, [vars(cell) for cell in self.cells])
+        cells = [vars(cell) for cell in self.cells]
+        return as_json(self.rows, self.columns, cells) | {"mean_rank": round(self.mean_rank, 3)}
 
     def grid(
         self,
@@ -65,4 +67,4 @@ def rank_map(lora: RankedLora) -> RankMap:
         limit = min(layer.up.shape[0], layer.down.shape[1])
         size = 2 * layer.rank * layer.cost
         cells.append(Cell(name, *layout.layers[name], layer.rank, limit, layer.norm, size))
-    return RankMap(layout.rows, layout.columns, cells)
+    return RankMap(layout.rows, layout.columns, cells, lora.mean_rank)

@@ -49,7 +49,7 @@ def sections(table: RankMap) -> list[Section]:
     for columns, rows in groups:
         names = sorted({column for _, column in columns}, key=column_key)
         cells = [cell for row in rows for cell in cells_of[row]]
-        made.append(Section(rows, names, cells, beginning(rows)))
+        made.append(Section(rows, names, cells, table.mean_rank, beginning(rows)))
     return sorted(made, key=lambda s: (1, 0) if encoder_of(s.rows[0]) else (0, -len(s.cells)))
 
 

@@ -17,7 +17,8 @@ STEPS = 100  # keep = 0.01, 0.02, ..., 1: as fine as the slider
 class SizeCurve:
     """Lists of STEPS numbers, for keep = 1/STEPS, 2/STEPS, ..., 1.
 
-    mb: size in fp16. mean_rank: over all layers. energy: the share of the squared norm that stays.
+    mb: size in fp16. mean_rank: as that of RankedLora. energy: the share of the squared norm that
+    stays.
     """
 
     mb: list[float]
@@ -46,6 +47,6 @@ def size_curve(lora: RankedLora) -> SizeCurve:
     uncut = lora.other_bytes / MEGABYTE
     return SizeCurve(
         [round(mb + uncut, 4) for mb in at(sizes, MEGABYTE / BYTES_PER_PARAMETER, 4)],
-        [round(int(k) / max(1, len(lora.layers)), 3) for k in kept],
+        at(sizes, float(max(1, sum(costs))), 3),
         at(energy, total, 5),
     )

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ from torch import nn
 from ..adapter.names import HOST_PREFIX
 from ..checks import check_choice, check_text
 from ..ranks.layer_ranks import Line
+from ..ranks.modes import Fixed
 from . import structure
 from .layer import Component, is_adaptable
 from .structure import Place
@@ -32,6 +33,7 @@ FEED_FORWARD = (
 )
 EVERYTHING = r"^diffusion_model\."
 REGEX, ATTENTION_LAYERS, ALL_LINEAR = "regex", "attention", "all linear"
+AUTO = "auto"  # the kind of layers that suits the mode
 # a kind of layers -> what the structure calls them, and names that always belong to them
 IN_BLOCKS = {
     ATTENTION_LAYERS: ((structure.ATTENTION, structure.FUSED), ATTENTION),
@@ -42,7 +44,7 @@ IN_BLOCKS = {
     "all in blocks": (structure.TRAINED, f"{ATTENTION}|{FEED_FORWARD}"),
 }
 KINDS = (*IN_BLOCKS, ALL_LINEAR, "all linear + conv")
-LAYERS = (REGEX, *KINDS)
+LAYERS = (AUTO, REGEX, *KINDS)
 # what a person writes for a block, and its name in the model
 SIDES = {
     "down": "input_blocks", "mid": "middle_block", "up": "output_blocks", "double": "double_blocks",
@@ -98,8 +100,8 @@ def places(module: nn.Module) -> dict[str, Place]:
 class TargetSettings:
     """A choice of layers.
 
-    layers: one of KINDS, or `regex` for the layers that `targets` matches, where the default means
-    the attention layers of any model. only_blocks,
+    layers: one of KINDS; `auto`, which `resolved` replaces; or `regex` for the layers that
+    `targets` matches, where the default means the attention layers of any model. only_blocks,
     without_blocks: blocks to take or to leave out, with commas between them. A block is `down`,
     `mid`, `up`, `double`, `single`, or its name in the model; a number or a range may follow, as in
     `down 4, up 0-3` or `layers.5`.
@@ -116,6 +118,10 @@ class TargetSettings:
             check_text(name, getattr(self, name))
         for name in ("only_blocks", "without_blocks"):
             blocks(name, getattr(self, name))
+
+    def resolved(self, mode: Fixed) -> TargetSettings:
+        """Returns the choice with the mode's own kind of layers in place of `auto`."""
+        return replace(self, layers=mode.defaults.layers) if self.layers == AUTO else self
 
     def facts(self) -> dict:
         """Returns the fields of the choice that say something, for checkpoints and metadata."""
@@ -150,6 +156,14 @@ class TargetSettings:
                 "leave no layer to train: take more blocks."
             )
         return layers
+
+
+def with_layers(options: Mapping[str, object], layers: str | None) -> dict[str, object]:
+    """Returns the options of a chain with the kind of layers that a node says itself. It counts
+    where the chain says none, or `auto`. None: the node says none, as in workflows of before.
+    """
+    said = options.get("layers", REGEX if "targets" in options else AUTO)
+    return {**options} if layers is None or said != AUTO else {**options, "layers": layers}
 
 
 @dataclass(frozen=True)

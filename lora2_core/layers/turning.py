@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..ranks.singular import singular_turn
+from ..adapter.singular import singular_turn
 from .layer import Component
 from .moments import together_to
 

@@ -44,7 +44,7 @@ class Defaults:
     """A mode's values for settings that are None.
 
     quantile, init, rank_weight, attention_weight: as in RankSettings. schedule, weight_decay (of a
-    run): as in TrainSettings.
+    run): as in TrainSettings. layers: the kind of layers that `auto` means in TargetSettings.
 
     Figures (F, see above): weight_decay 0 instead of 1.5 +22.0%; a constant learning rate instead
     of late +24.6%; quantile 0.9 instead of 0.3 +7.2%. Paper mode has the paper's own values.
@@ -56,6 +56,7 @@ class Defaults:
     attention_weight: float
     schedule: str
     weight_decay: float
+    layers: str = "all in blocks"
 
 
 class Fixed:
@@ -133,7 +134,7 @@ class Paper(Fixed):
     name = "paper"
     defaults = Defaults(
         quantile=0.9, init="paper", rank_weight=PAPER_WEIGHT, attention_weight=PAPER_WEIGHT,
-        schedule="constant", weight_decay=0.0,
+        schedule="constant", weight_decay=0.0, layers="attention",
     )  # fmt: skip
     moves, limited, random_growth = True, False, True
 

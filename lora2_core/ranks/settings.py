@@ -22,7 +22,7 @@ class RankSettings:
     budget_mb: 0, or a size in MB (1e6 bytes, 2 bytes a parameter) that replaces target_rank as the
         limit.
     start_rank: rank of every layer at the first step; None: target_rank, in adaptive mode three
-        times the mean rank allowed (layers then compete, and no rank rises).
+        times the mean rank allowed, since layers then compete.
     max_rank: highest rank of a layer; min(in, out) of its shape limits it too.
     quantile: share k of all importance that lies inside the rank; None: the mode's own, 0.9 in
         paper mode, 0.3 in adaptive mode, where importance then falls gently.
@@ -38,7 +38,7 @@ class RankSettings:
     """
 
     mode: str = "adaptive"
-    target_rank: int = 64
+    target_rank: int = 16
     budget_mb: float = 0.0
     start_rank: int | None = None
     max_rank: int = 256

@@ -51,6 +51,15 @@ def tempered(worth: Tensor) -> Tensor:
     return worth / total**TEMPER if total > 0 else worth
 
 
+def drawn_on(worth: Tensor, count: int) -> Tensor:
+    """Returns what `count` further positions of a layer would be worth if its worths (rank,), rank
+    above 0, went on falling as they do: geometrically.
+    """
+    falling = descending(worth)
+    fall = (falling[-1] / falling[0]) ** (1 / max(1, len(falling) - 1)) if falling[0] > 0 else 0.0
+    return falling[-1:] * fall ** torch.arange(1, max(0, count) + 1, device=worth.device)
+
+
 def mean_worth(worths: Sequence[Tensor]) -> float:
     """Returns the worth of a typical useful position, sum w^2 / sum w, which noise hardly
     changes.

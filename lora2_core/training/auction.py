@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from ..adapter.allocation import share_out
 from ..layers.adapters import Adapters
 from ..ranks.rank import rank_loss, rate_for
-from ..ranks.worth import above_noise, position_worth, tempered
+from ..ranks.worth import CLIFF, above_noise, drawn_on, position_worth, tempered
 
 # Figures: "F" is section F of docs/results.md, the loss on unseen pictures with one choice changed.
 
@@ -73,9 +73,10 @@ class AuctionPrice(NoPrice):
     back is turned to its singular basis first, so that it loses the least. Other layers are not
     turned, since a turn makes the optimizer's mean squares less exact. Only the first review turns
     every layer: from then on signal and noise are learned apart. The allowed size falls
-    geometrically from the first size to the ceiling, between FIRST and SIZED of the run. A layer
-    that has given noise back is judged no more: what is left is signal, and the gaps inside it say
-    nothing.
+    geometrically from the first size to the ceiling, between FIRST and SIZED of the run. From
+    JUDGED on, noise makes room for signal: what it held of the size goes to layers that have none,
+    whose ranks rise. A layer that has given noise back is judged no more: what is left is signal,
+    and the gaps inside it say nothing.
 
     lambda_rank is `rank_weight` times the running mean of the loss before the first review, so that
     the scale of the loss does not matter.
@@ -117,7 +118,8 @@ class AuctionPrice(NoPrice):
         if self.targets is None:
             self.level = loss if self.level is None else 0.95 * self.level + 0.05 * loss
         log_rates = self.adapters.rate_parameter
-        log_rates.copy_(log_rates.maximum(self.lowest))  # no rank rises above its first
+        # no rank is above its first one, or above what a review has added
+        log_rates.copy_(log_rates.maximum(self.lowest))
         if self.targets is not None:  # and Adam's momentum takes no rank below its target
             log_rates.copy_(log_rates.minimum(self.targets))
         else:  # what the run started with is judged by reviews alone
@@ -140,30 +142,72 @@ class AuctionPrice(NoPrice):
         compared = [tempered(w) for w in worths]
         totals = torch.stack([w.sum() for w in compared]).tolist()
         adapters.worths = dict(zip(adapters.components, totals, strict=True))
-        ranks = list(adapters.ranks.values())
+        costs = [c.cost for c in components]
         if time >= JUDGED and self.index >= SETTLED:
-            ranks = self.without_noise(worths, 1.0 if time < LATE else LATE_EVIDENCE)
-        worths = [w[:r] for w, r in zip(compared, ranks, strict=True)]
-        chosen = share_out(worths, [c.cost for c in components], self.allowed())
+            chosen = self.without_noise(worths, compared, 1.0 if time < LATE else LATE_EVIDENCE)
+        else:
+            chosen = share_out(compared, costs, self.allowed())
         if self.targets is not None:
             turns = {row: t for row, t in turns.items() if chosen[row] < components[row].rank}
         adapters.turn(turns, optimizer)
         wanted = torch.tensor(chosen, dtype=torch.float32).clamp(min=LAYER_GIVEN_UP)
         rates = rate_for(1.0, adapters.settings.quantile) / wanted
         self.targets = rates.log().to(adapters.device)
+        self.lowest = self.lowest.minimum(self.targets)
 
-    def without_noise(self, worths: list[Tensor], evidence: float) -> list[int]:
-        """Returns the rank of each layer without its noise, which is looked for until there was
-        some.
+    def without_noise(
+        self, worths: list[Tensor], compared: list[Tensor], evidence: float
+    ) -> list[int]:
+        """Returns the rank of each layer where noise makes room for signal.
+
+        Signal comes first. What it leaves of the size goes to layers without noise, for further
+        positions. If they could use more than is left, the size is scarce; then noise stays, unless
+        a further position would be worth CLIFF times as much.
+
+        worths, compared: of each layer's positions, (rank,), as they are and tempered.
+        """
+        costs = [c.cost for c in self.adapters.components.values()]
+        limits = self.signal(worths, evidence)
+        signal = [w[:n] for w, n in zip(compared, limits, strict=True)]
+        chosen = share_out(signal, costs, self.allowed())
+        spare = self.allowed() - sum(c * n for c, n in zip(costs, chosen, strict=True))
+        wishes = self.wishes(compared, chosen, spare)
+        if sum(c * len(w) for c, w in zip(costs, wishes, strict=True)) > spare:
+            for row, (worth, limit) in enumerate(zip(compared, limits, strict=True)):
+                if chosen[row] == limit < len(worth):
+                    wishes[row] = worth[limit:] * CLIFF
+        gained = share_out(wishes, costs, spare)
+        chosen = [rank + more for rank, more in zip(chosen, gained, strict=True)]
+        for row, (worth, limit) in enumerate(zip(worths, limits, strict=True)):
+            if chosen[row] <= limit < len(worth):
+                self.cleaned[row] = limit
+        return chosen
+
+    def signal(self, worths: list[Tensor], evidence: float) -> list[int]:
+        """Returns the rank of each layer without noise. A layer that has given noise back is judged
+        no more.
         """
         judged = above_noise(worths, self.adapters.settings.tolerance, evidence)
-        ranks = []
-        for row, (worth, rank) in enumerate(zip(worths, judged, strict=True)):
-            if self.cleaned[row] is None and rank < len(worth):
-                self.cleaned[row] = rank
-            limit = self.cleaned[row]
-            ranks.append(len(worth) if limit is None else min(len(worth), limit))
-        return ranks
+        return [
+            rank if clean is None else min(len(worth), clean)
+            for worth, rank, clean in zip(worths, judged, self.cleaned, strict=True)
+        ]
+
+    def wishes(self, compared: list[Tensor], chosen: list[int], spare: float) -> list[Tensor]:
+        """Returns what further positions of each layer would be worth. A layer that has or had
+        noise, or that has just lost positions, has none; neither has any where a tolerance asks for
+        small files.
+
+        Nothing of it is measured: the layer's own worths are drawn on as they fall. A position that
+        turns out as noise makes room at a later review.
+        """
+        found, small = [], self.adapters.settings.tolerance is not None
+        for row, component in enumerate(self.adapters.components.values()):
+            worth, room = compared[row], 0
+            if 0 < chosen[row] == len(worth) and self.cleaned[row] is None and not small:
+                room = min(component.max_rank - len(worth), int(spare / component.cost))
+            found.append(drawn_on(worth, room) if room > 0 else worth[:0])
+        return found
 
 
 def squared_gradients(optimizer: torch.optim.Optimizer, lora_up: Tensor, rank: int) -> Tensor:

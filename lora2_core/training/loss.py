@@ -15,6 +15,9 @@ from ..checks import check_choice, check_range
 SMALLEST_TIME = 1e-4
 
 
+AUTO, BY_SIZE = "auto", "size_shift"  # samplings that the model has a say in
+
+
 def uniform(u: Tensor) -> Tensor:
     """Draws every time equally often."""
     return u
@@ -51,8 +54,11 @@ def debiased(snr: Tensor, gamma: float) -> Tensor:
     return snr.sqrt()
 
 
+# auto: whoever knows the model puts the family's usual one in its place, else all count alike
 SAMPLINGS: dict[str, Callable[[Tensor], Tensor]] = {
-    f.__name__: f for f in (uniform, logit_normal, low_noise, high_noise)
+    AUTO: uniform,
+    **{f.__name__: f for f in (uniform, logit_normal, low_noise, high_noise)},
+    BY_SIZE: logit_normal,
 }
 WEIGHTINGS: dict[str, Callable[[Tensor, float], Tensor] | None] = {
     "none": None, "min_snr": min_snr, "debiased": debiased,
@@ -67,7 +73,9 @@ class LossSettings:
     gamma: the SNR at which min_snr caps.
     huber: 0 for the squared error, else the error above which the loss grows linearly.
     noise_offset: the amount of noise, equal all over a channel, that is added to the noise.
-    sampling: how times are drawn: uniform, logit_normal, low_noise or high_noise.
+    sampling: how times are drawn: uniform, logit_normal, low_noise, high_noise; size_shift as
+        logit_normal, by flow models whose shift then depends on the size of the picture; auto as
+        the model's family usually does.
     min_timestep, max_timestep: the range of times; 0 is the clean picture, 1 pure noise.
     """
 
@@ -75,7 +83,7 @@ class LossSettings:
     gamma: float = 5.0
     huber: float = 0.0
     noise_offset: float = 0.0
-    sampling: str = "uniform"
+    sampling: str = AUTO
     min_timestep: float = 0.0
     max_timestep: float = 1.0
 

@@ -181,7 +181,7 @@ class Run:
         PATIENCE bad steps in a row.
         """
         ranks = self.adapters.ranks
-        mean_rank = sum(ranks.values()) / len(ranks)
+        mean_rank = self.adapters.parameters / self.adapters.cost
         diverged = self.bad_steps >= PATIENCE
         if not diverged:
             self.losses.append(loss)

@@ -30,6 +30,7 @@ class OptionsNode(io.ComfyNode):
 
     takes_lists: whether its inputs arrive as lists, as in LoRA2 Train.
     renamed: input -> setting, for inputs whose setting has another name.
+    of_before: optional input -> its value where an older workflow lacks it, if not its default.
     modes_own: inputs whose default stands for the mode's own value. Such a default is stored as
         None, so that a later node can go back to the mode's own value.
     """
@@ -40,6 +41,7 @@ class OptionsNode(io.ComfyNode):
     aliases: list[str]
     takes_lists = False
     renamed: Mapping[str, str] = {}
+    of_before: Mapping[str, object] = {}
     modes_own: Collection[str] = ()
 
     @classmethod
@@ -78,12 +80,13 @@ class OptionsNode(io.ComfyNode):
     @checked
     def execute(cls, options=None, **given) -> io.NodeOutput:
         """Adds the node's settings to the chain. An optional field that an older workflow lacks
-        gets its default. An input that is not connected gives no setting.
+        gets its default, or that of `of_before`. An input that is not connected gives no setting.
         """
         values = {}
         for field in schema_of(cls).inputs:
             default = default_of(field)
-            value = given.get(field.id, default if field.optional else None)
+            lacking = cls.of_before.get(field.id, default) if field.optional else None
+            value = given.get(field.id, lacking)
             if cls.takes_lists and field.id in given and default is not None:
                 value = first(field.id, value)
             if value is not None:

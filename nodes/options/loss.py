@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ...lora2_core.training.loss import SAMPLINGS, WEIGHTINGS
+from ...lora2_core.training.loss import AUTO, SAMPLINGS, WEIGHTINGS
 from ..inputs import number
 from .base import OptionsNode, chain
 
@@ -54,10 +54,11 @@ class LoRA2LossOptions(OptionsNode):
             io.Combo.Input(
                 "sampling",
                 options=list(SAMPLINGS),
-                default="uniform",
-                tooltip="How timesteps are drawn. logit_normal: most in the middle (SD3). "
-                "high_noise: most where the composition is decided. low_noise: most where details "
-                "are decided.",
+                default=AUTO,
+                tooltip="How timesteps are drawn. auto: as is usual for the model. logit_normal: "
+                "most in the middle (SD3). high_noise: most where the composition is decided. "
+                "low_noise: most where details are decided. size_shift: as logit_normal, with more "
+                "noise the larger a picture is (Flux, Qwen-Image, LTX).",
             ),
             number(
                 "min_timestep",

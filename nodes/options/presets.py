@@ -104,7 +104,7 @@ class LoRA2SavePreset(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "target_rank",
-                    default=64,
+                    default=16,
                     min=1,
                     max=4096,
                     tooltip="The target rank that suits it.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ...lora2_core.layers.targets import ATTENTION, LAYERS, REGEX
+from ...lora2_core.layers.targets import ATTENTION, AUTO, LAYERS, REGEX
 from .base import OptionsNode, chain
 
 
@@ -16,6 +16,7 @@ class LoRA2TargetOptions(OptionsNode):
         "Layers shows the chosen layers."
     )
     aliases = ["target modules", "layers", "block weight", "per-block rank"]
+    of_before = {"layers": REGEX}
 
     @classmethod
     def fields(cls) -> list[io.Input]:
@@ -30,10 +31,11 @@ class LoRA2TargetOptions(OptionsNode):
             io.Combo.Input(
                 "layers",
                 options=list(LAYERS),
-                default=REGEX,
+                default=AUTO,
                 optional=True,
-                tooltip="regex: the layers that targets matches. Every other choice takes one "
-                "kind of layer in any model; targets is then not used.",
+                tooltip="auto: as LoRA\u00b2 Train says. regex: the layers that targets matches. "
+                "Every other choice takes one kind of layer in any model. targets counts with "
+                "regex only.",
             ),
             io.String.Input(
                 "only_blocks",

@@ -191,6 +191,7 @@ def test_a_keep_out_of_range_is_refused(keep):
 
 def test_counts():
     assert LORA.parameters == sum(r * (rows + fan) for rows, fan, r, _ in SHAPES.values())
-    assert LORA.mean_rank == sum(r for *_, r, _ in SHAPES.values()) / len(SHAPES)
+    costs = sum(rows + fan for rows, fan, *_ in SHAPES.values())
+    assert LORA.mean_rank == LORA.parameters / costs
     assert LORA.megabytes() == LORA.parameters * 2 / 1e6
     assert LORA.megabytes(4) == 2 * LORA.megabytes()

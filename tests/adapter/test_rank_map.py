@@ -129,7 +129,7 @@ def test_cells_say_rank_limit_norm_and_size():
 
 def test_the_json_is_plain_values():
     json = rank_map(random_lora()).as_json()
-    assert set(json) == {"rows", "columns", "cells", "blocks", "modules"}
+    assert set(json) == {"rows", "columns", "cells", "blocks", "modules", "mean_rank"}
     for key in ("cells", "blocks", "modules"):
         assert all(isinstance(v, (str, int, float)) for entry in json[key] for v in entry.values())
     assert len(json["blocks"]) == len(json["rows"])

@@ -10,7 +10,8 @@ import torch
 
 from lora2_core.host.training.examples import collate
 from lora2_core.host.training.loan import on_loan
-from lora2_core.host.training.objective import denoising_loss, sigma_at
+from lora2_core.host.training.objective import denoising_loss
+from lora2_core.host.training.timesteps import sigma_at
 from lora2_core.playground.subjects import BACKGROUNDS, SUBJECTS, caption, compose
 from tests.host.examples import examples_of
 from tests.playground.pictures import load

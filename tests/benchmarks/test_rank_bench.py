@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.ranks import quality, statistics, styles, truncation
+from tests.benchmarks.ranks import quality, statistics, styles, truncation, wide
 from tests.benchmarks.ranks.pictures import STYLE_SETS, TEST, TUNING, split, style_set
 from tests.benchmarks.ranks.plan import RESIZE_RANKS, RESIZES, Plan
 from tests.benchmarks.ranks.runs import Ledger, Run, key_of
 from tests.benchmarks.ranks.statistics import Estimate, Point
-from tests.benchmarks.ranks.tuning import CLASSES, next_rates, tune
+from tests.benchmarks.ranks.tuning import CLASSES, WIDE_CLASSES, WIDE_RANKS, next_rates, tune
 from tests.benchmarks.ranks.versions import version_of
 
+FIXED = [c for c in CLASSES if c.method == "fixed"]
 RATES = {c.name: {"rate": 0.01, "loss": 1.0, "losses": {"0.01": 1.0}} for c in CLASSES}
 
 
@@ -187,12 +188,29 @@ def test_tuning_finds_the_best_rate_and_stops(tmp_path: Path, wanted: float, tri
         done.extend(run for run in runs if not ledger.done(run))
         finish(ledger, runs, lambda c: 1 + abs(math.log(c["rate"] / wanted)))
 
-    found = tune(("fixed",), ledger, work, 10, quick=False)["fixed 8"]
+    found = tune(FIXED, ledger, work, 10, quick=False)["fixed 8"]
     assert found["loss"] == min(found["losses"].values())
     assert sorted(map(float, found["losses"])) == sorted(tried)
     before = len(done)
-    assert tune(("fixed",), ledger, work, 10, quick=False)["fixed 8"] == found
+    assert tune(FIXED, ledger, work, 10, quick=False)["fixed 8"] == found
     assert len(done) == before, "nothing is run twice"
+
+
+def test_all_layers_are_compared_with_attention_alone(tmp_path: Path):
+    """Made-up losses: adaptive on all layers has 0.9 of plain LoRA's there, and half of the best
+    loss of attention alone.
+    """
+    plan, ledger, names = Plan(10, 2), Ledger(tmp_path), [*CLASSES, *WIDE_CLASSES]
+    rates = {c.name: {"rate": 0.01} for c in names}
+    finish(ledger, plan.quality(rates), lambda c: 0.2)
+    wanted = wide.runs(plan, rates)
+    finish(ledger, wanted, lambda c: 0.1 if c["method"] == "adaptive" else 0.1 / 0.9)
+    attention = quality.collect(plan, ledger, rates)
+    found = wide.collect(plan, ledger, rates)
+    text = wide.table(found, attention)
+    assert text.count("| 0.900 (0.900 to 0.900), 12 of 12 |") == len(WIDE_RANKS)
+    assert text.count("| 0.500 (0.500 to 0.500), 12 of 12 |") == 2 * (len(WIDE_RANKS) + 1)
+    assert "0.500 (0.500 to 0.500), 12 of 12, 0.900" in wide.about(found, attention)
 
 
 # statistics

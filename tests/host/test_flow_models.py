@@ -17,8 +17,9 @@ from lora2_core.host.training.choices import Choices
 from lora2_core.host.training.examples import by_shape, collate
 from lora2_core.host.training.gradient_checkpointing import checkpointed, repeated_blocks
 from lora2_core.host.training.loan import on_loan
-from lora2_core.host.training.objective import denoising_loss, sigma_at
+from lora2_core.host.training.objective import denoising_loss
 from lora2_core.host.training.run import train_on
+from lora2_core.host.training.timesteps import sigma_at
 from lora2_core.layers.adapters import attach
 from lora2_core.layers.targets import ATTENTION
 from tests.host.examples import examples_of

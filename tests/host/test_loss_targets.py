@@ -14,10 +14,9 @@ from comfy.model_base import ModelType
 from lora2_core.host.training.objective import (
     check_loss,
     denoising_loss,
-    positions,
     prediction_scale,
-    sigma_at,
 )
+from lora2_core.host.training.timesteps import positions, sigma_at
 from lora2_core.training.loss import LossSettings
 
 PAIRS = [kind for kind in ModelType if kind.name.startswith("IMG_TO_IMG")]

@@ -1,15 +1,16 @@
 """What a step keeps is found without computing it, and decides what a run does."""
 
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
 
 from lora2_core import Adapters, RankSettings, TrainSettings, attach
 from lora2_core.host.training import frozen, memory_plan
-from lora2_core.host.training.attention_shapes import torchs_attention
 from lora2_core.host.training.examples import collate
 from lora2_core.host.training.gradient_checkpointing import checkpointed, repeated_blocks
+from lora2_core.host.training.kernel_shapes import torchs_attention
 from lora2_core.host.training.loan import Loan, lent
 from lora2_core.host.training.memory import out_of_memory
 from lora2_core.host.training.memory_plan import Need, Wanted, plan, remedies, too_little
@@ -78,7 +79,7 @@ def test_a_trial_without_values_keeps_what_a_real_pass_keeps(name, dtype):
         assert len(trial.blocks) == len(repeated_blocks(loan.inner, set(layers.values())))
     assert trial.outside + sum(block.kept for block in trial.blocks) == pytest.approx(kept, rel=0.1)
     cost = sum(c.cost for c in adapters.components.values())
-    assert trial.gradients == 4 * RANK * cost
+    assert trial.gradients == dtype.itemsize * RANK * cost
     assert not any(module._forward_hooks for module in model.model.modules())
     assert before == {k: (v.data_ptr(), v.dtype) for k, v in model.model.state_dict().items()}
 
@@ -182,6 +183,10 @@ def test_too_little_has_the_three_cheapest_remedies_with_their_figures():
 def test_gradients_fill_what_activations_leave():
     small = Trial(4, 0, [Block(10, 1, 100)] * 3, 0.0, 300)
     assert small.peak(checkpointing=False) == 300
+    # 16-bit copies are there until the last gradient, which is when gradients become fp32
+    half = Trial(4, 0, [Block(10, 1, 100)] * 3, 0.0, 300, folded=300, at_the_end=900)
+    assert half.peak(checkpointing=False) == 900
+    assert replace(half, outside=1000).peak(checkpointing=True) == 300 + 1000 + 300
     assert Trial(4, 5, [Block(10, 1, 2)] * 3, 0.0, 6).peak(checkpointing=False) == 35
     assert Trial(4, 5, [Block(10, 1, 2)] * 3, 0.0, 6).peak(checkpointing=True) == 5 + (1 + 10) + 4
     assert small.scaled(2).gradients == 600

@@ -8,7 +8,8 @@ from comfy.model_base import ModelType
 from lora2_core.host.playground import build_model, latent_format
 from lora2_core.host.training.cross_attention import recorded_attention
 from lora2_core.host.training.loan import on_loan
-from lora2_core.host.training.objective import denoising_loss, sigma_at
+from lora2_core.host.training.objective import denoising_loss
+from lora2_core.host.training.timesteps import sigma_at
 from lora2_core.training.attention import EntropyRecord, attention_entropy
 
 

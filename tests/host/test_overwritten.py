@@ -12,6 +12,7 @@ from lora2_core import RankSettings, TrainSettings
 from lora2_core.host.training import overwritten
 from lora2_core.host.training.choices import Choices
 from lora2_core.host.training.fused import plain_form
+from lora2_core.host.training.gradient_checkpointing import recomputed
 from lora2_core.host.training.loan import on_loan
 from lora2_core.host.training.objective import Draw, forward_mode, loss_of
 from lora2_core.host.training.out_of_place import OutOfPlace, overwriting_refused
@@ -20,6 +21,7 @@ from lora2_core.host.training.run import train_on
 from lora2_core.layers.adapters import attach
 from lora2_core.layers.targets import TargetSettings
 from tests.host.examples import examples_of
+from tests.tiers import fast
 
 from .flow_models import LTXV, build
 
@@ -131,15 +133,60 @@ def test_every_gradient_of_such_a_model_agrees_with_differences():
             adapters.detach()
 
 
-@pytest.mark.parametrize("known", [False, True])
-def test_gradient_checkpointing_is_refused(known):
-    """What is computed again would be wrong without a word."""
-    model = build(LTXV)
-    known = overwritten.remembered(model.model.diffusion_model) if known else nullcontext()
-    choices = Choices(RankSettings(), TrainSettings(2, 1e-2), checkpointing="on")
-    refused = "can't be trained with gradient checkpointing: turn it"
-    with known, pytest.raises(ValueError, match=refused):
-        train_on(model, *data(), choices, lambda step: None)
+# classes of the host that write over what their gradients need
+OVERWRITING = "LTXV", "LTXAV", "MiniMaxH3", "PixelDiTT2I"
+
+
+@pytest.mark.parametrize("name", fast(OVERWRITING, "LTXV", "LTXAV"))
+def test_gradient_checkpointing_gives_the_same(name):
+    from tests.models.build import build
+    from tests.models.data import data_for
+
+    model, outs = build(name), []
+    for checkpointing in ("off", "on"):
+        choices = Choices(
+            RankSettings(mode="fixed", target_rank=4), TrainSettings(3, 1e-2, seed=2),
+            checkpointing=checkpointing,
+        )  # fmt: skip
+        outs.append(train_on(model, *data_for(name, model), choices, lambda step: None))
+    plain, again = outs
+    assert again.stopped_by is None and again.losses == plain.losses
+    for layer, found in again.lora.layers.items():
+        torch.testing.assert_close(found.delta(), plain.lora.layers[layer].delta())
+
+
+def part_of(way: str, *, watched: bool):
+    """The gradients of a part that writes over what it gets, computed again."""
+    generator = torch.Generator().manual_seed(0)
+    start, weight = (torch.randn(4, 4, generator=generator) for _ in range(2))
+
+    def part(pair: tuple, facts: dict) -> torch.Tensor:
+        x, w = pair
+        kept = x.square() + F.layer_norm(x, x.shape[-1:])
+        facts["times"] = facts.get("times", 0) + 1
+        WAYS[way](x, w)
+        return kept * x * w * facts["times"]
+
+    def gradients(forward) -> list:
+        leaves = [start.clone().requires_grad_(), weight.clone().requires_grad_()]
+        with overwriting_allowed() if watched else nullcontext():
+            loss = forward((leaves[0] * 1.5, leaves[1]), {}).square().mean()
+        return torch.autograd.grad(loss, leaves)
+
+    with torch.inference_mode(False), torch.enable_grad():
+        return gradients(part), gradients(recomputed(part))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_computed_again_has_the_same_gradients(way):
+    for plain, found in zip(*part_of(way, watched=True), strict=True):
+        assert torch.equal(plain, found)
+
+
+@pytest.mark.parametrize("way", fast(WAYS))
+def test_what_is_computed_again_is_refused_where_writes_are_not_watched(way):
+    with pytest.raises(RuntimeError, match="modified by an inplace"):
+        part_of(way, watched=False)
 
 
 def test_a_fused_operation_has_a_plain_form_with_gradients():

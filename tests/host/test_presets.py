@@ -44,7 +44,7 @@ def test_every_preset_of_the_pack_can_be_used(nodes):
 
 def test_they_set_what_the_templates_set():
     for name, (steps, rate, rank) in {
-        "SDXL subject": (500, 1e-4, 64), "SDXL style": (2000, 1e-4, 16),
+        "SDXL subject": (500, 1e-4, 16), "SDXL style": (2000, 1e-4, 16),
         "Flow model": (1000, 1e-4, 16), "Playground": (400, 5e-3, 8),
     }.items():  # fmt: skip
         preset = read_preset(name)

@@ -11,14 +11,13 @@ from lora2_core import save
 from lora2_core.host.training.choices import Choices
 from lora2_core.host.training.facts import settings_of
 from lora2_core.host.training.run import train_on
-from lora2_core.layers.targets import LAYERS, TargetSettings
+from lora2_core.layers.targets import AUTO, KINDS, TargetSettings
 
 from .flow_models import FAMILIES, build
 from .test_real_shapes import UNETS, patcher
 from .untrained import untrained
 
 FIELDS = {"steps": 2, "learning_rate": 1e-2, "mode": "fixed", "target_rank": 2, "batch_size": 2}
-KINDS = LAYERS[1:]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -104,6 +103,9 @@ def test_the_layers_node_shows_what_would_be_trained(nodes, playground):
     assert count == len(names) == 56
     size = sum(int(line.split("\t")[6]) for line in table.split("\n")[1:])
     assert f"{2 * size / 1e6:,.1f} MB (fp16) at rank 2\n" in whole.ui["text"][0]
+    node, kinds = nodes["LoRA2Layers"], (AUTO, *KINDS)
+    counts = [node.execute(playground.model, layers=kind).result[1] for kind in kinds]
+    assert counts == [107, 56, 70, 107, 96, 120]
 
 
 def test_old_workflows_choose_as_before(nodes):
@@ -114,6 +116,25 @@ def test_old_workflows_choose_as_before(nodes):
     new = {"layers", "only_blocks", "without_blocks", "layer_ranks"}
     assert not new & settings_of(run).keys(), "a checkpoint of theirs goes on"
     assert settings_of(run)["targets"] == "attn2"
+
+
+@pytest.mark.parametrize(
+    ("said", "mode", "count"),
+    [
+        ({}, "adaptive", 56), ({"layers": ["auto"]}, "adaptive", 107),
+        ({"layers": ["auto"]}, "fixed", 107), ({"layers": ["auto"]}, "paper", 56),
+        ({"layers": ["all linear"]}, "paper", 96),
+    ],
+)  # fmt: skip
+def test_a_run_trains_the_layers_that_the_node_says(nodes, playground, said, mode, count):
+    """A workflow that was saved before the field was there keeps the attention."""
+    fields = {
+        "model": [playground.model], "latents": playground.latents,
+        "positive": playground.positive, "steps": [1], "batch_size": [1], "learning_rate": [1e-3],
+        "mode": [mode], "target_rank": [1], "budget_mb": [0.0], "max_rank": [4], "seed": [0],
+    }  # fmt: skip
+    (lora, *_) = nodes["LoRA2Train"].execute(**fields, **said).result
+    assert len(lora.layers) == count
 
 
 def test_contradictions_are_named_before_training(nodes, playground):

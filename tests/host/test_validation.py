@@ -120,7 +120,7 @@ def test_levels_rise_with_the_noise_in_every_kind_of_model(family: str):
     model = build(family)
     with on_loan(model) as inner:
         probes = Probes(inner, [], [], [], {}, Choices.of({}).loss, 1)
-        sigma = probes.sigma().tolist()
+        sigma = probes.sigma(torch.zeros(1, *FAMILIES[family].latent)).tolist()
     assert len(sigma) == 4 and sigma == sorted(set(sigma)) and sigma[0] > 0
     latents, positive = pictures(family)
     options = {"steps": 2, "mode": "fixed", "target_rank": 2, "layers": "attention"}

@@ -12,10 +12,9 @@ from lora2_core.host.training.objective import (
     check_loss,
     denoising_loss,
     make_loss,
-    positions,
-    sigma_at,
     snr_weights,
 )
+from lora2_core.host.training.timesteps import positions, sigma_at
 from lora2_core.training.loss import LossSettings
 from tests.host.examples import examples_of
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import lora2_core as lora2
+from lora2_core.adapter.singular import singular_turn
 from lora2_core.layers.layer import Component, is_adaptable
-from lora2_core.ranks.singular import singular_turn
 
 MODULES = {
     "linear": (lambda: nn.Linear(12, 20), (3, 7, 12)),

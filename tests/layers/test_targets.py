@@ -5,8 +5,16 @@ import torch
 from torch import nn
 
 import lora2_core as lora2
-from lora2_core.layers.targets import TargetSettings, block_of, blocks, find_layers
+from lora2_core.layers.targets import (
+    LAYERS,
+    TargetSettings,
+    block_of,
+    blocks,
+    find_layers,
+    with_layers,
+)
 from lora2_core.ranks.layer_ranks import Line, lines_of, parse
+from lora2_core.ranks.modes import MODES
 from lora2_core.ranks.rank import rate_for
 from lora2_core.training.auction import PaperPrice
 
@@ -101,7 +109,7 @@ def test_single_and_double_blocks():
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"layers": "some"}, "layers is 'some': choose regex, attention"),
+        ({"layers": "some"}, "layers is 'some': choose auto, regex, attention"),
         ({"only_blocks": "down 4-"}, "only_blocks has 'down 4-', which is no block"),
         ({"only_blocks": "up 3-1"}, "only_blocks has 'up 3-1', which is no block"),
         ({"without_blocks": "the first"}, "without_blocks has 'the first', which is no block"),
@@ -116,6 +124,32 @@ def test_bad_choices(settings: dict, sentence: str):
     with pytest.raises(ValueError, match=sentence) as error:
         TargetSettings(**settings).chosen(UNET)
     assert "\n" not in str(error.value) and str(error.value).endswith((".", "'('"))
+
+
+@pytest.mark.parametrize(
+    ("chain", "said", "layers"),
+    [
+        ({}, None, None),
+        ({}, "auto", "auto"),
+        ({}, "all linear", "all linear"),
+        ({"layers": "auto"}, "all linear", "all linear"),
+        ({"layers": "auto"}, None, "auto"),
+        ({"layers": "attention"}, "all linear", "attention"),
+        ({"layers": "regex", "targets": "attn2"}, "all linear", "regex"),
+        ({"targets": "attn2"}, "all linear", None),
+    ],
+)
+def test_a_chain_counts_before_what_the_node_says(chain: dict, said: str, layers: str):
+    assert with_layers(chain, said).get("layers") == layers
+
+
+@pytest.mark.parametrize(("mode", "kind"), [(m.name, m.defaults.layers) for m in MODES.values()])
+def test_auto_means_the_kind_of_layers_that_suits_the_mode(mode: str, kind: str):
+    """The paper trains attention; plain LoRA gets the same layers as adaptive, to be compared."""
+    assert kind == ("attention" if mode == "paper" else "all in blocks") and kind in LAYERS
+    chosen = TargetSettings("auto", only_blocks="mid").resolved(MODES[mode])
+    assert chosen == TargetSettings(kind, only_blocks="mid")
+    assert TargetSettings().resolved(MODES[mode]) == TargetSettings()
 
 
 # ranks of single layers

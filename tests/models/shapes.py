@@ -236,7 +236,7 @@ SHAPES: dict[str, dict] = {
     "LotusD": {"num_classes": "sequential", "adm_in_channels": 4},
     "SVD_img2vid": SVD | {"adm_in_channels": 768},
     "SV3D_u": SVD | {"adm_in_channels": 256}, "SV3D_p": SVD | {"adm_in_channels": 1280},
-    "FluxInpaint": {"in_channels": 96},
+    "FluxInpaint": {"in_channels": 96}, "FluxSchnell": {"guidance_embed": False},
     "LongCatImage": {"vec_in_dim": None, "guidance_embed": False},
     "Flux2": {
         "in_channels": 128, "out_channels": 128, "patch_size": 1, "axes_dim": [6, 6, 6, 6],

@@ -20,9 +20,10 @@ from lora2_core.host.apply import adopt, apply_lora
 from lora2_core.host.training.choices import Choices
 from lora2_core.host.training.examples import collate, make_examples
 from lora2_core.host.training.loan import on_loan
-from lora2_core.host.training.objective import Draw, loss_of, positions, sigma_at
+from lora2_core.host.training.objective import Draw, loss_of
 from lora2_core.host.training.pictures import Pictures
 from lora2_core.host.training.run import train_on
+from lora2_core.host.training.timesteps import positions, sigma_at
 from lora2_core.layers.adapters import Adapters, attach
 from lora2_core.training.loss import LossSettings
 

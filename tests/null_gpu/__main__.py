@@ -1,6 +1,6 @@
 """What training costs on a card, without one: tables of launches, host time, memory and starts.
 
-`python -m tests.null_gpu` prints all of them; `steps`, `memory` or `starts` one;
+`python -m tests.null_gpu` prints all of them; `steps`, `memory`, `estimates` or `starts` one;
 `case model=sdxl mode=fixed pixels=512` the row of one Case (work.py) as JSON.
 """
 
@@ -14,6 +14,7 @@ from dataclasses import fields, replace
 
 from tests.hosting.inprocess import REPOSITORY
 from tests.null_gpu.building import environment
+from tests.null_gpu.estimates import estimates
 from tests.null_gpu.table import Table, markdown
 from tests.null_gpu.work import MARK, Case
 
@@ -105,7 +106,12 @@ def starts() -> Table:
     return rows
 
 
-TABLES: dict[str, Callable[[], Table]] = {"steps": steps, "memory": memory, "starts": starts}
+TABLES: dict[str, Callable[[], Table]] = {
+    "steps": steps,
+    "memory": memory,
+    "estimates": lambda: estimates(row_of),
+    "starts": starts,
+}
 
 
 def case_of(words: Sequence[str]) -> Case:

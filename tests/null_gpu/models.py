@@ -38,13 +38,55 @@ Z_IMAGE = {
     "ffn_dim_multiplier": 8.0 / 3.0, "rope_theta": 256.0, "z_image_modulation": True,
     "time_scale": 1000.0, "pad_tokens_multiple": 32, "norm_eps": 1e-5,
 }  # fmt: skip
+CHROMA = {k: v for k, v in FLUX.items() if k != "guidance_embed"} | {
+    "image_model": "chroma", "in_channels": 64, "out_channels": 64, "in_dim": 64, "out_dim": 3072,
+    "hidden_dim": 5120, "n_layers": 5,
+}  # fmt: skip
+SD35 = {  # large
+    "in_channels": 16, "patch_size": 2, "depth": 38, "input_size": None, "adm_in_channels": 2048,
+    "num_patches": 36864, "pos_embed_max_size": 192, "pos_embed_scaling_factor": None,
+    "qk_norm": "rms", "context_embedder_config": {
+        "target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": 2432},
+    },
+}  # fmt: skip
+LTX = {
+    "image_model": "ltxv", "in_channels": 128, "cross_attention_dim": 2048,
+    "attention_head_dim": 64, "num_attention_heads": 32, "caption_channels": 4096,
+    "num_layers": 28,
+}  # fmt: skip
+LUMINA = {
+    "image_model": "lumina2", "patch_size": 2, "in_channels": 16, "dim": 2304,
+    "cap_feat_dim": 2304, "n_layers": 26, "n_refiner_layers": 2, "n_heads": 24, "n_kv_heads": 8,
+    "qk_norm": True, "axes_dims": [32, 32, 32], "axes_lens": [300, 512, 512], "multiple_of": 256,
+    "ffn_dim_multiplier": None, "rope_theta": 10000.0, "norm_eps": 1e-5,
+}  # fmt: skip
+COSMOS = {
+    "image_model": "cosmos_predict2", "max_img_h": 240, "max_img_w": 240, "max_frames": 128,
+    "in_channels": 16, "out_channels": 16, "patch_spatial": 2, "patch_temporal": 1,
+    "model_channels": 2048, "num_blocks": 28, "num_heads": 16, "crossattn_emb_channels": 1024,
+    "pos_emb_cls": "rope3d", "pos_emb_interpolation": "crop", "use_adaln_lora": True,
+    "adaln_lora_dim": 256, "concat_padding_mask": True, "mlp_ratio": 4.0,
+}  # fmt: skip
+HUNYUAN = {
+    "image_model": "hunyuan_video", "in_channels": 16, "out_channels": 16, "patch_size": [1, 2, 2],
+    "hidden_size": 3072, "num_heads": 24, "depth": 20, "depth_single_blocks": 40,
+    "mlp_ratio": 4.0, "context_in_dim": 4096, "vec_in_dim": 768, "axes_dim": [16, 56, 56],
+    "theta": 256, "qkv_bias": True, "guidance_embed": True, "byt5": False, "meanflow": False,
+    "use_cond_type_embedding": False, "vision_in_dim": None, "meanflow_sum": False,
+}  # fmt: skip
+PIXART = {
+    "image_model": "pixart_sigma", "input_size": 128, "hidden_size": 1152, "depth": 28,
+    "num_heads": 16, "caption_channels": 4096, "pe_interpolation": 2, "micro_condition": False,
+    "model_max_length": 300,
+}  # fmt: skip
 SHRUNK = FLUX | {"hidden_size": 768, "num_heads": 6, "depth": 2, "depth_single_blocks": 4}
 
 
 @dataclass(frozen=True)
 class Spec:
     """A model and its data: latents of `channels` and a caption of tokens x width; frames: of a
-    video, 0 for pictures; pooled: width of the pooled vector, 0 for none.
+    video, 0 for pictures; pooled: width of the pooled vector, 0 for none. masked: whether captions
+    say which of their tokens count.
     """
 
     family: type
@@ -55,6 +97,7 @@ class Spec:
     context: tuple[int, int] = (77, 2048)
     pooled: int = 0
     frames: int = 0
+    masked: bool = False
 
 
 SPECS = {
@@ -65,9 +108,28 @@ SPECS = {
     "small flux": Spec(configs.Flux, kinds.Flux, ModelType.FLUX, SHRUNK, 16, (256, 4096), 768),
     "qwen": Spec(configs.QwenImage, kinds.QwenImage, ModelType.FLUX, QWEN, 16, (64, 3584), 0, 1),
     "wan": Spec(configs.WAN21_T2V, kinds.WAN21, ModelType.FLOW, WAN, 16, (512, 4096), 0, 1),
+    "chroma": Spec(configs.Chroma, kinds.Chroma, ModelType.FLUX, CHROMA, 16, (256, 4096)),
+    "sd35": Spec(configs.SD3, kinds.SD3, ModelType.FLOW, SD35, 16, (154, 4096), 2048),
+    "ltx": Spec(configs.LTXV, kinds.LTXV, ModelType.FLUX, LTX, 128, (128, 4096), 0, 1, masked=True),
+    "lumina": Spec(configs.Lumina2, kinds.Lumina2, ModelType.FLOW, LUMINA, 16, (128, 2304)),
+    "cosmos": Spec(
+        configs.CosmosT2IPredict2,
+        kinds.CosmosPredict2,
+        ModelType.FLOW,
+        COSMOS,
+        16,
+        (512, 1024),
+        0,
+        1,
+    ),
+    "hunyuan": Spec(
+        configs.HunyuanVideo, kinds.HunyuanVideo, ModelType.FLOW, HUNYUAN, 16, (256, 4096), 768, 1
+    ),
+    "pixart": Spec(configs.PixArtSigma, kinds.PixArt, ModelType.EPS, PIXART, 4, (300, 4096)),
     "z-image": Spec(configs.ZImage, kinds.Lumina2, ModelType.FLOW, Z_IMAGE, 16, (128, 2560)),
 }
 DTYPES = {
+    "fp32": (torch.float32, None),
     "fp16": (torch.float16, None),
     "bf16": (torch.bfloat16, None),
     "fp8": (torch.float8_e4m3fn, torch.bfloat16),  # stored so, cast at each use
@@ -88,8 +150,10 @@ def build(name: str, dtype: str) -> ModelPatcher:
 
 def pictures(name: str, pixels: int, count: int = 1) -> tuple[list[dict], list[list]]:
     """Returns LATENTs of square pictures, and one caption for all."""
-    spec, side = SPECS[name], pixels // 8
+    spec, side = SPECS[name], pixels // (32 if SPECS[name].channels == 128 else 8)
     frames = (spec.frames,) if spec.frames else ()
     latents = torch.zeros(count, spec.channels, *frames, side, side)
     facts = {"pooled_output": torch.zeros(1, spec.pooled)} if spec.pooled else {}
+    if spec.masked:
+        facts["attention_mask"] = torch.ones(1, spec.context[0], dtype=torch.int64)
     return [{"samples": latents}], [[[torch.zeros(1, *spec.context), facts]]]

@@ -13,7 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from torch.nn.attention import SDPBackend
 
+CUDNN = SDPBackend.CUDNN_ATTENTION
 MARK = "result: "
 WARM, MEASURED = 2, 3  # steps before those that are measured, and those
 
@@ -39,6 +41,7 @@ class Case:
     layers: str = "attention"
     gigabytes: float = 1000.0
     ordered: bool = False
+    optimizer: str = "adamw"
     steps: int = WARM + MEASURED
 
     @property
@@ -85,7 +88,8 @@ def choices_of(case: Case):
     return Choices.of(
         {
             "mode": case.mode, "target_rank": case.rank, "steps": 100_000, "layers": case.layers,
-            "checkpointing": case.checkpointing, "batch_size": case.batch, **start,
+            "checkpointing": case.checkpointing, "batch_size": case.batch,
+            "optimizer": case.optimizer, **start,
         }
     )  # fmt: skip
 
@@ -150,11 +154,15 @@ def main() -> None:
     from tests.hosting.inprocess import enter
 
     enter(Path(os.environ["LORA2_HOST"]))
+    import comfy.ops
     import comfy_kitchen
     from comfy.cli_args import args
 
     for backend in ("cuda", "triton"):  # they launch without torch
         comfy_kitchen.disable_backend(backend)
+    priority = getattr(comfy.ops, "SDPA_BACKEND_PRIORITY", [])
+    if CUDNN in priority:  # which the null GPU has no plan of
+        priority.remove(CUDNN)
     # as the host's main.py sets it on such a card, and torch's allocator with it
     args.cuda_malloc = torch.cuda.memory.get_allocator_backend() == "cudaMallocAsync"
     print(MARK + json.dumps(measure(Case(**json.loads(sys.argv[1])))), flush=True)

@@ -8,7 +8,7 @@ def ranks_of(ranks: dict[tuple[str, str], int]) -> RankMap:
     """A rank map of these (row, column): rank."""
     rows, columns = (list(dict.fromkeys(place[i] for place in ranks)) for i in (0, 1))
     cells = [Cell(f"{r} {c}", r, c, rank, 64, 1.0, 0) for (r, c), rank in ranks.items()]
-    return RankMap(rows, columns, cells)
+    return RankMap(rows, columns, cells, 0.0)
 
 
 def test_table_has_a_row_a_block_and_a_column_a_module():

@@ -108,9 +108,9 @@ def test_templates_set_what_the_readme_says():
         train = next(node for node in nodes if node["type"] == "LoRA2Train")
         found[path.stem] = train["widgets_values"][2], train["widgets_values"][4]
     for name, values in {
-        "LoRA2 SDXL subject": (1e-4, 64),
+        "LoRA2 SDXL subject": (1e-4, 16),
         "LoRA2 SDXL style": (1e-4, 16),
         "LoRA2 Flux subject": (1e-4, 16),
-        "LoRA2 playground quick start": (5e-3, 8),
+        "LoRA2 playground quick start": (5e-3, 4),
     }.items():
         assert found[name] == values

@@ -34,7 +34,7 @@ def test_both_are_trained_saved_and_sampled(server: ComfyServer):
     (text,) = entry["outputs"][SAVE]["text"]
     name = text.split(" (")[0]
     lora = load(server.base / "models" / "loras" / name)
-    assert sum(n.startswith("lora_te_") for n in lora.layers) == len(lora.layers) - 56
+    assert sum(n.startswith("lora_te_") for n in lora.layers) == len(lora.layers) - 107
     assert lora.origin.file.metadata["ss_text_encoder_lr"] == "0.0025"
     assert len(list((server.base / "output" / "text").glob("*.png"))) == 2
     assert server.files(entry, "after")

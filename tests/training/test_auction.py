@@ -293,16 +293,54 @@ def test_nothing_is_reviewed_before_first_or_after_last():
         assert price.targets is None and price.adapters.worths == {}
 
 
+def settled(price: AuctionPrice, worths: list[list[float]]) -> list[int]:
+    """The ranks that `without_noise` finds after SIZED, with worths compared as they are."""
+    price.index = 60
+    tensors = [torch.tensor(worth) for worth in worths]
+    return price.without_noise(tensors, tensors, 1.0)
+
+
 def test_a_layer_is_judged_no_more_once_it_has_given_noise_back():
-    """What stands behind the cliff of a layer without noise is signal: a rank of 2 beside 40."""
-    price, noise = auction(), [1e-4] * 4
-    worths = [torch.tensor([9.0, 0.5, *noise]), torch.full((6,), 9.0), torch.tensor([9.0, 9.0])]
-    assert price.without_noise(worths, 1.0) == [2, 6, 2]
+    """What stands behind the cliff of a layer without noise is signal: a rank of 2 beside 40. There
+    is no room for more ranks.
+    """
+    price, noise = auction(target_rank=6, max_rank=6, start_rank=6), [1e-4] * 4
+    worths = [[9.0, 0.5, *noise], 6 * [9.0], 6 * [9.0]]
+    assert settled(price, worths) == [2, 6, 6]
     assert price.cleaned == [2, None, None]
-    worths[0] = torch.tensor([9.0, 0.1, 1e-4])  # the rank follows its target bit by bit
-    assert price.without_noise(worths, 1.0) == [2, 6, 2]
-    worths[2] = torch.tensor([9.0, 0.1])
-    assert price.without_noise(worths, 1.0) == [2, 6, 1]
+    worths[0] = [9.0, 0.1, 1e-4]  # the rank follows its target bit by bit
+    assert settled(price, worths) == [2, 6, 6]
+    worths[2] = [9.0, 0.1]
+    assert settled(price, worths) == [2, 6, 1]
+
+
+def test_the_room_of_noise_goes_to_the_layer_that_loses_most_without_it():
+    """12 positions are allowed; the third layer's next ones would be worth most."""
+    price = auction(target_rank=4)
+    worths = [[9.0, 0.5, 1e-5, 1e-5], [9.0, 4.0, 1.0, 0.3], [9.0, 8.0, 7.0, 6.0]]
+    assert settled(price, worths) == [2, 4, 6]
+    assert price.cleaned == [2, None, None]
+
+
+def test_noise_stays_where_nothing_is_worth_much_more():
+    """The fourth position of the second layer would be worth 0.01, not CLIFF times the noise."""
+    price = auction(target_rank=4)
+    worths = [[9.0, 0.5, 0.01, 0.01], [9.0, 1.0, 0.1, 0.03], [9.0, 1.0, 0.1, 0.03]]
+    assert settled(price, worths) == [4, 4, 4] and price.cleaned == [None, None, None]
+
+
+def test_nothing_is_added_where_a_tolerance_asks_for_small_files():
+    price = auction(target_rank=4, tolerance=0.1)
+    worths = [[9.0, 0.5, 1e-5, 1e-5], [9.0, 4.0, 3.0, 2.0], [9.0, 8.0, 7.0, 6.0]]
+    assert settled(price, worths) == [1, 4, 4]
+
+
+def test_a_rank_that_a_review_has_added_is_there_at_once():
+    price = auction(target_rank=4)
+    price.targets = price.adapters.rate_parameter.detach() - 0.2
+    price.lowest = price.lowest.minimum(price.targets)
+    price.review(Stopped(price.adapters, {}), 1.0)
+    torch.testing.assert_close(price.adapters.rate_parameter.detach(), price.targets)
 
 
 def test_rates_stay_between_the_first_ones_and_the_targets():

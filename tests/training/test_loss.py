@@ -68,7 +68,7 @@ def test_an_offset_is_one_number_for_each_picture_and_channel():
     ("field", "value", "sentence"),
     [
         ("weighting", "snr", "weighting is 'snr': choose none, min_snr, debiased."),
-        ("sampling", "normal", "sampling is 'normal': choose uniform, logit_normal, "),
+        ("sampling", "normal", "sampling is 'normal': choose auto, uniform, logit_normal"),
         ("gamma", 0, "gamma is 0: give a number from 0.001 to 1000."),
         ("huber", -1, "huber is -1: give a number from 0 to 1000."),
         ("noise_offset", float("nan"), "noise_offset is nan: give a number from 0 to 1."),

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 import lora2_core as lora2
+from lora2_core.adapter.singular import singular_turn
 from lora2_core.files.metadata import optimizer_entry
 from lora2_core.layers.layer import Component
 from lora2_core.layers.moments import exchanged, moments_of
 from lora2_core.ranks import modes
-from lora2_core.ranks.singular import singular_turn
 from lora2_core.training import optimizers
 from lora2_core.training.auction import squared_gradients
 from lora2_core.training.optimizers import check_optimizer

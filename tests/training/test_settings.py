@@ -60,7 +60,7 @@ def test_max_rank_below_target_rank():
 
 def test_the_defaults_are_the_public_ones():
     settings = RankSettings()
-    assert (settings.mode, settings.target_rank, settings.max_rank) == ("adaptive", 64, 256)
+    assert (settings.mode, settings.target_rank, settings.max_rank) == ("adaptive", 16, 256)
     assert settings.budget_mb == 0 and settings.tolerance is None
     assert TrainSettings() == TrainSettings(steps=500, learning_rate=1e-4, seed=0, decay=None)
 
@@ -81,16 +81,16 @@ def test_shares_may_be_nothing_or_everything(share: float):
 @pytest.mark.parametrize(
     ("chosen", "ceiling", "first"),
     [
-        ({"mode": "paper"}, 64, 64),
-        ({"mode": "paper", "budget_mb": 1.0}, 7.3, 64),
-        ({"mode": "fixed"}, 64, 64),
-        ({"mode": "adaptive"}, 64, FIRST_SHARE * 64),
+        ({"mode": "paper"}, 16, 16),
+        ({"mode": "paper", "budget_mb": 1.0}, 7.3, 16),
+        ({"mode": "fixed"}, 16, 16),
+        ({"mode": "adaptive"}, 16, FIRST_SHARE * 16),
         ({"mode": "adaptive", "budget_mb": 1.0}, 7.3, round(FIRST_SHARE * 7.3)),
         ({"mode": "adaptive", "budget_mb": 1.0}, 0.01, 1),
         ({"mode": "adaptive", "budget_mb": 100.0}, 1e4, 256),
         ({"mode": "adaptive", "target_rank": 200}, 200, 256),
-        ({"mode": "adaptive", "start_rank": 5}, 64, 5),
-        ({"mode": "fixed", "start_rank": 5}, 64, 5),
+        ({"mode": "adaptive", "start_rank": 5}, 16, 5),
+        ({"mode": "fixed", "start_rank": 5}, 16, 5),
     ],
     ids=str,
 )

@@ -6,6 +6,7 @@
 import { app } from "../../../scripts/app.js";
 
 const EXPRESSION = "targets", MENU = "layers"; // inputs
+const BEFORE = { [MENU]: "regex" }; // what a workflow means that was saved before the menu was there
 
 /** Calls `then` after a method of the node. */
 function chain(node, name, then) {
@@ -22,7 +23,7 @@ app.registerExtension({
   nodeCreated(node) {
     if (node.comfyClass !== "LoRA2TargetOptions" || !node.widgets) return;
     const saved = node.widgets.filter((w) => w.serialize !== false);
-    const defaults = saved.map((w) => w.value); // older workflows hold fewer values
+    const missing = saved.map((w) => BEFORE[w.name] ?? w.value); // older workflows hold fewer values
     const from = node.widgets.findIndex((w) => w.name === MENU);
     const to = node.widgets.findIndex((w) => w.name === EXPRESSION);
     if (to < 0 || from < to) return;
@@ -32,7 +33,7 @@ app.registerExtension({
     });
     chain(node, "onConfigure", (stored) => {
       if (!Array.isArray(stored.widgets_values)) return;
-      saved.forEach((widget, i) => { widget.value = stored.widgets_values[i] ?? defaults[i]; });
+      saved.forEach((widget, i) => { widget.value = stored.widgets_values[i] ?? missing[i]; });
     });
   },
 });

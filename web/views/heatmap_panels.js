@@ -77,9 +77,9 @@ function sourceOf(node, name) {
   return node.graph?.getNodeById(link?.origin_id);
 }
 
-/** Returns the number of layers, their mean rank and the size of an adapter. */
-function summary({ cells }) {
-  const mean = total(cells, (c) => c.rank) / (cells.length || 1);
+/** Returns the number of layers, their mean rank weighted by size, and the size of an adapter. */
+function summary({ cells, mean_rank: weighted }) {
+  const mean = weighted ?? total(cells, (c) => c.rank) / (cells.length || 1);
   const size = total(cells, (c) => c.bytes) / 1e6;
   return say("{0} layers, mean rank {1}, {2}", cells.length, mean.toFixed(1), megabytes(size));
 }

@@ -86,6 +86,7 @@ class Choices:
         return self.batch_size * self.gradient_accumulation_steps
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "target", self.target.resolved(self.rank.rules))
         training = self.training
         check_optimizer(training.optimizer, self.rank.rules, training.optimizer_args)
         check_choice("checkpointing", self.checkpointing, CHECKPOINTING)

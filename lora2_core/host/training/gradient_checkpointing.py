@@ -9,17 +9,10 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ...layers.adapters import Adapters
-from .out_of_place import OutOfPlace, overwriting_refused
-from .overwritten import overwrites
-
-UNCHECKPOINTED = (
-    "This model writes over values that its gradients need, so it can't be trained with gradient "
-    "checkpointing: turn it off in LoRA2 Memory Options, and lower start_rank or the resolution "
-    "where memory is too little."
-)
+from .out_of_place import OutOfPlace, writes_allowed
+from .recomputing import Mode, Segment
 
 
 def repeated_blocks(inner: nn.Module, adapted: set[nn.Module]) -> list[nn.Module]:
@@ -35,65 +28,25 @@ def repeated_blocks(inner: nn.Module, adapted: set[nn.Module]) -> list[nn.Module
     return [block for block in blocks(inner) if not blocks(block)]
 
 
-def recomputed(forward: Callable[..., Tensor], checked: set | None = None) -> Callable[..., Tensor]:
-    """Returns the forward with a checkpoint around it, checked first unless its function is in
-    `checked`.
-
-    Blocks write into the dicts that they are given (transformer_options), so each pass gets copies
-    of what the first one got. They also write into tensors, which no check would see here: autograd
-    runs the second pass, on a GPU in a thread of its own.
+def recomputed(forward: Callable[..., Tensor], mode: Mode = OutOfPlace) -> Callable[..., Tensor]:
+    """Returns the forward as one that is computed again in the backward pass. mode: the context of
+    that pass, which runs in a thread of its own on a GPU.
     """
-    checked = set() if checked is None else checked
 
-    def call(*args, **kwargs):
+    def call(*args, **named):
         if not torch.is_grad_enabled():
-            return forward(*args, **kwargs)
-        args, kwargs = tuple(map(copied, args)), {k: copied(v) for k, v in kwargs.items()}
-
-        def once_more(*args, **kwargs):
-            with OutOfPlace():
-                return forward(*map(copied, args), **{k: copied(v) for k, v in kwargs.items()})
-
-        if (kind := getattr(forward, "__func__", forward)) not in checked:
-            check_gradients(once_more, args, kwargs)
-            checked.add(kind)
-        return checkpoint(once_more, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+            return forward(*args, **named)
+        return Segment(forward, mode)(*args, **named)
 
     return call
 
 
-def check_gradients(forward: Callable, args: tuple, kwargs: dict) -> None:
-    """Raises ValueError where a block writes over what its gradients need. Nothing would see that
-    in a pass that is computed again, so this runs one pass on copies that keeps its activations. No
-    attention is recorded.
-    """
-    leaves: list[Tensor] = []
-
-    def fresh(value):
-        if isinstance(value, dict):
-            return {k: v for k, v in value.items() if k != "optimized_attention_override"}
-        if not torch.is_tensor(value) or not value.is_floating_point():
-            return value
-        leaves.append(value.detach().requires_grad_())
-        return leaves[-1].clone()
-
-    out = forward(*map(fresh, args), **{k: fresh(v) for k, v in kwargs.items()})
-    outs = [t for t in (out if isinstance(out, (tuple, list)) else [out]) if torch.is_tensor(t)]
-    with overwriting_refused(UNCHECKPOINTED):
-        torch.autograd.grad(sum(t.sum() for t in outs), leaves, allow_unused=True)
-
-
-def copied(value):
-    """Returns a copy of a dict, and anything else itself."""
-    return dict(value) if isinstance(value, dict) else value
-
-
 @contextmanager
-def checkpointed(blocks: list[nn.Module]) -> Iterator[None]:
+def checkpointed(blocks: list[nn.Module], mode: Mode = OutOfPlace) -> Iterator[None]:
     """Checkpoints the blocks' forward passes inside; afterwards they are as they were."""
-    before, checked = [vars(block).get("forward") for block in blocks], set()
+    before = [vars(block).get("forward") for block in blocks]
     for block in blocks:
-        block.forward = recomputed(block.forward, checked)
+        block.forward = recomputed(block.forward, mode)
     try:
         yield
     finally:
@@ -113,12 +66,9 @@ class GradientCheckpointing:
         self.models, self.adapters, self.stack, self.on = models, adapters, stack, False
 
     def turn_on(self) -> None:
-        """Checkpoints from the next forward pass on. Raises ValueError for a model that writes over
-        what its gradients need: what is computed again would be wrong without a word.
-        """
-        if any(overwrites(getattr(model, "diffusion_model", model)) for model in self.models):
-            raise ValueError(UNCHECKPOINTED)
+        """Checkpoints from the next forward pass on."""
         adapted = {component.module for component in self.adapters.components.values()}
-        blocks = [block for model in self.models for block in repeated_blocks(model, adapted)]
-        self.stack.enter_context(checkpointed(blocks))
+        for model in self.models:
+            mode = writes_allowed(getattr(model, "diffusion_model", model))
+            self.stack.enter_context(checkpointed(repeated_blocks(model, adapted), mode))
         self.on = True

@@ -22,8 +22,9 @@ from ...training.run_state import captured, restore_adapters
 from ...training.validation import picture_steps, schedule, spread
 from ..only_said import OnlySaid
 from .examples import Example
-from .objective import Draw, Renew, losses_of, positions, sigma_at
+from .objective import Draw, Renew, losses_of
 from .previews import LONGEST_REASON, at_its_best
+from .timesteps import noise_levels
 from .validation import ValidationSettings
 
 # of the noise, whatever the seed of the run: losses of several runs can be compared
@@ -71,7 +72,7 @@ class Probes:
         generator = torch.Generator().manual_seed(SEED + number)
         latent, found = example.latent, []
         noise = torch.randn((LEVELS, *latent.shape[1:]), generator=generator).to(latent)
-        noise, sigma = self.settings.offset(noise, generator), self.sigma().to(latent.device)
+        noise, sigma = self.settings.offset(noise, generator), self.sigma(latent)
         (example,) = [example] if self.renew is None else self.renew([example])
         for first in range(0, LEVELS, self.at_once):
             some = slice(first, first + self.at_once)
@@ -79,13 +80,13 @@ class Probes:
             found += losses_of(self.inner, draw, self.options, self.settings).tolist()
         return found
 
-    def sigma(self) -> Tensor:
-        """Returns the noise levels, [LEVELS]: the middles of equal shares of what a step draws
-        from.
+    def sigma(self, latent: Tensor) -> Tensor:
+        """Returns the noise levels of a latent, [LEVELS]: the middles of equal shares of what a
+        step draws from.
         """
         drawn = (torch.arange(LEVELS) + 0.5) / LEVELS
-        sampling = self.inner.model_sampling
-        return sigma_at(sampling, positions(sampling, self.settings, drawn)).sort().values
+        levels = noise_levels(self.inner, self.settings, drawn, latent)
+        return levels.sort().values.to(latent.device)
 
 
 def distinct(examples: Sequence[Example], names: Sequence[str], most: int) -> dict[str, Example]:

@@ -4,7 +4,7 @@ weights and inputs are on torch's device "meta", where tensors have shapes and n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,13 +16,13 @@ from ...layers.folding import path_dtype
 from ...layers.joined import Frozen
 from ...layers.layer import Component
 from ...saying import log
-from .attention_shapes import ShapesOfAttention, torchs_attention
 from .examples import Example, collate
 from .gradient_checkpointing import repeated_blocks
+from .kernel_shapes import ShapesOfKernels, torchs_attention
 from .objective import DEFAULT, denoising_loss, weights_of
 
 META = torch.device("meta")
-GRADIENT = 4  # bytes: gradients of lora_up and lora_down become fp32, in several steps
+GRADIENT = 4  # bytes of each gradient of lora_up and lora_down at the end, which is fp32
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Trial:
     rank: of the paths, the highest. outside: outside of the repeated blocks. blocks: in the order
     of the forward pass. per_rank: of one rank position of all layers; it is part of the others.
     gradients: of all weights, in the dtype of the model. folded: the weights as paths compute with
-    them. at_the_end: gradients when they become fp32.
+    them, until the backward pass is over. at_the_end: gradients while they become fp32.
     """
 
     rank: int = 0
@@ -83,13 +83,22 @@ class Trial:
         """
         before = [block.inputs if checkpointing else block.kept for block in self.blocks]
         there = self.gradients - sum(b.gradients for b in self.blocks)
-        most = self.at_the_end
+        most = 0
         for number in range(len(self.blocks), 0, -1):
             block = self.blocks[number - 1]
             kept = sum(before[:number]) + (block.kept if checkpointing else 0)
             most = max(most, self.outside + kept + there)
             there += block.gradients
-        return self.folded + max(most, self.outside + there)
+        return max(self.folded + max(most, self.outside + there), self.at_the_end)
+
+
+def tensors_in(values: Iterable) -> Iterator[Tensor]:
+    """Yields the tensors of arguments, which may hold more of them in lists."""
+    for value in values:
+        if torch.is_tensor(value):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from tensors_in(value)
 
 
 class Kept:
@@ -118,7 +127,7 @@ class Kept:
 
     def enter(self, gradients: int, _module: nn.Module, args: tuple, kwargs: dict) -> None:
         """Begins a block."""
-        given = (t for t in (*args, *kwargs.values()) if torch.is_tensor(t))
+        given = tensors_in((args, list(kwargs.values())))
         sizes = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in given}
         inputs = sum(n for key, n in sizes.items() if key not in self.seen)
         self.block = Block(inputs=inputs, gradients=gradients)
@@ -155,7 +164,9 @@ def try_shapes(
             item = inner.get_dtype_inference().itemsize
             costs = {m: item * ranks[n] * cost_of(m) for n, m in layers.items()}
             kept.trial.gradients = kept.trial.folded = sum(costs.values())
-            kept.trial.at_the_end = kept.trial.gradients * (item + 2 * GRADIENT) // item
+            if item == GRADIENT:  # lora_up is no copy there, and its gradient is the parameter's
+                kept.trial.folded = sum(item * ranks[n] * fan_in_of(m) for n, m in layers.items())
+            kept.trial.at_the_end = kept.trial.folded + kept.trial.gradients * GRADIENT // item
             kept.trial.rank = max(ranks.values())
             for model in models:
                 for block in repeated_blocks(model, set(layers.values())):
@@ -165,7 +176,7 @@ def try_shapes(
                     after = block.register_forward_hook(kept.leave)
                     stack.callback(before.remove)
                     stack.callback(after.remove)
-            stack.enter_context(ShapesOfAttention())
+            stack.enter_context(ShapesOfKernels())
             stack.enter_context(torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda t: t))
             losses = [shape_of_loss(inner, batch, options, settings) for batch in batches]
             kept.trial.per_rank = sum(per_rank)
@@ -179,6 +190,11 @@ def try_shapes(
 def cost_of(module: nn.Module) -> int:
     """Returns the number of parameters of one rank position of a layer."""
     return Component(module, 1, META).cost
+
+
+def fan_in_of(module: nn.Module) -> int:
+    """Returns the number of parameters of one rank position of a layer's lora_down."""
+    return Component(module, 1, META).fan_in
 
 
 def shape_of_loss(inner, batch: list[Example], options: dict, settings) -> Tensor:

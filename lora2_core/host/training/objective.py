@@ -5,20 +5,20 @@ timestep.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import comfy.model_sampling
 import torch
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 
 from ...training.loss import WEIGHTINGS, LossSettings
 from ...training.parallel import Processes
 from .examples import Example, by_shape, collate
-from .out_of_place import OutOfPlace
+from .out_of_place import writes_allowed
 from .overwritten import overwrites, overwriting_allowed
 from .streams import levels as levels_of_streams
+from .timesteps import noise_levels
 
 DEFAULT = LossSettings()
 # encodes the captions of a batch again, as the text encoder is now
@@ -31,36 +31,6 @@ def prediction_scale(sampling, sigma: Tensor, like: Tensor) -> Tensor:
     prediction.
     """
     return sampling.calculate_denoised(sigma, torch.ones_like(like), torch.zeros_like(like)).abs()
-
-
-def sigma_at(sampling, position: Tensor) -> Tensor:
-    """Returns the noise levels at positions in [0, 1): of discrete timesteps where the model has
-    them, else of percentages.
-    """
-    if hasattr(sampling, "num_timesteps") and hasattr(sampling, "sigmas"):
-        count, table = sampling.num_timesteps, sampling.sigmas
-        timesteps = (position * count).long().clamp(max=count - 1).to(table.device)
-        if len(table) == count and not counts_timesteps(sampling):
-            return table[timesteps].float()
-        return sampling.sigma(timesteps).float()
-    return torch.tensor([float(sampling.percent_to_sigma(float(p))) for p in position])
-
-
-def counts_timesteps(sampling) -> bool:
-    """Returns whether sampling.sigma takes the number of a timestep: Stable Cascade's takes a time
-    from 0 to 1.
-    """
-    last = torch.tensor([len(sampling.sigmas) - 1], device=sampling.sigmas.device)
-    return torch.allclose(sampling.sigma(last).float(), sampling.sigmas[-1:].float(), rtol=1e-3)
-
-
-def positions(sampling, settings: LossSettings, drawn: Tensor) -> Tensor:
-    """Returns the positions for sigma_at of drawn numbers in [0, 1): timesteps rise with the noise,
-    percentages fall.
-    """
-    if hasattr(sampling, "num_timesteps"):
-        return settings.times(drawn)
-    return 1 - settings.times(1 - drawn)
 
 
 def check_loss(settings: LossSettings, sampling) -> None:
@@ -99,11 +69,9 @@ def snr_weights(sampling, settings: LossSettings, sigma: Tensor, like: Tensor) -
 
 
 def forward_mode(inner) -> AbstractContextManager:
-    """Returns the context of a forward pass with gradients: UNets write nothing in place."""
+    """Returns the context of a forward pass with gradients."""
     model = inner.diffusion_model
-    if overwrites(model):
-        return overwriting_allowed()
-    return nullcontext() if isinstance(model, UNetModel) else OutOfPlace()
+    return overwriting_allowed() if overwrites(model) else writes_allowed(model)()
 
 
 def denoising_loss(
@@ -179,8 +147,7 @@ def with_noise(
     noise = torch.randn((count, *latent.shape[1:]), generator=generator).to(latent)
     drawn = torch.rand(count, generator=generator)
     noise = settings.offset(noise, generator)
-    sampling = inner.model_sampling
-    sigma = sigma_at(sampling, positions(sampling, settings, drawn)).to(latent.device)
+    sigma = noise_levels(inner, settings, drawn, latent).to(latent.device)
     return Draw(picked, noise, sigma)
 
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import dis
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from types import CodeType
 
 import torch
-from torch import Tensor
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .fused import plain_form
@@ -58,6 +59,13 @@ class OutOfPlace(TorchFunctionMode):
                 return form(kept, right).to(left.dtype)
         func = plain_form(func) or func
         return func(*args, **(kwargs or {}))
+
+
+def writes_allowed(model: nn.Module) -> Callable[[], AbstractContextManager]:
+    """Returns the context of a diffusion model's passes with gradients: UNets write nothing in
+    place.
+    """
+    return nullcontext if isinstance(model, UNetModel) else OutOfPlace
 
 
 UNTRAINABLE = "This model writes over values that its gradients need, so it can't be trained here."

@@ -8,6 +8,7 @@ only what is really overwritten costs memory, and a write that nobody saw is sti
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from weakref import WeakSet
@@ -26,6 +27,15 @@ AUGMENTED = {
 SIGN = "modified by an inplace operation"  # in the error of autograd
 # models on loan that were refused for it, until their run ends
 _models: WeakSet[nn.Module] = WeakSet()
+
+
+class _Now(threading.local):
+    """Holds what is copied in this thread before a write, by its storage; None where nothing is."""
+
+    kept: dict[int, WeakSet[Kept]] | None = None
+
+
+_now = _Now()
 
 
 def is_overwriting(error: BaseException) -> bool:
@@ -96,18 +106,37 @@ def storage_of(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
+def keep(tensor: Tensor) -> Kept:
+    """Returns the value of a tensor now: copied before a later write where writes are watched,
+    refused after one where they are not.
+    """
+    value = Kept(tensor)
+    if _now.kept is not None:
+        _now.kept.setdefault(storage_of(tensor), WeakSet()).add(value)
+    return value
+
+
+def is_copying() -> bool:
+    """Returns whether writes are watched in this thread."""
+    return _now.kept is not None
+
+
+@contextmanager
+def copying() -> Iterator[None]:
+    """Copies what was kept inside before something writes into it, inside too."""
+    before, _now.kept = _now.kept, {}
+    try:
+        # the last mode sees a call first: what can be a new tensor needs no copy
+        with _Copying(_now.kept), OutOfPlace():
+            yield
+    finally:
+        _now.kept = before
+
+
 @contextmanager
 def overwriting_allowed() -> Iterator[None]:
     """Lets a forward pass write over values that its gradients need. The backward pass may be
     outside.
     """
-    kept: dict[int, WeakSet[Kept]] = {}
-
-    def pack(tensor: Tensor) -> Kept:
-        value = Kept(tensor)
-        kept.setdefault(storage_of(tensor), WeakSet()).add(value)
-        return value
-
-    # the last mode sees a call first: what can be a new tensor needs no copy
-    with saved_tensors_hooks(pack, Kept.value), _Copying(kept), OutOfPlace():
+    with copying(), saved_tensors_hooks(keep, Kept.value):
         yield

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -42,23 +42,32 @@ KINDS = RankSettings, TrainSettings, TargetSettings, LossSettings
 SHARED = (OTHERS | {f.name for kind in KINDS for f in fields(kind)}) - OF_TRAIN
 
 
+OF_THE_PACK = "models", "versions"  # only its own files say them
+
+
 @dataclass(frozen=True)
 class Preset:
     """Holds settings to share.
 
     settings: of option nodes, by their names. steps, learning_rate, target_rank: for LoRA2 Train.
-    about: what it is for. Raises ValueError for a setting that no preset has, and for a wrong
-    value.
+    about: what it is for. models: the host's names of models that it is usual for. versions: of a
+    model that this also is, and that can't be told from it: distilled to few steps. Raises
+    ValueError for a setting that no preset has, and for a wrong value.
     """
 
     settings: Mapping[str, object] = field(default_factory=dict)
     about: str = ""
     steps: int = 500
     learning_rate: float = 1e-4
-    target_rank: int = 64
+    target_rank: int = 16
+    models: Sequence[str] = ()
+    versions: str = ""
 
     def __post_init__(self) -> None:
         check_text("about", self.about)
+        check_text("versions", self.versions)
+        if isinstance(self.models, str) or not all(isinstance(m, str) for m in self.models):
+            raise ValueError(f"models is {quoted(self.models)}: give a list of names.")
         if not isinstance(self.settings, Mapping):
             raise ValueError(f"settings is {quoted(self.settings)}: give names and values.")
         if unknown := set(self.settings) - SHARED:
@@ -96,6 +105,7 @@ class Preset:
     def encoded(self) -> bytes:
         """Returns the bytes of its file."""
         own = {f.name: getattr(self, f.name) for f in fields(self)}
+        own = {name: value for name, value in own.items() if value or name not in OF_THE_PACK}
         own["settings"] = dict(sorted(self.settings.items()))
         text = json.dumps({"lora2_preset": VERSION} | own, indent=1, ensure_ascii=False)
         return text.encode() + b"\n"

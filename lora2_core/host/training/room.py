@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import comfy.model_management
 import torch
@@ -39,25 +39,32 @@ def available_memory(device: torch.device) -> int:
     return max(0, int(free + loaded - management.extra_reserved_memory()))
 
 
-def planned(
-    loan: Loan,
-    layers: Mapping[str, nn.Module],
-    start: RankedLora | None,
-    examples: list[Example],
-    prior_examples: list[Example],
-    options: dict,
-    choices: Choices,
-) -> Plan | None:
+@dataclass(frozen=True)
+class Task:
+    """Holds what the memory of a run depends on: models on loan and the layers that are trained, an
+    adapter to start from, pictures, the model's transformer_options, and what was chosen.
+    """
+
+    loan: Loan
+    layers: Mapping[str, nn.Module]
+    start: RankedLora | None
+    examples: list[Example]
+    prior_examples: list[Example]
+    options: dict
+    choices: Choices
+
+
+def planned(task: Task) -> Plan | None:
     """Returns the plan of a run on a card, None where there is none or its need isn't known. Raises
     ValueError where it does not fit for sure, with the cheapest remedies.
     """
-    device = loan.patcher.load_device
+    device, choices = task.loan.patcher.load_device, task.choices
     if device.type not in PLANNED:
         return None
-    wanted = wanted_memory(loan, layers, start, examples, prior_examples, options, choices)
+    wanted = wanted_memory(task)
     if wanted is None:
         return None
-    lower = start is None and choices.rank.start_rank is None and choices.rank.rules.competes
+    lower = task.start is None and choices.rank.start_rank is None and choices.rank.rules.competes
     made = plan(wanted, available_memory(device), choices.checkpointing, lower_start=lower)
     if SURE * made.need.least > made.available:
         raise ValueError(too_little(wanted, made, choices.batch_size))
@@ -65,29 +72,21 @@ def planned(
     return made
 
 
-def wanted_memory(
-    loan: Loan,
-    layers: Mapping[str, nn.Module],
-    start: RankedLora | None,
-    examples: list[Example],
-    prior_examples: list[Example],
-    options: dict,
-    choices: Choices,
-) -> Wanted | None:
+def wanted_memory(task: Task) -> Wanted | None:
     """Returns what decides a run's need, None where its model can't compute without values."""
+    loan, layers, choices = task.loan, task.layers, task.choices
     settings, rules = choices.rank, choices.rank.rules
     lines = lines_of(settings.layer_ranks, layers)
     parts = components(layers, lines, settings.max_rank, "meta")
     wanted = {name: line.wanted(moves=rules.moves) for name, line in lines.items()}
     own = {name: rank for name, rank in wanted.items() if rank is not None}
-    given = starting_layers(start, parts) if start is not None else {}
+    given = starting_layers(task.start, parts) if task.start is not None else {}
     ranks = first_ranks(parts, settings, own, given)
-    batches = [largest(examples, choices.batch_size)]
-    if prior_examples:
-        batches.append(largest(prior_examples, choices.batch_size))
+    groups = [group for group in (task.examples, task.prior_examples) if group]
+    batches = [largest(group, choices.batch_size) for group in groups]
     models = [patcher.model for patcher in loan.patchers]
-    frozen = loan.frozen.of
-    trial = try_shapes(models, loan.inner, frozen, batches, layers, ranks, options, choices.loss)
+    rest = batches, layers, ranks, task.options, choices.loss
+    trial = try_shapes(models, loan.inner, loan.frozen.of, *rest)
     if trial is None:
         return None
     return Wanted(

@@ -7,7 +7,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import comfy.model_management
 
@@ -26,6 +26,7 @@ from .out_of_place import overwriting_refused
 from .overwritten import is_overwriting, overwrites, remembered
 from .previews import Drawn
 from .setup import Setup, set_up
+from .timesteps import with_usual
 
 Interrupt = comfy.model_management.InterruptProcessingException
 
@@ -68,6 +69,7 @@ def train_on(
     before the first step where the run's memory is planned, on_validated with every held-out loss.
     Raises ValueError for bad input, before anything is trained.
     """
+    choices = replace(choices, loss=with_usual(choices.loss, model))
     inputs = check_inputs(model, latents, positive, choices)
     with set_up(model, inputs, choices) as setup:
         if setup.plan is not None:
@@ -120,8 +122,7 @@ def steps_that_keep(setup: Setup, steps: Callable[[Setup], Iterator[Step]]) -> I
         yield from steps(setup)
         return
     except RuntimeError as error:
-        known = overwrites(model) or setup.checkpointing.on
-        if known or not setup.run.between_steps or not is_overwriting(error):
+        if overwrites(model) or not setup.run.between_steps or not is_overwriting(error):
             raise
         cleared(error)
     log.info("This model writes over values that its gradients need: they are copied before.")

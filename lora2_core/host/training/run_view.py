@@ -9,6 +9,7 @@ import comfy.utils
 
 from ...training.run import Step
 from ..only_said import OnlySaid
+from .advice import advice
 from .choices import Choices
 from .console import Console
 from .held_out import Validated
@@ -41,6 +42,7 @@ class RunView:
         progress.pictures = self.say(choices.validation.trained, latents) or 0
         progress.notes += self.say(hints, model, choices, positive) or []
         progress.notes += self.say(lambda: list(odd_values(choices, latents))) or []
+        progress.notes += self.say(lambda: list(advice(model, latents, positive, choices))) or []
         if not taken:
             progress.notes.append(UNTAKEN)
         self.say(lambda: self.send(BEGUN, progress.ids()))

@@ -32,7 +32,7 @@ from .memory_plan import Plan
 from .objective import Renew, make_loss
 from .pictures import Pictures, naming
 from .prior import make_joint_loss, naming_the_prior
-from .room import beginning_at, planned
+from .room import Task, beginning_at, planned
 from .text_encoder import TextEncoder, text_layers
 from .trial_forward import check_model_takes
 
@@ -100,7 +100,7 @@ def set_up(model, inputs: Inputs, choices: Choices) -> Iterator[Setup]:
             held_out = list(distinct(held_out, inputs.held_out.names, len(held_out)).values())
         start = choices.start.adapter(model, choices.text.clip)
         layers = layers_to_train(loan, layers, start, choices, text_encoder)
-        plan = planned(loan, layers, start, examples, prior_examples, options, choices)
+        plan = planned(Task(loan, layers, start, examples, prior_examples, options, choices))
         if plan is not None:
             loan.leave_room(plan.beside)
         settings = beginning_at(choices.rank, plan)

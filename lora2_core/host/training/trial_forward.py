@@ -8,7 +8,8 @@ import torch
 
 from .examples import UNFIT, Example
 from .memory import out_of_memory
-from .objective import DEFAULT, Draw, loss_of, positions, sigma_at
+from .objective import DEFAULT, Draw, loss_of
+from .timesteps import noise_levels
 
 WIDTHS = ("context_dim", "context_in_dim")  # of captions, in the host's configuration of a model
 # in what torch says of tensors that don't fit together
@@ -73,8 +74,7 @@ def forward(inner, example: Example, options: dict) -> None:
     """Computes one prediction in the middle of the noise levels, without gradients."""
     middle, latent = torch.tensor([0.5]), example.latent
     with torch.no_grad():
-        sampling = inner.model_sampling
-        sigma = sigma_at(sampling, positions(sampling, DEFAULT, middle)).to(latent.device)
+        sigma = noise_levels(inner, DEFAULT, middle, latent).to(latent.device)
         loss_of(inner, Draw([example], torch.zeros_like(latent), sigma), options)
 
 

@@ -1,7 +1,7 @@
 """All experiments on ranks; an interrupted run goes on where it stopped.
 
 A: planted ranks, B: quality at equal bytes, C: truncation, D: compression, E: rank maps of styles,
-F: departures from the paper, one by one, G: random problems of planted ranks.
+F: departures from the paper, one by one, G: random problems of planted ranks, H: all layers.
 Results are JSON lines in FOLDER, tables and plots are written there too; learning rates are tuned
 first.
 """
@@ -10,22 +10,25 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from tests.benchmarks.ranks import report
+from tests.benchmarks.ranks import report, wide
 from tests.benchmarks.ranks.crew import work_off
 from tests.benchmarks.ranks.found import SEEDS
 from tests.benchmarks.ranks.plan import Plan
 from tests.benchmarks.ranks.runs import Ledger, Run
-from tests.benchmarks.ranks.tuning import RATES, tune, write_rates
+from tests.benchmarks.ranks.tuning import CLASSES, RATES, WIDE_CLASSES, Class, tune, write_rates
 from tests.benchmarks.ranks.versions import version_of
 from tests.hosting.inprocess import REPOSITORY
 from tests.hosting.provision import cache_folder
 from tests.playground.evaluate import Base
 
 METHODS = ("fixed", "paper", "adaptive")
-RUNS = {"B": Plan.quality, "C": Plan.truncation, "E": Plan.styles}
+RUNS = {"B": Plan.quality, "C": Plan.truncation, "E": Plan.styles, "H": wide.runs}
+TUNED = {"B": CLASSES, "H": WIDE_CLASSES}  # else those of adaptive
+ADAPTIVE = [c for c in CLASSES if c.method == "adaptive"]
 
 
 def seeds_of(text: str) -> tuple[int, int]:
@@ -37,7 +40,7 @@ def seeds_of(text: str) -> tuple[int, int]:
 def arguments() -> argparse.Namespace:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("folder", type=Path, help="results folder")
-    options.add_argument("--only", nargs="+", choices="ABCDEFG", default=list("ABCDEFG"))
+    options.add_argument("--only", nargs="+", choices="ABCDEFGH", default=list("ABCDEFGH"))
     options.add_argument("--steps", type=int, default=200)
     options.add_argument("--seeds", type=int, default=5)
     options.add_argument(
@@ -98,12 +101,13 @@ def main() -> None:
             prepare(args.playground)
         work_off(runs, ledger, args.playground, args.workers)
 
-    def tuned_rates(*methods: str) -> dict:
-        found = tune(methods, ledger, work, args.steps, quick=args.quick)
+    def tuned_rates(classes: Sequence[Class]) -> dict:
+        found = tune(classes, ledger, work, args.steps, quick=args.quick)
         return write_rates(args.folder, found)
 
     if args.tune:
-        print(json.dumps(tuned_rates(*args.tune), indent=1))
+        wanted = [c for c in (*CLASSES, *WIDE_CLASSES) if c.method in args.tune]
+        print(json.dumps(tuned_rates(wanted), indent=1))
         return
     if not args.report:
         for letter in args.only:
@@ -113,7 +117,7 @@ def main() -> None:
                     options = {"seeds": args.problems, "constants": args.constants}
                 run_module(letter, args.folder, quick=args.quick, **options)
             else:
-                rates = tuned_rates(*(METHODS if letter == "B" else ("adaptive",)))
+                rates = tuned_rates(TUNED.get(letter, ADAPTIVE))
                 work(RUNS[letter](plan, rates))
     path = args.folder / RATES
     rates = json.loads(path.read_text()) if path.exists() else {}

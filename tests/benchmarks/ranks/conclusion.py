@@ -168,13 +168,16 @@ def about_styles(found: dict) -> str | None:
     )
 
 
-def text(modules: dict[str, dict], quality: Quality, cuts: dict, maps: dict) -> str:
+def text(
+    modules: dict[str, dict], quality: Quality, cuts: dict, maps: dict, everywhere: str | None
+) -> str:
     """Returns a list with a sentence or more for each experiment that has results, and the table
     of B; empty where none has.
 
-    modules: the results of experiments A, D and G by letter; quality: B; cuts: C; maps: E.
+    modules: the results of experiments A, D and G by letter; quality: B; cuts: C; maps: E;
+    everywhere: the sentence of H.
     """
-    found = []
+    found = [everywhere] if everywhere else []
     if "A" in modules:
         found.append(about_planted(modules["A"]))
     if "G" in modules:

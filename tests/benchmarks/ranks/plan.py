@@ -6,8 +6,13 @@ from dataclasses import dataclass
 
 from tests.benchmarks.ranks.pictures import STYLE_SETS, TEST
 from tests.benchmarks.ranks.runs import Cut, Run
-from tests.benchmarks.ranks.tuning import CLASSES, PLAIN_RANKS, tuned
+from tests.benchmarks.ranks.tuning import CLASSES, PLAIN_RANKS, WIDE_CLASSES, tuned
 
+# method, rank and share of its bytes, where all layers are trained
+WIDE_SIZES = (
+    ("adaptive", 1, 0.5),
+    *((c.method, c.rank, 1.0) for c in sorted(WIDE_CLASSES, key=lambda c: c.rank)),
+)
 RESIZES = ("sv_fro", "sv_ratio", "uniform")
 RESIZE_RANKS = PLAIN_RANKS[:-1]
 RESIZED_FROM = PLAIN_RANKS[-1]

@@ -6,12 +6,12 @@ import json
 from importlib import import_module
 from pathlib import Path
 
-from tests.benchmarks.ranks import conclusion, quality, styles, truncation
+from tests.benchmarks.ranks import conclusion, quality, styles, truncation, wide
 from tests.benchmarks.ranks.pictures import TUNING
 from tests.benchmarks.ranks.plan import Plan
 from tests.benchmarks.ranks.plots import draw_all
 from tests.benchmarks.ranks.runs import Ledger
-from tests.benchmarks.ranks.tuning import CLASSES
+from tests.benchmarks.ranks.tuning import CLASSES, WIDE_CLASSES
 
 MODULES = {
     "A": "planted",
@@ -44,6 +44,7 @@ TITLES = {
     "E": "Rank maps of styles",
     "F": "The departures from the paper, one by one",
     "G": "Random problems of planted ranks",
+    "H": "All layers under one size",
 }
 
 
@@ -56,7 +57,7 @@ def stored(folder: Path, name: str) -> dict | None:
 def rate_table(rates: dict) -> str:
     """Loss by learning rate; the chosen one is bold."""
     lines = []
-    for c in CLASSES:
+    for c in (*CLASSES, *WIDE_CLASSES):
         if c.name in rates:
             chosen = f"{rates[c.name]['rate']:g}"
             cells = [
@@ -79,6 +80,9 @@ def sections(plan: Plan, ledger: Ledger, rates: dict, folder: Path) -> dict[str,
     if all(c.name in rates for c in CLASSES if c.method == "adaptive"):
         found["C"] = truncation.table(truncation.collect(plan, ledger, rates))
         found["E"] = styles.table(styles.collect(plan, ledger, rates))
+    if all(c.name in rates for c in (*CLASSES, *WIDE_CLASSES)):
+        attention = quality.collect(plan, ledger, rates)
+        found["H"] = wide.table(wide.collect(plan, ledger, rates), attention)
     return found
 
 
@@ -91,7 +95,10 @@ def conclude(plan: Plan, ledger: Ledger, rates: dict, folder: Path) -> str:
     if all(c.name in rates for c in CLASSES if c.method == "adaptive"):
         cuts = truncation.collect(plan, ledger, rates)
         maps = styles.collect(plan, ledger, rates)
-    return conclusion.text(modules, qualities, cuts, maps)
+    everywhere = None
+    if all(c.name in rates for c in (*CLASSES, *WIDE_CLASSES)):
+        everywhere = wide.about(wide.collect(plan, ledger, rates), qualities)
+    return conclusion.text(modules, qualities, cuts, maps, everywhere)
 
 
 def write(plan: Plan, ledger: Ledger, rates: dict, folder: Path, target: Path) -> str:

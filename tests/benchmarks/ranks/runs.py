@@ -11,6 +11,7 @@ from tests.benchmarks.ranks.versions import version_of
 
 LEDGER = "runs.jsonl"
 Cut = tuple[str, float]
+ATTENTION = "attention"  # the layers of all runs that do not say which
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Run:
     (1: the rank itself is the target). rate: learning rate. own: how many of the base's own
     pictures are measured. samples: also draw and judge samples. cuts: (way, size) of each further
     adapter that is cut from the trained one and measured; the size is the uniform rank whose bytes
-    it may have, for `truncated` the share that stays.
+    it may have, for `truncated` the share that stays. layers: the kind of layers that is trained.
     """
 
     pictures: str
@@ -35,10 +36,13 @@ class Run:
     own: int = 64
     samples: bool = False
     cuts: tuple[Cut, ...] = ()
+    layers: str = ATTENTION
 
     def configs(self) -> list[dict]:
         """The full configuration of each adapter that the run gives, its own first."""
         common = {k: v for k, v in asdict(self).items() if k != "cuts"}
+        if self.layers == ATTENTION:  # rows of before there was a choice stay valid
+            del common["layers"]
         return [common | {"cut": None}] + [common | {"cut": list(cut)} for cut in self.cuts]
 
     @classmethod

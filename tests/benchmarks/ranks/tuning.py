@@ -8,41 +8,49 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.benchmarks.ranks.pictures import TUNING
-from tests.benchmarks.ranks.runs import Ledger, Run
+from tests.benchmarks.ranks.runs import ATTENTION, Ledger, Run
 
 RATES = "rates.json"
 GRID = (1e-2, 2e-2)
 PAPER_GRID = (3.2e-4, 1e-3, 3.2e-3)
+WIDE_GRID = (5e-3, 1e-2)
 MOST_MOVES = 2  # of each edge
 PAPER_RANK = 8
 PLAIN_RANKS = (1, 2, 4, 8, 16, 32, 64)
 ADAPTIVE_RANKS = (1, 2, 4, 8, 16, 32)
+WIDE = "all in blocks"  # the layers of adaptive mode
+WIDE_RANKS = (1, 2, 4)
 Work = Callable[[list[Run]], None]
 
 
 @dataclass(frozen=True)
 class Class:
-    """What gets a learning rate of its own: a method at a rank."""
+    """What gets a learning rate of its own: a method at a rank, on a kind of layers."""
 
     method: str
     rank: int
+    layers: str = ATTENTION
 
     @property
     def name(self) -> str:
-        return f"{self.method} {self.rank}"
+        where = "" if self.layers == ATTENTION else f", {self.layers}"
+        return f"{self.method} {self.rank}{where}"
 
     @property
     def grid(self) -> tuple[float, ...]:
+        if self.layers != ATTENTION:
+            return WIDE_GRID
         return PAPER_GRID if self.method == "paper" else GRID
 
     def runs(self, rate: float, steps: int, subjects: tuple[str, ...] = TUNING) -> list[Run]:
         return [
-            Run(subject, self.method, self.rank, rate, steps=steps, own=0) for subject in subjects
+            Run(subject, self.method, self.rank, rate, steps=steps, own=0, layers=self.layers)
+            for subject in subjects
         ]
 
 
@@ -50,6 +58,9 @@ CLASSES = (
     *(Class("fixed", rank) for rank in PLAIN_RANKS),
     Class("paper", PAPER_RANK),
     *(Class("adaptive", rank) for rank in ADAPTIVE_RANKS),
+)
+WIDE_CLASSES = tuple(
+    Class(method, rank, WIDE) for method in ("fixed", "adaptive") for rank in WIDE_RANKS
 )
 
 
@@ -76,11 +87,10 @@ def two_digits(rate: float) -> float:
     return float(f"{rate:.2g}")
 
 
-def tune(methods: tuple[str, ...], ledger: Ledger, work: Work, steps: int, *, quick: bool) -> dict:
-    """{class name: {"rate", "loss", "losses" by rate}} of the methods' classes; does what the
-    ledger lacks.
+def tune(classes: Sequence[Class], ledger: Ledger, work: Work, steps: int, *, quick: bool) -> dict:
+    """{class name: {"rate", "loss", "losses" by rate}} of the classes; does what the ledger
+    lacks.
     """
-    classes = [c for c in CLASSES if c.method in methods]
     subjects = TUNING[:1] if quick else TUNING
     rates = {c: list(c.grid[-2:]) if quick else list(c.grid) for c in classes}
     losses: dict[Class, dict[float, float]] = {c: {} for c in classes}
@@ -105,7 +115,7 @@ def write_rates(folder: Path, found: dict) -> dict:
     path = folder / RATES
     known = json.loads(path.read_text()) if path.exists() else {}
     known |= found
-    ordered = {c.name: known[c.name] for c in CLASSES if c.name in known}
+    ordered = {c.name: known[c.name] for c in (*CLASSES, *WIDE_CLASSES) if c.name in known}
     path.write_text(json.dumps(ordered, indent=1) + "\n")
     return ordered
 
@@ -114,4 +124,4 @@ def tuned(run: Run, rates: dict) -> Run:
     """The run at the rate of its class."""
     if run.method == "base":
         return run
-    return replace(run, rate=rates[Class(run.method, run.rank).name]["rate"])
+    return replace(run, rate=rates[Class(run.method, run.rank, run.layers).name]["rate"])

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 import time
 from functools import cache
@@ -14,14 +13,13 @@ from pathlib import Path
 
 import comfy.utils
 import torch
-from torch import nn
 
 from lora2_core import RankedLora, RankSettings, TrainSettings
 from lora2_core.host.apply import apply_lora
 from lora2_core.host.playground import load_playground
 from lora2_core.host.training.choices import Choices
 from lora2_core.host.training.run import train_on
-from lora2_core.layers.targets import ATTENTION
+from lora2_core.layers.targets import TargetSettings
 from lora2_core.playground import asset
 from lora2_core.units import BYTES_PER_PARAMETER, MEGABYTE
 from tests.benchmarks.held_out import Pictures, encode, held_out_loss, own_pictures
@@ -41,9 +39,7 @@ class Bench:
     def __init__(self, playground: Path):
         self.folder = playground
         self.model, self.clip, self.vae = load_playground(asset.load())
-        layers = self.model.model.diffusion_model.named_modules()
-        chosen = [m for n, m in layers if isinstance(m, nn.Linear) and re.search(ATTENTION, n)]
-        self.cost = sum(m.in_features + m.out_features for m in chosen)  # of one rank, everywhere
+        self.cost = cache(self._cost)
         self.features = cache(lambda: Features(playground))
         self.sets, self.own = cache(self._sets), cache(self._own)
 
@@ -57,27 +53,31 @@ class Bench:
     def _own(self, count: int) -> Pictures:
         return encode(self.clip, self.vae, *own_pictures(self.folder, count))
 
+    def _cost(self, layers: str) -> int:
+        """Parameters that one rank in each of these layers has."""
+        chosen = TargetSettings(layers).chosen(self.model.model)
+        return sum(len(m.weight) + m.weight[0].numel() for m in chosen.values())
+
     def train(self, run: Run) -> RankedLora:
         budget = 0.0
         if run.share != 1:
-            budget = run.share * run.rank * self.cost * BYTES_PER_PARAMETER / MEGABYTE
+            budget = run.share * run.rank * self.cost(run.layers) * BYTES_PER_PARAMETER / MEGABYTE
         settings = RankSettings(
             mode=run.method, target_rank=run.rank, max_rank=MAX_RANK, budget_mb=budget
         )
         training = TrainSettings(run.steps, run.rate, run.seed)
         pictures = self.sets(run.pictures)["train"]
-        outcome = train_on(
-            self.model, *pictures, Choices(settings, training, BATCH), lambda step: None
-        )
+        choices = Choices(settings, training, BATCH, target=TargetSettings(run.layers))
+        outcome = train_on(self.model, *pictures, choices, lambda step: None)
         if outcome.stopped_by is not None:
             print(f"{run.to_json()} stopped: {outcome.stopped_by}", file=sys.stderr)
         return outcome.lora
 
-    def cut(self, lora: RankedLora, way: str, size: float) -> RankedLora:
+    def cut(self, run: Run, lora: RankedLora, way: str, size: float) -> RankedLora:
         """See Run.cuts."""
         if way == "truncated":
             return lora.truncated(size)
-        return RESIZE[way](lora, size * self.cost)
+        return RESIZE[way](lora, size * self.cost(run.layers))
 
     def measure(self, run: Run, lora: RankedLora | None) -> dict:
         """Denoising losses, size in MB and ranks, and what the judge sees in samples."""
@@ -98,7 +98,7 @@ class Bench:
         start = time.perf_counter()
         lora = None if run.method == "base" else self.train(run)
         seconds = time.perf_counter() - start
-        loras = [lora, *(self.cut(lora, *cut) for cut in run.cuts)]
+        loras = [lora, *(self.cut(run, lora, *cut) for cut in run.cuts)]
         version = version_of(run.method)
         return [
             {"config": config, "version": version, "seconds": seconds} | self.measure(run, each)

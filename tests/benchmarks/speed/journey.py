@@ -27,7 +27,7 @@ def travel(way: str, steps: int) -> dict:
             from lora2_core.host.training.run import train_on
 
             begun = time.perf_counter()
-            run = Choices(RankSettings(), TrainSettings(steps))
+            run = Choices(RankSettings(target_rank=64), TrainSettings(steps))
             lora = train_on(model, *data, run, lambda step: None).lora
             trained = time.perf_counter()
             save(path, lora, diffusers=lora.origin.base.diffusers)
