@@ -11,9 +11,10 @@ from ..lora2_core import RankedLora
 from ..lora2_core.adapter.model_order import of_text_encoder
 from ..lora2_core.adapter.size_curve import size_curve
 from ..lora2_core.adapter.strengths import Strengths
-from ..lora2_core.host.applied import Applied, apply_structured
+from ..lora2_core.host.applied import Applied, apply_stack, apply_structured
 from ..lora2_core.host.apply import adopt, cut_for, resolve
 from ..lora2_core.host.lora_files import file_state, missing_lora, read_lora
+from ..lora2_core.host.lora_stack import StackEntry, read_stack, stack_of
 from ..lora2_core.host.store import lora_path
 from ..lora2_core.host.strengths import check_blocks, notes_of
 from . import inputs
@@ -22,6 +23,7 @@ from .sockets import (
     CATEGORY,
     SHOWN_AGAIN,
     Lora2,
+    LoraStack,
     check_adapter,
     check_clip,
     check_model,
@@ -92,6 +94,7 @@ class LoRA2Apply(io.ComfyNode):
                 inputs.strength("strength_clip", "text encoder"),
                 inputs.keep(),
                 inputs.strengths(),
+                inputs.lora_stack(),
             ],
             outputs=[io.Model.Output(), io.Clip.Output(), inputs.hooks()],
             **SHOWN_AGAIN,
@@ -108,11 +111,13 @@ class LoRA2Apply(io.ComfyNode):
         keep=1.0,
         clip=None,
         strengths=None,
+        lora_stack=None,
     ) -> io.NodeOutput:
         check_model(model)
         check_clip(clip)
         check_adapter(lora2)
         check_strengths(strengths)
+        model, clip = apply_stack(model, clip, read_stack(lora_stack))
         wanted = Wanted(strength_model, strength_clip, keep, strengths)
         out, _, ui = patched(model, clip, lora2, wanted)
         return io.NodeOutput(out.model, out.clip, out.hooks, ui=ui)
@@ -136,12 +141,17 @@ class LoRA2Load(io.ComfyNode):
                 inputs.strength("strength_clip", "text encoder"),
                 inputs.keep(),
                 inputs.strengths(),
+                inputs.lora_stack(),
             ],
             outputs=[
                 io.Model.Output(),
                 io.Clip.Output(),
                 Lora2.Output(display_name="lora2"),
                 inputs.hooks(),
+                LoraStack.Output(
+                    display_name="lora_stack",
+                    tooltip="The stack and this file, for nodes of other packs.",
+                ),
             ],
             **SHOWN_AGAIN,
         )
@@ -171,10 +181,13 @@ class LoRA2Load(io.ComfyNode):
         keep=1.0,
         clip=None,
         strengths=None,
+        lora_stack=None,
     ) -> io.NodeOutput:
         check_model(model)
         check_clip(clip)
         check_strengths(strengths)
+        stack = read_stack(lora_stack)
+        model, clip = apply_stack(model, clip, stack)
         lora = adopt(read_lora(lora_name), model, clip)
         if not lora.singular:
             lora = lora.rotated()
@@ -183,7 +196,8 @@ class LoRA2Load(io.ComfyNode):
         ui |= {"lora2_file": [lora_name]}
         if notes := lora.origin.file.notes:
             ui["lora2_note"] = [*notes, *ui.get("lora2_note", [])]
-        return io.NodeOutput(out.model, out.clip, cut, out.hooks, ui=ui)
+        stack = stack_of([*stack, StackEntry(lora_name, strength_model, strength_clip)])
+        return io.NodeOutput(out.model, out.clip, cut, out.hooks, stack, ui=ui)
 
 
 NODES = [LoRA2Apply, LoRA2Load]

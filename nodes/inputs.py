@@ -9,7 +9,7 @@ from ..lora2_core.host.lora_files import file_state
 from ..lora2_core.host.training.epochs import MOST_EPOCHS
 from ..lora2_core.layers.targets import AUTO, LAYERS, REGEX
 from ..lora2_core.ranks.settings import MODES
-from .sockets import BlockStrengths
+from .sockets import BlockStrengths, LoraStack
 
 
 def lora_name(tooltip: str, *, optional: bool = False) -> io.Combo.Input:
@@ -145,6 +145,12 @@ def strengths() -> io.Input:
     """Makes the socket for strengths by block and over the sampling."""
     tooltip = "From LoRA\u00b2 Block Strengths: by block, and over the sampling steps."
     return BlockStrengths.Input("strengths", optional=True, tooltip=tooltip)
+
+
+def lora_stack() -> io.Input:
+    """Makes the socket for LoRAs of a stack of any pack."""
+    tooltip = "LoRAs of a stack of any pack, applied as well, at their own strengths and whole."
+    return LoraStack.Input("lora_stack", optional=True, tooltip=tooltip)
 
 
 def hooks() -> io.Output:

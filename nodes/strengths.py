@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from comfy_api.latest import io
 
-from ..lora2_core.adapter.strengths import BETWEEN, HOLD, Strengths, read_blocks, read_schedule
+from ..lora2_core.adapter.block_weights import read_block_weights
+from ..lora2_core.adapter.strengths import BETWEEN, HOLD, Strengths, read_schedule
+from ..lora2_core.checks import check_text
 from ..lora2_core.layers.parts import PARTS
 from .checking import checked, validated
 from .sockets import CATEGORY, BlockStrengths
@@ -60,8 +64,9 @@ class LoRA2BlockStrengths(io.ComfyNode):
                     default="",
                     multiline=True,
                     tooltip="Factors of single blocks, which count instead of the sliders: "
-                    "double_blocks.3=0.5, attn2=0. A name means every layer with it in its path; "
-                    "0-5 means these numbers, * anything. The last one that fits counts.",
+                    "double_blocks.3=0.5, up.2=0, attn2=0, text=1. Names as in the heatmap, or "
+                    "words of a layer's path; 0-5 means these numbers. The last one that fits "
+                    "counts.",
                 ),
                 io.String.Input(
                     "schedule",
@@ -84,13 +89,14 @@ class LoRA2BlockStrengths(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, blocks=None, schedule=None) -> bool | str:
         """Reads both texts before anything runs."""
-        return validated((read_blocks, blocks), (read_schedule, schedule))
+        texts = (partial(check_text, "blocks"), blocks), (partial(check_text, "schedule"), schedule)
+        return validated(*texts, (read_block_weights, blocks), (read_schedule, schedule))
 
     @classmethod
     @checked
     def execute(cls, blocks="", schedule="", between=HOLD, **factors: float) -> io.NodeOutput:
         parts = {part: float(factors.get(part, 1.0)) for part in PARTS}
-        read = read_blocks(blocks), read_schedule(schedule)
+        read = read_block_weights(blocks), read_schedule(schedule)
         return io.NodeOutput(Strengths(parts, *read, between))
 
 

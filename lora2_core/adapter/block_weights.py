@@ -31,10 +31,15 @@ class BlockWeights:
 
     entries: tuple[tuple[tuple[str, ...], float], ...] = ()
 
+    def given(self, layer: str) -> float | None:
+        """Returns the factor of a layer, None where no entry fits."""
+        fitting = [factor for wanted, factor in self.entries if means(wanted, layer)]
+        return fitting[-1] if fitting else None
+
     def factor(self, layer: str) -> float:
         """Returns the factor of a layer, 1 where no entry fits."""
-        fitting = [factor for wanted, factor in self.entries if means(wanted, layer)]
-        return fitting[-1] if fitting else 1.0
+        given = self.given(layer)
+        return 1.0 if given is None else given
 
     def check(self, layers: Iterable[str]) -> None:
         """Raises ValueError where an entry fits none of the layers."""

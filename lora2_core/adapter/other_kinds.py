@@ -163,10 +163,15 @@ def glora(shapes: Shapes) -> Size:
 
 
 def oft(shapes: Shapes) -> None:
-    """Checks the blocks of an orthogonal change; they say no columns."""
+    """Checks the blocks of an orthogonal change, which say no columns, and of butterflies the
+    factor of each row; of one block a row the host reads none.
+    """
     blocks = shapes.get(".oft_blocks", ())
     require(len(blocks) in (3, 4) and blocks[-1] == blocks[-2], shapes)
     require(len(blocks) == 3 or (blocks[-1] % 2 == 0 and ".alpha" in shapes), shapes)
+    if (rescale := shapes.get(".rescale")) is not None and len(blocks) == 4:
+        rows = math.prod(blocks[1:3])
+        require(len(rescale) >= 2 and rescale[0] == rows == math.prod(rescale), shapes)
 
 
 def dora(shapes: Shapes) -> None:
@@ -182,8 +187,9 @@ def reshape(shapes: Shapes) -> None:
 
 
 def norm(shapes: Shapes) -> None:
-    """Checks a change of a norm's weight, and of its bias."""
-    require(".w_norm" in shapes and all(shapes[k] for k in shapes if k.endswith("_norm")), shapes)
+    """Checks a change of a norm's weight, and of its bias, which has its size."""
+    weight, bias = shapes.get(".w_norm"), shapes.get(".b_norm")
+    require(bool(weight) and bias in (None, weight), shapes)
 
 
 def bias(shapes: Shapes) -> None:

@@ -1,53 +1,44 @@
 """Strengths of an adapter by block of the model and over the sampling steps, as a user writes them.
 
-`double_blocks.3=0.5, attn2=0` gives factors to blocks: a name means all layers in whose path it
-stands, `0-5` means these numbers, and `*` anything. `0:1, 0.5:0.3` is a schedule: from the start
-the factor is 1, from the middle of the sampling on it is 0.3.
+`0:1, 0.5:0.3` is a schedule: from the start the factor is 1, from the middle of the sampling on it
+is 0.3.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 
 from ..paths import quoted
+from .block_weights import BlockWeights
 
 LARGEST = 100.0  # of a factor, the range of the host's own strengths
 MOST = 1000  # entries of a text: more than any model has layers
 HOLD, LINEAR = "hold", "linear"
 BETWEEN = (HOLD, LINEAR)
 SPACING = 0.05  # of a schedule that is drawn as a line: the host's keyframes hold their value
-_RANGE = re.compile(r"(\d{1,4})-(\d{1,4})")
-_SIGNS = re.compile(r"[\w*?.\-]+")
 
 
 @dataclass(frozen=True)
 class Strengths:
     """Holds the factors that a strength is multiplied by.
 
-    parts: part of the model -> factor. blocks: (pattern, factor), of which the last fitting one
-    counts instead of its part's. schedule: (share of the sampling, factor) in rising order, empty
-    for a strength that never changes. between: one of BETWEEN.
+    parts: part of the model -> factor. blocks: factors that count instead of their part's.
+    schedule: (share of the sampling, factor) in rising order, empty for a strength that never
+    changes. between: one of BETWEEN.
     """
 
     parts: Mapping[str, float] = field(default_factory=dict)
-    blocks: tuple[tuple[str, float], ...] = ()
+    blocks: BlockWeights = BlockWeights()
     schedule: tuple[tuple[float, float], ...] = ()
     between: str = HOLD
 
-    def factor(self, path: str, part: str) -> float:
-        """Returns the factor of a layer. path: its module path. part: where it is in the model."""
-        words = path.split(".")
-        fitting = [factor for pattern, factor in self.blocks if stands_in(pattern, words)]
-        return fitting[-1] if fitting else self.parts.get(part, 1.0)
-
-    def unknown(self, paths: Iterable[str]) -> list[str]:
-        """Returns the patterns that no path of a model fits."""
-        split = [path.split(".") for path in paths]
-        return [p for p, _ in self.blocks if not any(stands_in(p, words) for words in split)]
+    def factor(self, layer: str, part: str) -> float:
+        """Returns the factor of a layer. layer: its name. part: where it is in the model."""
+        given = self.blocks.given(layer)
+        return self.parts.get(part, 1.0) if given is None else given
 
     def keyframes(self) -> list[tuple[float, float]]:
         """Returns the schedule with each value held until the next one."""
@@ -64,20 +55,6 @@ class Strengths:
     def varies(self) -> bool:
         """Returns whether the strength changes over the sampling, or isn't 1 all along."""
         return any(factor != 1 for _, factor in self.schedule)
-
-
-def stands_in(pattern: str, words: list[str]) -> bool:
-    """Returns whether the words of a pattern follow each other in those of a path."""
-    wanted = pattern.split(".")
-    starts = range(len(words) - len(wanted) + 1)
-    return any(all(map(fits, wanted, words[start:])) for start in starts)
-
-
-def fits(wanted: str, word: str) -> bool:
-    """Returns whether a word of a path is the wanted one, or one of a range of numbers."""
-    if span := _RANGE.fullmatch(wanted):
-        return word.isdecimal() and int(span[1]) <= int(word) <= int(span[2])
-    return fnmatchcase(word, wanted)
 
 
 def entries(name: str, text: str, sign: str, example: str) -> list[tuple[str, str]]:
@@ -103,19 +80,6 @@ def number(name: str, text: str, low: float, high: float) -> float:
     if not low <= value <= high:
         raise ValueError(f"{name} has {quoted(text)}: give a number from {low:g} to {high:g}.")
     return value
-
-
-def read_blocks(text: str) -> tuple[tuple[str, float], ...]:
-    """Returns (pattern, factor) of a text; ValueError in one sentence for what can't be read."""
-    found = []
-    for pattern, value in entries("blocks", text, "=", "double_blocks.3=0.5, attn2=0"):
-        if not _SIGNS.fullmatch(pattern):
-            raise ValueError(
-                f"blocks has {quoted(pattern)}: give a name of the model with dots, such as "
-                "double_blocks.3."
-            )
-        found.append((pattern, number("blocks", value, -LARGEST, LARGEST)))
-    return tuple(found)
 
 
 def read_schedule(text: str) -> tuple[tuple[float, float], ...]:

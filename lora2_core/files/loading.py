@@ -18,7 +18,7 @@ from ..adapter.other_kinds import OtherChange, size_of
 from ..saying import log
 from .contents import Contents, check_growth, contents_of
 from .own_metadata import read_own
-from .peft_metadata import scales_in
+from .peft_metadata import scales_in, unsound
 from .provenance import (
     EDITED_NOTE,
     LEFT_OUT_NOTE,
@@ -43,6 +43,9 @@ IDLE_NOTE = "{0} of its layers have alpha 0, which turns them off, the first is 
 SCALE_NOTE = (
     "Its metadata has an alpha of its own, as PEFT writes it: it counts here, while ComfyUI's Load "
     "LoRA does not read it."
+)
+UNREAD_NOTE = (
+    "Some entries of PEFT in its metadata can't be read as ranks or alphas: those don't count."
 )
 Convert = Callable[[dict], Mapping]  # other keys for the same tensors
 
@@ -164,7 +167,9 @@ def collect(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = 
     }
     keys = {base: next(iter(endings.values())) for base, endings in contents.others.items()}
     keys |= {base: keys["up"] for base, keys in contents.pairs.items()}
-    return Collected(layers, others, keys, notes_of(contents, tensors, sizes, scales))
+    notes = notes_of(contents, tensors, sizes, scales)
+    notes += [UNREAD_NOTE] if unsound(metadata or {}) else []
+    return Collected(layers, others, keys, notes)
 
 
 def notes_of(

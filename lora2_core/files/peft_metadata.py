@@ -49,16 +49,7 @@ def scales_in(
 
     pairs: layer -> role -> key. Entries that are no such JSON state nothing.
     """
-    try:
-        entries = json.loads(metadata.get(KEY, "{}"))
-    except (ValueError, RecursionError):
-        return {}
-    if not isinstance(entries, dict):
-        return {}
-    configs: dict[str, dict[str, object]] = {}
-    for key, value in entries.items():
-        part, _, field = key.rpartition(".")
-        configs.setdefault(part, {})[field] = value
+    configs = configs_in(metadata) or {}
     known = {part: c for part, c in configs.items() if is_number(c.get("lora_alpha"))}
     scales = {}
     for base, keys in pairs.items():
@@ -72,6 +63,40 @@ def scales_in(
         root = math.sqrt(rank) if config.get("use_rslora") is True else rank
         scales[base] = (rank if alpha is None else alpha) / root
     return scales
+
+
+def configs_in(metadata: Mapping[str, str]) -> dict[str, dict[str, object]] | None:
+    """Returns part of the model -> its entries; None where the value is no JSON object."""
+    try:
+        entries = json.loads(metadata.get(KEY, "{}"))
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(entries, dict):
+        return None
+    configs: dict[str, dict[str, object]] = {}
+    for key, value in entries.items():
+        part, _, field = key.rpartition(".")
+        configs.setdefault(part, {})[field] = value
+    return configs
+
+
+def unsound(metadata: Mapping[str, str]) -> bool:
+    """Returns whether the entry is there and states something that is no rank, alpha or pattern."""
+    configs = configs_in(metadata)
+    return configs is None or not all(map(is_sound, configs.values()))
+
+
+def is_sound(config: Mapping[str, object]) -> bool:
+    """Returns whether the entries of one part are those that PEFT writes, as far as they count."""
+    rank, alpha, root = (config.get(name) for name in ("r", "lora_alpha", "use_rslora"))
+    numbers = [number for number in (rank, alpha) if number is not None]
+    for name in ("rank_pattern", "alpha_pattern"):
+        table = config.get(name)
+        if table is not None and not isinstance(table, dict):
+            return False
+        numbers += (table or {}).values()
+    positive = not is_number(rank) or rank > 0  # type: ignore[operator]
+    return positive and root in (None, True, False) and all(map(is_number, numbers))
 
 
 def stated(path: str, config: Mapping[str, object], patterns: str, common: str) -> float | None:

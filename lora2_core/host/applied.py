@@ -4,7 +4,7 @@ the sampling; and as the host's hooks, for single conditionings.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,9 @@ from comfy.hooks import HookGroup
 
 from ..adapter.lora import RankedLora
 from ..adapter.strengths import Strengths
-from .apply import patches_of, warn_of_missing
+from .apply import adopt, apply_lora, patches_of, warn_of_missing
+from .lora_files import read_lora
+from .lora_stack import StackEntry
 from .strengths import by_factor, hooks_of, path_of, scheduled
 
 
@@ -25,6 +27,14 @@ class Applied:
     model: object
     clip: object
     hooks: HookGroup
+
+
+def apply_stack(model, clip, entries: Iterable[StackEntry]):
+    """Returns clones of model and clip with the LoRAs of a stack added, each at its strengths."""
+    for entry in entries:
+        lora = adopt(read_lora(entry.name), model, clip)
+        model, clip = apply_lora(model, clip, lora, entry.strength_model, entry.strength_clip)
+    return model, clip
 
 
 def apply_structured(
@@ -54,6 +64,8 @@ def apply_structured(
             added |= set(patched.add_patches(group, strength[0] * factor))
     if clip is not None:
         clip = clip.clone()
-        added |= set(clip.add_patches(patches, strength[1]))
+        for factor, group in groups.items():
+            text = {key: patch for key, patch in group.items() if path_of(key) is None}
+            added |= set(clip.add_patches(text, strength[1] * factor))
     warn_of_missing(set(patches) - added)
     return Applied(patched, clip, hooks)

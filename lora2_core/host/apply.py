@@ -115,14 +115,14 @@ def fits(change: OtherChange, size: tuple[int, int], weight: Tensor) -> bool:
     if (grown := change.tensors.get(".reshape_weight")) is not None:
         shape = grown.tolist()
         return len(shape) == weight.ndim and all(map(int.__ge__, shape, weight.shape))
-    exact = [shapes[ending] for ending in (".diff", ".set_weight") if ending in shapes]
+    exact = [shapes[e] for e in (".diff", ".set_weight", ".w_norm") if e in shapes]
     if any(shape != tuple(weight.shape) for shape in exact):
+        return False
+    if shapes.get(".diff_b", (size[0],)) != (size[0],):
         return False
     if ".oft_blocks" in shapes:
         *_, count, side, _ = shapes[".oft_blocks"]
         return count * side == size[0]
-    if ".diff_b" in shapes and len(shapes) == 1:
-        return shapes[".diff_b"] == (size[0],)
     return size_of(shapes) in (None, size)
 
 

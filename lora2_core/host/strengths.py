@@ -14,10 +14,11 @@ from comfy.patcher_extension import WrappersMP
 from ..adapter.names import HOST_PREFIX
 from ..adapter.strengths import HOLD, Strengths
 from ..layers.parts import PARTS, part_of, parts
+from ..layers.structure import is_layer
 from .naming import weight_of
 
 KEY = "lora2_schedule"  # of the sampling wrapper on a model
-MOST_LISTED = 12  # blocks that an error names
+TEXT_LAYER = "text_encoders.layer"  # stands for all layers of text encoders
 # shown in nodes; locales/*/main.json has them in other languages
 BLOCKS_NOTE = "Strength by block: {0}."
 SCHEDULE_NOTE = "Strength over the sampling: {0}."
@@ -34,15 +35,10 @@ def path_of(key: str | tuple) -> str | None:
 
 
 def check_blocks(strengths: Strengths, model) -> None:
-    """Raises ValueError where a pattern of blocks fits no layer of the model."""
-    names = [name for name, _ in model.model.diffusion_model.named_modules()]
-    if unknown := strengths.unknown(names):
-        found = list(parts(model.model.diffusion_model))
-        more = ", \u2026" if len(found) > MOST_LISTED else ""
-        raise ValueError(
-            f"blocks names {unknown[0]}, which fits no layer of this model: its blocks are "
-            f"{', '.join(found[:MOST_LISTED])}{more}."
-        )
+    """Raises ValueError where an entry of blocks fits no layer of the model."""
+    modules = model.model.diffusion_model.named_modules()
+    names = [f"{HOST_PREFIX}{name}" for name, module in modules if is_layer(module)]
+    strengths.blocks.check([*names, TEXT_LAYER])
 
 
 def by_factor(patches: Patches, strengths: Strengths | None, model) -> dict[float, dict]:
@@ -57,12 +53,14 @@ def by_factor(patches: Patches, strengths: Strengths | None, model) -> dict[floa
 
 
 def factor_of(strengths: Strengths, model) -> Callable[[str | tuple], float]:
-    """Returns a function from the host's key of a weight to its factor: 1 for text encoders."""
+    """Returns a function from the host's key of a weight to its factor."""
     blocks = parts(model.model.diffusion_model)
 
     def factor(key: str | tuple) -> float:
         path = path_of(key)
-        return 1.0 if path is None else strengths.factor(path, part_of(path, blocks))
+        if path is None:
+            return strengths.blocks.factor(TEXT_LAYER)
+        return strengths.factor(HOST_PREFIX + path, part_of(path, blocks))
 
     return factor
 

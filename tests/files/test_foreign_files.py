@@ -8,6 +8,7 @@ import safetensors.torch
 import torch
 
 import lora2_core as lora2
+from lora2_core.files.loading import UNREAD_NOTE
 from tests.reliability.malformed import OTHERS
 from tests.toys import foreign, metadata_of, random_lora
 
@@ -207,14 +208,15 @@ def test_the_alpha_of_peft_stands_in_the_metadata(config: dict, alpha: float, tm
     said = {"lora_adapter_metadata": json.dumps({f"unet.{k}": v for k, v in config.items()})}
     lora = lora2.load(foreign(tmp_path / "f.safetensors", pair, said))
     torch.testing.assert_close(lora.layers["unet.x.q"].delta(), up @ down * alpha / 4)
-    assert bool(lora.origin.file.notes) == (alpha != 4)
+    unread = any(isinstance(value, str) for value in config.values())
+    assert bool(lora.origin.file.notes) == (alpha != 4 or unread)
 
 
 @pytest.mark.parametrize("said", ["", "[]", "3", "{", '{"unet.r": []}', "[" * 100_000])
-def test_metadata_that_are_none_of_peft_say_nothing(said: str, tmp_path: Path):
+def test_metadata_that_are_none_of_peft_say_nothing_and_that_is_told(said: str, tmp_path: Path):
     pair = {"unet.x.lora_B.weight": torch.randn(6, 4), "unet.x.lora_A.weight": torch.randn(4, 10)}
     path = foreign(tmp_path / "f.safetensors", pair, {"lora_adapter_metadata": said})
-    assert not lora2.load(path).origin.file.notes
+    assert lora2.load(path).origin.file.notes == [UNREAD_NOTE]
 
 
 @pytest.mark.parametrize(("rows", "columns", "rank"), [(5, 6, 6), (12, 1, 32), (7, 7, 384)])

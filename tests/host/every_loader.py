@@ -8,7 +8,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import comfy.lora
@@ -118,7 +118,7 @@ class Tally:
 
     def as_json(self) -> dict:
         """For another process; `of` makes it again."""
-        return asdict(self) | {"idle": sorted(self.idle)}
+        return vars(self) | {"refused": dict(self.refused), "idle": sorted(self.idle)}
 
     @classmethod
     def of(cls, found: Mapping) -> Tally:

@@ -4,15 +4,20 @@ import folder_paths
 import pytest
 import torch
 
+from tests.host.flow_models import build
 from tests.reliability.doors import figure_14
 from tests.reliability.fuzz import sockets
 from tests.reliability.hostile import Watch
-from tests.reliability.loaders import differences, unmatched_faults
+from tests.reliability.loaders import differences, misfit_faults, unmatched_faults
 from tests.reliability.prompts import Prompts, try_prompts
 
 
 def test_what_matches_nothing_is_an_error_and_what_matches_in_part_is_counted(playground):
     assert unmatched_faults(playground.model, 40, 1) == []
+
+
+def test_what_is_for_a_weight_or_slice_of_another_size_is_refused_with_both(playground):
+    assert misfit_faults(playground.model, 60, 1) == misfit_faults(build("Z-Image"), 60, 1) == []
 
 
 def test_files_load_as_in_the_hosts_own_loader():

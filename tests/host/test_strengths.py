@@ -4,6 +4,7 @@ nodes; and that models come back as they were.
 
 import re
 
+import comfy.lora
 import folder_paths
 import pytest
 import safetensors.torch
@@ -31,8 +32,6 @@ def loras(tmp_path, monkeypatch):
 
 def whole(model, seed: int = 0, rank: int = 2) -> dict:
     """A file with a pair for every layer that the host knows of a model."""
-    import comfy.lora
-
     state, generator = model.model.state_dict(), torch.Generator().manual_seed(seed)
     keys = comfy.lora.model_lora_keys_unet(model.model, {})
     found = {}
@@ -195,7 +194,7 @@ def test_two_schedules_and_hooks_of_others_add_up(nodes, playground, loras):
 def test_what_does_not_fit_the_model_is_said(nodes, playground, loras):
     name = kept(loras, whole(playground.model))
     load = nodes["LoRA2Load"].execute
-    with pytest.raises(ValueError, match="blocks names double_blocks.3, which .* input_bl"):
+    with pytest.raises(ValueError, match="blocks has double.blocks.3, which fits no .* down 1"):
         load(playground.model, name, strengths=strengths(nodes, blocks="double_blocks.3=0.5"))
     out = load(playground.model, name, strengths=strengths(nodes, double=0.5, single=0.5))
     (note,) = (n for n in out.ui["lora2_note"] if "no blocks" in n[0])
@@ -204,3 +203,36 @@ def test_what_does_not_fit_the_model_is_said(nodes, playground, loras):
         load(playground.model, name, strengths=3)
     check = nodes["LoRA2BlockStrengths"].validate_inputs
     assert check("a=1", "0:1") is True and "schedule has" in check("", "7")
+
+
+def test_a_stack_is_applied_too_and_goes_on_with_this_file(nodes, playground, loras):
+    """As the host's own loader does, one after another."""
+    model, load = playground.model, nodes["LoRA2Load"].execute
+    first, second = (kept(loras, whole(model, seed), f"{seed}.safetensors") for seed in (1, 2))
+    stack = [(first, 0.5, 0.25), ("None", 1.0, 1.0)]
+    one = load(model, first, strength_model=0.5)[0]
+    wanted = weights(load(one, second, strength_model=-0.3)[0])
+    out = load(model, second, strength_model=-0.3, strength_clip=2.0, lora_stack=stack)
+    applied = nodes["LoRA2Apply"].execute(model, out[2], -0.3, lora_stack=stack)
+    for ours in (weights(out[0]), weights(applied[0])):
+        assert all((ours[k] - wanted[k]).abs().max() < 1e-5 for k in wanted)
+    assert out[4] == [(first, 0.5, 0.25), (second, -0.3, 2.0)]
+    assert load(model, first, lora_stack=out[4]).result and not model.patches
+    with pytest.raises(ValueError, match="Entry 1 of lora_stack: There is no file 'gone'"):
+        load(model, first, lora_stack=[("gone", 1, 1)])
+
+
+def test_text_encoders_have_a_factor_of_their_own(nodes, playground, loras):
+    names = {"lora_te1_text_model_encoder_layers_0_self_attn_q_proj": None}
+    keys = comfy.lora.model_lora_keys_clip(playground.clip.cond_stage_model, {})
+    key = next(keys[name] for name in keys if name in names or name.startswith("lora_te"))
+    name = next(n for n, k in keys.items() if k == key)
+    shape = playground.clip.cond_stage_model.state_dict()[key].shape
+    tensors = {f"{name}.lora_up.weight": torch.ones(shape[0], 1),
+               f"{name}.lora_down.weight": torch.ones(1, shape[1])}  # fmt: skip
+    file = kept(loras, tensors | whole(playground.model))
+    load = nodes["LoRA2Load"].execute
+    half = strengths(nodes, blocks="text=0.5")
+    out = load(playground.model, file, clip=playground.clip, strengths=half)
+    assert [patch[0] for patch in out[1].patcher.patches[key]] == [0.5]
+    assert {patch[0] for patches in out[0].patches.values() for patch in patches} == {1.0}

@@ -51,6 +51,7 @@ def doors(nodes: dict) -> dict[str, Callable[[object], object]]:
         "Load": lambda name: nodes["LoRA2Info"].execute(name if name else 0),
         "Load, before": lambda name: nodes["LoRA2Load"].validate_inputs(lora_name=name or 0),
         "Load, state": lambda name: (nodes["LoRA2Load"].fingerprint_inputs(lora_name=name),),
+        "Info, sidecar": lambda name: nodes["LoRA2Info"].execute(name if name else 0, sidecar=True),
         "Compress": lambda name: nodes["LoRA2Compress"].execute(name),
         "report": lambda name: nodes["LoRA2Report"].execute(lora, filename_prefix=name, save=True),
         "report beside": lambda name: nodes["LoRA2Report"].execute(

@@ -10,8 +10,10 @@ import sys
 
 import torch
 
+from lora2_core.adapter.strengths import Strengths
 from lora2_core.host.playground import load_playground
 from lora2_core.playground import asset, subjects
+from tests.host.flow_models import build
 from tests.reliability.adapters import figure_1, figure_2, figure_3
 from tests.reliability.doors import figure_14, told
 from tests.reliability.figures import keep
@@ -29,7 +31,7 @@ def sockets() -> tuple[object, dict]:
     values = {
         "MODEL": model, "CLIP": clip, "VAE": vae, "LATENT": latent, "CONDITIONING": positive,
         "IMAGE": images[0][None], "MASK": torch.ones(1, 32, 32), "LORA2": lora,
-        "LORA2_OPTIONS": {}, "LORA_MODEL": {},
+        "LORA2_OPTIONS": {}, "LORA_MODEL": {}, "LORA2_STRENGTHS": Strengths({"up": 0.5}),
     }  # fmt: skip
     return model, {kind: (lambda value=value: value) for kind, value in values.items()}
 
@@ -51,7 +53,7 @@ def main(seed: int = 0, *only: int) -> None:
     measure = {
         2: figure_2,
         3: lambda: figure_3(10_000, seed),
-        4: lambda: figure_4(model, 400, seed),
+        4: lambda: figure_4(model, build("Z-Image"), 400, seed),
         5: lambda: figure_5(1000, seed),
         14: lambda: figure_14(nodes, 5000, seed),
         15: lambda: figure_15(Prompts(nodes, values, seed), 10_000),
