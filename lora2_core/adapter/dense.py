@@ -170,10 +170,11 @@ def decomposed(
     return LoraLayer(up.float().cpu(), down.float().cpu(), kernel), max(0.0, lost)
 
 
-def projected(matrix: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
+def projected(matrix: Tensor, most: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the `most` largest singular values and vectors of a matrix, and some more, by a
     random projection with power iterations (Halko, Martinsson, Tropp 2011). The seed is fixed.
     """
+    most = MOST_RANK if most is None else most
     generator = torch.Generator().manual_seed(0)
     width = min(most + OVERSAMPLED, *matrix.shape)
     basis = torch.randn(matrix.shape[1], width, generator=generator, dtype=matrix.dtype)
