@@ -8,6 +8,7 @@ from ..lora2_core.saying import plainly
 from . import (
     apply,
     compress,
+    compress_folder,
     dataset,
     evaluate,
     extract,
@@ -34,6 +35,7 @@ NODES = [
     *apply.NODES,
     *strengths.NODES,
     *compress.NODES,
+    *compress_folder.NODES,
     *merge.NODES,
     *extract.NODES,
     *save.NODES,

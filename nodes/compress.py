@@ -10,6 +10,7 @@ from ..lora2_core.adapter.origin import plain
 from ..lora2_core.charts.info import kinds_of
 from ..lora2_core.host.apply import adopt, updates
 from ..lora2_core.host.export import from_lora_model
+from ..lora2_core.host.importance import ENERGY, IMPORTANCE, importance_of
 from ..lora2_core.host.lora_files import read_lora
 from . import inputs
 from .checking import checked
@@ -54,6 +55,15 @@ class LoRA2Compress(inputs.FileOrSocket, io.ComfyNode):
                     tooltip="The base model. Only needed for DoRA, OFT and GLoRA, whose changes "
                     "depend on its weights; layers are then named as in the model.",
                 ),
+                io.Combo.Input(
+                    "importance",
+                    options=list(IMPORTANCE),
+                    default=ENERGY,
+                    optional=True,
+                    tooltip="What goes first. energy: what changes the update least. relative: "
+                    "what changes the weights of model least in proportion. loss: what the loss of "
+                    "an adaptive training depends on least.",
+                ),
             ],
             outputs=[Lora2.Output(display_name="lora2")],
         )
@@ -61,14 +71,26 @@ class LoRA2Compress(inputs.FileOrSocket, io.ComfyNode):
     @classmethod
     @checked
     def execute(
-        cls, lora_name=None, budget_mb=0.0, tolerance=0.1, lora=None, model=None
+        cls,
+        lora_name=None,
+        budget_mb=0.0,
+        tolerance=0.1,
+        lora=None,
+        model=None,
+        importance=ENERGY,
     ) -> io.NodeOutput:
         source, dense = read_lora(lora_name) if lora is None else from_lora_model(lora), nothing
         if model is not None:
             check_model(model)
             source = adopt(source, model)
             dense = updates(source, model)
-        result = compress(source, budget_mb=budget_mb, tolerance=tolerance, dense=dense)
+        result = compress(
+            source,
+            budget_mb=budget_mb,
+            tolerance=tolerance,
+            dense=dense,
+            importance=importance_of(source, importance, model),
+        )
         error = result.origin.run.settings["compressed"]["error"]
         sizes = f"{source.megabytes():.2f} MB \u2192 {result.megabytes():.2f} MB"
         lines = [f"{sizes}, relative error {error:.3f}", *map(plain, source.origin.file.notes)]

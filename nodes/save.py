@@ -5,9 +5,10 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lora2_core.files.saving import DTYPES, FORMATS
+from ..lora2_core.host.lora_stack import StackEntry, read_stack, stack_of
 from ..lora2_core.host.store import check_prefix, offered, write_under_loras
 from .checking import CheckedFirst, checked, validated
-from .sockets import CATEGORY, Lora2, check_adapter
+from .sockets import CATEGORY, Lora2, LoraStack, check_adapter
 
 
 class LoRA2Save(CheckedFirst, io.ComfyNode):
@@ -54,8 +55,19 @@ class LoRA2Save(CheckedFirst, io.ComfyNode):
                     tooltip="Largest size of the file in MB. The rank positions that matter least "
                     "are removed first. 0: the size is as trained.",
                 ),
+                LoraStack.Input(
+                    "lora_stack",
+                    optional=True,
+                    tooltip="LoRAs of a stack of any pack, before this one in the output.",
+                ),
             ],
-            outputs=[io.String.Output(display_name="lora_name")],
+            outputs=[
+                io.String.Output(display_name="lora_name"),
+                LoraStack.Output(
+                    display_name="lora_stack",
+                    tooltip="The file as a stack for loaders of many packs, at strength 1.",
+                ),
+            ],
         )
 
     @classmethod
@@ -68,14 +80,24 @@ class LoRA2Save(CheckedFirst, io.ComfyNode):
     @classmethod
     @checked
     def execute(
-        cls, lora2, filename_prefix="lora2/lora2", format="kohya", dtype="fp16", max_mb=0.0
+        cls,
+        lora2,
+        filename_prefix="lora2/lora2",
+        format="kohya",
+        dtype="fp16",
+        max_mb=0.0,
+        lora_stack=None,
     ) -> io.NodeOutput:
         check_adapter(lora2)
+        before = read_stack(lora_stack)
         saved = write_under_loras(lora2, filename_prefix, form=format, dtype=dtype, max_mb=max_mb)
         facts = {"lora_name": saved.name, "megabytes": saved.megabytes}
         facts |= {"mean_rank": saved.lora.mean_rank, "ranks": saved.lora.ranks}
-        shown = {"text": (f"{saved.name} ({saved.megabytes:.2f} MB)",)}
-        return io.NodeOutput(saved.name, ui=shown | {"lora2_saved": [facts | offered(saved)]})
+        shown: dict = {"text": (f"{saved.name} ({saved.megabytes:.2f} MB)",)}
+        stack = stack_of([*before, StackEntry(saved.name)])
+        return io.NodeOutput(
+            saved.name, stack, ui=shown | {"lora2_saved": [facts | offered(saved)]}
+        )
 
 
 NODES = [LoRA2Save]

@@ -19,6 +19,7 @@ const ALONE = "Nothing is connected to the outputs: the adapter will be kept in 
 
 const linked = (name) => (node) => node.inputs?.find((i) => i.name === name)?.link != null;
 const chosen = (name) => (node) => Boolean(node.widgets?.find((w) => w.name === name)?.value);
+const linkedFrom = (prefix) => (node) => Boolean(node.inputs?.some((i) => i.name.startsWith(prefix) && i.link != null));
 const either = (...conditions) => (node) => conditions.some((holds) => holds(node));
 
 /** Returns whether any output of a node is connected. */
@@ -116,6 +117,29 @@ const NODES = {
     needs: [[either(chosen("lora_name"), linked("lora")), NO_FILE]],
     view: { kind: "report", height: 44, empty: "Sizes and the error appear here after a run." },
   },
+  LoRA2CompressFolder: {
+    colour: FILES,
+    size: [340, 0],
+    view: { kind: "report", height: 80, empty: "Every file with its sizes appears here after a run." },
+    saves: true,
+  },
+  LoRA2Merge: {
+    colour: FILES,
+    size: [380, 0],
+    needs: [
+      [either(linkedFrom("loras."), linked("lora_stack")), "Connect LoRAs: from LoRA² Load, LoRA² Compress or LoRA² Save, or a lora_stack."],
+    ],
+    view: { kind: "report", height: 80, empty: "Sizes and the error appear here after a run." },
+  },
+  LoRA2Extract: {
+    colour: FILES,
+    size: [380, 0],
+    needs: [
+      [either(linked("model"), chosen("model_file")), "Connect model, the tuned one, or choose its file in model_file."],
+      [either(linked("base"), chosen("base_file")), "Connect base, the model that it was tuned from, or choose its file in base_file."],
+    ],
+    view: { kind: "report", height: 120, empty: "Size, error and energy appear here after a run." },
+  },
   LoRA2Save: {
     colour: FILES,
     size: [340, 0],
@@ -163,6 +187,7 @@ export const SOCKETS = {
   LORA2_SCORES: "#7a6bb0",
   LORA2_STRENGTHS: "#b0765a",
   LORA_MODEL: "#a9781c",
+  LORA_STACK: "#8f7a3a",
 };
 
 /** Returns the entry of a node, empty for one that is not of the pack. */

@@ -5,11 +5,12 @@ never formed. In that basis |dW|_F^2 of all layers together is the sum of s^2 ov
 the error of a cut is the energy of the positions that it removes (Eckart-Young). All positions of
 all layers are sorted by falling s^2 / cost, where cost = out + fan_in parameters. Each prefix of
 that order is the best allocation of its size: it is the optimum of the fractional knapsack, and
-divides no position.
+divides no position. Where layers matter differently, s^2 is times the importance of its layer.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -26,7 +27,12 @@ LOSSLESS = 1e-6
 
 
 def compress(
-    lora: RankedLora, *, budget_mb: float = 0.0, tolerance: float = 0.1, dense: Dense = nothing
+    lora: RankedLora,
+    *,
+    budget_mb: float = 0.0,
+    tolerance: float = 0.1,
+    dense: Dense = nothing,
+    importance: Mapping[str, float] | None = None,
 ) -> RankedLora:
     """Returns the smallest adapter within the tolerance, cut further to the budget where one is
     given.
@@ -34,6 +40,8 @@ def compress(
     budget_mb: size limit in MB (1e6 bytes, 2 bytes a parameter), 0 for none.
     tolerance: allowed |dW - dW'|_F / |dW|_F of all layers together, in [0, 1); 0 for none.
     dense: gives the update of a layer whose kind of change depends on the base model's weights.
+    importance: of the energy of each layer, 1 where it is not named. It decides which positions go
+    first; the error stays that of the update.
 
     Changes that are no pairs become some, as far as they can. With both limits, the smaller result
     counts. origin.run.settings["compressed"] holds both, and the error that came out. ValueError
@@ -48,7 +56,7 @@ def compress(
             "or both."
         )
     pairs = as_pairs(lora, dense)
-    full, beyond = without_sensitivity(pairs.lora.rotated()), pairs.beyond
+    full, beyond = by_importance(pairs.lora.rotated(), importance or {}), pairs.beyond
     if not full.layers:
         kinds = ", ".join(sorted({change.kind for change in full.others.values()}))
         raise ValueError(
@@ -73,14 +81,13 @@ def compress(
         "error": relative_error(full, cut, beyond),
     }
     run = replace(lora.origin.run, settings=dict(lora.origin.run.settings) | {"compressed": facts})
-    return replace(cut, origin=replace(cut.origin, run=run))
+    cut = replace(cut, origin=replace(cut.origin, run=run))
+    return cut if importance == lora.origin.learned.sensitivity else by_importance(cut, {})
 
 
-def without_sensitivity(lora: RankedLora) -> RankedLora:
-    """Returns the adapter without sensitivities, so that cuts go by energy alone: the tolerance is
-    an error of the update, not of the loss.
-    """
-    learned = replace(lora.origin.learned, sensitivity={})
+def by_importance(lora: RankedLora, importance: Mapping[str, float]) -> RankedLora:
+    """Returns the adapter with these sensitivities, by which cuts go; without, by energy alone."""
+    learned = replace(lora.origin.learned, sensitivity=importance)
     return replace(lora, origin=replace(lora.origin, learned=learned))
 
 
@@ -101,10 +108,10 @@ def error_curve(lora: RankedLora, beyond: float = 0.0) -> tuple[Tensor, Tensor]:
     """Returns (parameters int64, relative error fp64), both (positions + 1,): the size and the
     error of every cut, from no position to all of them.
 
-    Expects the singular basis and no sensitivities.
+    Expects the singular basis.
     """
     energies = [layer.energy.cpu() for layer in lora.layers.values()]
-    order, _, cost = ranking(energies, [layer.cost for layer in lora.layers.values()])
+    order, _, cost = ranking(lora.worths(energies), [y.cost for y in lora.layers.values()])
     energy = torch.cat(energies)
     lost = energy[order].flip(0).cumsum(0).flip(0)
     parameters = torch.cat([cost.new_zeros(1), cost[order].cumsum(0)]).long()

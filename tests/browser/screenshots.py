@@ -49,6 +49,8 @@ def add_all(page: FrontEnd) -> dict[str, int]:
     links = {
         "LoRA2Apply": [on_model, adapter],
         "LoRA2Compress": [("lora", train, 1)],
+        "LoRA2Merge": [("loras.lora_1", train, 0), ("loras.lora_2", train, 1)],
+        "LoRA2Extract": [("model", model, 0), ("base", model, 0)],
         "LoRA2Info": [adapter],
         "LoRA2Report": [adapter],
         "LoRA2Dataset": [("clip", model, 1), ("vae", model, 2)],
@@ -59,6 +61,7 @@ def add_all(page: FrontEnd) -> dict[str, int]:
         "LoRA2Apply": {"keep": 0.35},
         "LoRA2Load": {"keep": 0.35},
         "LoRA2Compress": {"budget_mb": 0.08},
+        "LoRA2Merge": {"weights": "1, -0.5", "budget_mb": 0.08},
         "LoRA2Dataset": {"folder": "owl", "resolution": 32},
     }
     for i, kind in enumerate(k for k in kinds if ids[k] is None):

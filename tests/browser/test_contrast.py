@@ -16,7 +16,10 @@ EVERY_THEME = True
 LEAST = 4.5
 PALETTES = ("dark", "light", "solarized", "arc", "nord", "github", "sand")
 NOTE = "It has layers for the text encoder: connect clip to use them."
-TEXTS = ("Dataset", "Layers", "Info", "Evaluate", "Compress", "Save", "SavePreset")
+TEXTS = (
+    "Dataset", "Layers", "Info", "Evaluate", "Compress", "CompressFolder", "Merge", "Extract",
+    "Save", "SavePreset",
+)  # fmt: skip
 REPORTS = [f"LoRA2{kind}" for kind in TEXTS]
 TRAINED = {
     "lora2.train": [

@@ -63,13 +63,13 @@ def test_whatever_is_wrong_with_a_file_names_it(nodes, playground, loras):
     save, load = nodes["LoRA2Save"].execute, nodes["LoRA2Load"].execute
     other, wrong = adapter(ELSEWHERE), adapter({f"{BLOCK}.to_q": (4, 4, 1, None)})
     for lora, said in ((other, "None of the adapter's 1 layers"), (wrong, "Layer diffusion_model")):
-        (name,) = save(lora, "a/other").result
+        name, _ = save(lora, "a/other").result
         with pytest.raises(ValueError, match=f"^{name}: {said}"):
             load(playground.model, name)
         (start,) = nodes["LoRA2StartOptions"].execute(lora_name=name).result
         with pytest.raises(ValueError, match=f"{name}: {said}"):
             nodes["LoRA2Apply"].execute(playground.model, start["start_from"])
-    (name,) = save(adapter(HERE), "a/good").result
+    name, _ = save(adapter(HERE), "a/good").result
     with pytest.raises(ValueError, match=f"^{name}: keep is 0.01"):
         load(playground.model, name, keep=0.01)
 

@@ -153,3 +153,60 @@ def test_every_kind_becomes_a_smaller_one(node, playground, loras, kind):
     total = sum(float((wanted - state[k].double()).square().sum()) for k, wanted in source.items())
     assert ours.keys() == source.keys() and (lost / total) ** 0.5 <= 0.051
     assert lora.origin.run.settings["compressed"]["error"] <= 0.05
+
+
+def test_importance_decides_which_positions_go_first(node, playground, trained, loras):
+    """The error stays that of the update, and is least by energy; relative goes by base weights."""
+    half, found = trained.megabytes() / 3, {}
+    save(loras / "a.safetensors", trained)
+    with pytest.raises(ValueError, match="importance is relative, which needs the base weights"):
+        node.execute("a.safetensors", half, 0.0, importance="relative")
+    for kind in ("energy", "relative"):
+        (lora,) = node.execute(
+            "a.safetensors", half, 0.0, model=playground.model, importance=kind
+        ).result
+        found[kind] = lora
+    errors = {k: y.origin.run.settings["compressed"]["error"] for k, y in found.items()}
+    assert errors["energy"] < errors["relative"] < 1
+    state = playground.model.model.state_dict()
+
+    def relative(lora) -> float:
+        parts = ((trained.layers[n], y, state[f"{n}.weight"]) for n, y in lora.layers.items())
+        return sum(
+            float((whole.delta() - cut.delta()).square().sum() / weight.square().sum())
+            for whole, cut, weight in parts
+        )
+
+    assert relative(found["relative"]) < relative(found["energy"])
+    plain = {k: t for k, t in as_lora_model(trained).items()}
+    with pytest.raises(ValueError, match="importance is loss, but the LoRA doesn't store how"):
+        node.execute(lora=plain, importance="loss")
+
+
+def test_a_folder_at_once_has_a_row_for_every_file(nodes, trained, loras, monkeypatch):
+    (loras / "in").mkdir()
+    save(loras / "in" / "a.safetensors", trained)
+    save(loras / "in" / "b c.safetensors", trained, form="peft")
+    (loras / "in" / "damaged.safetensors").write_bytes(b"nothing of a LoRA")
+    names = [f"in/{path.name}" for path in sorted((loras / "in").iterdir())]
+    monkeypatch.setattr(folder_paths, "get_filename_list", lambda kind: [*names, "other.pt"])
+    out = nodes["LoRA2CompressFolder"].execute("in", "small", 0.0, 0.2)
+    lines = out.result[0].splitlines()[2:]
+    assert len(lines) == 3
+    assert "damaged.safetensors is no safetensors file" in lines[2] and "b c" in lines[1]
+    assert out.ui["text"][0].startswith("2 of 3 files")
+    for name in ("a", "b c"):
+        (written,) = (loras / "small" / "in").glob(f"{name}_00001_.safetensors")
+        assert load(written).parameters < trained.parameters
+    with pytest.raises(ValueError, match="no .safetensors files in 'none' of the loras folder"):
+        nodes["LoRA2CompressFolder"].execute("none", "small")
+    with pytest.raises(ValueError, match="leads out of the loras folder"):
+        nodes["LoRA2CompressFolder"].execute("in", "../x")
+    assert nodes["LoRA2CompressFolder"].validate_inputs(into="../x") is not True
+
+
+def test_saved_files_go_on_as_a_stack(nodes, trained, loras):
+    save(loras / "a.safetensors", trained)
+    before = [("a.safetensors", 0.5, 0.25), ("None", 1.0, 1.0)]
+    name, stack = nodes["LoRA2Save"].execute(trained, "out/b", lora_stack=before).result
+    assert stack == [("a.safetensors", 0.5, 0.25), (name, 1.0, 1.0)]

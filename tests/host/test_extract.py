@@ -16,7 +16,7 @@ from lora2_core.host.apply import apply_lora
 from tests.clients.shapes import HOSTS, adapter
 from tests.tiers import fast
 
-from .every_file import stock, weights
+from .every_loader import stock, weights
 from .test_merge import off, update
 
 PREFIX = "model.diffusion_model."

@@ -18,7 +18,8 @@ from lora2_core.host.export import as_lora_model
 from tests.clients.shapes import HOSTS, adapter
 from tests.tiers import fast
 
-from .every_file import files, stock, weights
+from .every_file import files
+from .every_loader import stock, weights
 
 SAME = 1e-5  # of an update: what counts as the sum, after one more rounding to fp32
 FORMS = {"SDXL": ("kohya", "peft"), "Flux": ("kohya", "peft"), "Wan": ("kohya", "comfy")}
@@ -148,7 +149,7 @@ def test_every_kind_is_added(node, nodes, playground, loras, kind):
     """With the base model connected, beside a plain pair of the same layers, and doubled."""
     model = playground.model
     tensors = next(t for what, spelling, t in files(model) if what == kind)
-    plain = next(t for what, spelling, t in files(model, 1) if what == "LoRA, kohya")
+    plain = next(t for what, spelling, t in files(model, seed=1) if what == "LoRA, kohya")
     save_file(tensors, loras / "a.safetensors")
     save_file(plain, loras / "b.safetensors")
     each = [update(stock(loras / f"{n}.safetensors", model), model) for n in "ab"]

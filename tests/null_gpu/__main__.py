@@ -30,9 +30,10 @@ MEMORY = {
     "fixed 64, 512 px": SDXL,
     "fixed 64, 1024 px": replace(SDXL, pixels=1024),
     "fixed 64, 1024 px, checkpointing": replace(SDXL, pixels=1024, checkpointing="on"),
-    "default, 512 px": replace(SDXL, mode="adaptive"),
+    "default, 512 px": replace(SDXL, mode="adaptive", rank=16, layers="auto"),
+    "default with attention alone, 512 px": replace(SDXL, mode="adaptive", rank=16),
 }
-DEFAULT = replace(SDXL, mode="adaptive", checkpointing="auto", steps=4)
+DEFAULT = replace(SDXL, mode="adaptive", rank=16, layers="auto", checkpointing="auto", steps=4)
 STARTS = {
     "SDXL fp16, default, 512 px, 8 GB": replace(DEFAULT, gigabytes=8),
     "SDXL fp16, default, 1024 px, 8 GB": replace(DEFAULT, gigabytes=8, pixels=1024),
@@ -41,7 +42,14 @@ STARTS = {
         DEFAULT, model="flux", dtype="fp8", gigabytes=12, pixels=1024
     ),
     "Flux bf16, fixed 64, 1024 px, 16 GB": replace(
-        DEFAULT, model="flux", dtype="bf16", mode="fixed", gigabytes=16, pixels=1024
+        DEFAULT,
+        model="flux",
+        dtype="bf16",
+        mode="fixed",
+        rank=64,
+        layers="attention",
+        gigabytes=16,
+        pixels=1024,
     ),
     "Qwen-Image fp8, default, 1024 px, 16 GB": replace(
         DEFAULT, model="qwen", dtype="fp8", gigabytes=16, pixels=1024

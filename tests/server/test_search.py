@@ -22,6 +22,8 @@ WORDS = {
     "resize lora": "LoRA2Compress",
     "shrink lora": "LoRA2Compress",
     "load lora": "LoRA2Load",
+    "merge loras": "LoRA2Merge",
+    "extract lora": "LoRA2Extract",
     "save lora": "LoRA2Save",
     "resume": "LoRA2CheckpointOptions",
     "warmup": "LoRA2OptimizerOptions",
