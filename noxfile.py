@@ -163,8 +163,12 @@ def clients(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def files(session: nox.Session) -> None:
-    """LoRA files of every kind, spelling and family: against ComfyUI's loader, and saved again."""
-    in_host(session, "-m", "tests.hosting.inprocess", "tests.host.every_file", *session.posargs)
+    """LoRA files of every kind, spelling and family: against ComfyUI's loader, and saved again
+    (a quarter of an hour); `-- --help`.
+    """
+    path = beside(session, "clients", *CLIENTS) | {"OMP_NUM_THREADS": "1"}
+    module = ("-m", "tests.hosting.inprocess", "tests.host.every_family")
+    in_host(session, *module, *session.posargs, **path)
 
 
 @nox.session(venv_backend="none")

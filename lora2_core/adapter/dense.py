@@ -127,7 +127,8 @@ def lokr(tensors: Mapping[str, Tensor]) -> tuple[LoraLayer, float]:
     kernel = tuple(factors[1].shape[2:]) or None
     scale = alpha_of(tensors, rank)
     if kernel is not None and len(kernel) != 2:  # the host spreads such a factor in its own way
-        return decomposed(torch.kron(*factors).flatten(1) * scale)
+        (a, b), (c, d, *_) = (factor.shape for factor in factors)
+        return decomposed(torch.kron(*factors).reshape(a * c, b * d, *kernel) * scale)
     (u1, s1, v1), (u2, s2, v2) = (
         torch.linalg.svd(as_matrix(factor).double(), full_matrices=False) for factor in factors
     )
