@@ -146,15 +146,16 @@ def lokr(tensors: Mapping[str, Tensor]) -> tuple[LoraLayer, float]:
 
 
 def decomposed(
-    update: Tensor, most: int = MOST_RANK, dtype: torch.dtype = torch.float64
+    update: Tensor, most: int | None = None, dtype: torch.dtype = torch.float64
 ) -> tuple[LoraLayer, float]:
     """Returns the pair of a dense update [out, in, ...] in its singular basis, of at most `most`
-    positions, and the energy of the others: the squared norm of the update less that of the pair,
+    positions, MOST_RANK where it is None, and the energy of the others: the squared norm of the update less that of the pair,
     which is exact however good the projection is.
 
     dtype: what is computed in. fp32 takes half of the time, and is exact enough for a pair in fp32.
     """
     kernel, matrix = tuple(update.shape[2:]) or None, as_matrix(update).to(dtype)
+    most = MOST_RANK if most is None else most
     small = min(matrix.shape) <= EXACT and min(matrix.shape) < NARROW * (most + OVERSAMPLED)
     if small:
         left, values, right = torch.linalg.svd(matrix, full_matrices=False)
