@@ -10,7 +10,8 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..lora2_core.dataset.folder import check_folder
-from ..lora2_core.dataset.plan import DatasetSettings
+from ..lora2_core.dataset.plan import AUTO, REFERENCES, DatasetSettings
+from ..lora2_core.dataset.sources import BESIDE
 from ..lora2_core.dataset.walking import state, with_pictures
 from ..lora2_core.host.data.folder_dataset import make_dataset
 from ..lora2_core.host.only_said import OnlySaid
@@ -109,6 +110,26 @@ class LoRA2Dataset(io.ComfyNode):
                     tooltip="Seed of the crops, the tag orders and the choice of entries without a "
                     "caption.",
                 ),
+                io.Combo.Input(
+                    "source_folder",
+                    options=[BESIDE, *with_pictures(folder_paths.get_input_directory())],
+                    default=BESIDE,
+                    optional=True,
+                    advanced=True,
+                    tooltip="For edit models: where the pictures are that are to be changed. "
+                    "owl_source.png beside owl.png, or owl.png in a second folder. The caption is "
+                    "the instruction.",
+                ),
+                io.Combo.Input(
+                    "references",
+                    options=list(REFERENCES),
+                    default=AUTO,
+                    optional=True,
+                    advanced=True,
+                    tooltip="How the model gets the sources. auto: as Qwen-Image-Edit Plus with "
+                    "Qwen-Image's text encoder, else as reference latents (Kontext, Flux.2, "
+                    "Krea 2, Omnigen2). inpaint: the picture without what is white in its mask.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(
@@ -132,19 +153,23 @@ class LoRA2Dataset(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, folder=None) -> bool | str:
-        """Checks before anything runs that the folder exists. It may be gone since the list of
+    def validate_inputs(cls, folder=None, source_folder=BESIDE) -> bool | str:
+        """Checks before anything runs that the folders exist. They may be gone since the list of
         folders was made.
         """
-        return validated((partial(check_folder, folder_paths.get_input_directory()), folder))
+        check = partial(check_folder, folder_paths.get_input_directory())
+        second = [] if source_folder == BESIDE else [(check, source_folder)]
+        return validated((check, folder), *second)
 
     @classmethod
-    def fingerprint_inputs(cls, folder=None, **_) -> str:
-        """Returns a text that changes when a file in the folder changes."""
+    def fingerprint_inputs(cls, folder=None, source_folder=BESIDE, **_) -> str:
+        """Returns a text that changes when a file in the folders changes."""
+        root = folder_paths.get_input_directory()
         try:
-            return state(check_folder(folder_paths.get_input_directory(), folder))
+            folders = [folder] if source_folder == BESIDE else [folder, source_folder]
+            return " ".join(state(check_folder(root, name)) for name in folders)
         except ValueError:
-            return repr(folder)
+            return repr((folder, source_folder))
 
     @classmethod
     @checked

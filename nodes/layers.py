@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..lora2_core.host.training.choices import Choices
+from ..lora2_core.host.training.layer_picture import idle_line, layer_picture
 from ..lora2_core.layers.layer import is_adaptable
 from ..lora2_core.layers.target_table import kinds, rows, summary, table
 from ..lora2_core.layers.targets import places, with_layers
@@ -52,7 +53,12 @@ class LoRA2Layers(io.ComfyNode):
                 io.String.Output(
                     display_name="names", is_output_list=True, tooltip="The name of each layer."
                 ),
+                io.Image.Output(
+                    display_name="picture",
+                    tooltip="Blocks in rows, layers in columns; what is left out is pale.",
+                ),
             ],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
         )
 
     @classmethod
@@ -64,8 +70,10 @@ class LoRA2Layers(io.ComfyNode):
         chosen = rows(choices.target.chosen(model.model), choices.rank)
         adaptable = sum(map(is_adaptable, model.model.modules()))
         text = summary(chosen, choices.rank, adaptable, kinds(model.model, chosen))
-        found = places(model.model)
-        return io.NodeOutput(table(chosen, found), len(chosen), list(chosen), ui={"text": (text,)})
+        text += idle_line(model.model, chosen)
+        found, picture = places(model.model), layer_picture(model.model, chosen)
+        shown = {**ui.PreviewImage(picture, cls=cls).as_dict(), "text": (text,)}
+        return io.NodeOutput(table(chosen, found), len(chosen), list(chosen), picture, ui=shown)
 
 
 NODES = [LoRA2Layers]

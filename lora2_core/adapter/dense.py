@@ -149,13 +149,13 @@ def decomposed(
     update: Tensor, most: int | None = None, dtype: torch.dtype = torch.float64
 ) -> tuple[LoraLayer, float]:
     """Returns the pair of a dense update [out, in, ...] in its singular basis, of at most `most`
-    positions, MOST_RANK where it is None, and the energy of the others: the squared norm of the update less that of the pair,
-    which is exact however good the projection is.
+    positions, MOST_RANK without a number, and the energy of the others: the squared norm of the
+    update less that of the pair, which is exact however good the projection is.
 
     dtype: what is computed in. fp32 takes half of the time, and is exact enough for a pair in fp32.
     """
-    kernel, matrix = tuple(update.shape[2:]) or None, as_matrix(update).to(dtype)
     most = MOST_RANK if most is None else most
+    kernel, matrix = tuple(update.shape[2:]) or None, as_matrix(update).to(dtype)
     small = min(matrix.shape) <= EXACT and min(matrix.shape) < NARROW * (most + OVERSAMPLED)
     if small:
         left, values, right = torch.linalg.svd(matrix, full_matrices=False)
@@ -171,10 +171,11 @@ def decomposed(
     return LoraLayer(up.float().cpu(), down.float().cpu(), kernel), max(0.0, lost)
 
 
-def projected(matrix: Tensor, most: int = MOST_RANK) -> tuple[Tensor, Tensor, Tensor]:
+def projected(matrix: Tensor, most: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the `most` largest singular values and vectors of a matrix, and some more, by a
     random projection with power iterations (Halko, Martinsson, Tropp 2011). The seed is fixed.
     """
+    most = MOST_RANK if most is None else most
     generator = torch.Generator().manual_seed(0)
     width = min(most + OVERSAMPLED, *matrix.shape)
     basis = torch.randn(matrix.shape[1], width, generator=generator, dtype=matrix.dtype)

@@ -63,8 +63,12 @@ class LoraLayer:
         return math.sqrt(max(0.0, float(((up.T @ up) * (down @ down.T)).sum())))
 
     def first(self, rank: int) -> LoraLayer:
-        """Returns the layer with its first `rank` positions only."""
-        return replace(self, up=self.up[:, :rank].contiguous(), down=self.down[:rank].contiguous())
+        """Returns the layer with its first `rank` positions only, which take no more memory than
+        they need.
+        """
+        if rank >= self.rank:
+            return replace(self, up=self.up.contiguous(), down=self.down.contiguous())
+        return replace(self, up=self.up[:, :rank].contiguous(), down=self.down[:rank].clone())
 
     def unpadded(self) -> LoraLayer:
         """Returns the layer without zero positions at its end; files of the uniform form pad with

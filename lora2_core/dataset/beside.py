@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from unicodedata import normalize
 
+from ..paths import readable
 from .reading import Unusable
 from .walking import File
 
@@ -65,6 +66,18 @@ def paired(
             unmatched.append(file)
     ordered = {path: sorted(ranked, key=lambda t: t[0]) for path, ranked in matches.items()}
     return {path: [file for _, file in ranked] for path, ranked in ordered.items()}, unmatched
+
+
+def unused(what: str, chosen: dict[Path, list[File]], unmatched: list[File]) -> dict[str, str]:
+    """Returns the reason, by name, of each caption or mask file that no picture uses: the picture
+    has a better one, or is missing.
+    """
+    reasons = {file.name: f"a {what} without its picture" for file in unmatched}
+    used = {files[0].path for files in chosen.values()}
+    for path, (first, *others) in chosen.items():
+        why = f"a second {what} of {readable(path.name)}: {readable(first.path.name)} is taken"
+        reasons |= {file.name: why for file in others if file.path not in used}
+    return reasons
 
 
 def check_file(path: Path, what: str = "") -> None:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..paths import below, parts_of, quoted, readable
-from .beside import CAPTIONS, check_file, mask_of, paired, read_caption
+from .beside import CAPTIONS, check_file, mask_of, paired, read_caption, unused
 from .formats import OTHERS, suffixes
 from .reading import Unusable
+from .sources import apart, of_folder
 from .walking import NEAR, File, walk
 
 MOST_REPEATS = 1000
@@ -35,6 +36,7 @@ class Picture:
     caption_kind: str = CAPTIONS[0]
     folder_caption: str = ""
     mask: Path | None = None
+    sources: tuple[Path, ...] = ()
 
 
 @dataclass
@@ -42,8 +44,8 @@ class Listing:
     """The files of a folder.
 
     pictures: the usable ones, in order of name. skipped: reasons by the names of the others.
-    unused: reasons by the names of caption and mask files that no picture uses. others: the number
-    of other files, by ending. cut: names of pictures whose files lack their end.
+    unused: reasons by the names of caption, mask and source files that no picture uses. others: the
+    number of other files, by ending. cut: names of pictures whose files lack their end.
     """
 
     pictures: list[Picture] = field(default_factory=list)
@@ -87,9 +89,11 @@ def repeats_of(folder: str) -> int:
     return repeats
 
 
-def scan(folder: Path) -> Listing:
+def scan(folder: Path, source_folder: Path | None = None) -> Listing:
     """Returns the files of a folder and of its direct sub-folders; pictures in a sub-folder called
     N_name are repeated N times. Pictures in deeper folders are only counted.
+
+    source_folder: where the sources of edit pairs lie; None if beside the pictures.
     """
     listing, endings = Listing(), suffixes()
     pictures: list[File] = []
@@ -114,36 +118,33 @@ def scan(folder: Path) -> Listing:
         above = readable("/".join(folders[:-1]))
         reason = f"deeper than a sub-folder, pictures {count}: choose the folder {above} in it"
         listing.skipped[readable("/".join(folders)) + "/"] = reason
+    pictures, sources_of, no_sources = apart(pictures)
+    if source_folder is not None:
+        sources_of, no_sources = of_folder(pictures, folder, source_folder)
     captions_of, no_captions = paired(pictures, captions)
     masks_of, no_masks = paired(pictures, masks)
-    listing.unused = unused("caption", captions_of, no_captions) | unused(
-        "mask", masks_of, no_masks
-    )
+    listing.unused = unused("caption", captions_of, no_captions)
+    listing.unused |= unused("mask", masks_of, no_masks) | no_sources
     for file in pictures:
         try:
             listing.pictures.append(
-                picture_of(file, captions_of.get(file.path), masks_of.get(file.path))
+                picture_of(
+                    file,
+                    captions_of.get(file.path),
+                    masks_of.get(file.path),
+                    sources_of.get(file.path, []),
+                )
             )
         except Unusable as reason:
             listing.skipped[file.name] = str(reason)
     return listing
 
 
-def unused(what: str, chosen: dict[Path, list[File]], unmatched: list[File]) -> dict[str, str]:
-    """Returns the reason, by name, of each caption or mask file that no picture uses: the picture
-    has a better one, or is missing.
-    """
-    reasons = {file.name: f"a {what} without its picture" for file in unmatched}
-    used = {files[0].path for files in chosen.values()}
-    for path, (first, *others) in chosen.items():
-        why = f"a second {what} of {readable(path.name)}: {readable(first.path.name)} is taken"
-        reasons |= {file.name: why for file in others if file.path not in used}
-    return reasons
-
-
-def picture_of(file: File, captions: list[File] | None, masks: list[File] | None) -> Picture:
-    """Returns a picture with the first of its captions and masks. Raises Unusable when one of these
-    files can't be used.
+def picture_of(
+    file: File, captions: list[File] | None, masks: list[File] | None, sources: list[Path]
+) -> Picture:
+    """Returns a picture with the first of its captions and masks, and its sources. Raises Unusable
+    when one of these files can't be used.
     """
     check_file(file.path)
     caption, kind, mask = None, CAPTIONS[0], None
@@ -152,8 +153,11 @@ def picture_of(file: File, captions: list[File] | None, masks: list[File] | None
     if masks:
         mask = masks[0].path
         check_file(mask, "its mask ")
+    for source in sources:
+        check_file(source, "its source ")
     outer = file.folders[-1] if file.folders else ""
     words = match[2].strip() if (match := PREFIX.match(outer)) else ""
     if readable(words) != words:  # escapes of bytes are no words
         words = ""
-    return Picture(file.path, file.name, repeats_of(outer), caption, kind, words, mask)
+    facts = file.path, file.name, repeats_of(outer), caption, kind, words, mask
+    return Picture(*facts, tuple(sources))

@@ -7,11 +7,13 @@ from functools import reduce
 from math import gcd
 from pathlib import Path
 
-from ..checks import check_range, check_text
+from ..checks import check_choice, check_range, check_text
 from ..paths import readable
+from .beside import MASK
 from .buckets import Size, bucket_for, enlargement
 from .folder import Listing, Picture
 from .reading import Seen, Unusable, look, look_at_mask
+from .sources import BESIDE, alike
 
 # how many times wider or higher a picture may become. A picture that needs more is skipped: the
 # adapter would learn its blur
@@ -19,6 +21,12 @@ LARGEST_ENLARGEMENT = 2.0
 # highest number of entries. More entries would take hours to encode; somebody has made a mistake in
 # the repeats
 MOST_ENTRIES = 100_000
+# how a model gets the sources of edit pairs; inpainting models get the picture without what its
+# mask covers
+AUTO, LATENTS, PIX2PIX, INPAINT = "auto", "reference latents", "InstructPix2Pix", "inpaint"
+QWEN_EDIT, QWEN_EDIT_PLUS = "Qwen-Image-Edit", "Qwen-Image-Edit Plus"
+REFERENCES = (AUTO, LATENTS, QWEN_EDIT, QWEN_EDIT_PLUS, PIX2PIX, INPAINT)
+MOST_SOURCES = {QWEN_EDIT: 1, QWEN_EDIT_PLUS: 3, PIX2PIX: 1}  # of a picture
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,9 @@ class DatasetSettings:
     shuffle_tags: number of variants of each caption, added to it. Their tags are in another order.
     caption_dropout: share of all entries that have an empty caption.
     seed: seed of the crops, the orders of tags, and the choice of entries with an empty caption.
+    source_folder: where the sources of edit pairs lie, below the input folder; BESIDE for beside
+        the pictures.
+    references: one of REFERENCES, how the model gets the sources.
     """
 
     caption: str = ""
@@ -44,6 +55,8 @@ class DatasetSettings:
     shuffle_tags: int = 0
     caption_dropout: float = 0.0
     seed: int = 0
+    source_folder: str = BESIDE
+    references: str = AUTO
 
     def __post_init__(self) -> None:
         check_text("caption", self.caption)
@@ -52,6 +65,8 @@ class DatasetSettings:
         check_range("shuffle_tags", self.shuffle_tags, 0, 100, integer=True)
         check_range("caption_dropout", self.caption_dropout, 0, 0.5)
         check_range("seed", self.seed, 0, 2**64 - 1, integer=True)
+        check_text("source_folder", self.source_folder)
+        check_choice("references", self.references, REFERENCES)
 
     @property
     def variants(self) -> int:
@@ -69,11 +84,14 @@ class DatasetSettings:
 
 @dataclass(frozen=True)
 class Planned:
-    """Holds a picture, the facts of its header, and the size that it will be scaled to."""
+    """Holds a picture, the facts of its header, the size that it will be scaled to, and the facts
+    of its sources' headers.
+    """
 
     picture: Picture
     seen: Seen
     bucket: Size
+    sources: tuple[Seen, ...] = ()
 
 
 def plan(listing: Listing, settings: DatasetSettings, step: int) -> list[Planned]:
@@ -97,15 +115,64 @@ def plan(listing: Listing, settings: DatasetSettings, step: int) -> list[Planned
                 )
             if picture.mask is not None:
                 check_mask(picture, seen.full, picture.mask, look_at_mask(picture.mask))
+            sources = tuple(map(look_at_source, picture.sources))
         except Unusable as reason:
             listing.skipped[picture.name] = str(reason)
             continue
         if picture.caption is None and not settings.caption_of(picture):
             wordless.append(picture)
-        planned.append(Planned(picture, seen, bucket))
+        planned.append(Planned(picture, seen, bucket, sources))
     if wordless:
         raise ValueError(no_caption(wordless))
+    check_sources(planned, settings)
     return planned
+
+
+def look_at_source(path: Path) -> Seen:
+    """Reads the header of a source. Raises Unusable when the file can't be used."""
+    try:
+        return look(path)
+    except Unusable as reason:
+        raise Unusable(f"its source is {reason}") from reason
+
+
+def check_sources(planned: list[Planned], settings: DatasetSettings) -> None:
+    """Raises ValueError where a picture lacks the source, or the mask, that others have or the
+    choice of references needs, or has more than that takes.
+    """
+    kind = settings.references
+    if kind == INPAINT:
+        for item in planned:
+            if item.picture.mask is None and not item.seen.transparent:
+                raise ValueError(
+                    f"There is no mask for {item.picture.name}, which references {INPAINT} needs: "
+                    f"paint what is to be filled in white into {mask_name(item.picture)}."
+                )
+    wanted = kind not in (AUTO, INPAINT) or settings.source_folder != BESIDE
+    counts = [len(item.sources) for item in planned]
+    if not wanted and not any(counts):
+        return
+    for item, count in zip(planned, counts, strict=True):
+        name = item.picture.name
+        if kind == INPAINT:
+            raise ValueError(f"{name} has a source, but references {INPAINT} takes masks alone.")
+        if count == 0:
+            raise ValueError(f"There is no source for {name}: {remedy(item.picture, settings)}.")
+        if count > (most := MOST_SOURCES.get(kind, count)):
+            raise ValueError(f"{name} has {count} sources, but references {kind} takes {most}.")
+
+
+def mask_name(picture: Picture) -> str:
+    """Returns what the mask of a picture would be called."""
+    return f"{readable(picture.path.stem)}{MASK}.png"
+
+
+def remedy(picture: Picture, settings: DatasetSettings) -> str:
+    """Returns what to do about a missing source."""
+    stem = readable(picture.path.stem)
+    if settings.source_folder != BESIDE:
+        return f"put {stem}.png into {readable(settings.source_folder)}, or take the picture away"
+    return f"put {stem}_source.png beside it, or take the picture away"
 
 
 def no_caption(pictures: list[Picture]) -> str:
@@ -127,7 +194,7 @@ def check_mask(picture: Picture, size: Size, mask: Path, mask_size: Size) -> Non
     allowed, since sizes are rounded.
     """
     (width, height), (wide, high) = size, mask_size
-    if abs(wide * height / high - width) > 1 and abs(high * width / wide - height) > 1:
+    if not alike(size, mask_size):
         raise ValueError(
             f"{readable(mask.name)} is {wide} x {high}, another shape than {picture.name} "
             f"of {width} x {height}: crop it as its picture was cropped."

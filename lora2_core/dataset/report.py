@@ -9,7 +9,7 @@ from ..paths import readable
 from .beside import CAPTIONS, MASK
 from .buckets import enlargement
 from .folder import Listing
-from .plan import DatasetSettings, Planned
+from .plan import INPAINT, DatasetSettings, Planned
 from .reading import LARGE
 
 # files that are listed with their reasons; further ones are counted
@@ -25,11 +25,12 @@ def report(
     listing: Listing,
     entries: int,
     wordless: int,
+    references: str = "",
 ) -> str:
     """Returns lines with the counts, sizes and captions, and the skipped files with their reasons.
 
     used: the pictures that are used. entries, wordless: numbers of entries with and without a
-    caption.
+    caption. references: how the model gets the sources.
     """
     lines = [f"{readable(name)}: pictures {len(used)}, entries {entries + wordless}"]
     sizes = Counter(p.bucket for p in used)
@@ -42,6 +43,10 @@ def report(
         lines.append(f"without caption: {wordless} entries ({wordless / (entries + wordless):.1%})")
     if sources := mask_sources(used):
         lines.append(f"masks: {sources}")
+    if number := sum(len(p.sources) for p in used):
+        lines.append(f"sources: {number}, as {references}")
+    elif references == INPAINT:
+        lines.append("to fill in: what is white in the masks")
     if transparent := sum(p.seen.transparent for p in used):
         lines.append(f"transparency put on white: {transparent}")
     enlarged = sum(enlargement((p.seen.width, p.seen.height), p.bucket) > 1 for p in used)

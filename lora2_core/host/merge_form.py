@@ -9,6 +9,7 @@ from ..adapter.conflicts import DARE, TIES
 from ..adapter.merging import Merged, MergeSettings, Source
 from ..adapter.origin import BaseModel
 from ..charts.info import kinds_of
+from ..checks import check_text
 from ..paths import quoted
 from .lora_stack import read_stack
 from .merging import adapter_from, alike, all_names
@@ -20,6 +21,7 @@ _ONE = re.compile(r"\s*(?:lora_)?(\d+)\s*:")  # at the start of a line of blocks
 
 def read_weights(text: str) -> list[float]:
     """Returns the numbers of a text such as `1, 0.5`; ValueError for anything else."""
+    check_text("weights", text)
     found = []
     for part in text.replace(";", ",").split(",") if text.strip() else ():
         try:
@@ -37,6 +39,7 @@ def read_weights(text: str) -> list[float]:
 
 def read_blocks(text: str) -> tuple[BlockWeights, dict[int, BlockWeights]]:
     """Returns the factors of all LoRAs, and those of single ones by their number."""
+    check_text("blocks", text)
     everywhere, single = [], {}
     for line in text.splitlines():
         if match := _ONE.match(line):

@@ -151,3 +151,24 @@ def test_contradictions_are_named_before_training(nodes, playground):
     ):
         with pytest.raises(ValueError, match=sentence):
             nodes["LoRA2Train"].execute(**fields, options=[choice])
+
+
+def test_the_picture_knows_which_layers_learned_nothing_in_a_run(nodes):
+    """Of a model whose last block's text nobody reads, and that nobody named here."""
+    from lora2_core.host.training.choices import Choices
+    from lora2_core.host.training.idle import idle
+    from lora2_core.host.training.live import Origin
+    from lora2_core.host.training.run_view import RunView
+    from tests.host.flow_models import build, pictures
+
+    model = build("Qwen-Image")
+    node = nodes["LoRA2Layers"]
+    before = node.execute(model)
+    assert "idle" not in before.ui["text"][0] and before.result[3].shape[2:] == (1024, 3)
+    fields = {"steps": 3, "mode": "fixed", "target_rank": 2, "layers": "attention"}
+    view = RunView(Origin(), Choices.of(fields), lambda kind, event: None)
+    view.train(model, *pictures("Qwen-Image"))
+    assert len(idle(model.model)) == 2
+    after = node.execute(model)
+    assert "learned nothing in an earlier run: 2" in after.ui["text"][0]
+    assert not torch.equal(before.result[3], after.result[3])

@@ -53,6 +53,15 @@ def doors(nodes: dict) -> dict[str, Callable[[object], object]]:
         "Load, state": lambda name: (nodes["LoRA2Load"].fingerprint_inputs(lora_name=name),),
         "Info, sidecar": lambda name: nodes["LoRA2Info"].execute(name if name else 0, sidecar=True),
         "Compress": lambda name: nodes["LoRA2Compress"].execute(name),
+        "folder": lambda name: nodes["LoRA2CompressFolder"].execute(name, "lora2/smaller"),
+        "folder of results": lambda name: nodes["LoRA2CompressFolder"].execute("none", name),
+        "Merge": lambda name: nodes["LoRA2Merge"].execute(loras={"lora_1": name}),
+        "stack": lambda name: nodes["LoRA2Merge"].execute(lora_stack=[(name, 1.0, 1.0)]),
+        "Extract": lambda name: nodes["LoRA2Extract"].execute(model_file=name, base_file=name),
+        "Extract, below": lambda name: nodes["LoRA2Extract"].execute(
+            model_file=f"checkpoints/{name}", base_file=f"checkpoints/{name}"
+        ),
+        "Extract, state": lambda name: (nodes["LoRA2Extract"].fingerprint_inputs(name, name),),
         "report": lambda name: nodes["LoRA2Report"].execute(lora, filename_prefix=name, save=True),
         "report beside": lambda name: nodes["LoRA2Report"].execute(
             lora, lora_name=name, save=True, filename_prefix="lora2/x"

@@ -21,9 +21,11 @@ from ...dataset.folder import check_folder, scan
 from ...dataset.plan import DatasetSettings, Planned, check_count, nothing, plan
 from ...dataset.reading import Unusable, decode
 from ...dataset.report import report
+from ...dataset.sources import BESIDE
 from ...paths import quoted
 from .encoding import PICTURE, Encoder
 from .picture_masks import MaskReader
+from .references import Reference, References
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,24 @@ def cache_folder() -> Path:
     return Path(folder_paths.get_system_user_directory("lora2")) / "cache"
 
 
+def source_folder(settings: DatasetSettings) -> Path | None:
+    """Returns the folder of the sources, None where they lie beside the pictures. Raises ValueError
+    when there is none.
+    """
+    if settings.source_folder == BESIDE:
+        return None
+    return check_folder(folder_paths.get_input_directory(), settings.source_folder)
+
+
 def encode_picture(
-    planned: Planned, settings: DatasetSettings, encoder: Encoder, reader: MaskReader
-) -> tuple[list[tuple[Tensor, Tensor]], bool]:
-    """Returns pairs of a latent and a mask, one pair for each crop of a picture, and whether the
-    end of the picture's file is missing. The picture is decoded only if one of its latents is not
-    cached.
+    planned: Planned,
+    settings: DatasetSettings,
+    encoder: Encoder,
+    reader: MaskReader,
+    references: References,
+) -> tuple[list[tuple[Tensor, Tensor, Reference]], bool]:
+    """Returns a latent, a mask and a reference for each crop of a picture, and whether the end of
+    the picture's file is missing. The picture is decoded only if one of its latents is not cached.
 
     A crop whose mask is black everywhere is left out. Raises Unusable when no crop remains, or when
     the file can't be used.
@@ -86,7 +100,8 @@ def encode_picture(
                 raise ValueError(f"{planned.picture.name}: {error}") from error
         latents.append(latent)
     masks = reader.masks(planned, data, crops, tuple(latents[0].shape[-2:]))
-    kept = [(latent, m) for latent, m in zip(latents, masks, strict=True) if m.any()]
+    beside = references.of(planned, data, crops)
+    kept = [crop for crop in zip(latents, masks, beside, strict=True) if crop[1].any()]
     if not kept:
         raise Unusable(
             "masked out: its mask is black, or the picture is transparent, in all of its crops"
@@ -114,16 +129,17 @@ def make_dataset(
     root = folder_paths.get_input_directory()
     step = step_for(settings.resolution, vae.spacial_compression_encode())
     folder = check_folder(root, name)
-    listing = scan(folder)
+    listing = scan(folder, source_folder(settings))
     planned = plan(listing, settings, step)
     common = check_count(planned, settings, listing)
     cache = Cache(cache_folder())
     encoder, reader = Encoder(clip, vae, cache), MaskReader(cache)
+    references = References(settings, encoder, reader, step)
     used, entries = [], []
     for done, item in enumerate(planned):
         on_picture(done, len(planned))
         try:
-            crops, cut = encode_picture(item, settings, encoder, reader)
+            crops, cut = encode_picture(item, settings, encoder, reader, references)
         except Unusable as reason:
             listing.skipped[item.picture.name] = str(reason)
             continue
@@ -141,12 +157,12 @@ def make_dataset(
         raise ValueError(nothing(listing))
     wordless = without_captions(entries, settings.caption_dropout, settings.seed)
     positive = []
-    for _, caption in entries + wordless:
+    for (_, _, reference, _), caption in entries + wordless:
         on_picture(len(planned), len(planned))
-        positive.append(encoder.conditioning(caption))
+        positive.append(references.conditioning(caption, reference))
     cache.trim()
     crops = [crop for crop, _ in entries + wordless]
-    latents = [{"samples": latent, PICTURE: picture} for latent, _, picture in crops]
-    masks = [mask for _, mask, _ in crops]
-    facts = report(name, settings, used, listing, len(entries), len(wordless))
+    latents = [{"samples": latent, PICTURE: picture} for latent, _, _, picture in crops]
+    masks = [mask for _, mask, _, _ in crops]
+    facts = report(name, settings, used, listing, len(entries), len(wordless), references.kind)
     return Dataset(latents, positive, masks, f"{facts}\n{encoder.report()}{reader.report()}")

@@ -14,6 +14,7 @@ from .choices import Choices
 from .console import Console
 from .held_out import Validated
 from .hints import RESTING, UNTAKEN, hints
+from .idle import remember
 from .live import BEGUN, EVENT, Origin, Progress, last_step
 from .memory_plan import Plan
 from .odd_values import odd_values
@@ -29,6 +30,7 @@ class RunView:
 
     def __init__(self, origin: Origin, choices: Choices, send: Callable[[str, dict], None]):
         self.choices, self.send, self.say = choices, send, OnlySaid()
+        self.inner = None
         steps = choices.training.steps
         self.progress = Progress(origin, steps)
         self.console, self.bar = Console(steps), comfy.utils.ProgressBar(steps)
@@ -53,6 +55,7 @@ class RunView:
 
     def train(self, model, latents: list, positive: list) -> Outcome:
         """Trains as `train_on` does, and shows all of it; `begin` comes before."""
+        self.inner = model.model
         with self:
             return train_on(
                 model, latents, positive, self.choices, self.after,
@@ -72,6 +75,7 @@ class RunView:
         self.say(self.console.step, step)
         self.say(self.progress.add, step)
         if step.without_gradient:
+            self.say(remember, self.inner, step.without_gradient)
             self.progress.notes.append(RESTING)
         self.say(self.send_if_due)
         comfy.model_management.throw_exception_if_processing_interrupted()

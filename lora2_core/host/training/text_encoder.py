@@ -17,6 +17,7 @@ from ...checks import check_range, check_text
 from ...layers.layer import is_adaptable
 from ...paths import quoted
 from ..data.encoding import CAPTION
+from ..data.references import SEEN
 from ..naming import text_layer_names
 from .captions import check_captions
 from .examples import Example, encode
@@ -152,6 +153,11 @@ def texts_of(captions: list[list], given: list[str] | None, what: str, name: str
                 "one for each."
             )
         return list(given)
+    if any(SEEN in facts for _, facts in captions):
+        raise ValueError(
+            f"The text encoder has seen the sources of {what}, which is not repeated while it is "
+            "trained: leave clip of LoRA2 Train unconnected."
+        )
     texts = [facts.get(CAPTION) for _, facts in captions]
     if None in texts:
         raise ValueError(

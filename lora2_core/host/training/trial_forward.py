@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import torch
 
@@ -14,6 +15,7 @@ from .timesteps import noise_levels
 WIDTHS = ("context_dim", "context_in_dim")  # of captions, in the host's configuration of a model
 # in what torch says of tensors that don't fit together
 MISFIT = re.compile(r"shape|size|dimension|expected|channels|broadcast|match", re.IGNORECASE)
+REFERENCES = "ref_latents", "reference_latent"  # conditions that hosts make of them
 LONGEST_REASON = 200  # characters of torch's own sentence, so that ours is read to its end
 
 
@@ -39,7 +41,10 @@ def check_model_takes(inner, examples: list[Example], captions: list[list], opti
         smallest = min((examples[i] for i in indices), key=lambda e: e.latent.numel())
         check_one_tensor(smallest)
         try:
-            forward(inner, smallest, options)
+            loss = forward(inner, smallest, options)
+            check_reference_counts(inner, smallest, options, loss)
+        except Unused as reason:
+            raise ValueError(str(reason)) from reason
         except UNFIT as error:
             if out_of_memory(error):
                 return
@@ -48,6 +53,25 @@ def check_model_takes(inner, examples: list[Example], captions: list[list], opti
             first = indices[0]
             check_several_tensors(smallest, error)
             raise ValueError(misfit(inner, first + 1, captions[first], error)) from error
+
+
+def check_reference_counts(inner, example: Example, options: dict, loss: float) -> None:
+    """Raises ValueError where the caption has reference latents that the model does not use, as
+    models of text to image do. loss: of the example with them.
+    """
+    if "reference_latents" not in example.facts:
+        return
+    kept = {k: v for k, v in example.conditions.items() if not k.startswith(REFERENCES)}
+    without = forward(inner, replace(example, conditions=kept), options)
+    if without == loss:
+        raise Unused(
+            "This model does not use the reference latents of positive: train an edit model, or "
+            "connect Edit Model Reference Method between LoRA2 Dataset and positive."
+        )
+
+
+class Unused(Exception):
+    """Says that something which was given does not count; its text is the reason."""
 
 
 def check_one_tensor(example: Example) -> None:
@@ -70,12 +94,12 @@ def check_several_tensors(example: Example, error: Exception) -> None:
         ) from error
 
 
-def forward(inner, example: Example, options: dict) -> None:
-    """Computes one prediction in the middle of the noise levels, without gradients."""
+def forward(inner, example: Example, options: dict) -> float:
+    """Returns the loss in the middle of the noise levels, without gradients."""
     middle, latent = torch.tensor([0.5]), example.latent
     with torch.no_grad():
         sigma = noise_levels(inner, DEFAULT, middle, latent).to(latent.device)
-        loss_of(inner, Draw([example], torch.zeros_like(latent), sigma), options)
+        return float(loss_of(inner, Draw([example], torch.zeros_like(latent), sigma), options))
 
 
 def misfit(inner, number: int, entry: list, error: Exception) -> str:
