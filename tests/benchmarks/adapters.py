@@ -1,5 +1,6 @@
 """What handling files costs and how far it is from the best possible, at the size of SDXL:
-`nox -s bench-files`, `-- merge`, `-- extract`, `-- speed`, `-- kinds` for one of them.
+`nox -s bench-files`, `-- merge`, `-- extract`, `-- speed`, `-- load`, `-- kinds` for one of
+them.
 
 Each figure is taken in a process of its own, so that its peak memory is its own.
 """
@@ -32,7 +33,7 @@ SDXL = {
     "context_dim": 2048, "num_head_channels": 64,
     "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
 }  # fmt: skip
-FIGURES = ("merge", "extract", "speed", "kinds")
+FIGURES = ("merge", "extract", "speed", "load", "kinds")
 MERGED, RANK, BUDGET = 4, 64, 100.0  # LoRAs, their rank, MB of the result
 SAMPLED = 12  # layers of an extraction that are compared with an exact decomposition
 
@@ -204,6 +205,34 @@ def speeds() -> dict:
     return found | {"layers": len(lora.layers), "peak MB": peak()}
 
 
+def loading() -> dict:
+    """Reading and applying a file of 722 pairs: to SDXL's own class, whose weights stay unmade."""
+    import comfy.model_base
+    import comfy.supported_models
+    from comfy.model_patcher import ModelPatcher
+
+    from lora2_core import load, save
+    from lora2_core.host.applied import apply_structured
+    from lora2_core.host.apply import adopt, cut_for, resolve
+
+    config = comfy.supported_models.SDXL(dict(SDXL))
+    config.unet_config.update(SDXL)
+    inner = comfy.model_base.SDXL(config, device="meta")
+    model = ModelPatcher(inner, torch.device("cpu"), torch.device("cpu"))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "a.safetensors")
+        save(path, drawn(RANK, 0))
+        clock = Clock()
+        lora = load(path)
+        found = {f"read: {what}": value for what, value in clock.told().items()}
+        clock = Clock()
+        lora = adopt(lora, model)
+        targets = resolve(lora, model)
+        apply_structured(model, None, cut_for(lora, 0.5, targets), (1.0, 1.0), targets)
+        found |= {f"applied: {what}": value for what, value in clock.told().items()}
+    return found | {"layers": len(targets), "MB": lora.megabytes(), "peak MB": peak()}
+
+
 def kinds() -> dict:
     """Compress of LoHa, LoKr and full differences at three sizes, against exact decompositions."""
     g = torch.Generator().manual_seed(0)
@@ -268,7 +297,8 @@ def peak() -> float:
 
 def main() -> None:
     """Prints the figures, each from a process of its own."""
-    run = {"merge": merging, "extract": extracting, "speed": speeds, "kinds": kinds}
+    run = {"merge": merging, "extract": extracting, "speed": speeds, "load": loading}
+    run["kinds"] = kinds
     if sys.argv[1:2] == ["here"]:
         with torch.inference_mode():
             print(json.dumps(run[sys.argv[2]]()))

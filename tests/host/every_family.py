@@ -3,7 +3,9 @@ them, in every spelling, of every class of ComfyUI's models as a small random on
 LoRA2Load and by ComfyUI's loader; and it goes through a node and LoRA2Save, in every form, to
 ComfyUI's loader again.
 
-`-- NAME…` for some families, `-- --processes N`, `-- --show` for the sentences that refuse.
+Families in FULL try every file on every way through a node; in others the files take turns on them,
+so that all families together try each kind, spelling, way and form. `-- NAME…` for some families in
+full, `-- --processes N`, `-- --show` for the sentences that refuse.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from threading import local
 
 # of classes that have the names and shapes of another one only the first is tried
 MODULE = "tests.host.every_family"
+FULL = ("Playground", "Flux", "Z-Image")
 OWN = ("Playground", "Flux of the real ratio")
 
 
@@ -67,14 +70,15 @@ def worker() -> None:
     folder = Path(folder_paths.get_folder_paths("loras")[0])
     folder.mkdir(parents=True, exist_ok=True)
     for line in sys.stdin:
-        name, started = line.strip(), time.perf_counter()
+        name, _, turn = line.strip().partition("\t")
+        started = time.perf_counter()
         loaded, kept = Tally(), Tally()
         try:
             with torch.inference_mode():
                 model = built[name]()
                 every = partial(files, kinds=ALL)
                 compare_loaders(nodes, model, folder, name, loaded, every)
-                round_trips(nodes, model, folder, name, kept, every, ROUTES)
+                round_trips(nodes, model, folder, name, kept, every, ROUTES, bool(turn))
         except Exception:  # of no file: what it says is the finding
             loaded.wrong.append(f"{name}: {traceback.format_exc()[-2000:]}")
         found = {"name": name, "loaded": loaded.as_json(), "kept": kept.as_json(),
@@ -140,7 +144,8 @@ def main() -> None:
     parser.add_argument("--show", action="store_true")
     options = parser.parse_args()
     started, loaded, kept = time.perf_counter(), Tally(), Tally()
-    names = options.names or distinct()
+    turn = "" if options.names else "\tin turn"
+    names = [name + turn * (name not in FULL) for name in options.names or distinct()]
     for row in Pool(options.processes).all_of(names):
         first, second = (Tally.of(row[key]) for key in ("loaded", "kept"))
         print(f"{row['name']} ({row['seconds']:.0f} s): read: {first.line()}; saved again: "

@@ -36,6 +36,9 @@ ROUTES: dict[str, Route] = {
     "Compress with model": lambda nodes, model, name: (
         nodes["LoRA2Compress"].execute(name, 0.0, 1e-6, model=model).result[0]
     ),
+    "Merge": lambda nodes, model, name: (
+        nodes["LoRA2Merge"].execute(lora_stack=[(name, 1.0, 1.0)], model=model).result[0]
+    ),
 }
 USUAL = ("Load", "Compress")
 
@@ -179,13 +182,16 @@ def round_trips(
     tally: Tally,
     every=files,
     routes: Collection[str] = USUAL,
+    turn: bool = False,
 ) -> None:
     """A route from a file to an adapter, then Save in every form, then the host's own loader:
     nothing may be lost without a sentence. UNets in the peft form are for diffusers: the host does
     not read these.
+
+    turn: a file takes one of the routes, the next file the next one.
     """
     forms = [form for form in FORMATS if form != "peft" or not diffusers_paths(model)]
-    for what, spelling, tensors in every(model):
+    for number, (what, spelling, tensors) in enumerate(every(model)):
         path = folder / "every.safetensors"
         safetensors.torch.save_file(tensors, path)
         try:
@@ -195,7 +201,7 @@ def round_trips(
         if not changes(source, model):
             tally.idle.add(what)  # ComfyUI itself makes nothing of it
             continue
-        for how in routes:
+        for how in [list(routes)[number % len(routes)]] if turn else routes:
             try:
                 lora = ROUTES[how](nodes, model, path.name)
             except ValueError as error:

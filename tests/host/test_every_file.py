@@ -65,6 +65,13 @@ def test_nothing_is_lost_in_silence_on_the_way_into_a_file(name, nodes, playgrou
     assert not tally.wrong and tally.equal > tally.tried / 3
 
 
+def test_kernels_of_three_sides_are_spread_as_the_host_spreads_them(nodes, loras):
+    tally = Tally()
+    kinds = few("LoKr of the host's trainer", "LoHa")
+    round_trips(nodes, build("Wan 2.1"), loras, "", tally, kinds, ("Compress with model", "Merge"))
+    assert not tally.wrong and tally.equal > tally.tried / 3
+
+
 @pytest.mark.parametrize("name", fast(NAMES, "Z-Image", "Playground"))
 def test_spellings_that_the_host_does_not_read_are_read(name, nodes, playground, loras):
     """Of musubi, PEFT and diffusers: as the host reads the same pair under its own name."""
@@ -95,9 +102,9 @@ def test_every_ending_that_the_host_knows_is_known_here():
 
 def test_the_tally_sees_what_it_looks_for(nodes, playground, loras, monkeypatch):
     """These tests prove nothing unless a wrong loader is found out."""
-    from lora2_core.host import apply
+    from lora2_core.host import applied
 
-    monkeypatch.setattr(apply, "patches_of", lambda lora, targets: {})
+    monkeypatch.setattr(applied, "patches_of", lambda lora, targets: {})
     tally = Tally()
     compare_loaders(nodes, playground.model, loras, "", tally, few("LoRA, kohya", "diff"))
     assert tally.wrong and not tally.equal and len(KINDS) > 30
