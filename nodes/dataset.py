@@ -9,11 +9,13 @@ import comfy.utils
 import folder_paths
 from comfy_api.latest import io
 
+from ..lora2_core.dataset.buckets import resolutions_of
 from ..lora2_core.dataset.folder import check_folder
 from ..lora2_core.dataset.plan import DatasetSettings
 from ..lora2_core.dataset.walking import state, with_pictures
 from ..lora2_core.host.data.folder_dataset import make_dataset
 from ..lora2_core.host.only_said import OnlySaid
+from . import inputs
 from .checking import checked, validated
 from .sockets import CATEGORY
 
@@ -109,6 +111,7 @@ class LoRA2Dataset(io.ComfyNode):
                     tooltip="Seed of the crops, the tag orders and the choice of entries without a "
                     "caption.",
                 ),
+                inputs.more_resolutions(),
             ],
             outputs=[
                 io.Latent.Output(
@@ -132,11 +135,12 @@ class LoRA2Dataset(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, folder=None) -> bool | str:
+    def validate_inputs(cls, folder=None, more_resolutions=None) -> bool | str:
         """Checks before anything runs that the folder exists. It may be gone since the list of
         folders was made.
         """
-        return validated((partial(check_folder, folder_paths.get_input_directory()), folder))
+        check = partial(check_folder, folder_paths.get_input_directory())
+        return validated((check, folder), (resolutions_of, more_resolutions))
 
     @classmethod
     def fingerprint_inputs(cls, folder=None, **_) -> str:

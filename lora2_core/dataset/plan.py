@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import reduce
 from math import gcd
 from pathlib import Path
 
 from ..checks import check_range, check_text
 from ..paths import readable
-from .buckets import Size, bucket_for, enlargement
+from .buckets import RESOLUTIONS, Size, bucket_for, enlargement, resolutions_of
 from .folder import Listing, Picture
 from .reading import Seen, Unusable, look, look_at_mask
 
@@ -19,6 +19,8 @@ LARGEST_ENLARGEMENT = 2.0
 # highest number of entries. More entries would take hours to encode; somebody has made a mistake in
 # the repeats
 MOST_ENTRIES = 100_000
+# settings that older versions did not have
+LATER = ("more_resolutions",)
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class DatasetSettings:
     shuffle_tags: number of variants of each caption, added to it. Their tags are in another order.
     caption_dropout: share of all entries that have an empty caption.
     seed: seed of the crops, the orders of tags, and the choice of entries with an empty caption.
+    more_resolutions: further resolutions, such as `512, 768`. Each picture is also encoded at those
+        that it is large enough for.
     """
 
     caption: str = ""
@@ -44,18 +48,33 @@ class DatasetSettings:
     shuffle_tags: int = 0
     caption_dropout: float = 0.0
     seed: int = 0
+    more_resolutions: str = ""
 
     def __post_init__(self) -> None:
         check_text("caption", self.caption)
-        check_range("resolution", self.resolution, 16, 8192, integer=True)
+        check_range("resolution", self.resolution, *RESOLUTIONS, integer=True)
         check_range("crops", self.crops, 0, 100, integer=True)
         check_range("shuffle_tags", self.shuffle_tags, 0, 100, integer=True)
         check_range("caption_dropout", self.caption_dropout, 0, 0.5)
         check_range("seed", self.seed, 0, 2**64 - 1, integer=True)
+        resolutions_of(self.more_resolutions)
+
+    def facts(self) -> dict[str, object]:
+        """Returns the settings by name; without those that an older version did not have, where
+        they are off.
+        """
+        return {k: v for k, v in asdict(self).items() if v or k not in LATER}
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Returns all resolutions, each once, `resolution` first."""
+        return tuple(dict.fromkeys((self.resolution, *resolutions_of(self.more_resolutions))))
 
     @property
     def variants(self) -> int:
-        """Returns how many entries one picture makes, before its repeats multiply them."""
+        """Returns how many entries one picture makes at one resolution, before its repeats multiply
+        them.
+        """
         return max((1 + self.crops) * (1 + self.flip), 1 + self.shuffle_tags)
 
     def caption_of(self, picture: Picture) -> str:
@@ -69,11 +88,14 @@ class DatasetSettings:
 
 @dataclass(frozen=True)
 class Planned:
-    """Holds a picture, the facts of its header, and the size that it will be scaled to."""
+    """Holds a picture, the facts of its header, the size that it will be scaled to, and the
+    resolution that this size belongs to.
+    """
 
     picture: Picture
     seen: Seen
     bucket: Size
+    resolution: int = 0
 
 
 def plan(listing: Listing, settings: DatasetSettings, step: int) -> list[Planned]:
@@ -102,7 +124,7 @@ def plan(listing: Listing, settings: DatasetSettings, step: int) -> list[Planned
             continue
         if picture.caption is None and not settings.caption_of(picture):
             wordless.append(picture)
-        planned.append(Planned(picture, seen, bucket))
+        planned.append(Planned(picture, seen, bucket, resolution=settings.resolution))
     if wordless:
         raise ValueError(no_caption(wordless))
     return planned
@@ -144,8 +166,8 @@ def check_count(planned: list[Planned], settings: DatasetSettings, listing: List
     entries = settings.variants * sum(p.picture.repeats // common for p in planned)
     if entries > MOST_ENTRIES:
         raise ValueError(
-            f"The folder makes {entries} entries: lower its repeats, crops or shuffle_tags to stay "
-            f"below {MOST_ENTRIES}."
+            f"The folder makes {entries} entries: lower its repeats, crops, shuffle_tags or "
+            f"resolutions to stay below {MOST_ENTRIES}."
         )
     return common
 
