@@ -9,12 +9,14 @@ import comfy.utils
 import folder_paths
 from comfy_api.latest import io
 
+from ..lora2_core.dataset.buckets import resolutions_of
 from ..lora2_core.dataset.folder import check_folder
 from ..lora2_core.dataset.plan import AUTO, REFERENCES, DatasetSettings
 from ..lora2_core.dataset.sources import BESIDE
 from ..lora2_core.dataset.walking import state, with_pictures
 from ..lora2_core.host.data.folder_dataset import make_dataset
 from ..lora2_core.host.only_said import OnlySaid
+from . import inputs
 from .checking import checked, validated
 from .sockets import CATEGORY
 
@@ -130,6 +132,7 @@ class LoRA2Dataset(io.ComfyNode):
                     "Qwen-Image's text encoder, else as reference latents (Kontext, Flux.2, "
                     "Krea 2, Omnigen2). inpaint: the picture without what is white in its mask.",
                 ),
+                inputs.more_resolutions(),
             ],
             outputs=[
                 io.Latent.Output(
@@ -153,13 +156,15 @@ class LoRA2Dataset(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, folder=None, source_folder=BESIDE) -> bool | str:
+    def validate_inputs(
+        cls, folder=None, source_folder=BESIDE, more_resolutions=None
+    ) -> bool | str:
         """Checks before anything runs that the folders exist. They may be gone since the list of
         folders was made.
         """
         check = partial(check_folder, folder_paths.get_input_directory())
         second = [] if source_folder == BESIDE else [(check, source_folder)]
-        return validated((check, folder), *second)
+        return validated((check, folder), *second, (resolutions_of, more_resolutions))
 
     @classmethod
     def fingerprint_inputs(cls, folder=None, source_folder=BESIDE, **_) -> str:

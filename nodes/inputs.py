@@ -108,6 +108,18 @@ def epochs(*, optional: bool = False) -> io.Int.Input:
     )
 
 
+def more_resolutions() -> io.String.Input:
+    """Makes the field of further resolutions of a folder of pictures."""
+    return io.String.Input(
+        "more_resolutions",
+        default="",
+        optional=True,
+        advanced=True,
+        tooltip="Further resolutions, such as 512, 768: each picture is also encoded at those that "
+        "it is large enough for. The adapter then works at several sizes. Empty: resolution alone.",
+    )
+
+
 def layers() -> io.Combo.Input:
     """Makes the field of the kind of layers that is trained. A workflow of before has none, which
     means the attention layers.

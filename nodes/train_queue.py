@@ -6,6 +6,7 @@ import comfy.model_management
 import comfy.utils
 from comfy_api.latest import io
 
+from ..lora2_core.dataset.buckets import resolutions_of
 from ..lora2_core.dataset.plan import DatasetSettings
 from ..lora2_core.host import live_events
 from ..lora2_core.host.only_said import OnlySaid
@@ -67,6 +68,7 @@ class LoRA2TrainQueue(io.ComfyNode):
                     "options", optional=True, tooltip="Option nodes, as for LoRA\u00b2 Train."
                 ),
                 inputs.layers(),
+                inputs.more_resolutions(),
             ],
             outputs=[
                 Lora2.Output(
@@ -82,9 +84,15 @@ class LoRA2TrainQueue(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, folders=None, filename_prefix=None) -> bool | str:
+    def validate_inputs(
+        cls, folders=None, filename_prefix=None, more_resolutions=None
+    ) -> bool | str:
         """Checks before anything runs that the folders are there, and that files can be written."""
-        return validated((check_queue_prefix, filename_prefix), (entries, folders))
+        return validated(
+            (check_queue_prefix, filename_prefix),
+            (entries, folders),
+            (resolutions_of, more_resolutions),
+        )
 
     @classmethod
     def fingerprint_inputs(cls, **_) -> float:
@@ -105,6 +113,7 @@ class LoRA2TrainQueue(io.ComfyNode):
         filename_prefix,
         options=None,
         layers=None,
+        more_resolutions="",
         **fields,
     ) -> io.NodeOutput:
         check_model(model)
@@ -125,7 +134,7 @@ class LoRA2TrainQueue(io.ComfyNode):
                 view.end(outcome)
             return outcome
 
-        dataset = DatasetSettings(caption, resolution)
+        dataset = DatasetSettings(caption, resolution, more_resolutions=more_resolutions)
         chosen = {**with_layers(check_options(options), layers), **fields}
         queue = Queue(model, clip, vae, dataset, chosen, epochs, filename_prefix)
         return io.NodeOutput(*queue.work_off(entries(folders), on_picture, train))

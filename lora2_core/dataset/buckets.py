@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from functools import lru_cache
+
+from ..checks import check_text
+from ..paths import quoted
 
 # width and height in pixels
 Size = tuple[int, int]
@@ -15,6 +19,30 @@ STEP = 64
 WIDEST = 3.0
 # the side of the square bucket in steps: with fewer, there are too few shapes
 FEWEST_STEPS = 4
+# pixels: the least and the highest resolution
+RESOLUTIONS = 16, 8192
+# resolutions beside the first: each encodes every picture once more
+MOST_RESOLUTIONS = 8
+
+
+def resolutions_of(text: str) -> tuple[int, ...]:
+    """Returns the resolutions that a text such as `512, 768` names, each once. Raises ValueError
+    for anything else.
+    """
+    check_text("more_resolutions", text)
+    words = [word for word in re.split(r"[,;\s]+", text) if word]
+    least, most = RESOLUTIONS
+    if not all(re.fullmatch(r"[0-9]{1,5}", w) and least <= int(w) <= most for w in words):
+        raise ValueError(
+            f"more_resolutions is {quoted(text)}: give numbers from {least} to {most} with commas "
+            "between, such as 512, 768, or nothing."
+        )
+    found = tuple(dict.fromkeys(map(int, words)))
+    if len(found) > MOST_RESOLUTIONS:
+        raise ValueError(
+            f"more_resolutions names {len(found)} of them: give at most {MOST_RESOLUTIONS}."
+        )
+    return found
 
 
 def step_for(resolution: int, ratio: int) -> int:

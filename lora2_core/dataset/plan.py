@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import reduce
 from math import gcd
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 from ..checks import check_choice, check_range, check_text
 from ..paths import readable
 from .beside import MASK
-from .buckets import Size, bucket_for, enlargement
+from .buckets import RESOLUTIONS, Size, bucket_for, enlargement, resolutions_of
 from .folder import Listing, Picture
 from .reading import Seen, Unusable, look, look_at_mask
 from .sources import BESIDE, alike
@@ -27,6 +27,8 @@ AUTO, LATENTS, PIX2PIX, INPAINT = "auto", "reference latents", "InstructPix2Pix"
 QWEN_EDIT, QWEN_EDIT_PLUS = "Qwen-Image-Edit", "Qwen-Image-Edit Plus"
 REFERENCES = (AUTO, LATENTS, QWEN_EDIT, QWEN_EDIT_PLUS, PIX2PIX, INPAINT)
 MOST_SOURCES = {QWEN_EDIT: 1, QWEN_EDIT_PLUS: 3, PIX2PIX: 1}  # of a picture
+# settings that older versions did not have
+LATER = ("more_resolutions",)
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class DatasetSettings:
     source_folder: where the sources of edit pairs lie, below the input folder; BESIDE for beside
         the pictures.
     references: one of REFERENCES, how the model gets the sources.
+    more_resolutions: further resolutions, such as `512, 768`. Each picture is also encoded at those
+        that it is large enough for.
     """
 
     caption: str = ""
@@ -57,20 +61,35 @@ class DatasetSettings:
     seed: int = 0
     source_folder: str = BESIDE
     references: str = AUTO
+    more_resolutions: str = ""
 
     def __post_init__(self) -> None:
         check_text("caption", self.caption)
-        check_range("resolution", self.resolution, 16, 8192, integer=True)
+        check_range("resolution", self.resolution, *RESOLUTIONS, integer=True)
         check_range("crops", self.crops, 0, 100, integer=True)
         check_range("shuffle_tags", self.shuffle_tags, 0, 100, integer=True)
         check_range("caption_dropout", self.caption_dropout, 0, 0.5)
         check_range("seed", self.seed, 0, 2**64 - 1, integer=True)
         check_text("source_folder", self.source_folder)
         check_choice("references", self.references, REFERENCES)
+        resolutions_of(self.more_resolutions)
+
+    def facts(self) -> dict[str, object]:
+        """Returns the settings by name; without those that an older version did not have, where
+        they are off.
+        """
+        return {k: v for k, v in asdict(self).items() if v or k not in LATER}
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Returns all resolutions, each once, `resolution` first."""
+        return tuple(dict.fromkeys((self.resolution, *resolutions_of(self.more_resolutions))))
 
     @property
     def variants(self) -> int:
-        """Returns how many entries one picture makes, before its repeats multiply them."""
+        """Returns how many entries one picture makes at one resolution, before its repeats multiply
+        them.
+        """
         return max((1 + self.crops) * (1 + self.flip), 1 + self.shuffle_tags)
 
     def caption_of(self, picture: Picture) -> str:
@@ -84,14 +103,15 @@ class DatasetSettings:
 
 @dataclass(frozen=True)
 class Planned:
-    """Holds a picture, the facts of its header, the size that it will be scaled to, and the facts
-    of its sources' headers.
+    """Holds a picture, the facts of its header, the size that it will be scaled to, the facts of its
+    sources' headers, and the resolution that its size belongs to.
     """
 
     picture: Picture
     seen: Seen
     bucket: Size
     sources: tuple[Seen, ...] = ()
+    resolution: int = 0
 
 
 def plan(listing: Listing, settings: DatasetSettings, step: int) -> list[Planned]:
@@ -121,7 +141,7 @@ def plan(listing: Listing, settings: DatasetSettings, step: int) -> list[Planned
             continue
         if picture.caption is None and not settings.caption_of(picture):
             wordless.append(picture)
-        planned.append(Planned(picture, seen, bucket, sources))
+        planned.append(Planned(picture, seen, bucket, sources, settings.resolution))
     if wordless:
         raise ValueError(no_caption(wordless))
     check_sources(planned, settings)
@@ -211,8 +231,8 @@ def check_count(planned: list[Planned], settings: DatasetSettings, listing: List
     entries = settings.variants * sum(p.picture.repeats // common for p in planned)
     if entries > MOST_ENTRIES:
         raise ValueError(
-            f"The folder makes {entries} entries: lower its repeats, crops or shuffle_tags to stay "
-            f"below {MOST_ENTRIES}."
+            f"The folder makes {entries} entries: lower its repeats, crops, shuffle_tags or "
+            f"resolutions to stay below {MOST_ENTRIES}."
         )
     return common
 

@@ -11,6 +11,7 @@ from .buckets import enlargement
 from .folder import Listing
 from .plan import INPAINT, DatasetSettings, Planned
 from .reading import LARGE
+from .scales import cost, first_of_each
 
 # files that are listed with their reasons; further ones are counted
 MOST_NAMES = 20
@@ -29,12 +30,14 @@ def report(
 ) -> str:
     """Returns lines with the counts, sizes and captions, and the skipped files with their reasons.
 
-    used: the pictures that are used. entries, wordless: numbers of entries with and without a
-    caption. references: how the model gets the sources.
+    used: the pictures that are used, at each resolution. entries, wordless: numbers of entries with
+    and without a caption. references: how the model gets the sources.
     """
+    scaled_to, used = used, first_of_each(used)
     lines = [f"{readable(name)}: pictures {len(used)}, entries {entries + wordless}"]
-    sizes = Counter(p.bucket for p in used)
+    sizes = Counter(p.bucket for p in scaled_to)
     lines.append("sizes: " + ", ".join(f"{w}x{h} ({n})" for (w, h), n in sorted(sizes.items())))
+    lines += cost(settings, scaled_to)
     lines.append("captions: " + captions(settings, used))
     repeats = Counter(p.picture.repeats for p in used)
     if len(repeats) > 1:
@@ -49,7 +52,7 @@ def report(
         lines.append("to fill in: what is white in the masks")
     if transparent := sum(p.seen.transparent for p in used):
         lines.append(f"transparency put on white: {transparent}")
-    enlarged = sum(enlargement((p.seen.width, p.seen.height), p.bucket) > 1 for p in used)
+    enlarged = sum(enlargement((p.seen.width, p.seen.height), p.bucket) > 1 for p in scaled_to)
     if enlarged:
         lines.append(f"enlarged: {enlarged}")
     for names, what in (

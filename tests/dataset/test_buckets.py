@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora2_core.dataset.buckets import WIDEST, bucket_for, buckets, enlargement, step_for
+from lora2_core.dataset.buckets import (
+    WIDEST,
+    bucket_for,
+    buckets,
+    enlargement,
+    resolutions_of,
+    step_for,
+)
 from lora2_core.dataset.crops import LEAST_SIDE, crop_to, crops_of
 
 sides = st.integers(1, 20_000)
@@ -96,3 +103,26 @@ def test_crops_are_the_same_for_the_same_seed():
 def test_enlargement_is_of_the_side_that_needs_it_most():
     assert enlargement((100, 50), (200, 200)) == 4
     assert enlargement((400, 800), (200, 200)) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [("", ()), (" ", ()), ("512", (512,)), ("512, 768", (512, 768)), ("768 512;768", (768, 512))],
+)
+def test_further_resolutions_are_numbers_with_commas(text: str, wanted: tuple):
+    assert resolutions_of(text) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("a", "more_resolutions is 'a': give numbers from 16 to 8192"), ("8", "is '8': give"),
+        ("512.5", "is '512.5'"), ("-512", "is '-512'"), ("9000", "is '9000'"), ("١٢٨", "give numb"),
+        (512, "more_resolutions is 512: give a text"), (None, "is None"),
+        (", ".join(map(str, range(100, 109))), "names 9 of them: give at most 8"),
+    ],
+)  # fmt: skip
+def test_wrong_resolutions_are_one_sentence(text: object, sentence: str):
+    with pytest.raises(ValueError, match=sentence) as error:
+        resolutions_of(text)
+    assert "\n" not in str(error.value)

@@ -250,3 +250,24 @@ def test_nan_of_the_vae_is_named_and_not_kept(playground, folder, monkeypatch):
         with pytest.raises(ValueError, match="0.png: the VAE gives NaN: start ComfyUI with"):
             dataset(playground)
     assert "cache: 0 of 4 latents" in dataset(playground).report
+
+
+def test_several_resolutions_of_one_folder(playground, folder):
+    """Each as if the folder had that resolution alone, masks too, from the cache a second time."""
+    Image.new("RGB", (72, 48), "red").save(folder / "wide.png")
+    Image.new("L", (72, 48), 255).save(folder / "wide-masklabel.png")
+    several = replace(SMALL, flip=True, more_resolutions="48, 64")
+    made = dataset(playground, several)
+    assert "resolutions: 32 (5), 48 (1), 64 (0)" in made.report
+    alone = {r: dataset(playground, replace(SMALL, flip=True, resolution=r)) for r in (32, 48)}
+    assert made.latents[-1]["samples"].shape[2:] == (10, 14)
+    for found, wanted in ((made.latents[:10], alone[32]), (made.latents[10:], alone[48])):
+        for one, other in zip(found, wanted.latents[-len(found) :], strict=True):
+            assert torch.equal(one["samples"], other["samples"])
+    assert [m.shape[-2:] for m in made.masks] == [x["samples"].shape[-2:] for x in made.latents]
+    again = dataset(playground, several)
+    assert same(made, again) and "cache: 12 of 12 latents" in again.report
+    run = Choices.of({"steps": 4, "target_rank": 2, "batch_size": 2, "validation_split": 0.2})
+    out = train_on(playground.model, made.latents, made.positive, run, lambda step: None)
+    assert len(out.losses) == 4 and out.stopped_by is None
+    assert out.lora.origin.run.settings.get("validation_split") == 0.2

@@ -18,9 +18,10 @@ from ...dataset.captions import paired, variants, without_captions
 from ...dataset.crops import crops_of
 from ...dataset.cut import completed
 from ...dataset.folder import check_folder, scan
-from ...dataset.plan import DatasetSettings, Planned, check_count, nothing, plan
+from ...dataset.plan import DatasetSettings, Planned, check_count, nothing
 from ...dataset.reading import Unusable, decode
 from ...dataset.report import report
+from ...dataset.scales import plan_scales
 from ...dataset.sources import BESIDE
 from ...paths import quoted
 from .encoding import PICTURE, Encoder
@@ -127,10 +128,10 @@ def make_dataset(
                 f"{what} is {quoted(model)}: connect a loader that gives a {what.upper()}."
             )
     root = folder_paths.get_input_directory()
-    step = step_for(settings.resolution, vae.spacial_compression_encode())
+    ratio = vae.spacial_compression_encode()
     folder = check_folder(root, name)
     listing = scan(folder, source_folder(settings))
-    planned = plan(listing, settings, step)
+    planned = plan_scales(listing, settings, lambda resolution: step_for(resolution, ratio))
     common = check_count(planned, settings, listing)
     cache = Cache(cache_folder())
     encoder, reader = Encoder(clip, vae, cache), MaskReader(cache)
@@ -144,7 +145,7 @@ def make_dataset(
             listing.skipped[item.picture.name] = str(reason)
             continue
         used.append(item)
-        if cut:
+        if cut and item.picture.name not in listing.cut:
             listing.cut.append(item.picture.name)
         captions = variants(
             settings.caption_of(item.picture),

@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import folder_paths
@@ -140,7 +140,7 @@ class Queue:
         """Returns a hash of everything that an adapter depends on."""
         folder = check_folder(folder_paths.get_input_directory(), entry.folder)
         facts = [
-            entry.name, state(folder), asdict(self.dataset), settings_of(choices), self.epochs,
+            entry.name, state(folder), self.dataset.facts(), settings_of(choices), self.epochs,
             weights_identity(self.model),
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:10]
