@@ -103,8 +103,8 @@ class DatasetSettings:
 
 @dataclass(frozen=True)
 class Planned:
-    """Holds a picture, the facts of its header, the size that it will be scaled to, the facts of its
-    sources' headers, and the resolution that its size belongs to.
+    """Holds a picture, the facts of its header, the size that it will be scaled to, the facts of
+    its sources' headers, and the resolution that its size belongs to.
     """
 
     picture: Picture

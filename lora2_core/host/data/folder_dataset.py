@@ -131,11 +131,14 @@ def make_dataset(
     ratio = vae.spacial_compression_encode()
     folder = check_folder(root, name)
     listing = scan(folder, source_folder(settings))
-    planned = plan_scales(listing, settings, lambda resolution: step_for(resolution, ratio))
+    def step_of(resolution: int) -> int:
+        return step_for(resolution, ratio)
+
+    planned = plan_scales(listing, settings, step_of)
     common = check_count(planned, settings, listing)
     cache = Cache(cache_folder())
     encoder, reader = Encoder(clip, vae, cache), MaskReader(cache)
-    references = References(settings, encoder, reader, step)
+    references = References(settings, encoder, reader, step_of)
     used, entries = [], []
     for done, item in enumerate(planned):
         on_picture(done, len(planned))

@@ -93,12 +93,18 @@ def method_for(clip) -> dict:
 
 
 class References:
-    """Makes the references of a folder's pictures, and gives them to captions. step: pixels that
-    the sides of pictures are multiples of.
+    """Makes the references of a folder's pictures, and gives them to captions. step_of: gives the
+    pixels that the sides of pictures are multiples of at a resolution.
     """
 
-    def __init__(self, settings: DatasetSettings, encoder: Encoder, masks: MaskReader, step: int):
-        self.settings, self.encoder, self.masks, self.step = settings, encoder, masks, step
+    def __init__(
+        self,
+        settings: DatasetSettings,
+        encoder: Encoder,
+        masks: MaskReader,
+        step_of: Callable[[int], int],
+    ):
+        self.settings, self.encoder, self.masks, self.step_of = settings, encoder, masks, step_of
         self.kind = kind_for(encoder.clip, settings)
         self.method = method_for(encoder.clip)
         self.made: dict[tuple, list] = {}
@@ -119,7 +125,9 @@ class References:
     ) -> list[tuple[tuple, Tensor, Callable[[], Tensor]]]:
         """Returns for each crop: a key, the latent of a source, and what decodes its pixels."""
         seen, settings = planned.sources[number], self.settings
-        own = own_bucket(seen, settings.resolution, self.step, square=not settings.buckets)
+        resolution = planned.resolution
+        step = self.step_of(resolution)
+        own = own_bucket(seen, resolution, step, square=not settings.buckets)
         fits, size = boxes(list(crops), planned.seen, seen, planned.bucket, own)
         try:
             source = Source(planned.picture.sources[number].read_bytes())
