@@ -98,8 +98,8 @@ class LoRA2Merge(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, weights=None, blocks=None) -> bool | str:
-        """Reads both texts before anything runs."""
+    def validate_inputs(cls, weights=None, blocks=None, loras=None) -> bool | str:
+        """Reads both texts before anything runs. The host gives growing sockets to every check."""
         return validated((read_weights, weights), (read_blocks, blocks))
 
     @classmethod

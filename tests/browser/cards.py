@@ -88,6 +88,21 @@ def style(path: Path) -> None:
     card(path, "A style in SDXL", rows)
 
 
+def merged(path: Path) -> None:
+    """The card of the example that merges two adapters: what each of them learned."""
+    rows = [Row("an owl", examples("owl", 4)), Row("and a fox in one LoRA", examples("fox", 4))]
+    card(path, "Two LoRAs become one", rows)
+
+
+def extracted(path: Path) -> None:
+    """The card of the example that extracts an adapter: what the model was tuned to."""
+    rows = [
+        Row("a model that was tuned to this", examples("owl", 4)),
+        Row("less its base is a LoRA", examples("owl", 8)[4:]),
+    ]
+    card(path, "A LoRA from two models", rows)
+
+
 def resumed(path: Path, previews: Sequence[Path]) -> None:
     """The card of the example on resuming: its previews, from the first step to the last."""
     pictures = [Image.open(file) for file in sorted(previews)]

@@ -194,6 +194,8 @@ def examples(page: Studio, server: ComfyServer) -> None:
     cards.photographs(WORKFLOWS / "LoRA2 SDXL subject.jpg", "SDXL")
     cards.photographs(WORKFLOWS / "LoRA2 Flux subject.jpg", "Flux")
     cards.style(WORKFLOWS / "LoRA2 SDXL style.jpg")
+    cards.merged(WORKFLOWS / "LoRA2 merge two adapters.jpg")
+    cards.extracted(WORKFLOWS / "LoRA2 extract from two models.jpg")
     for name in ("LoRA2 resume a run", "LoRA2 subject with text encoder"):
         page.open(workflow(name))
         page.queue()
