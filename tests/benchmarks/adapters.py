@@ -226,6 +226,9 @@ def loading() -> dict:
         lora = load(path)
         found = {f"read: {what}": value for what, value in clock.told().items()}
         clock = Clock()
+        lora = lora.rotated()  # as LoRA2 Load does with a file of another program
+        found |= {f"into the singular basis: {what}": v for what, v in clock.told().items()}
+        clock = Clock()
         lora = adopt(lora, model)
         targets = resolve(lora, model)
         apply_structured(model, None, cut_for(lora, 0.5, targets), (1.0, 1.0), targets)
