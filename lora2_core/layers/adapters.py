@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -246,6 +247,17 @@ class Adapters:
                 up, down = as_point_kernels(up), as_kernels(down, component.kernel)
             tensors[name] = (up, down)
         return tensors
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """Lets the module compute inside as if it had no paths."""
+        for component in self._list:
+            component.off = True
+        try:
+            yield
+        finally:
+            for component in self._list:
+                component.off = False
 
     def detach(self) -> None:
         """Removes every path: the module is exactly as it was. The learned tensors stay here."""

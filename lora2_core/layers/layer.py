@@ -52,7 +52,7 @@ class Component:
         self.max_rank = min(max_rank, self.fan_in, self.fan_out)
         self.lora_down = nn.Parameter(torch.zeros(0, self.fan_in, device=device))
         self.lora_up = nn.Parameter(torch.zeros(self.fan_out, 0, device=device))
-        self.rank = 0
+        self.rank, self.off = 0, False
         self.handle: RemovableHandle | None = None
         self.joined: Callable | None = None
         self.replaced: list[Callable] = []  # the module's own forward, where it had one
@@ -86,7 +86,7 @@ class Component:
         """
 
         def after(_module: nn.Module, args: tuple, named: dict, output: Tensor) -> Tensor:
-            if not self.rank:
+            if self.off or not self.rank:
                 return output
             x = args[0] if args else next(iter(named.values()))  # its only input
             return self.add_path(x, output, weights())
@@ -101,7 +101,7 @@ class Component:
         """
 
         def forward(*args: Any, **named: Any) -> Tensor:
-            if not self.rank:
+            if self.off or not self.rank:
                 return frozen(*args, **named)
             x = args[0] if args else next(iter(named.values()))  # its only input
             down, up = pair(x)

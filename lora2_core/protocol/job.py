@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..checks import check_range, check_text
+from ..fingerprint import fingerprint
 from ..paths import quoted, unportable
 from .json_file import read_fields
 from .plan import PRESETS, contents
@@ -120,8 +119,7 @@ class Job:
         """Returns a hash of everything that a subject's adapter depends on."""
         facts = {k: v for k, v in asdict(self).items() if k not in LATER}
         facts["checkpoint"] = contents(self.checkpoint)
-        own = [subject.name, contents(str(subject.folder)), facts]
-        return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:10]
+        return fingerprint(subject.name, contents(str(subject.folder)), facts)
 
 
 def with_name(values: Any, name: str) -> Any:

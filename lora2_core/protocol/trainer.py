@@ -4,13 +4,14 @@ the way, and saves it. A second start goes on where the first one ended.
 
 from __future__ import annotations
 
+import itertools
 import json
-import shutil
 import statistics
 import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import folder_paths
 import torch
@@ -18,16 +19,14 @@ import torch
 from ..atomic import write_atomic
 from ..checks import check_range
 from ..dataset.plan import DatasetSettings
-from ..files.saving import save
 from ..host.data.folder_dataset import make_dataset
-from ..host.training.checkpoint_files import folder_of
-from ..host.training.checkpoint_keeping import LATEST
 from ..host.training.choices import Choices
-from ..host.training.epochs import MOST_EPOCHS, MOST_STEPS, choices_with_epochs
+from ..host.training.epochs import MOST_EPOCHS, MOST_STEPS
 from ..host.training.live import Origin
 from ..host.training.previews import Preview
 from ..host.training.run import Outcome
 from ..host.training.run_view import RunView
+from ..host.training.worker import Worker, gathered, one_by_one
 from ..saying import log
 from .job import Job, Subject, with_name
 from .models import load_models
@@ -35,6 +34,8 @@ from .models import load_models
 LAST = 50  # steps, whose mean loss is recorded
 SAVE = {"format": "form", "dtype": "dtype", "max_mb": "max_mb"}  # inputs of LoRA2 Save -> of save
 ENCODED = ("positive", "vae", "negative", "prompt", "filename_prefix")  # of a preview, made here
+
+Results: TypeAlias = "Iterator[tuple[Subject, dict[str, Any] | Exception]]"
 
 
 class Trainer:
@@ -48,7 +49,7 @@ class Trainer:
             self.model, self.clip, self.vae = load_models(job)
 
     @torch.inference_mode()
-    def train(self, subject: Subject, fingerprint: str) -> dict[str, Any]:
+    def train(self, subject: Subject, mark: str) -> dict[str, Any]:
         """Trains an adapter on a folder, writes it, and returns what is known of it. The pictures
         that are drawn lie in a folder beside it.
         """
@@ -58,22 +59,16 @@ class Trainer:
         data = make_dataset(
             subject.folder.name, self.clip, self.vae, settings, lambda done, of: None
         )
-        kept = f"{subject.name}-{fingerprint}"
-        options = job.train | {"previews": self.previews(subject)}
-        options |= {"checkpoint_every": job.checkpoint_every, "keep_last": 1}
-        options |= {"checkpoint_name": kept, "resume": LATEST}
+        options = with_name(job.train, subject.name) | {"previews": self.previews(subject)}
         options |= {"clip": self.clip} if job.text_encoder else {}
-        outcome = self.outcome(choices_with_epochs(options, job.epochs, data.latents), data)
+        options |= {"preserve_clip": self.clip} if job.train.get("preserve_prompt") else {}
+        worker = Worker(options, job.epochs, job.checkpoint_every, self.outcome)
+        how = {SAVE[name]: value for name, value in job.save.items()}
+        path, kept = self.out / f"{subject.name}.safetensors", f"{subject.name}-{mark}"
+        outcome = worker.finish(path, kept, data, **how)
         lora = outcome.lora
-        save(
-            self.out / f"{subject.name}.safetensors",
-            lora,
-            diffusers=lora.origin.base.diffusers,
-            **{SAVE[name]: value for name, value in job.save.items()},
-        )
-        shutil.rmtree(folder_of(kept), ignore_errors=True)
         return {
-            "fingerprint": fingerprint,
+            "fingerprint": mark,
             "steps": len(outcome.losses),
             "loss": statistics.fmean(outcome.losses[-LAST:]),
             "mean_rank": lora.mean_rank,
@@ -82,16 +77,13 @@ class Trainer:
         }
 
     def outcome(self, choices: Choices, data) -> Outcome:
-        """Trains to the end and returns what came of it. Raises what stopped it earlier."""
+        """Trains, and returns what came of it."""
         view = RunView(Origin(), choices, lambda kind, event: None)
         pictures = self.model, data.latents, data.positive
         view.begin(*pictures, True)
         for note in view.progress.notes:
             log.info("%s", note)
-        outcome = view.train(*pictures)
-        if outcome.stopped_by is not None:
-            raise outcome.stopped_by
-        return outcome
+        return view.train(*pictures)
 
     def previews(self, subject: Subject) -> tuple[Preview, ...]:
         """Returns what draws the job's prompts: before the first step, and after the last one."""
@@ -139,29 +131,40 @@ def finished(out: Path, subject: Subject, fingerprint: str) -> dict[str, Any] | 
     return known if there and same else None
 
 
-def work_off(job: Job, subjects: list[Subject], out: Path) -> dict[str, dict[str, Any]]:
+def here(job: Job, out: Path, missing: Sequence[Subject]) -> Results:
+    """Yields the subjects with what came of them, trained one after another in this process."""
+    trainer = Trainer(job, out)
+    numbers = itertools.count(1)
+
+    def train(subject: Subject) -> dict[str, Any]:
+        log.info("%s: adapter %d of %d", subject.name, next(numbers), len(missing))
+        return trainer.train(subject, job.fingerprint(subject))
+
+    yield from one_by_one(missing, train)
+
+
+def work_off(
+    job: Job,
+    subjects: list[Subject],
+    out: Path,
+    results: Callable[[Job, Path, Sequence[Subject]], Results] | None = None,
+) -> dict[str, dict[str, Any]]:
     """Does what is missing of a job, and returns what is known of each adapter by its name. Raises
     RuntimeError at the end where some failed; all others are done by then.
+
+    results: trains the missing ones; `here` where it is None.
     """
-    done, failed, trainer = {}, [], None
     out.mkdir(parents=True, exist_ok=True)
-    for subject in subjects:
-        mark = job.fingerprint(subject)
-        facts = finished(out, subject, mark)
-        if facts is None:
-            trainer = trainer or Trainer(job, out)
-            log.info("%s: adapter %d of %d", subject.name, len(done) + 1, len(subjects))
-            try:
-                facts = trainer.train(subject, mark)
-            except Exception as error:  # one subject of many; the others are still to do
-                log.error("%s failed: %s", subject.name, " ".join(str(error).split())[-500:])
-                failed.append(subject.name)
-                continue
-            write_atomic(out / f"{subject.name}.json", json.dumps(facts, indent=1).encode())
-        done[subject.name] = facts
-    if failed:
-        raise RuntimeError(
-            f"{len(failed)} of {len(subjects)} trainings failed, the first is {failed[0]} (see "
-            "above). The others are done; start again to try them once more."
-        )
-    return done
+    found = {s.name: finished(out, s, job.fingerprint(s)) for s in subjects}
+    known = {name: facts for name, facts in found.items() if facts is not None}
+    missing = [subject for subject in subjects if subject.name not in known]
+
+    def each() -> Iterator[tuple[str, dict[str, Any] | Exception]]:
+        yield from known.items()
+        for subject, facts in (results or here)(job, out, missing) if missing else ():
+            if not isinstance(facts, Exception):
+                write_atomic(out / f"{subject.name}.json", json.dumps(facts, indent=1).encode())
+            yield subject.name, facts
+
+    made = gathered(each())
+    return {subject.name: made[subject.name] for subject in subjects}

@@ -1,4 +1,4 @@
-"""LoRA² Data Options: pictures of the subject's class, and which parts of the pictures count."""
+"""LoRA² Data Options: the subject's class, and which parts of the pictures count."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ class LoRA2DataOptions(OptionsNode):
     title = "Data Options"
     description = (
         "Prior preservation: also trains on pictures of the subject's class, so that the model "
-        "still draws the class as before. Masks: which parts of the pictures count in the loss."
+        "still draws the class as before. Preservation does the same without such pictures. Masks: "
+        "which parts of the pictures count in the loss."
     )
     aliases = [
         "regularization images", "regularisation", "prior preservation", "class images",
-        "masked loss", "loss mask",
+        "masked loss", "loss mask", "differential output preservation", "preserve class",
     ]  # fmt: skip
     takes_lists = True
 
@@ -63,6 +64,26 @@ class LoRA2DataOptions(OptionsNode):
                 tooltip="How much the black parts of a mask count. 0: not at all, so the model "
                 "learns nothing about them and may draw anything there.",
             ),
+            io.String.Input(
+                "preserve_prompt",
+                default="",
+                optional=True,
+                tooltip="sks dog = dog: with dog in the place of sks dog in each caption, the "
+                "model is kept as it was. Without =: a caption of the class, for all pictures. "
+                "Empty: off.",
+            ),
+            number(
+                "preserve_weight",
+                default=1.0,
+                max=1000.0,
+                optional=True,
+                tooltip="Weight of the difference from the model without the adapter. 0: off.",
+            ),
+            io.Clip.Input(
+                "preserve_clip",
+                optional=True,
+                tooltip="Encodes the captions of preserve_prompt: the CLIP of the model.",
+            ),
         ]
 
     @classmethod
@@ -74,8 +95,11 @@ class LoRA2DataOptions(OptionsNode):
         prior_latents: list | None = None,
         prior_positive: list | None = None,
         masks: list | None = None,
+        preserve_prompt: str = "",
+        preserve_weight: float = 1.0,
+        preserve_clip: list | None = None,
     ) -> dict:
-        """Returns settings only for the inputs that are connected. So one node for the prior and
+        """Returns settings only for what is connected or filled in. So one node for the prior and
         one for masks can be chained.
         """
         settings = {}
@@ -84,4 +108,8 @@ class LoRA2DataOptions(OptionsNode):
             settings |= {"prior_weight": prior_weight}
         if masks is not None:
             settings |= {"masks": masks, "mask_blur": mask_blur, "mask_floor": mask_floor}
+        if preserve_prompt.strip():
+            clip = preserve_clip[0] if preserve_clip else None
+            own = {"preserve_prompt": preserve_prompt, "preserve_weight": preserve_weight}
+            settings |= own | {"preserve_clip": clip}
         return settings

@@ -125,3 +125,14 @@ def test_wrong_settings_are_one_sentence_before_anything_is_encoded(
     for changes, sentence in (({"steps": 0}, "steps is 0"), ({"model": 3}, "model is 3")):
         with pytest.raises(ValueError, match=sentence):
             queued(nodes, playground, **changes)
+
+
+def test_further_resolutions_make_another_adapter(nodes, playground, place):
+    one, more = (
+        queued(nodes, playground, folders="owl", steps=1, more_resolutions=text)[1][0]
+        for text in ("", "48")
+    )
+    assert one != more
+    check = nodes["LoRA2TrainQueue"].validate_inputs
+    assert check(more_resolutions="512, 768") is True
+    assert "more_resolutions is 'large': give numbers" in check(more_resolutions="large")

@@ -71,4 +71,4 @@ def test_every_input_is_explained(server: ComfyServer):
         info["search_aliases"]
     )
     inputs = info["input"]["required"] | info["input"]["optional"]
-    assert len(inputs) == 7 and all(options["tooltip"] for _, options in inputs.values())
+    assert len(inputs) == 10 and all(options["tooltip"] for _, options in inputs.values())

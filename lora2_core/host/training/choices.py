@@ -13,6 +13,7 @@ from ...training.optimizers import check_optimizer
 from ...training.settings import TrainSettings
 from .checkpoint_keeping import KeepSettings
 from .masks import MaskSettings
+from .preserving import PreserveSettings
 from .previews import Preview
 from .prior import PriorSettings
 from .snapshots import SnapshotSettings
@@ -26,7 +27,7 @@ SETTINGS = {
     "rank": RankSettings, "training": TrainSettings, "target": TargetSettings,
     "loss": LossSettings, "prior": PriorSettings, "mask": MaskSettings,
     "start": StartSettings, "text": TextSettings, "keep": KeepSettings,
-    "snapshots": SnapshotSettings, "validation": ValidationSettings,
+    "snapshots": SnapshotSettings, "validation": ValidationSettings, "preserve": PreserveSettings,
 }  # fmt: skip
 
 
@@ -37,6 +38,7 @@ class Choices:
     rank, training, target, loss, prior, mask, start, text: how the adapter is trained, and on what.
     keep, snapshots: which files are written on the way.
     validation: which pictures are held out, and what is done with their loss.
+    preserve: which output of the frozen model is to stay.
     batch_size: pictures in one step, or in each part of it.
     gradient_accumulation_steps: parts of a step, whose gradients are added up.
     checkpointing: whether the model's blocks compute their activations again in the backward pass,
@@ -60,6 +62,7 @@ class Choices:
     keep: KeepSettings = KeepSettings()
     snapshots: SnapshotSettings = SnapshotSettings()
     validation: ValidationSettings = ValidationSettings()
+    preserve: PreserveSettings = PreserveSettings()
 
     @classmethod
     def of(cls, options: Mapping[str, object]) -> Choices:

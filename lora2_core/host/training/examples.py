@@ -37,6 +37,7 @@ class Example:
     conditions: what the model gets beside it, by name.
     weights: how much each position counts [1, 1, ..., height, width], None where all count alike.
     facts: the dict of the caption's entry.
+    of_class: the same picture with the caption of its class, None where nothing is preserved.
     """
 
     latent: Tensor
@@ -44,6 +45,7 @@ class Example:
     weights: Tensor | None = None
     facts: dict = field(default_factory=dict)
     shapes: tuple[tuple[int, ...], ...] = ()
+    of_class: Example | None = None
 
 
 def make_examples(model, inner, pictures: Pictures) -> list[Example]:

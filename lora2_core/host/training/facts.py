@@ -34,6 +34,7 @@ def settings_of(choices: Choices) -> dict:
         | training
         | asdict(choices.loss)
         | choices.prior.facts()
+        | choices.preserve.facts()
         | choices.mask.facts()
         | choices.target.facts()
         | choices.start.facts

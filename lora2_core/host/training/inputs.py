@@ -16,12 +16,14 @@ from .text_encoder import texts_of
 @dataclass(frozen=True)
 class Inputs:
     """Holds what is trained on: the pictures of the subject, and those of the prior, None without
-    one; and the pictures that are held out, None without any.
+    one; and the pictures that are held out, None without any. preserved: pictures of the subject
+    with captions of its class, and their places among the subject's, None without.
     """
 
     subject: Pictures
     prior: Pictures | None = None
     held_out: Pictures | None = None
+    preserved: tuple[Pictures, list[int]] | None = None
 
 
 def check_inputs(model, latents: list[dict], positive: list[list], choices: Choices) -> Inputs:
@@ -50,7 +52,7 @@ def check_inputs(model, latents: list[dict], positive: list[list], choices: Choi
     if text.used and held_out is not None and held_out.texts is None:
         texts = texts_of(held_out.captions, None, "positive of LoRA2 Validation Options", "a text")
         held_out = replace(held_out, texts=texts)
-    return Inputs(subject, prior, held_out)
+    return Inputs(subject, prior, held_out, choices.preserve.pictures(subject, text.clip))
 
 
 def check_they_are_pictures(subject: Pictures, choices: Choices) -> None:

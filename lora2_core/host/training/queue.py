@@ -4,11 +4,10 @@ those that are finished, and goes on with the one that was stopped.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 
@@ -17,19 +16,17 @@ from ...checks import check_text
 from ...dataset.folder import check_folder
 from ...dataset.plan import DatasetSettings
 from ...dataset.walking import state
-from ...files.saving import save
+from ...fingerprint import fingerprint
 from ...paths import below, quoted, unportable
 from ...saying import log
 from ..data.encoding import weights_identity
 from ..data.folder_dataset import Dataset, make_dataset
 from ..lora_files import read_lora
 from ..store import check_prefix, loras_folder
-from .checkpoint_files import folder_of
-from .checkpoint_keeping import LATEST
 from .choices import Choices
-from .epochs import choices_with_epochs
 from .facts import settings_of
-from .run import Interrupt, Outcome
+from .run import Outcome
+from .worker import Worker, gathered, one_by_one
 
 MOST = 100  # folders: more are a mistake in the text
 KEEP_EVERY = 100  # steps from one checkpoint to the next, where the options have none
@@ -84,7 +81,7 @@ class Queue:
     clip: object
     vae: object
     dataset: DatasetSettings
-    options: Mapping[str, object]
+    options: Mapping[str, Any]
     epochs: int
     prefix: str
 
@@ -101,29 +98,22 @@ class Queue:
         """
         choices = Choices.of(dict(self.options))
         check_queue_prefix(self.prefix)
-        done, failed = {}, {}
-        for entry in wanted:
+        every = self.options.get("checkpoint_every") or KEEP_EVERY
+        worker = Worker(self.options, self.epochs, every, train)
+
+        def adapter(entry: Entry) -> tuple[RankedLora, str]:
             mark = self.fingerprint(entry, choices)
             name = f"{self.prefix}{entry.name}-{mark}.safetensors"
-            try:
-                if not (path := self.path(name)).is_file():
-                    outcome = self.outcome(entry, f"queue-{mark}", on_picture, train)
-                    paths = outcome.lora.origin.base.diffusers
-                    save(path, outcome.lora, diffusers=paths)
-                    log.info("%s: %s, %.2f MB", entry.name, name, outcome.lora.megabytes())
-                done[name] = read_lora(name)
-            except Interrupt:
-                raise
-            except Exception as error:  # one folder of many; the others are still to do
-                log.error("%s failed: %s", entry.name, " ".join(str(error).split())[-500:])
-                failed[entry.name] = error
-        if failed:
-            first = next(iter(failed))
-            raise RuntimeError(
-                f"{len(failed)} of {len(wanted)} trainings failed, the first is {first} "
-                f"({failed[first]}). The others are kept: run again to try them once more."
-            )
-        return list(done.values()), list(done)
+            if not (path := self.path(name)).is_file():
+                encoders = self.clip, self.vae, self.dataset
+                data = make_dataset(entry.folder, *encoders, on_picture)
+                lora = worker.finish(path, f"queue-{mark}", data).lora
+                log.info("%s: %s, %.2f MB", entry.name, name, lora.megabytes())
+            return read_lora(name), name
+
+        results = ((entry.name, made) for entry, made in one_by_one(wanted, adapter))
+        made = gathered(results).values()
+        return [lora for lora, _ in made], [name for _, name in made]
 
     def path(self, name: str) -> Path:
         """Returns the path of a name among the loras. Raises ValueError where it leads out of
@@ -139,36 +129,5 @@ class Queue:
     def fingerprint(self, entry: Entry, choices: Choices) -> str:
         """Returns a hash of everything that an adapter depends on."""
         folder = check_folder(folder_paths.get_input_directory(), entry.folder)
-        facts = [
-            entry.name, state(folder), self.dataset.facts(), settings_of(choices), self.epochs,
-            weights_identity(self.model),
-        ]  # fmt: skip
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:10]
-
-    def outcome(
-        self,
-        entry: Entry,
-        kept: str,
-        on_picture: Callable[[int, int], None],
-        train: Callable[[Choices, Dataset], Outcome],
-    ) -> Outcome:
-        """Trains on the pictures of a folder. Raises what stopped it before its last step; it then
-        goes on from its checkpoint, in the folder `kept`, the next time.
-        """
-        data = make_dataset(entry.folder, self.clip, self.vae, self.dataset, on_picture)
-        every = self.options.get("checkpoint_every") or KEEP_EVERY
-        keep = {"checkpoint_every": every, "checkpoint_name": kept, "resume": LATEST}
-        options = {**self.options, "keep_last": 1, **keep}
-        outcome = train(choices_with_epochs(options, self.epochs, data.latents), data)
-        if outcome.stopped_by is not None:
-            raise outcome.stopped_by
-        forget(folder_of(kept))
-        return outcome
-
-
-def forget(folder: Path) -> None:
-    """Removes the checkpoints of a finished run."""
-    for path in folder.glob("step-*.safetensors"):
-        path.unlink(missing_ok=True)
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+        facts = self.dataset.facts(), settings_of(choices), self.epochs
+        return fingerprint(entry.name, state(folder), *facts, weights_identity(self.model))

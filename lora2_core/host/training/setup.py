@@ -31,6 +31,7 @@ from .loan import Loan, lent
 from .memory_plan import Plan
 from .objective import Renew, make_loss
 from .pictures import Pictures, naming
+from .preserving import Preservation, with_class
 from .prior import make_joint_loss, naming_the_prior
 from .room import Task, beginning_at, planned
 from .text_encoder import TextEncoder, text_layers
@@ -89,6 +90,10 @@ def set_up(model, inputs: Inputs, choices: Choices) -> Iterator[Setup]:
             layers = layers | choices.text.chosen(text_encoder.patcher.model)
         options = loan.attention.options(model.model_options.get("transformer_options", {}))
         examples = checked_examples(model, loan.inner, inputs.subject, options)
+        if inputs.preserved is not None:
+            with naming("Of the class to preserve"):
+                of_class = checked_examples(model, loan.inner, inputs.preserved[0], options)
+            examples = with_class(examples, of_class, inputs.preserved[1])
         prior_examples = []
         if inputs.prior is not None:
             with naming_the_prior():
@@ -117,7 +122,12 @@ def set_up(model, inputs: Inputs, choices: Choices) -> Iterator[Setup]:
             recorded = recorded_attention(loan.inner, attention, options[OVERRIDE])
             options[OVERRIDE] = stack.enter_context(recorded)
         renew = text_encoder and text_encoder.renewed
-        loss_fn = loss_function(loan.inner, examples, prior_examples, options, choices, renew)
+        preservation = None
+        if inputs.preserved is not None:
+            rest = choices.preserve.preserve_weight, options, choices.loss, renew
+            preservation = Preservation(loan.inner, adapters.off, *rest)
+        several = examples, prior_examples, options, choices, renew, preservation
+        loss_fn = loss_function(loan.inner, *several)
         half = loan.inner.get_dtype_inference() == torch.float16
         run = Run(adapters, choices.training, half=half, processes=Processes.joined())
         pictures = {}
@@ -140,7 +150,10 @@ def encoded(inputs: Inputs, text_encoder: TextEncoder) -> Inputs:
     if prior is not None:
         with naming_the_prior():
             prior = text_encoder.encoded(prior)
-    return Inputs(subject, prior, held_out)
+    preserved = inputs.preserved
+    if preserved is not None:
+        preserved = text_encoder.encoded(preserved[0]), preserved[1]
+    return Inputs(subject, prior, held_out, preserved)
 
 
 def checked_examples(model, inner, pictures: Pictures, options: dict) -> list[Example]:
@@ -200,14 +213,17 @@ def loss_function(
     options: dict,
     choices: Choices,
     renew: Renew | None,
+    preservation: Preservation | None = None,
 ) -> LossFunction:
     """Returns loss_fn(generator) of a random batch, with one of the prior where there is one, or of
-    the parts of a step.
+    the parts of a step: of a step that is accumulated, or in which a class is preserved.
     """
     parts = choices.batch_size, options, choices.loss, renew
-    if (accumulation := choices.gradient_accumulation_steps) > 1:
+    accumulation = choices.gradient_accumulation_steps
+    if accumulation > 1 or preservation is not None:
         both = examples, prior_examples, choices.prior.prior_weight
-        return make_parts(inner, *both, choices.batch_size, accumulation, *parts[1:])
+        rest = accumulation, *parts[1:], preservation
+        return make_parts(inner, *both, choices.batch_size, *rest)
     if not prior_examples:
         return make_loss(inner, examples, *parts)
     weight = choices.prior.prior_weight
