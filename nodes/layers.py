@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..lora2_core.host.training.choices import Choices
+from ..lora2_core.host.training.choices import LARGEST_BATCH, Choices
+from ..lora2_core.host.training.estimate import memory_line
 from ..lora2_core.layers.layer import is_adaptable
 from ..lora2_core.layers.target_table import kinds, rows, summary, table
 from ..lora2_core.layers.targets import places
@@ -40,6 +41,24 @@ class LoRA2Layers(io.ComfyNode):
                     optional=True,
                     tooltip="As in LoRA\u00b2 Train. The size is counted at this rank.",
                 ),
+                io.Int.Input(
+                    "resolution",
+                    default=1024,
+                    min=64,
+                    max=8192,
+                    step=8,
+                    optional=True,
+                    tooltip="Width and height of the pictures, in pixels. The memory that a run "
+                    "needs is estimated for it.",
+                ),
+                io.Int.Input(
+                    "batch_size",
+                    default=1,
+                    min=1,
+                    max=LARGEST_BATCH,
+                    optional=True,
+                    tooltip="As in LoRA\u00b2 Train. The memory is estimated for it.",
+                ),
             ],
             outputs=[
                 io.String.Output(
@@ -55,14 +74,17 @@ class LoRA2Layers(io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(cls, model, options=None, target_rank=64) -> io.NodeOutput:
+    def execute(
+        cls, model, options=None, target_rank=64, resolution=1024, batch_size=1
+    ) -> io.NodeOutput:
         check_model(model)
-        choices = Choices.of(
-            {"max_rank": MOST, "target_rank": target_rank, **check_options(options)}
-        )
+        fields = {"max_rank": MOST, "target_rank": target_rank, "batch_size": batch_size}
+        choices = Choices.of({**fields, **check_options(options)})
         layers = rows(choices.target.chosen(model.model), choices.rank)
         adaptable = sum(map(is_adaptable, model.model.modules()))
         text = summary(layers, choices.rank, adaptable, kinds(model.model, layers))
+        if needs := memory_line(model, choices, resolution):
+            text = f"{text}\n{needs}"
         found = places(model.model)
         return io.NodeOutput(table(layers, found), len(layers), list(layers), ui={"text": (text,)})
 
