@@ -230,7 +230,8 @@ def null_gpu(session: nox.Session) -> None:
     """What training costs on a card, without one: launches, host time, memory, which runs start on
     8, 12 and 16 GB (half an hour); `-- steps` for one table, `-- case FIELD=VALUE…` for one row.
     """
-    in_host(session, "-m", "tests.null_gpu", *session.posargs)
+    optional = beside(session, *OPTIMIZERS)
+    in_host(session, "-m", "tests.null_gpu", *session.posargs, **optional)
 
 
 @nox.session(name="host-matrix", venv_backend="none")

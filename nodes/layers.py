@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..lora2_core.host.training.choices import Choices
+from ..lora2_core.host.training.choices import LARGEST_BATCH, Choices
+from ..lora2_core.host.training.estimate import memory_line
 from ..lora2_core.host.training.layer_picture import idle_line, layer_picture
 from ..lora2_core.layers.layer import is_adaptable
 from ..lora2_core.layers.target_table import kinds, rows, summary, table
@@ -43,6 +44,24 @@ class LoRA2Layers(io.ComfyNode):
                     tooltip="As in LoRA\u00b2 Train. The size is counted at this rank.",
                 ),
                 inputs.layers(),
+                io.Int.Input(
+                    "resolution",
+                    default=1024,
+                    min=64,
+                    max=8192,
+                    step=8,
+                    optional=True,
+                    tooltip="Width and height of the pictures, in pixels. The memory that a run "
+                    "needs is estimated for it.",
+                ),
+                io.Int.Input(
+                    "batch_size",
+                    default=1,
+                    min=1,
+                    max=LARGEST_BATCH,
+                    optional=True,
+                    tooltip="As in LoRA\u00b2 Train. The memory is estimated for it.",
+                ),
             ],
             outputs=[
                 io.String.Output(
@@ -63,14 +82,18 @@ class LoRA2Layers(io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(cls, model, options=None, target_rank=64, layers=None) -> io.NodeOutput:
+    def execute(
+        cls, model, options=None, target_rank=64, layers=None, resolution=1024, batch_size=1
+    ) -> io.NodeOutput:
         check_model(model)
-        chain = with_layers(check_options(options), layers)
-        choices = Choices.of({"max_rank": MOST, "target_rank": target_rank, **chain})
+        fields = {"max_rank": MOST, "target_rank": target_rank, "batch_size": batch_size}
+        choices = Choices.of({**fields, **with_layers(check_options(options), layers)})
         chosen = rows(choices.target.chosen(model.model), choices.rank)
         adaptable = sum(map(is_adaptable, model.model.modules()))
         text = summary(chosen, choices.rank, adaptable, kinds(model.model, chosen))
         text += idle_line(model.model, chosen)
+        if needs := memory_line(model, choices, resolution):
+            text = f"{text}\n{needs}"
         found, picture = places(model.model), layer_picture(model.model, chosen)
         shown = {**ui.PreviewImage(picture, cls=cls).as_dict(), "text": (text,)}
         return io.NodeOutput(table(chosen, found), len(chosen), list(chosen), picture, ui=shown)

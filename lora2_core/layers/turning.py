@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -14,6 +16,14 @@ from .moments import together_to
 # layers whose small matrices are solved together: one copy to the CPU and one back for them all,
 # while 32 pairs of 256 x 256 in fp64 are only 34 MB
 SOLVED_AT_ONCE = 32
+# a core solves one of rank 192 in 7 ms, a model has hundreds
+THREADS = 8
+
+
+def solved(pairs: Sequence[Tensor]) -> list[Tensor]:
+    """Returns singular_turn of pairs of Gram matrices [2, rank, rank], several at a time."""
+    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+        return list(pool.map(lambda pair: torch.stack(singular_turn(*pair)), pairs))
 
 
 def solved_turns(
@@ -24,14 +34,15 @@ def solved_turns(
     weights: Lambda, [layers, positions]. The matrices are small, so the CPU solves them faster than
     a GPU: some layers at a time, with one copy to the CPU and one back.
     """
-    solved: dict[int, tuple[Tensor, Tensor]] = {}
+    found: dict[int, tuple[Tensor, Tensor]] = {}
     rows = [row for row, layer in enumerate(layers) if layer.rank]
     for first in range(0, len(rows), SOLVED_AT_ONCE):
         some = rows[first : first + SOLVED_AT_ONCE]
         on_device = [layers[row].grams(weights[row]) for row in some]
         grams = dict(zip(some, together_to(on_device, torch.device("cpu")), strict=True))
         # a layer whose lora_down is zero has no singular basis
-        turns = {r: torch.stack(singular_turn(*g)) for r, g in grams.items() if g[1].any()}
+        grams = {row: pair for row, pair in grams.items() if pair[1].any()}
+        turns = dict(zip(grams, solved(list(grams.values())), strict=True))
         moved = together_to(list(turns.values()), device)
-        solved |= {r: (t[0], t[1]) for r, t in zip(turns, moved, strict=True)}
-    return solved
+        found |= {r: (t[0], t[1]) for r, t in zip(turns, moved, strict=True)}
+    return found

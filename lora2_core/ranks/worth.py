@@ -36,11 +36,11 @@ def position_worth(lora_up: Tensor, second_moment: Tensor) -> Tensor:
     """Returns how much the loss would rise without each position, (rank,), up to a factor that all
     layers share: sum_o B_oi^2 E[(dL/dB_oi)^2].
 
-    lora_up is B, [out, rank]; second_moment is Adam's running mean of its squared gradient. This is
-    the diagonal second-order term, with the empirical Fisher information as curvature (LeCun,
-    Denker, Solla 1989).
+    lora_up is B, [out, rank], or those of several layers in front of each other; second_moment is
+    Adam's running mean of its squared gradient. This is the diagonal second-order term, with the
+    empirical Fisher information as curvature (LeCun, Denker, Solla 1989).
     """
-    return (lora_up.square() * second_moment).sum(0)
+    return (lora_up.square() * second_moment).sum(-2)
 
 
 def tempered(worth: Tensor) -> Tensor:

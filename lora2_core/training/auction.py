@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..adapter.allocation import share_out
 from ..layers.adapters import Adapters
+from ..layers.folding import alike
+from ..layers.layer import Component
+from ..layers.moments import together_to
 from ..ranks.rank import rank_loss, rate_for
 from ..ranks.worth import CLIFF, above_noise, drawn_on, position_worth, tempered
 
@@ -30,6 +35,7 @@ NEAR = 0.25
 # the rank before rounding that stands for rank 0, for which nu would be infinite. F shows ranks of
 # 0 within chance (+0.0%); they stay, since a useless layer then takes no space in the file
 LAYER_GIVEN_UP = 0.3
+CPU = torch.device("cpu")
 
 
 class NoPrice:
@@ -131,14 +137,8 @@ class AuctionPrice(NoPrice):
         adapters = self.adapters
         turns = adapters.singular_turns()
         components = list(adapters.components.values())
-        worths = [
-            singular_worth(
-                c.lora_up[:, : c.rank],
-                squared_gradients(optimizer, c.lora_up, c.rank),
-                turns.get(row),
-            )
-            for row, c in enumerate(components)
-        ]
+        # what is left is small, and asks for values: a GPU would be waited for in every layer
+        worths = together_to(singular_worths(components, turns, optimizer), CPU)
         compared = [tempered(w) for w in worths]
         totals = torch.stack([w.sum() for w in compared]).tolist()
         adapters.worths = dict(zip(adapters.components, totals, strict=True))
@@ -218,15 +218,43 @@ def squared_gradients(optimizer: torch.optim.Optimizer, lora_up: Tensor, rank: i
     return state["exp_avg_sq"][:, :rank] if state else torch.zeros_like(lora_up[:, :rank])
 
 
-def singular_worth(lora_up: Tensor, squares: Tensor, turn: tuple[Tensor, Tensor] | None) -> Tensor:
-    """Returns position_worth of the singular directions of an update, (rank,).
+def singular_worths(
+    components: Sequence[Component],
+    turns: Mapping[int, tuple[Tensor, Tensor]],
+    optimizer: torch.optim.Optimizer,
+) -> list[Tensor]:
+    """Returns singular_worth of every component, (rank,). turns: by the row of those that have an
+    update. On a GPU, those of one shape are computed together.
+    """
+    worths: list[Tensor] = [torch.empty(0)] * len(components)
+    kinds = [(c.fan_out, c.rank, row in turns) for row, c in enumerate(components)]
+    for group in alike(kinds, components[0].lora_up.device):
+        some = [components[row] for row in group]
+        ups = stacked([c.lora_up[:, : c.rank] for c in some])
+        squares = stacked([squared_gradients(optimizer, c.lora_up, c.rank) for c in some])
+        turn = None
+        if group[0] in turns:
+            matrices, inverses = zip(*(turns[row] for row in group), strict=True)
+            turn = stacked(matrices), stacked(inverses)
+        for row, worth in zip(group, singular_worth(ups, squares, turn).unbind(), strict=True):
+            worths[row] = worth
+    return worths
 
-    lora_up and its mean squared gradients, [out, rank], are turned by `turn`, a singular_turn;
-    None, where there is no update yet, leaves them as they are.
+
+def stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """Returns tensors of one shape as one; of a single one no copy."""
+    return tensors[0][None] if len(tensors) == 1 else torch.stack(list(tensors))
+
+
+def singular_worth(lora_up: Tensor, squares: Tensor, turn: tuple[Tensor, Tensor] | None) -> Tensor:
+    """Returns position_worth of the singular directions of updates, [layers, rank].
+
+    lora_up and its mean squared gradients, [layers, out, rank], are turned by `turn`, singular_turn
+    of each; None, where there is no update yet, leaves them as they are.
     """
     if turn is not None:
         matrix, inverse = (t.to(lora_up.dtype) for t in turn)
-        lora_up, squares = lora_up @ inverse, squares @ matrix.square().T
+        lora_up, squares = lora_up @ inverse, squares @ matrix.square().mT
     return position_worth(lora_up, squares)
 
 

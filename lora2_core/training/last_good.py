@@ -56,13 +56,17 @@ class LastGood:
     def __init__(self, run: Run):
         self.run, self.due, self.step = run, 1, len(run.losses)
         self.copies = Copies()
-        state = captured(run)["adapters"]
+        state = self.captured()
         ups = state.pop("lora_up")
         if run.losses or run.adapters.started:
             state["lora_up"] = ups
         else:  # every lora_up is zero, so one value is enough for each
             ups = {name: torch.zeros(()).expand(up.shape) for name, up in ups.items()}
         self.copy = {"lora_up": ups} | self.copies.of(state)
+
+    def captured(self) -> dict:
+        """Returns the state of the adapter, its tensors the run's own."""
+        return captured(self.run)["adapters"]
 
     def finite(self) -> bool:
         """Returns whether all values of the adapter are finite; it waits for the device once."""
@@ -79,7 +83,7 @@ class LastGood:
         are due after steps 1, 2, 4, 8 and so on, then every 25.
         """
         if step.index >= self.due and self.finite():
-            self.copy = self.copies.of(captured(self.run)["adapters"])
+            self.copy = self.copies.of(self.captured())
             self.step = step.index
             self.due = min(2 * self.step, self.step + EVERY)
 

@@ -22,8 +22,8 @@ class LoRA2MemoryOptions(OptionsNode):
                 options=list(CHECKPOINTING),
                 default=AUTO,
                 tooltip="on: blocks compute their activations again in the backward pass. A step "
-                "takes a third longer and needs a fraction of the memory. auto: it is turned on "
-                "when a step runs out of memory.",
+                "takes a third longer and needs a fraction of the memory. offload: what blocks get "
+                "also lies in RAM meanwhile. auto: the fastest of these that fits.",
             ),
             chain(),
             io.Int.Input(

@@ -9,8 +9,13 @@ import torch
 from torch import nn
 
 from lora2_core import RankSettings, TrainSettings
+from lora2_core.host.training import offloading
 from lora2_core.host.training.choices import Choices
-from lora2_core.host.training.gradient_checkpointing import checkpointed, repeated_blocks
+from lora2_core.host.training.gradient_checkpointing import (
+    checkpointed,
+    recomputed,
+    repeated_blocks,
+)
 from lora2_core.host.training.run import train_on
 from tests.reliability.trainings import losses_through
 from tests.tiers import each_once, fast
@@ -36,10 +41,12 @@ def kept_bytes(train) -> int:
     return most
 
 
+@pytest.mark.parametrize("way", ["on", "offload"])
 @pytest.mark.parametrize("mode", fast(["adaptive", "paper", "fixed"]))
-def test_losses_and_adapter_are_the_same(playground, mode: str):
+def test_losses_and_adapter_are_the_same(playground, mode: str, way: str, monkeypatch):
+    monkeypatch.setattr(offloading, "SMALLEST", 0)
     data = playground.model, playground.latents, playground.positive
-    plain, again = (train_on(*data, run_of(mode, c), lambda s: None) for c in ("off", "on"))
+    plain, again = (train_on(*data, run_of(mode, c), lambda s: None) for c in ("off", way))
     assert again.stopped_by is None and again.losses == pytest.approx(plain.losses, rel=1e-5)
     for name, layer in plain.lora.layers.items():
         found = again.lora.layers[name]
@@ -54,6 +61,49 @@ def test_fewer_tensors_are_kept(playground):
         for c in ("off", "on")
     )
     assert again < 0.7 * plain
+
+
+def test_offloading_changes_no_bit_and_holds_no_input(playground, monkeypatch):
+    monkeypatch.setattr(offloading, "SMALLEST", 0)
+    held = []
+    plain = offloading.InRam.__init__
+
+    def noted(self, tensor, *rest) -> None:
+        plain(self, tensor, *rest)
+        held.append(weakref.ref(tensor))
+
+    monkeypatch.setattr(offloading.InRam, "__init__", noted)
+    data, alive = (playground.model, playground.latents, playground.positive), []
+
+    def count(number: int, loss: torch.Tensor) -> torch.Tensor:
+        alive.append(sum(tensor() is not None for tensor in held))
+        return loss
+
+    with losses_through(count):
+        offloaded = train_on(*data, run_of("adaptive", "offload"), lambda s: None)
+    assert held and max(alive) < 0.2 * len(held) / len(alive)
+    again = train_on(*data, run_of("adaptive", "on"), lambda s: None)
+    assert again.losses == offloaded.losses
+    for name, layer in again.lora.layers.items():
+        assert torch.equal(layer.delta(), offloaded.lora.layers[name].delta())
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_an_offloaded_value_that_is_written_over_is_refused(inside: bool, monkeypatch):
+    monkeypatch.setattr(offloading, "SMALLEST", 0)
+
+    def part(x: torch.Tensor) -> torch.Tensor:
+        y = x.square()
+        if inside:
+            x.add_(1)
+        return y
+
+    with torch.inference_mode(False), torch.enable_grad():
+        x = torch.ones(3, requires_grad=True) * 2
+        with pytest.raises(RuntimeError, match="modified by an inplace"):
+            y = recomputed(part, hold=offloading.Offload().hold)(x)
+            x.add_(1)
+            y.sum().backward()
 
 
 def test_the_blocks_are_as_they_were_even_after_an_error(playground):
@@ -131,5 +181,5 @@ def test_where_that_is_not_enough_the_run_ends_with_what_was_learned(
 
 
 def test_an_unknown_choice_is_refused():
-    with pytest.raises(ValueError, match="checkpointing is 'maybe': choose auto, on, off"):
+    with pytest.raises(ValueError, match="checkpointing is 'maybe': choose auto, on, off, off"):
         replace(run_of("fixed", "on"), checkpointing="maybe")

@@ -117,7 +117,7 @@ def test_a_model_that_needs_values_has_no_trial(monkeypatch):
 
 def wanted(rank: int = 192, target: int = 64, optimizer: str = "adamw", ema: float = 0) -> Wanted:
     """A run of about SDXL's size at 1024 pixels."""
-    blocks = [Block(100_000_000, 5_000_000, 6_000_000 * rank // 64)] * 70
+    blocks = [Block(100_000_000, 40_000_000, 6_000_000 * rank // 64)] * 70
     trial = Trial(rank, 700_000_000, blocks, 1e6, 400_000_000 * rank // 64)
     training = TrainSettings(optimizer=optimizer, ema=ema)
     return Wanted(5_100_000_000, 93_000_000 * rank // 64, rank, target, trial, training)
@@ -128,16 +128,17 @@ GB = 1_000_000_000
 
 def test_more_is_given_up_the_less_there_is():
     run = wanted()
-    ways = [plan(run, gb * GB, "auto", lower_start=True) for gb in (24, 14, 8, 5.2)]
-    assert [way.checkpointing for way in ways] == [False, True, True, True]
-    assert [way.in_ram > 0 for way in ways] == [False, False, True, True]
-    assert [way.start_rank is not None for way in ways] == [False, False, False, True]
+    ways = [plan(run, gb * GB, "auto", lower_start=True) for gb in (24, 14, 11.5, 8, 7, 5.2)]
+    assert [way.checkpointing for way in ways] == [False, *[True] * 5]
+    assert [way.offloaded > 0 for way in ways] == [False, False, True, False, True, True]
+    assert [way.in_ram > 0 for way in ways] == [False, False, False, True, True, True]
+    assert [way.start_rank is not None for way in ways] == [*[False] * 5, True]
     assert all(way.fits for way in ways)
     assert 64 <= ways[-1].start_rank < 192
     assert plan(run, 5.2 * GB, "auto", lower_start=False).start_rank is None
 
 
-@pytest.mark.parametrize(("choice", "on"), [("on", True), ("off", False)])
+@pytest.mark.parametrize(("choice", "on"), [("on", True), ("off", False), ("offload", True)])
 def test_a_choice_of_checkpointing_stands(choice, on):
     assert all(
         plan(wanted(), gb * GB, choice, lower_start=True).checkpointing is on for gb in (100, 8)
@@ -146,12 +147,14 @@ def test_a_choice_of_checkpointing_stands(choice, on):
 
 def test_what_is_needed_and_what_is_done_is_said():
     assert plan(wanted(), 8 * GB, "auto", lower_start=True).text == (
-        "Needs about 10.7 of 8.0 GB of memory. 3.3 GB of the model's weights stay in RAM. "
+        "Needs about 12.4 of 8.0 GB of memory. 5.0 GB of the model's weights stay in RAM. "
         "Gradient checkpointing is on."
     )
     assert plan(wanted(), 100 * GB, "auto", lower_start=True).text.endswith(
         "of 100.0 GB of memory."
     )
+    offloading = plan(wanted(), 11.5 * GB, "auto", lower_start=True).text
+    assert offloading.endswith("is on. 2.8 GB of what its blocks get lie in RAM.")
     assert "Ranks begin at 1" in plan(wanted(), 5.2 * GB, "auto", lower_start=True).text
 
 
@@ -159,14 +162,14 @@ def test_what_is_needed_and_what_is_done_is_said():
 def test_moments_count(optimizer):
     run = wanted(optimizer=optimizer)
     parameters = 4 + memory_plan.MOMENT_BYTES[optimizer]
-    assert run.need(checkpointing=True).adapter == parameters * run.parameters
-    averaged = wanted(optimizer=optimizer, ema=0.9).need(checkpointing=True)
+    assert run.need("on").adapter == parameters * run.parameters
+    averaged = wanted(optimizer=optimizer, ema=0.9).need("on")
     assert averaged.adapter == (4 + parameters) * run.parameters
 
 
 def test_an_optimizer_by_name_counts_as_adam_does():
-    named = wanted(optimizer="torch.optim.RAdam").need(checkpointing=True)
-    assert named == wanted(optimizer="adam").need(checkpointing=True)
+    named = wanted(optimizer="torch.optim.RAdam").need("on")
+    assert named == wanted(optimizer="adam").need("on")
 
 
 def test_too_little_has_the_three_cheapest_remedies_with_their_figures():
@@ -187,8 +190,11 @@ def test_gradients_fill_what_activations_leave():
     half = Trial(4, 0, [Block(10, 1, 100)] * 3, 0.0, 300, folded=300, at_the_end=900)
     assert half.peak(checkpointing=False) == 900
     assert replace(half, outside=1000).peak(checkpointing=True) == 300 + 1000 + 300
-    assert Trial(4, 5, [Block(10, 1, 2)] * 3, 0.0, 6).peak(checkpointing=False) == 35
-    assert Trial(4, 5, [Block(10, 1, 2)] * 3, 0.0, 6).peak(checkpointing=True) == 5 + (1 + 10) + 4
+    assert Trial(4, 5, [Block(10, 1, 2)] * 3, 0.0, 6).peak(checkpointing=False) == 35 + 5
+    assert Trial(4, 5, [Block(10, 1, 2)] * 3, 0.0, 6).peak(checkpointing=True) == 5 + (1 + 15) + 4
+    many = Trial(4, 5, [Block(10, 5, 0)] * 9, 0.0, 6)
+    assert many.peak(checkpointing=True, offload=False) == 5 + (9 * 5 + 15) + 6
+    assert many.peak(checkpointing=True, offload=True) == 5 + (4 * 5 + 15) + 6
     assert small.scaled(2).gradients == 600
     assert Need(100, 10, 10).all > Need(100, 10, 10).least
 

@@ -1,7 +1,7 @@
 """What training costs on a card, without one: tables of launches, host time, memory and starts.
 
-`python -m tests.null_gpu` prints all of them; `steps`, `memory`, `estimates` or `starts` one;
-`case model=sdxl mode=fixed pixels=512` the row of one Case (work.py) as JSON.
+`python -m tests.null_gpu` prints all of them; `steps`, `adaptivity`, `memory`, `estimates` or
+`starts` one; `case model=sdxl mode=fixed pixels=512` the row of one Case (work.py) as JSON.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 
+from lora2_core.training.auction import REVIEWS
+from lora2_core.training.last_good import EVERY
 from tests.hosting.inprocess import REPOSITORY
 from tests.null_gpu.building import environment
 from tests.null_gpu.estimates import estimates
@@ -33,6 +35,7 @@ MEMORY = {
     "default, 512 px": replace(SDXL, mode="adaptive", rank=16, layers="auto"),
     "default with attention alone, 512 px": replace(SDXL, mode="adaptive", rank=16),
 }
+RUN = 500  # steps, the default of LoRA2 Train
 DEFAULT = replace(SDXL, mode="adaptive", rank=16, layers="auto", checkpointing="auto", steps=4)
 STARTS = {
     "SDXL fp16, default, 512 px, 8 GB": replace(DEFAULT, gigabytes=8),
@@ -89,6 +92,22 @@ def steps() -> Table:
     return rows
 
 
+def adaptivity() -> Table:
+    """What reviews of all ranks and copies of the adapter cost of a run of RUN steps."""
+    rows = [["SDXL fp16, 512 px, adaptive", "a review", "syncs", "a copy", "of a run's host time"]]
+    for start in (192, 64):
+        row = row_of(replace(SDXL, mode="adaptive", start=start, review=True))
+        name = f"at rank {start}"
+        if "review" not in row or "seconds" not in row:
+            rows.append([name, row.get("error", "no review"), "", "", ""])
+            continue
+        seconds = f"{row['review']:.2f} s", f"{row['copy']:.3f} s"
+        share = (REVIEWS * row["review"] + RUN / EVERY * row["copy"]) / (RUN * row["seconds"])
+        syncs = str(row["review_syncs"])
+        rows.append([name, seconds[0], syncs, seconds[1], f"{share:.1%} if all were like it"])
+    return rows
+
+
 def memory() -> Table:
     """Peak memory above the loaded model."""
     rows = [["SDXL fp16, batch 1", "GB above the model"]]
@@ -116,6 +135,7 @@ def starts() -> Table:
 
 TABLES: dict[str, Callable[[], Table]] = {
     "steps": steps,
+    "adaptivity": adaptivity,
     "memory": memory,
     "estimates": lambda: estimates(row_of),
     "starts": starts,

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from lora2_core.layers import adapters
+from lora2_core.layers import adapters, turning
 from lora2_core.layers.adapters import Adapters
 from lora2_core.training.first_gradients import FirstGradients
 
@@ -70,6 +71,24 @@ def histogram(path: str) -> list[tuple[int, str]]:
     with open(path, encoding="utf-8") as file:
         rows = [line.rstrip("\n").split("\t", 1) for line in file]
     return sorted(((int(count), name) for count, name in rows), reverse=True)
+
+
+@contextmanager
+def with_values() -> Iterator[None]:
+    """Solves for singular bases of true size inside: what comes from the card has no values."""
+    real = turning.together_to
+
+    def together_to(tensors: list[Tensor], device: torch.device) -> list[Tensor]:
+        moved = real(tensors, device)
+        if device.type != "cpu":
+            return moved
+        return [torch.eye(t.shape[-1], dtype=t.dtype).repeat(len(t), 1, 1) for t in moved]
+
+    turning.together_to = together_to
+    try:
+        yield
+    finally:
+        turning.together_to = real
 
 
 def scripted(*, moving: bool) -> None:

@@ -25,6 +25,7 @@ class Case:
     """One measurement. model, dtype: of models.py. mode: of the ranks, or `limit`: forward and
     backward pass of the frozen model alone. start: start_rank, 0 for the mode's own.
     moving: rates move in every step. layers: as in LoRA2 Target Options. gigabytes: of the card.
+    review: what a review of all ranks and a copy of the adapter cost is measured too.
     ordered: with the allocator of cuda_malloc, the host's default on new cards; copies are checked
     for what they must wait for.
     """
@@ -40,6 +41,7 @@ class Case:
     moving: bool = False
     layers: str = "attention"
     gigabytes: float = 1000.0
+    review: bool = False
     ordered: bool = False
     optimizer: str = "adamw"
     steps: int = WARM + MEASURED
@@ -109,12 +111,36 @@ def steps(case: Case, model, data, row: dict):
             if setup.plan is not None:
                 row |= {"plan": setup.plan.text, "need": setup.plan.need.__dict__}
             torch.cuda.reset_peak_memory_stats()
-            for _ in steps_of(setup, choices):
+            for number, _ in enumerate(steps_of(setup, choices), 1):
                 row["peak"] = torch.cuda.max_memory_allocated() / 1e9 - row["model"]
                 row["reserved"] = torch.cuda.max_memory_reserved() / 1e9
                 row["checkpointed"] = setup.checkpointing.on
                 row["ranks"] = sum(setup.adapters.ranks.values())
+                if case.review and number == WARM:
+                    row |= reviewed(setup.run)
                 yield
+
+
+def reviewed(run) -> dict:
+    """Returns what a review of all ranks costs, noise looked for, and a copy of the adapter."""
+    from lora2_core.training.auction import SETTLED
+    from lora2_core.training.last_good import LastGood
+    from tests.null_gpu import card
+
+    price, last_good = run.price, LastGood(run)
+    before = price.index, price.steps, price.every
+    price.index, price.steps, price.every = 10 * SETTLED, 17 * SETTLED, 1
+    with card.with_values(), card.counted() as review:
+        price.review(run.optimizer, 1.0)
+    price.index, price.steps, price.every = before
+    price.targets = None
+    with card.counted() as copy:
+        last_good.copies.of(last_good.captured())
+        last_good.finite()
+    return {
+        "review": review.seconds, "review_syncs": review.syncs, "review_launches": review.launches,
+        "copy": copy.seconds, "copy_syncs": copy.syncs,
+    }  # fmt: skip
 
 
 def limit(case: Case, model, data):

@@ -21,7 +21,8 @@ from .start import StartSettings
 from .text_encoder import TextSettings
 from .validation import ValidationSettings
 
-CHECKPOINTING = ("auto", "on", "off")  # of gradients; auto: once memory was too little
+# of gradients; auto: once memory was too little
+CHECKPOINTING = ("auto", "on", "off", "offload")
 LARGEST_BATCH = 4096  # pictures, as the form of LoRA2 Train has it
 SETTINGS = {
     "rank": RankSettings, "training": TrainSettings, "target": TargetSettings,
@@ -42,8 +43,9 @@ class Choices:
     batch_size: pictures in one step, or in each part of it.
     gradient_accumulation_steps: parts of a step, whose gradients are added up.
     checkpointing: whether the model's blocks compute their activations again in the backward pass,
-        which costs a third more time and saves most of the memory; `auto` begins with the first
-        step that finds too little memory.
+        which costs a third more time and saves most of the memory; `offload` also keeps what blocks
+        get in RAM. `auto`: as the plan of the memory says, else from the first step on that finds
+        too little.
     previews: the pictures that are drawn on the way.
     """
 

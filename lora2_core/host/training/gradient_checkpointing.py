@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ...layers.adapters import Adapters
+from .offloading import Offload
 from .out_of_place import OutOfPlace, writes_allowed
-from .recomputing import Mode, Segment
+from .overwritten import keep
+from .recomputing import Hold, Mode, Segment
 
 
 def repeated_blocks(inner: nn.Module, adapted: set[nn.Module]) -> list[nn.Module]:
@@ -28,25 +30,29 @@ def repeated_blocks(inner: nn.Module, adapted: set[nn.Module]) -> list[nn.Module
     return [block for block in blocks(inner) if not blocks(block)]
 
 
-def recomputed(forward: Callable[..., Tensor], mode: Mode = OutOfPlace) -> Callable[..., Tensor]:
+def recomputed(
+    forward: Callable[..., Tensor], mode: Mode = OutOfPlace, hold: Hold = keep
+) -> Callable[..., Tensor]:
     """Returns the forward as one that is computed again in the backward pass. mode: the context of
-    that pass, which runs in a thread of its own on a GPU.
+    that pass, which runs in a thread of its own on a GPU. hold: keeps what the block gets.
     """
 
     def call(*args, **named):
         if not torch.is_grad_enabled():
             return forward(*args, **named)
-        return Segment(forward, mode)(*args, **named)
+        return Segment(forward, mode, hold)(*args, **named)
 
     return call
 
 
 @contextmanager
-def checkpointed(blocks: list[nn.Module], mode: Mode = OutOfPlace) -> Iterator[None]:
+def checkpointed(
+    blocks: list[nn.Module], mode: Mode = OutOfPlace, hold: Hold = keep
+) -> Iterator[None]:
     """Checkpoints the blocks' forward passes inside; afterwards they are as they were."""
     before = [vars(block).get("forward") for block in blocks]
     for block in blocks:
-        block.forward = recomputed(block.forward, mode)
+        block.forward = recomputed(block.forward, mode, hold)
     try:
         yield
     finally:
@@ -65,10 +71,11 @@ class GradientCheckpointing:
     def __init__(self, models: Sequence[nn.Module], adapters: Adapters, stack: ExitStack):
         self.models, self.adapters, self.stack, self.on = models, adapters, stack, False
 
-    def turn_on(self) -> None:
-        """Checkpoints from the next forward pass on."""
+    def turn_on(self, *, offload: bool = False) -> None:
+        """Checkpoints from the next forward pass on. offload: what blocks get is kept in RAM."""
+        hold = Offload().hold if offload else keep
         adapted = {component.module for component in self.adapters.components.values()}
         for model in self.models:
             mode = writes_allowed(getattr(model, "diffusion_model", model))
-            self.stack.enter_context(checkpointed(repeated_blocks(model, adapted), mode))
+            self.stack.enter_context(checkpointed(repeated_blocks(model, adapted), mode, hold))
         self.on = True

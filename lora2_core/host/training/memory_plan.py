@@ -9,6 +9,8 @@ from ...training.settings import TrainSettings
 from .memory_trial import Trial
 
 GIGABYTE = 1e9
+Way = str  # of checkpointing: one of these, the fastest first
+WAYS: tuple[Way, ...] = ("off", "on", "offload")
 # bytes for each trained parameter: of itself, and of the optimizer's moments of it. One by dotted
 # name counts as Adam does: what it keeps is known only once it has made a step
 PARAMETER = 4
@@ -54,13 +56,15 @@ class Need:
 
 @dataclass(frozen=True)
 class Plan:
-    """Says what a run will do. available: bytes that the card can give it. start_rank: the rank
-    that its layers begin with at most, None as the settings have it.
+    """Says what a run will do. available: bytes that the card can give it. offloaded: bytes of
+    what checkpointed blocks get that lie in RAM meanwhile. start_rank: the rank that its layers
+    begin with at most, None as the settings have it.
     """
 
     need: Need
     available: int
     checkpointing: bool
+    offloaded: int = 0
     start_rank: int | None = None
 
     @property
@@ -91,9 +95,16 @@ class Plan:
             notes.append(["{0} GB of the model's weights stay in RAM.", size(self.in_ram)])
         if self.checkpointing:
             notes.append(["Gradient checkpointing is on."])
+        if self.offloaded:
+            notes.append(["{0} GB of what its blocks get lie in RAM.", size(self.offloaded)])
         if self.start_rank is not None:
             notes.append(["Ranks begin at {0}, so that they fit.", str(self.start_rank)])
         return notes
+
+    @property
+    def measures(self) -> list[str]:
+        """Returns the sentences that say what is done so that it fits."""
+        return [sentence.format(*values) for sentence, *values in self.notes[1:]]
 
     @property
     def text(self) -> str:
@@ -115,12 +126,13 @@ class Wanted:
     trial: Trial
     training: TrainSettings
 
-    def need(self, *, checkpointing: bool) -> Need:
+    def need(self, way: Way) -> Need:
         """Returns what it needs."""
         kept = MOMENT_BYTES.get(self.training.optimizer, MOMENT_BYTES["adam"])
         moments = kept + (PARAMETER if self.training.ema else 0)
         adapter = int(self.parameters * (PARAMETER + moments))
-        return Need(self.weights, adapter, self.trial.peak(checkpointing=checkpointing))
+        step = self.trial.peak(checkpointing=way != "off", offload=way == "offload")
+        return Need(self.weights, adapter, step)
 
     def at_rank(self, rank: int) -> Wanted:
         """Returns the same run with another rank at the start."""
@@ -134,22 +146,30 @@ class Wanted:
 
 
 def plan(run: Wanted, available: int, checkpointing: str, *, lower_start: bool) -> Plan:
-    """Returns the plan of a run: the fastest way that fits. checkpointing: `on`, `off`, or `auto`
+    """Returns the plan of a run: the fastest way that fits. checkpointing: one of WAYS, or `auto`
     for what is needed. lower_start: whether it may begin with lower ranks. The plan may not fit.
 
     Weights stay in RAM only with checkpointing, where that is free to choose: it costs a third more
-    time, and copies in every step cost more.
+    time, and copies in every step cost more. What blocks get is less than the weights are.
     """
-    for on in (False, True):
-        if checkpointing in ("auto", "on" if on else "off"):
-            made = Plan(run.need(checkpointing=on), available, on)
-            if not made.in_ram:
-                return made
+    ways = WAYS if checkpointing == "auto" else (checkpointing,)
+    plans = {way: planned_way(run, available, way) for way in ways}
+    for made in plans.values():
+        if not made.in_ram:
+            return made
+    # nothing is kept in RAM for nothing
+    way = next((w for w in ways[1:] if plans[w].fits), min(ways, key=lambda w: run.need(w).least))
+    made = plans[way]
     if not made.fits and lower_start and run.rank > run.target:
-        rank = highest(lambda r: run.at_rank(r).need(checkpointing=made.checkpointing), run, made)
-        lower = run.at_rank(rank).need(checkpointing=made.checkpointing)
-        made = replace(made, need=lower, start_rank=rank)
+        rank = highest(lambda r: run.at_rank(r).need(way), run, made)
+        made = replace(made, need=run.at_rank(rank).need(way), start_rank=rank)
     return made
+
+
+def planned_way(run: Wanted, available: int, way: Way) -> Plan:
+    """Returns the plan of a run with this choice of checkpointing."""
+    offloaded = sum(block.inputs for block in run.trial.blocks) if way == "offload" else 0
+    return Plan(run.need(way), available, way != "off", offloaded)
 
 
 def highest(need: Callable[[int], Need], run: Wanted, made: Plan) -> int:
@@ -165,15 +185,18 @@ def remedies(run: Wanted, made: Plan, batch_size: int) -> Iterator[tuple[str, Ne
     """Yields what can be done about too little memory, the cheapest first, and what the run needs
     then.
     """
-    on = True
+    way: Way = "offload" if made.offloaded else "on"
     if not made.checkpointing:
-        yield "checkpointing on", run.need(checkpointing=on)
+        yield "checkpointing on", run.need(way)
+    elif not made.offloaded and run.need("offload").least < made.need.least:
+        way = "offload"
+        yield "checkpointing offload", run.need(way)
     if batch_size > 1:
-        yield "batch_size 1", run.with_activations(1 / batch_size).need(checkpointing=on)
+        yield "batch_size 1", run.with_activations(1 / batch_size).need(way)
     if (half := run.target // 2) > 0:
-        yield f"target_rank and start_rank {half}", run.at_rank(half).need(checkpointing=on)
-    yield "pictures of 3/4 the width", run.with_activations(9 / 16).need(checkpointing=on)
-    yield "pictures of half the width", run.with_activations(1 / 4).need(checkpointing=on)
+        yield f"target_rank and start_rank {half}", run.at_rank(half).need(way)
+    yield "pictures of 3/4 the width", run.with_activations(9 / 16).need(way)
+    yield "pictures of half the width", run.with_activations(1 / 4).need(way)
 
 
 def too_little(run: Wanted, made: Plan, batch_size: int) -> str:

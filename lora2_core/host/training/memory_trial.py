@@ -23,6 +23,10 @@ from .objective import DEFAULT, denoising_loss, weights_of
 
 META = torch.device("meta")
 GRADIENT = 4  # bytes of each gradient of lora_up and lora_down at the end, which is fp32
+# what the gradients of a block's activations take, as a share of these: 0.4 to 0.6 of them where
+# one block counts, with checkpointing (Flux, Qwen-Image, Z-Image)
+OF_ACTIVATIONS = 0.5
+ON_THE_WAY = 4  # blocks whose inputs are on the device with offload, to RAM or back
 
 
 @dataclass
@@ -76,17 +80,20 @@ class Trial:
             self, outside=int(share * self.outside), blocks=blocks, per_rank=share * self.per_rank
         )
 
-    def peak(self, *, checkpointing: bool) -> int:
+    def peak(self, *, checkpointing: bool, offload: bool = False) -> int:
         """Returns the most that activations and gradients take at a time. With gradient
         checkpointing a block keeps what goes into it, and in its own backward pass everything;
-        gradients of later blocks are there by then.
+        gradients of later blocks are there by then. With offload only what goes into it and the
+        blocks before is on the device.
         """
         before = [block.inputs if checkpointing else block.kept for block in self.blocks]
         there = self.gradients - sum(b.gradients for b in self.blocks)
         most = 0
         for number in range(len(self.blocks), 0, -1):
             block = self.blocks[number - 1]
-            kept = sum(before[:number]) + (block.kept if checkpointing else 0)
+            first = max(0, number - ON_THE_WAY) if offload else 0
+            kept = sum(before[first:number]) + (block.kept if checkpointing else 0)
+            kept += int(OF_ACTIVATIONS * block.kept)
             most = max(most, self.outside + kept + there)
             there += block.gradients
         return max(self.folded + max(most, self.outside + there), self.at_the_end)
@@ -101,11 +108,21 @@ def tensors_in(values: Iterable) -> Iterator[Tensor]:
             yield from tensors_in(value)
 
 
+def value_of(tensor: Tensor) -> tuple[int, int]:
+    """Returns what tells a value from others while it lives: its memory, and how often that was
+    written into.
+    """
+    return tensor.untyped_storage()._cdata, tensor._version
+
+
 class Kept:
-    """Counts what autograd keeps, each memory once, by the block that keeps it first."""
+    """Counts what autograd keeps, each value once, by the block that keeps it first. Where a value
+    is written over, what is kept of it is a copy.
+    """
 
     def __init__(self, weights: set[int]):
-        self.trial, self.seen, self.block = Trial(), set(weights), None
+        self.trial, self.weights, self.block = Trial(), weights, None
+        self.seen: set[tuple[int, int]] = set()
         self.alive: list[Tensor] = []  # so that no memory gets the number of another one
 
     def pack(self, tensor: Tensor) -> Tensor:
@@ -118,19 +135,22 @@ class Kept:
 
     def new(self, tensor: Tensor) -> int:
         """Returns the bytes of a tensor's memory, 0 where it was counted before."""
-        storage = tensor.untyped_storage()
-        if storage._cdata in self.seen:
+        if not self.counts(tensor):
             return 0
-        self.seen.add(storage._cdata)
+        self.seen.add(value_of(tensor))
         self.alive.append(tensor)
-        return storage.nbytes()
+        return tensor.untyped_storage().nbytes()
+
+    def counts(self, tensor: Tensor) -> bool:
+        """Returns whether a tensor holds no weight, and no value that was counted before."""
+        value = value_of(tensor)
+        return value[0] not in self.weights and value not in self.seen
 
     def enter(self, gradients: int, _module: nn.Module, args: tuple, kwargs: dict) -> None:
         """Begins a block."""
         given = tensors_in((args, list(kwargs.values())))
-        sizes = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in given}
-        inputs = sum(n for key, n in sizes.items() if key not in self.seen)
-        self.block = Block(inputs=inputs, gradients=gradients)
+        sizes = {value_of(t): t.untyped_storage().nbytes() for t in given if self.counts(t)}
+        self.block = Block(inputs=sum(sizes.values()), gradients=gradients)
         self.trial.blocks.append(self.block)
 
     def leave(self, *_: object) -> None:

@@ -8,8 +8,9 @@ meanwhile. And it costs the host less.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
+from itertools import chain
 from typing import Any
 from weakref import ref
 
@@ -17,9 +18,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from .offloading import InRam
 from .overwritten import Kept, copying, is_copying, keep
 
-Hold = Callable[[Tensor], "Kept"]
+Hold = Callable[[Tensor], "Kept | InRam"]
 Mode = Callable[[], AbstractContextManager]
 
 
@@ -47,9 +49,10 @@ class Given:
     def again(self) -> Tensor:
         """Returns it for the second pass, which may write into it where the first one did."""
         value = self.kept.value()
-        if value.requires_grad == self.learns:
+        if not self.learns or value.grad_fn is not None:
             return value
-        return value.detach().requires_grad_(self.learns).clone()
+        leaf = value.detach().requires_grad_()
+        return leaf.clone() if is_copying() else leaf
 
 
 def held(value: Any, hold: Hold) -> Any:
@@ -70,6 +73,15 @@ def again(value: Any) -> Any:
     return dict(value) if isinstance(value, dict) else value
 
 
+def givens(*values: Iterable) -> Iterator[Given]:
+    """Yields all Given among arguments."""
+    for each in chain(*values):
+        if isinstance(each, Given):
+            yield each
+        elif isinstance(each, (list, tuple)):
+            yield from givens(each)
+
+
 class Segment:
     """A part of one forward pass that is computed again once its gradients need it.
 
@@ -86,7 +98,11 @@ class Segment:
         self.args, self.named = held(args, self.hold), held(named, self.hold)
         copied = {k: dict(v) if isinstance(v, dict) else v for k, v in named.items()}
         with saved_tensors_hooks(self.pack, self.unpack):
-            return self.forward(*(dict(v) if isinstance(v, dict) else v for v in args), **copied)
+            result = self.forward(*(dict(v) if isinstance(v, dict) else v for v in args), **copied)
+        for given in givens(self.args, self.named.values()):
+            if isinstance(given.kept, InRam) and not is_copying():
+                given.kept.check()
+        return result
 
     def pack(self, _tensor: Tensor) -> Place:
         """Leaves a place for a tensor that autograd wants to keep."""
@@ -120,7 +136,7 @@ class Segment:
         def unpack(_: None) -> Tensor:
             raise RuntimeError("Nothing is kept of a second pass.")
 
-        with suppress(Done), torch.enable_grad():
+        with suppress(Done), torch.enable_grad(), self.mode():
             args, named = again(self.args), again(self.named)
-            with self.mode(), saved_tensors_hooks(pack, unpack):
+            with saved_tensors_hooks(pack, unpack):
                 self.forward(*args, **named)

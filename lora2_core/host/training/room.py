@@ -64,12 +64,17 @@ def planned(task: Task) -> Plan | None:
     wanted = wanted_memory(task)
     if wanted is None:
         return None
-    lower = task.start is None and choices.rank.start_rank is None and choices.rank.rules.competes
+    lower = begins_lower(task.start, choices)
     made = plan(wanted, available_memory(device), choices.checkpointing, lower_start=lower)
     if SURE * made.need.least > made.available:
         raise ValueError(too_little(wanted, made, choices.batch_size))
     log.info("LoRA2 Train: %s", made.text)
     return made
+
+
+def begins_lower(start: RankedLora | None, choices: Choices) -> bool:
+    """Returns whether a run may begin with lower ranks than its mode's own."""
+    return start is None and choices.rank.start_rank is None and choices.rank.rules.competes
 
 
 def wanted_memory(task: Task) -> Wanted | None:

@@ -114,8 +114,9 @@ def set_up(model, inputs: Inputs, choices: Choices) -> Iterator[Setup]:
         check_budget(adapters)
         models = [patcher.model for patcher in loan.patchers]
         checkpointing = GradientCheckpointing(models, adapters, stack)
-        if choices.checkpointing == "on" or (plan is not None and plan.checkpointing):
-            checkpointing.turn_on()
+        offload = choices.checkpointing == "offload" or (plan is not None and plan.offloaded > 0)
+        if offload or choices.checkpointing == "on" or (plan is not None and plan.checkpointing):
+            checkpointing.turn_on(offload=offload)
         attention = None
         if adapters.settings.attention_weight:
             attention = EntropyRecord()

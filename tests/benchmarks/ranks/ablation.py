@@ -50,7 +50,7 @@ def unit_weights(rates: Tensor, ranks: Tensor, mean_rank: float, length: int) ->
 
 def energy_alone(lora_up: Tensor, second_moment: Tensor) -> Tensor:
     """Squared singular values, as the post-hoc methods have them."""
-    return lora_up.square().sum(0)
+    return lora_up.square().sum(-2)
 
 
 def one_target(worths: list[Tensor], costs: list[float], parameters: float) -> list[int]:
