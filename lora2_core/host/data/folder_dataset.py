@@ -131,6 +131,7 @@ def make_dataset(
     ratio = vae.spacial_compression_encode()
     folder = check_folder(root, name)
     listing = scan(folder, source_folder(settings))
+
     def step_of(resolution: int) -> int:
         return step_for(resolution, ratio)
 
