@@ -12,6 +12,7 @@ from lora2_core import RankSettings, TrainSettings
 from lora2_core.host.training.choices import Choices
 from lora2_core.host.training.gradient_checkpointing import checkpointed, repeated_blocks
 from lora2_core.host.training.run import train_on
+from lora2_core.layers.passes import Passes
 from tests.reliability.trainings import losses_through
 from tests.tiers import each_once, fast
 
@@ -21,17 +22,21 @@ def run_of(mode: str, checkpointing: str) -> Choices:
     return Choices(rank, TrainSettings(6, 1e-2, seed=3), 2, checkpointing=checkpointing)
 
 
-def kept_bytes(train) -> int:
-    """The most that autograd keeps for the backward pass, over the steps of a training."""
+def kept_bytes(train: Callable[[Callable], object]) -> int:
+    """The most that autograd keeps when a backward pass begins, over the steps of a training."""
     seen, most = {}, 0
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
-        nonlocal most
         seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        most = max(most, sum(seen.values()))
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    def begin(_count: int, loss: torch.Tensor) -> torch.Tensor:
+        nonlocal most
+        most = max(most, sum(seen.values()))
+        return loss
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with losses_through(begin), hooks:
         train(lambda step: seen.clear())
     return most
 
@@ -64,7 +69,7 @@ def test_the_blocks_are_as_they_were_even_after_an_error(playground):
     assert len(blocks) == len(adapted)
     blocks[0].forward = own = blocks[0].forward  # somebody else's
     try:
-        with pytest.raises(RuntimeError, match="stop"), checkpointed(blocks):
+        with pytest.raises(RuntimeError, match="stop"), checkpointed(blocks, Passes([])):
             assert all("forward" in vars(b) for b in blocks)
             raise RuntimeError("stop")
         assert vars(blocks[0])["forward"] is own

@@ -100,7 +100,7 @@ def test_gradients_agree_with_central_differences(name, checkpointing):
         try:
             if checkpointing:
                 adapted = {c.module for c in components}
-                with checkpointed(repeated_blocks(inner, adapted)):
+                with checkpointed(repeated_blocks(inner, adapted), adapters.paths):
                     thread = Thread(target=loss().backward)
                     thread.start()
                     thread.join()

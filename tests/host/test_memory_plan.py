@@ -89,7 +89,7 @@ def test_checkpointed_blocks_keep_their_inputs():
     with torch.inference_mode(), lent(model) as loan:
         batch = examples_of(model, loan.inner, *data)
         trial, adapters = tried(loan, batch, layers)
-        with checkpointed(repeated_blocks(loan.inner, set(layers.values()))):
+        with checkpointed(repeated_blocks(loan.inner, set(layers.values())), adapters.paths):
             kept_bytes(loan.inner, batch, adapters)  # the first pass tries blocks on copies
             kept = kept_bytes(loan.inner, batch, adapters)
         adapters.detach()

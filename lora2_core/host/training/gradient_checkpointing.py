@@ -12,14 +12,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ...layers.adapters import Adapters
+from ...layers.passes import Passes
+from .blocks import UNCHECKPOINTED, Block, mapped, tensors_of
 from .out_of_place import OutOfPlace, overwriting_refused
 from .overwritten import overwrites
-
-UNCHECKPOINTED = (
-    "This model writes over values that its gradients need, so it can't be trained with gradient "
-    "checkpointing: turn it off in LoRA2 Memory Options, and lower start_rank or the resolution "
-    "where memory is too little."
-)
 
 
 def repeated_blocks(inner: nn.Module, adapted: set[nn.Module]) -> list[nn.Module]:
@@ -35,65 +31,67 @@ def repeated_blocks(inner: nn.Module, adapted: set[nn.Module]) -> list[nn.Module
     return [block for block in blocks(inner) if not blocks(block)]
 
 
-def recomputed(forward: Callable[..., Tensor], checked: set | None = None) -> Callable[..., Tensor]:
-    """Returns the forward with a checkpoint around it, checked first unless its function is in
-    `checked`.
+def recomputed(
+    forward: Callable[..., Tensor], passes: Passes, checked: dict[Callable, bool], apart: bool
+) -> Callable[..., Tensor]:
+    """Returns the forward with a checkpoint around it; see `checkpointed`. checked: whether a
+    function is apart, of those that were called before.
 
     Blocks write into the dicts that they are given (transformer_options), so each pass gets copies
-    of what the first one got. They also write into tensors, which no check would see here: autograd
-    runs the second pass, on a GPU in a thread of its own.
+    of what the first one got.
     """
-    checked = set() if checked is None else checked
 
     def call(*args, **kwargs):
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
-        args, kwargs = tuple(map(copied, args)), {k: copied(v) for k, v in kwargs.items()}
-
-        def once_more(*args, **kwargs):
-            with OutOfPlace():
-                return forward(*map(copied, args), **{k: copied(v) for k, v in kwargs.items()})
-
-        if (kind := getattr(forward, "__func__", forward)) not in checked:
-            check_gradients(once_more, args, kwargs)
-            checked.add(kind)
-        return checkpoint(once_more, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+        block = Block(forward, args, kwargs)
+        kind = getattr(forward, "__func__", forward)
+        if kind not in checked:
+            checked[kind] = apart and block.is_apart(passes)
+            if not checked[kind]:
+                passes.groups = []  # torch counts what is kept, which sharing changes
+                with passes.during(None):
+                    check_gradients(block)
+        if checked[kind]:
+            return block.checkpointed(passes)
+        options = {"use_reentrant": False, "preserve_rng_state": False}
+        return checkpoint(block.out_of_place, *block.tensors, **options)
 
     return call
 
 
-def check_gradients(forward: Callable, args: tuple, kwargs: dict) -> None:
+def check_gradients(block: Block) -> None:
     """Raises ValueError where a block writes over what its gradients need. Nothing would see that
-    in a pass that is computed again, so this runs one pass on copies that keeps its activations. No
+    in torch's own checkpoint, so this runs one pass on copies that keeps its activations. No
     attention is recorded.
     """
     leaves: list[Tensor] = []
 
-    def fresh(value):
-        if isinstance(value, dict):
-            return {k: v for k, v in value.items() if k != "optimized_attention_override"}
-        if not torch.is_tensor(value) or not value.is_floating_point():
-            return value
-        leaves.append(value.detach().requires_grad_())
+    def fresh(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        leaves.append(tensor.detach().requires_grad_())
         return leaves[-1].clone()
 
-    out = forward(*map(fresh, args), **{k: fresh(v) for k, v in kwargs.items()})
-    outs = [t for t in (out if isinstance(out, (tuple, list)) else [out]) if torch.is_tensor(t)]
+    args, kwargs = mapped(block.arguments, fresh)
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, dict):
+            value.pop("optimized_attention_override", None)
+    with OutOfPlace():
+        outs = tensors_of(block.forward(*args, **kwargs))
     with overwriting_refused(UNCHECKPOINTED):
         torch.autograd.grad(sum(t.sum() for t in outs), leaves, allow_unused=True)
 
 
-def copied(value):
-    """Returns a copy of a dict, and anything else itself."""
-    return dict(value) if isinstance(value, dict) else value
-
-
 @contextmanager
-def checkpointed(blocks: list[nn.Module]) -> Iterator[None]:
-    """Checkpoints the blocks' forward passes inside; afterwards they are as they were."""
-    before, checked = [vars(block).get("forward") for block in blocks], set()
+def checkpointed(blocks: list[nn.Module], passes: Passes, *, apart: bool = True) -> Iterator[None]:
+    """Checkpoints the blocks' forward passes inside; afterwards they are as they were. passes:
+    those of the adapter. apart: whether nothing but the blocks' outputs has gradients; else torch's
+    own checkpoint is used, which takes longer.
+    """
+    before, checked = [vars(block).get("forward") for block in blocks], {}
     for block in blocks:
-        block.forward = recomputed(block.forward, checked)
+        block.forward = recomputed(block.forward, passes, checked, apart)
     try:
         yield
     finally:
@@ -120,5 +118,9 @@ class GradientCheckpointing:
             raise ValueError(UNCHECKPOINTED)
         adapted = {component.module for component in self.adapters.components.values()}
         blocks = [block for model in self.models for block in repeated_blocks(model, adapted)]
-        self.stack.enter_context(checkpointed(blocks))
+        # attention that is recorded in a block has gradients beside those of its outputs
+        apart = not self.adapters.settings.attention_weight
+        if not apart:
+            self.adapters.paths.share_nothing()
+        self.stack.enter_context(checkpointed(blocks, self.adapters.paths, apart=apart))
         self.on = True

@@ -18,7 +18,7 @@ from types import CodeType
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from .fused import plain_form
 
@@ -58,6 +58,11 @@ class OutOfPlace(TorchFunctionMode):
                 return form(kept, right).to(left.dtype)
         func = plain_form(func) or func
         return func(*args, **(kwargs or {}))
+
+
+def is_out_of_place() -> bool:
+    """Returns whether this thread computes so now."""
+    return any(isinstance(mode, OutOfPlace) for mode in _get_current_function_mode_stack())
 
 
 UNTRAINABLE = "This model writes over values that its gradients need, so it can't be trained here."
