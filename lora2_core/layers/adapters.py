@@ -14,10 +14,11 @@ from ..adapter.lora import RankedLora
 from ..ranks.layer_ranks import lines_of
 from ..ranks.rank import rate_for
 from ..ranks.settings import RankSettings
-from .folding import Folded
 from .joined import Frozen, frozen_of
 from .layer import TILE, Component
 from .moments import COPIES, Moments, moments_of
+from .passes import Passes
+from .rescaling import rescale
 from .starting import allowed_parameters, fill, first_ranks, orthogonalise, starting_layers
 from .targets import components, find_layers
 from .turning import solved_turns
@@ -52,7 +53,7 @@ class Adapters:
         own = {name: line.wanted(moves=self.mode.moves) for name, line in lines.items()}
         self.own_targets = {name: rank for name, rank in own.items() if rank is not None}
         self._list = list(self.components.values())
-        self.paths = Folded(self._list)
+        self.paths = Passes(self._list)
         self.cost = sum(c.cost for c in self._list)
         # how a run starts is computed on the CPU: a GPU would be waited for in every layer
         targets = [float(self.own_targets.get(n, settings.target_rank)) for n in layers]
@@ -78,7 +79,7 @@ class Adapters:
             if name in given:
                 fill(component, given[name], self.weights[row], orthogonal=self.mode.competes)
             if (layer := frozen(component.module)) is not None:
-                component.join(layer, partial(self.paths.of, row))
+                component.join(layer, partial(self.paths.at, row))
             else:
                 component.hook(partial(self._weights_of, row))
 
@@ -126,7 +127,8 @@ class Adapters:
         self.weights = self._lambda(self.rates, self._ranks, self.target_ranks)
         self.dropping = drop is not None
         used = self.weights if drop is None else self.weights * drop(self.weights)
-        self.active = used.unbind()  # the backward pass of single rows would fill a matrix each
+        self._used: Tensor = used
+        self._rows: tuple[Tensor, ...] = ()
         self.paths.renew(used, folds=self.mode.moves or self.dropping)
 
     def _lambda(self, rates: Tensor, ranks: Tensor, targets: Tensor) -> Tensor:
@@ -138,7 +140,13 @@ class Adapters:
 
     def _weights_of(self, row: int) -> Tensor | None:
         """Returns the diagonal of a layer's Lambda; None where it is 1."""
-        return self.active[row] if self.mode.moves or self.dropping else None
+        if not (self.mode.moves or self.dropping):
+            return None
+        if not self._rows:
+            # all at once: the backward pass of single rows would fill a matrix each
+            with torch.inference_mode(False), torch.enable_grad():
+                self._rows = self._used.unbind()
+        return self._rows[row]
 
     def _std(self, row: int, weights: Tensor) -> float:
         """Returns the standard deviation of a layer's new lora_down; weights: its row of Lambda."""
@@ -216,9 +224,7 @@ class Adapters:
         before, kept = before[:, :length], now[:, :length]
         ratio = torch.ones_like(now)
         ratio[:, :length] = torch.where((before > 0) & (kept > 0), kept / before, 1.0)
-        for row in rows:
-            component = self._list[row]
-            component.rescale(ratio[row, : component.capacity], moments)
+        rescale(self._list, rows, ratio, moments)
 
     def singular_turns(self) -> dict[int, tuple[Tensor, Tensor]]:
         """Returns singular_turn's (turn, inverse), fp64, by the row of each layer that changes."""

@@ -16,6 +16,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ..adapter.kernels import as_kernels, as_matrix, as_point_kernels
+from .sharing import Shared, rows_of
+from .unit import Unit
 
 ONE = ((1, 1), (0, 0), (1, 1))  # stride, padding and dilation of a kernel of one pixel
 Use = Callable[[Tensor, "Tensor | None"], Tensor]
@@ -57,12 +59,14 @@ class Frozen:
         """Returns a convolution's stride, padding and dilation."""
         return self.module.stride, self.module.padding, self.module.dilation
 
-    def back(self, gradient: Tensor, x: Tensor) -> Tensor:
-        """Returns the gradient of the layer's input x for that of its output."""
+    def back(self, gradient: Tensor, x: Tensor | None = None) -> Tensor:
+        """Returns the gradient of the layer's input x for that of its output; a Linear needs no x,
+        and takes and gives matrices.
+        """
         if self.fan_out is not None:
             back = lambda w, _: of_convolution(gradient, x, w, self.window())[0]  # noqa: E731
         else:
-            back = lambda w, _: gradient.reshape(-1, w.shape[0]) @ w  # noqa: E731
+            back = lambda w, _: gradient @ w  # noqa: E731
         return self.with_weight(gradient, back)
 
 
@@ -100,71 +104,115 @@ class Alone(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple:
+        if ctx.frozen.fan_out is None:
+            gradient = gradient.reshape(-1, gradient.shape[-1])
         return ctx.frozen.back(gradient, ctx.like).view(ctx.like.shape), None
 
 
-class Joined(torch.autograd.Function):
-    """A frozen layer and its path: W0 x + up (down x), with Lambda in `down` [capacity, fan_in] and
-    `up` [out, capacity], both of the dtype that the path computes in.
+class Place:
+    """Where a layer's path stands in a pass: the `index` of the layer in its unit, and a scalar
+    that stands for lora_down and lora_up in the graph. Operations take it and give it no gradient:
+    they add those of lora_down and lora_up to the unit, and autograd knows when all have done so.
+
+    down: lora_down with Lambda, [capacity, fan_in]; up: lora_up [out, capacity]. shared: what the
+    layer's input gives all layers that have the same one.
     """
 
+    __slots__ = ("down", "index", "origin", "shared", "unit", "up")
+
+    def __init__(self, unit: Unit, index: int, origin: Tensor, shared: Shared | None = None):
+        self.unit, self.index, self.origin, self.shared = unit, index, origin, shared
+        self.down, self.up = unit.downs[index], unit.ups[index]
+
+
+class Lent(torch.autograd.Function):
+    """Gives lora_down and lora_up of a place to operations of torch."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, down: Tensor, up: Tensor, frozen: Frozen) -> Tensor:
-        given = x.detach()
+    def forward(ctx: Any, _origin: Tensor, place: Place) -> tuple[Tensor, Tensor]:
+        ctx.unit, ctx.index = place.unit, place.index
+        return place.down.view_as(place.down), place.up.view_as(place.up)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_down: Tensor, of_up: Tensor) -> tuple:
+        ctx.unit.add(ctx.index, of_down, of_up)
+        return None, None
+
+
+class JoinedLinear(torch.autograd.Function):
+    """A frozen Linear and its path: W0 x + up (down x)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, _origin: Tensor, place: Place, frozen: Frozen) -> Tensor:
+        given, up, shared = x.detach(), place.up, place.shared
         output = frozen.forward(given)
-        if frozen.fan_out is None:
-            hidden = given.reshape(-1, given.shape[-1]).to(down.dtype) @ down.T
-            flat = output.view(-1, output.shape[-1]) if output.is_contiguous() else None
-            if flat is not None and output.dtype == down.dtype:
-                flat.addmm_(hidden, up.T)
-            else:
-                output += F.linear(hidden, up).view(output.shape)
+        if shared is None:
+            hidden = rows_of(given, up.dtype) @ place.down.T
+            ctx.save_for_backward(x, hidden)
         else:
-            kernels = as_kernels(down, frozen.module.kernel_size)
-            hidden = F.conv2d(given.to(down.dtype), kernels, None, *frozen.window())
-            output += F.conv2d(hidden, as_point_kernels(up))
-        ctx.save_for_backward(x, hidden)
-        ctx.frozen, ctx.down, ctx.up = frozen, down, up
+            hidden = shared.take(place.index)
+            ctx.save_for_backward(hidden)
+        if output.dtype == up.dtype and output.is_contiguous():
+            output.view(-1, output.shape[-1]).addmm_(hidden, up.T)
+        else:
+            output += (hidden @ up.T).view(output.shape)
+        ctx.frozen, ctx.unit, ctx.index, ctx.shared = frozen, place.unit, place.index, shared
+        ctx.shape = x.shape
         return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple:
-        back = through_linear if ctx.frozen.fan_out is None else through_convolution
-        found = back(ctx, gradient)
-        ctx.down = ctx.up = None  # the loss may live on, and with it whatever stands here
-        return (*found, None)
+        unit, index = ctx.unit, ctx.index
+        flat = gradient.reshape(-1, gradient.shape[-1])
+        of_path = flat.to(unit.down.dtype)
+        of_hidden = None
+        if ctx.shared is not None:
+            ctx.shared.add(index, of_path, *ctx.saved_tensors)
+        else:
+            x, hidden = ctx.saved_tensors
+            of_hidden = of_path @ unit.ups[index]
+            unit.add(index, of_hidden.T @ rows_of(x, of_path.dtype), of_path.T @ hidden)
+        ctx.unit = ctx.shared = None  # the loss may live on, and with it whatever stands here
+        if not ctx.needs_input_grad[0]:
+            return None, None, None, None
+        of_x = ctx.frozen.back(flat)
+        if of_hidden is not None and of_x.dtype == of_path.dtype:
+            of_x.addmm_(of_hidden, unit.downs[index])
+        elif of_hidden is not None:
+            of_x += of_hidden @ unit.downs[index]
+        return of_x.view(ctx.shape), None, None, None
 
 
-def through_linear(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
-    """Returns the gradients of x, down and up where the frozen layer is a Linear."""
-    (x, hidden), down, up = ctx.saved_tensors, ctx.down, ctx.up
-    flat = gradient.reshape(-1, gradient.shape[-1])
-    of_path = flat.to(down.dtype)
-    of_up = of_path.T @ hidden
-    of_hidden = of_path @ up
-    of_down = of_hidden.T @ x.reshape(-1, x.shape[-1]).to(down.dtype)
-    if not ctx.needs_input_grad[0]:
-        return None, of_down, of_up
-    of_x = ctx.frozen.back(flat, x)
-    if of_x.dtype == down.dtype:
-        of_x.addmm_(of_hidden, down)
-    else:
-        of_x += of_hidden @ down
-    return of_x.view(x.shape), of_down, of_up
+class JoinedConvolution(torch.autograd.Function):
+    """A frozen Conv2d and its path: the kernels of lora_down, and those of lora_up of one pixel."""
 
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, _origin: Tensor, place: Place, frozen: Frozen) -> Tensor:
+        given, down = x.detach(), place.down
+        output = frozen.forward(given)
+        kernels = as_kernels(down, frozen.module.kernel_size)
+        hidden = F.conv2d(given.to(down.dtype), kernels, None, *frozen.window())
+        output += F.conv2d(hidden, as_point_kernels(place.up))
+        ctx.save_for_backward(x, hidden)
+        ctx.frozen, ctx.unit, ctx.index = frozen, place.unit, place.index
+        return output
 
-def through_convolution(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
-    """Returns the gradients of x, down and up where the frozen layer is a Conv2d."""
-    (x, hidden), down, up = ctx.saved_tensors, ctx.down, ctx.up
-    kernels, points = as_kernels(down, ctx.frozen.module.kernel_size), as_point_kernels(up)
-    of_path, given, window = gradient.to(down.dtype), x.to(down.dtype), ctx.frozen.window()
-    _, of_points = of_convolution(of_path, hidden, points, ONE, of_kernels=True)
-    of_hidden, _ = of_convolution(of_path, hidden, points, ONE)
-    _, of_kernels = of_convolution(of_hidden, given, kernels, window, of_kernels=True)
-    of_weights = as_matrix(of_kernels), as_matrix(of_points)
-    if not ctx.needs_input_grad[0]:
-        return None, *of_weights
-    of_x = ctx.frozen.back(gradient, x)
-    of_x += of_convolution(of_hidden, given, kernels, window)[0]
-    return of_x, *of_weights
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple:
+        (x, hidden), frozen, unit, index = ctx.saved_tensors, ctx.frozen, ctx.unit, ctx.index
+        down, points = unit.downs[index], as_point_kernels(unit.ups[index])
+        kernels, window = as_kernels(down, frozen.module.kernel_size), frozen.window()
+        of_path, given = gradient.to(down.dtype), x.to(down.dtype)
+        _, of_points = of_convolution(of_path, hidden, points, ONE, of_kernels=True)
+        of_hidden, _ = of_convolution(of_path, hidden, points, ONE)
+        _, of_kernels = of_convolution(of_hidden, given, kernels, window, of_kernels=True)
+        unit.add(index, as_matrix(of_kernels), as_matrix(of_points))
+        ctx.unit = None
+        of_x = None
+        if ctx.needs_input_grad[0]:
+            of_x = frozen.back(gradient, x)
+            of_x += of_convolution(of_hidden, given, kernels, window)[0]
+        return of_x, None, None, None

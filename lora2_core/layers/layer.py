@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 from ..adapter.kernels import as_kernels, as_point_kernels
-from .joined import Frozen, Joined
+from .joined import Frozen, JoinedConvolution, JoinedLinear, Lent, Place
 from .moments import Moments, exchanged, turned
 
 # rank positions: the matrix units of GPUs compute in multiples of 8
@@ -93,21 +93,22 @@ class Component:
 
         self.handle = self.module.register_forward_hook(after, with_kwargs=True)
 
-    def join(self, frozen: Frozen, pair: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
+    def join(self, frozen: Frozen, at: Callable[[Tensor], Place]) -> None:
         """Computes the module and the path as one operation from now on, as `hook` would but for
         rounding.
 
-        pair: gives lora_down, times Lambda, and lora_up for inputs like the one it gets.
+        at: gives the place of the path in this pass for the input that it gets.
         """
+        together = JoinedLinear if self.kernel is None else JoinedConvolution
 
         def forward(*args: Any, **named: Any) -> Tensor:
             if self.off or not self.rank:
                 return frozen(*args, **named)
             x = args[0] if args else next(iter(named.values()))  # its only input
-            down, up = pair(x)
+            place = at(x)
             if frozen.suits() and len(args) + len(named) == 1:
-                return Joined.apply(x, down, up, frozen)
-            return self.path(x, frozen(*args, **named), down, up)
+                return together.apply(x, place.origin, place, frozen)
+            return self.path(x, frozen(*args, **named), *Lent.apply(place.origin, place))
 
         self.replaced = [vars(self.module)["forward"]] if "forward" in vars(self.module) else []
         self.module.forward, self.joined = forward, forward
@@ -199,15 +200,6 @@ class Component:
             moment[:, :r] = moment[:, :r] @ turned(name, fwd, inv.T, moment).T
         for name, moment in moments(self.lora_down).items():
             moment[:r] = turned(name, down_gradients, down_values, moment) @ moment[:r]
-
-    @torch.no_grad()
-    def rescale(self, ratio: Tensor, moments: Moments) -> None:
-        """Divides lora_up by `ratio` [capacity], by which Lambda was multiplied, so that the update
-        stays; the optimizer's moments follow.
-        """
-        self.lora_up /= ratio
-        for name, moment in moments(self.lora_up).items():
-            moment *= turned(name, ratio, 1 / ratio, moment)
 
     @torch.no_grad()
     def folded(self, weights: Tensor) -> tuple[Tensor, Tensor]:

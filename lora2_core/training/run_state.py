@@ -59,6 +59,7 @@ def captured(run: Run) -> dict:
             "rates": adapters.rate_parameter,
             "random": adapters.generator.get_state(),
             "worths": adapters.worths,
+            "same_input": adapters.paths.groups,
             "lora_up": {name: c.lora_up for name, c in adapters.components.items()},
             "lora_down": {name: c.lora_down for name, c in adapters.components.items()},
         },
@@ -118,6 +119,7 @@ def restore_adapters(adapters: Adapters, state: Mapping) -> None:
         adapters.rate_parameter.copy_(state["rates"])
     adapters.generator.set_state(state["random"].clone())
     adapters.worths = dict(state["worths"])
+    adapters.paths.groups = state.get("same_input")  # None: they are found again
     adapters.take_ranks(ranks)
 
 

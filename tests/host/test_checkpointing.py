@@ -12,11 +12,12 @@ from lora2_core import RankSettings, TrainSettings
 from lora2_core.host.training import offloading
 from lora2_core.host.training.choices import Choices
 from lora2_core.host.training.gradient_checkpointing import (
+    Way,
     checkpointed,
-    recomputed,
     repeated_blocks,
 )
 from lora2_core.host.training.run import train_on
+from lora2_core.layers.passes import Passes
 from tests.reliability.trainings import losses_through
 from tests.tiers import each_once, fast
 
@@ -26,17 +27,21 @@ def run_of(mode: str, checkpointing: str) -> Choices:
     return Choices(rank, TrainSettings(6, 1e-2, seed=3), 2, checkpointing=checkpointing)
 
 
-def kept_bytes(train) -> int:
-    """The most that autograd keeps for the backward pass, over the steps of a training."""
+def kept_bytes(train: Callable[[Callable], object]) -> int:
+    """The most that autograd keeps when a backward pass begins, over the steps of a training."""
     seen, most = {}, 0
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
-        nonlocal most
         seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        most = max(most, sum(seen.values()))
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    def begin(_count: int, loss: torch.Tensor) -> torch.Tensor:
+        nonlocal most
+        most = max(most, sum(seen.values()))
+        return loss
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with losses_through(begin), hooks:
         train(lambda step: seen.clear())
     return most
 
@@ -101,7 +106,8 @@ def test_an_offloaded_value_that_is_written_over_is_refused(inside: bool, monkey
     with torch.inference_mode(False), torch.enable_grad():
         x = torch.ones(3, requires_grad=True) * 2
         with pytest.raises(RuntimeError, match="modified by an inplace"):
-            y = recomputed(part, hold=offloading.Offload().hold)(x)
+            way = Way(Passes([]), apart=False, hold=offloading.Offload().hold)
+            y = way.around(part)(x)
             x.add_(1)
             y.sum().backward()
 
@@ -114,7 +120,7 @@ def test_the_blocks_are_as_they_were_even_after_an_error(playground):
     assert len(blocks) == len(adapted)
     blocks[0].forward = own = blocks[0].forward  # somebody else's
     try:
-        with pytest.raises(RuntimeError, match="stop"), checkpointed(blocks):
+        with pytest.raises(RuntimeError, match="stop"), checkpointed(blocks, Way(Passes([]))):
             assert all("forward" in vars(b) for b in blocks)
             raise RuntimeError("stop")
         assert vars(blocks[0])["forward"] is own

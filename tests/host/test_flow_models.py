@@ -15,7 +15,7 @@ from lora2_core import RankSettings, TrainSettings, save
 from lora2_core.files.metadata import run_entries
 from lora2_core.host.training.choices import Choices
 from lora2_core.host.training.examples import by_shape, collate
-from lora2_core.host.training.gradient_checkpointing import checkpointed, repeated_blocks
+from lora2_core.host.training.gradient_checkpointing import Way, checkpointed, repeated_blocks
 from lora2_core.host.training.loan import on_loan
 from lora2_core.host.training.objective import denoising_loss
 from lora2_core.host.training.run import train_on
@@ -101,7 +101,7 @@ def test_gradients_agree_with_central_differences(name, checkpointing):
         try:
             if checkpointing:
                 adapted = {c.module for c in components}
-                with checkpointed(repeated_blocks(inner, adapted)):
+                with checkpointed(repeated_blocks(inner, adapted), Way(adapters.paths)):
                     thread = Thread(target=loss().backward)
                     thread.start()
                     thread.join()

@@ -9,7 +9,7 @@ import torch
 from lora2_core import Adapters, RankSettings, TrainSettings, attach
 from lora2_core.host.training import frozen, memory_plan
 from lora2_core.host.training.examples import collate
-from lora2_core.host.training.gradient_checkpointing import checkpointed, repeated_blocks
+from lora2_core.host.training.gradient_checkpointing import Way, checkpointed, repeated_blocks
 from lora2_core.host.training.kernel_shapes import torchs_attention
 from lora2_core.host.training.loan import Loan, lent
 from lora2_core.host.training.memory import out_of_memory
@@ -90,7 +90,8 @@ def test_checkpointed_blocks_keep_their_inputs():
     with torch.inference_mode(), lent(model) as loan:
         batch = examples_of(model, loan.inner, *data)
         trial, adapters = tried(loan, batch, layers)
-        with checkpointed(repeated_blocks(loan.inner, set(layers.values()))):
+        way = Way(adapters.paths)
+        with checkpointed(repeated_blocks(loan.inner, set(layers.values())), way):
             kept_bytes(loan.inner, batch, adapters)  # the first pass tries blocks on copies
             kept = kept_bytes(loan.inner, batch, adapters)
         adapters.detach()

@@ -12,13 +12,14 @@ from lora2_core import RankSettings, TrainSettings
 from lora2_core.host.training import offloading, overwritten
 from lora2_core.host.training.choices import Choices
 from lora2_core.host.training.fused import plain_form
-from lora2_core.host.training.gradient_checkpointing import recomputed
+from lora2_core.host.training.gradient_checkpointing import Way
 from lora2_core.host.training.loan import on_loan
 from lora2_core.host.training.objective import Draw, forward_mode, loss_of
 from lora2_core.host.training.out_of_place import OutOfPlace, overwriting_refused
 from lora2_core.host.training.overwritten import overwriting_allowed
 from lora2_core.host.training.run import train_on
 from lora2_core.layers.adapters import attach
+from lora2_core.layers.passes import Passes
 from lora2_core.layers.targets import TargetSettings
 from tests.host.examples import examples_of
 from tests.tiers import fast
@@ -176,7 +177,7 @@ def part_of(way: str, *, watched: bool):
         return torch.autograd.grad(loss, leaves)
 
     with torch.inference_mode(False), torch.enable_grad():
-        return gradients(part), gradients(recomputed(part))
+        return gradients(part), gradients(Way(Passes([]), apart=False).around(part))
 
 
 @pytest.mark.parametrize("way", WAYS)

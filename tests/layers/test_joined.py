@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import lora2_core as lora2
-from lora2_core.layers import folding
-from lora2_core.layers.folding import Fold, Folded, power_of_two
+from lora2_core.layers import folding, passes
+from lora2_core.layers.folding import power_of_two
 from lora2_core.layers.joined import Alone, Frozen, frozen_of
+from lora2_core.layers.passes import Passes
 from tests.layers.test_layer import MODULES, component_of, fill
 
 # of what is compared, as a share of its largest value
@@ -267,7 +268,7 @@ def test_two_adapters_on_one_layer_come_off_in_order(first):
 
 @pytest.fixture
 def fp16(monkeypatch):
-    monkeypatch.setattr(folding, "path_dtype", lambda x: x.dtype)
+    monkeypatch.setattr(passes, "path_dtype", lambda x: x.dtype)
 
 
 @pytest.mark.parametrize("mode", ["adaptive", "paper", "fixed"])
@@ -317,23 +318,23 @@ def test_scales_are_powers_of_two_that_only_make_shorter(length: float):
 @pytest.mark.parametrize("moves", [True, False])
 def test_layers_fold_together_as_each_alone(dtype, device, moves, monkeypatch):
     """As on a GPU: widths that agree are joined, and every gradient comes back to its own."""
-    monkeypatch.setattr(folding, "path_dtype", lambda x: x.dtype)
+    monkeypatch.setattr(passes, "path_dtype", lambda x: x.dtype)
     alike = folding.alike
     monkeypatch.setattr(folding, "alike", lambda sizes, _: alike(sizes, torch.device(device)))
     shapes = [(12, 20, 5), (12, 8, 3), (20, 8, 8), (12, 20, 5), (7, 7, 7)]
     components = [component_of(nn.Linear(i, o), rank, capacity=rank) for i, o, rank in shapes]
     weights = torch.rand(5, 8, requires_grad=True)
-    folded = Folded(components)
-    folded.renew(weights, folds=moves)
+    made = Passes(components)
+    made.groups = [[0, 1, 3]]  # they get the same input
     x, used = torch.zeros(1, dtype=dtype), [0, 1, 3, 4]  # no pass reaches the third
     for _ in range(2):  # first each alone, then together
-        folded.renew(weights, folds=moves)
+        made.renew(weights, folds=moves)
         parameters = [p for c in components for p in (c.lora_down, c.lora_up)]
         for parameter in (*parameters, weights):
             parameter.grad = None
         loss = torch.zeros(())
         for row, component in enumerate(components):
-            down, up = folded.of(row, x)
+            down, up = made.of(row, x)
             assert down.dtype == up.dtype == dtype
             wanted = component.lora_down * (
                 weights[row, : component.capacity, None] if moves else 1
@@ -379,14 +380,21 @@ def test_folding_costs_a_few_operations_however_many_layers_there_are(monkeypatc
     counts = []
     for count in (10, 40):
         components = [component_of(nn.Linear(12, 20), 8, capacity=8) for _ in range(count)]
-        downs, ups = [c.lora_down for c in components], [c.lora_up for c in components]
-        weights = torch.rand(8 * count, requires_grad=True)
+        parameters = [p for c in components for p in (c.lora_down, c.lora_up)]
+        weights = torch.rand(count, 8, requires_grad=True)
+        made = Passes(components)
+        made.dtypes = [torch.bfloat16] * count
+        made.renew(weights, folds=True)
+        made.place(0, torch.bfloat16)  # where their positions are in Lambda is known from now on
+        made.forget()
         kernels.clear()
         with Count():
-            made = Fold.apply(lambda: None, torch.bfloat16, weights, count, *downs, *ups)
-            gradients = [torch.ones_like(t) for t in made]
-            kernels[:] = [k for k in kernels if "ones_like" not in k]
-            torch.autograd.backward(made, gradients)
+            places = [made.place(row, torch.bfloat16) for row in range(count)]
+            before = len(kernels)
+            for place in places:
+                place.unit.add(0, torch.ones_like(place.down), torch.ones_like(place.up))
+            kernels[before:] = []
+            places[0].origin.backward()
         counts.append(len(kernels))
-        assert all(p.grad is not None for p in (*downs, *ups, weights))
-    assert counts[0] == counts[1] <= 20, kernels
+        assert all(p.grad is not None for p in (*parameters, weights))
+    assert counts[0] == counts[1] <= 22, kernels

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import lora2_core as lora2
 from lora2_core.adapter.singular import singular_turn
+from lora2_core.layers import rescaling
 from lora2_core.layers.layer import Component, is_adaptable
 
 MODULES = {
@@ -409,13 +410,26 @@ def test_turning_twice_is_turning_once(component: Component):
     torch.testing.assert_close(component.lora_down.norm(dim=1), once[1])
 
 
-def test_rescaling_keeps_the_update_under_other_weights():
-    component = component_of(nn.Linear(12, 20), 5, 12)
-    old, new = falling(12), 0.4 * falling(12).square()
-    before, ratio = product(component, old), new / old
-    mean, square = torch.rand_like(component.lora_up), torch.rand_like(component.lora_up)
-    seen = mean.clone(), square.clone()
-    component.rescale(ratio, lambda parameter: {"exp_avg": mean, "exp_avg_sq": square})
-    torch.testing.assert_close(product(component, new), before, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(mean, seen[0] * ratio)
-    torch.testing.assert_close(square, seen[1] * ratio.square())
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_rescaling_keeps_the_updates_under_other_weights(device, monkeypatch):
+    """Together as on a GPU too; of the second layer Lambda stays."""
+    alike = rescaling.alike
+    monkeypatch.setattr(rescaling, "alike", lambda sizes, _: alike(sizes, torch.device(device)))
+    shapes = [(12, 20, 5), (12, 8, 5), (9, 30, 5), (20, 16, 8)]
+    layers = [component_of(nn.Linear(i, o), rank, rank) for i, o, rank in shapes]
+    old = torch.stack([falling(8)] * 4)
+    new, rows = 0.4 * old.square(), [0, 2, 3]
+    before = [product(c, w[: c.capacity]) for c, w in zip(layers, old, strict=True)]
+    names = "exp_avg", "exp_avg_sq", "ema"
+    kept = {c.lora_up: {n: torch.rand_like(c.lora_up) for n in names} for c in layers}
+    seen = {up: {n: m.clone() for n, m in each.items()} for up, each in kept.items()}
+    rescaling.rescale(layers, rows, new / old, kept.get)
+    for row, layer in enumerate(layers):
+        after, ratio = (new if row in rows else old)[row], torch.ones(8)
+        if row in rows:
+            ratio = new[row] / old[row]
+        after, ratio = after[: layer.capacity], ratio[: layer.capacity]
+        torch.testing.assert_close(product(layer, after), before[row], rtol=1e-6, atol=1e-6)
+        for name, factor in zip(names, (ratio, ratio.square(), 1 / ratio), strict=True):
+            wanted = seen[layer.lora_up][name] * factor
+            torch.testing.assert_close(kept[layer.lora_up][name], wanted)

@@ -11,6 +11,7 @@ from lora2_core.adapter.singular import singular_turn
 from lora2_core.files.metadata import optimizer_entry
 from lora2_core.layers.layer import Component
 from lora2_core.layers.moments import exchanged, moments_of
+from lora2_core.layers.rescaling import rescale
 from lora2_core.ranks import modes
 from lora2_core.training import optimizers
 from lora2_core.training.auction import squared_gradients
@@ -276,7 +277,7 @@ def test_copies_and_gradients_keep_their_product_when_positions_turn(name: str, 
     before, weights = products(), adapters.weights[0].detach()
     component.rotate(weights, *singular_turn(*component.grams(weights)), moments)
     assert products() == pytest.approx(before, rel=1e-3, abs=1e-3)
-    component.rescale(torch.linspace(0.5, 2, component.capacity), moments)
+    rescale([component], [0], torch.linspace(0.5, 2, component.capacity)[None], moments)
     assert products() == pytest.approx(before, rel=1e-3, abs=1e-3)
 
 

@@ -6,14 +6,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from ...layers.adapters import Adapters
+from ...layers.passes import Passes
+from .blocks import Block
 from .offloading import Offload
 from .out_of_place import OutOfPlace, writes_allowed
-from .overwritten import keep
+from .overwritten import keep, overwrites
 from .recomputing import Hold, Mode, Segment
 
 
@@ -30,29 +33,55 @@ def repeated_blocks(inner: nn.Module, adapted: set[nn.Module]) -> list[nn.Module
     return [block for block in blocks(inner) if not blocks(block)]
 
 
-def recomputed(
-    forward: Callable[..., Tensor], mode: Mode = OutOfPlace, hold: Hold = keep
-) -> Callable[..., Tensor]:
-    """Returns the forward as one that is computed again in the backward pass. mode: the context of
-    that pass, which runs in a thread of its own on a GPU. hold: keeps what the block gets.
+@dataclass
+class Way:
+    """How blocks are computed twice.
+
+    passes: those of the adapter. apart: whether nothing but the blocks' outputs has gradients, and
+    no block writes over what it gets; the first pass then has no graph (blocks.py), which costs the
+    host less. Else both passes have one (recomputing.py). mode: the context of that second pass,
+    which runs in a thread of its own on a GPU. hold: keeps what a block gets. checked: whether a
+    function is apart, of those that were called before.
     """
 
-    def call(*args, **named):
-        if not torch.is_grad_enabled():
-            return forward(*args, **named)
-        return Segment(forward, mode, hold)(*args, **named)
+    passes: Passes
+    apart: bool = True
+    mode: Mode = OutOfPlace
+    hold: Hold = keep
+    checked: dict[Callable, bool] = field(default_factory=dict)
 
-    return call
+    def suits(self, block: Block) -> bool:
+        """Returns whether the first pass of a block can be without a graph."""
+        kind = getattr(block.forward, "__func__", block.forward)
+        if kind not in self.checked:
+            self.checked[kind] = self.apart and block.is_apart(self.passes)
+            if not self.checked[kind]:  # what is kept is counted, which sharing changes
+                self.passes.share_nothing()
+        return self.checked[kind]
+
+    def around(self, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """Returns the forward as one that is computed again in the backward pass.
+
+        Blocks write into the dicts that they are given (transformer_options), so each pass gets
+        copies of what the first one got.
+        """
+
+        def call(*args, **named):
+            if not torch.is_grad_enabled():
+                return forward(*args, **named)
+            if self.suits(block := Block(forward, args, named)):
+                return block.checkpointed(self.passes)
+            return Segment(forward, self.mode, self.hold)(*args, **named)
+
+        return call
 
 
 @contextmanager
-def checkpointed(
-    blocks: list[nn.Module], mode: Mode = OutOfPlace, hold: Hold = keep
-) -> Iterator[None]:
+def checkpointed(blocks: list[nn.Module], way: Way) -> Iterator[None]:
     """Checkpoints the blocks' forward passes inside; afterwards they are as they were."""
     before = [vars(block).get("forward") for block in blocks]
     for block in blocks:
-        block.forward = recomputed(block.forward, mode, hold)
+        block.forward = way.around(block.forward)
     try:
         yield
     finally:
@@ -75,7 +104,13 @@ class GradientCheckpointing:
         """Checkpoints from the next forward pass on. offload: what blocks get is kept in RAM."""
         hold = Offload().hold if offload else keep
         adapted = {component.module for component in self.adapters.components.values()}
-        for model in self.models:
-            mode = writes_allowed(getattr(model, "diffusion_model", model))
-            self.stack.enter_context(checkpointed(repeated_blocks(model, adapted), mode, hold))
+        diffusion = [getattr(model, "diffusion_model", model) for model in self.models]
+        # attention that is recorded in a block has gradients beside those of its outputs
+        recorded = self.adapters.settings.attention_weight
+        apart = not (offload or recorded or any(map(overwrites, diffusion)))
+        if not apart:
+            self.adapters.paths.share_nothing()
+        for model, inner in zip(self.models, diffusion, strict=True):
+            way = Way(self.adapters.paths, apart, writes_allowed(inner), hold)
+            self.stack.enter_context(checkpointed(repeated_blocks(model, adapted), way))
         self.on = True

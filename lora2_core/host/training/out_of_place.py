@@ -19,7 +19,7 @@ from types import CodeType
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from .fused import plain_form
 
@@ -66,6 +66,11 @@ def writes_allowed(model: nn.Module) -> Callable[[], AbstractContextManager]:
     place.
     """
     return nullcontext if isinstance(model, UNetModel) else OutOfPlace
+
+
+def is_out_of_place() -> bool:
+    """Returns whether this thread computes so now."""
+    return any(isinstance(mode, OutOfPlace) for mode in _get_current_function_mode_stack())
 
 
 UNTRAINABLE = "This model writes over values that its gradients need, so it can't be trained here."

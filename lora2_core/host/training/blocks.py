@@ -1,0 +1,139 @@
+"""A block that is computed without a graph, and again with one in the backward pass.
+
+torch's own checkpoint builds the graph twice, and calls into Python for every tensor that is kept.
+Here the first pass has no graph. The second one has a graph of its own, in which autograd sees
+where a block writes over what its gradients need; the layers' paths add their gradients to their
+pass by themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ...layers.passes import Passes
+from ...layers.sharing import version_of
+from .out_of_place import OutOfPlace, is_out_of_place, overwriting_refused
+
+UNCHECKPOINTED = (
+    "This model writes over values that its gradients need, so it can't be trained with gradient "
+    "checkpointing: turn it off in LoRA2 Memory Options, and lower start_rank or the resolution "
+    "where memory is too little."
+)
+
+
+def mapped(value: Any, change: Callable[[Tensor], object]) -> Any:
+    """Returns a copy of nested dicts, lists and tuples in which tensors are changed."""
+    if torch.is_tensor(value):
+        return change(value)
+    if type(value) is dict:
+        return {name: mapped(v, change) for name, v in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)([mapped(v, change) for v in value])
+    return value
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    """Returns the tensors in nested dicts, lists and tuples."""
+    found: list[Tensor] = []
+    mapped(value, found.append)
+    return found
+
+
+class Block:
+    """One call of a block. tensors: those of its arguments that have gradients."""
+
+    def __init__(self, forward: Callable, args: tuple, kwargs: dict):
+        self.forward, self.arguments = forward, mapped((args, kwargs), lambda t: t)
+        self.given = tensors_of(self.arguments)
+        self.tensors = [t for t in self.given if t.requires_grad]
+        # the model is computed so, and so must the second pass be, which is in another thread
+        self.mode = OutOfPlace if is_out_of_place() else nullcontext
+
+    def compute(self, *tensors: Tensor) -> Any:
+        """Returns what the block makes of these tensors in place of its own."""
+        new = iter(tensors)
+        args, kwargs = mapped(self.arguments, lambda t: next(new) if t.requires_grad else t)
+        return self.forward(*args, **kwargs)
+
+    def out_of_place(self, *tensors: Tensor) -> Any:
+        """Returns the same, computed out of place in any thread."""
+        with OutOfPlace():
+            return self.compute(*tensors)
+
+    def is_apart(self, passes: Passes) -> bool:
+        """Returns whether all gradients go to the block's arguments and the layers' paths: it may
+        use something else that was computed before.
+        """
+        with passes.during(None):
+            leaves = [t.detach().requires_grad_() for t in self.tensors]
+            first = torch.ones((), requires_grad=True).clone().grad_fn._sequence_nr()
+            todo = [t.grad_fn for t in tensors_of(self.compute(*leaves)) if t.requires_grad]
+            origin, seen = passes.begun().origin.grad_fn, set()
+        while todo:
+            node = todo.pop()
+            if node is None or node is origin or node in seen:
+                continue
+            seen.add(node)
+            if hasattr(node, "variable"):
+                if not any(node.variable is leaf for leaf in leaves):
+                    return False
+            elif node._sequence_nr() < first:
+                return False
+            todo += [following for following, _ in node.next_functions]
+        return True
+
+    def checkpointed(self, passes: Passes) -> Any:
+        """Returns what the block computes, with gradients for which it is computed again."""
+        results: list = []
+        made = iter(Checkpoint.apply(self, passes, results, passes.begun().origin, *self.tensors))
+        return mapped(results[0], lambda t: t if self.is_given(t) else next(made))
+
+    def is_given(self, tensor: Tensor) -> bool:
+        """Returns whether a tensor is one of the arguments that have no gradients."""
+        return not tensor.requires_grad and any(tensor is t for t in self.given)
+
+
+class Checkpoint(torch.autograd.Function):
+    """Computes a block now without a graph, and again for its gradients."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, block: Block, passes: Passes, results: list, _origin: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.block, ctx.passes, ctx.now = block, passes, passes.begun()
+        ctx.save_for_backward(*tensors)
+        ctx.set_materialize_grads(False)
+        versions = [version_of(t) for t in block.given]
+        results.append(block.compute(*tensors))
+        if versions != [version_of(t) for t in block.given]:
+            raise ValueError(UNCHECKPOINTED)
+        return tuple(t for t in tensors_of(results[0]) if not block.is_given(t))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple:
+        block, now = ctx.block, ctx.now
+        ctx.block = ctx.now = None  # the loss may live on, and with it whatever stands here
+        leaves = [t.detach().requires_grad_() for t in ctx.saved_tensors]
+        with ctx.passes.during(now), torch.enable_grad():
+            with block.mode():
+                outs = [t for t in tensors_of(block.compute(*leaves)) if not block.is_given(t)]
+            pairs = [
+                (out, gradient)
+                for out, gradient in zip(outs, gradients, strict=True)
+                if out.requires_grad and gradient is not None
+            ]
+            found: tuple = (None,) * (1 + len(leaves))
+            if pairs:
+                outs, of_outs = zip(*pairs, strict=True)
+                with overwriting_refused(UNCHECKPOINTED):
+                    found = torch.autograd.grad(
+                        outs, [now.origin, *leaves], of_outs, allow_unused=True
+                    )
+        return (None, None, None, *found)

@@ -1,0 +1,254 @@
+"""What the layers' paths compute with in a pass: made for all layers at once when the first of them
+asks. The gradients of all layers come back at once too.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .folding import Sheet, path_dtype
+from .joined import Lent, Place
+from .layer import Component
+from .sharing import Given, Shared, Shares
+from .unit import Some, Unit
+
+
+class Fold(torch.autograd.Function):
+    """Stands for the parameters of all layers in the graph, and gives them their gradients once all
+    paths have added theirs to the sheets.
+
+    used: called then. weights: Lambda, [layers, positions]; None where it is 1. parameters: lora_up
+    and lora_down of every layer in turn. Returns a scalar without a value.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        sheets: list[Sheet],
+        used: Callable[[], None],
+        weights: Tensor | None,
+        *parameters: Tensor,
+    ) -> Tensor:
+        ctx.sheets, ctx.used, ctx.count = sheets, used, len(parameters)
+        ctx.weights = None if weights is None else weights.detach()
+        ctx.set_materialize_grads(False)
+        return parameters[0].new_empty(())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, _gradient: None) -> tuple:
+        ctx.used()
+        of_weights = None if ctx.weights is None else torch.zeros_like(ctx.weights)
+        found: Some = [None] * ctx.count
+        for sheet in ctx.sheets:
+            sheet.gradients(found, None if of_weights is None else of_weights.view(-1))
+        return (None, None, of_weights, *found)
+
+
+class Watch:
+    """Finds the layers that get the same input, in the first pass that has gradients."""
+
+    def __init__(self) -> None:
+        self.seen: dict[int, tuple[weakref.ref, list[int]]] = {}
+        self.groups: list[list[int]] = []
+        self.known: set[int] = set()
+
+    def see(self, row: int, x: Tensor) -> None:
+        """Remembers that a layer got x, unless it has got something before."""
+        of, group = self.seen.get(id(x), (None, []))
+        if of is None or of() is not x:
+            group = []
+            self.groups.append(group)
+            self.seen[id(x)] = weakref.ref(x), group
+        if row not in self.known:
+            self.known.add(row)
+            group.append(row)
+
+    def found(self) -> list[list[int]]:
+        """Returns the layers that got the same input, in groups of more than one."""
+        return [sorted(group) for group in self.groups if len(group) > 1]
+
+
+class Pass:
+    """What the paths of all layers compute with until Lambda or a parameter changes.
+
+    origin: stands for all parameters in the graph. sheets: made so far. places: by layer, with the
+    state of its parameters. inputs: that layers share, by unit and whether there is a graph, until
+    all of its layers have had their part, and what stands for them in the graph.
+    """
+
+    def __init__(self, begun: Callable[[list[Sheet]], Tensor]):
+        self.sheets: list[Sheet] = []
+        self.places: dict[int, tuple[tuple, Sheet, Place]] = {}
+        self.inputs: dict[tuple[Unit, bool], tuple[Shared, Tensor]] = {}
+        self.origin = begun(self.sheets)
+
+
+class Passes:
+    """Gives every layer what its path computes with, made for all layers at once when the first of
+    them asks, and kept until `forget`, or until a parameter has changed.
+
+    groups: the layers that get the same input, by their numbers; None until they are known. A run
+    that goes on must know them, since rounding depends on them.
+    """
+
+    def __init__(self, components: Sequence[Component]):
+        self.components, self.folds = components, False
+        self.weights: Tensor = torch.empty(0)  # Lambda, [layers, at least every capacity]
+        self.dtypes: list[torch.dtype | None] = [None] * len(components)
+        self.groups: list[list[int]] | None = None
+        self.watch = Watch()
+        self.indices: tuple[tuple, dict[tuple, Tensor]] = ((), {})
+        self.current: Pass | None = None
+
+    def forget(self) -> None:
+        """Frees the tensors; they are made again when they are needed."""
+        if self.groups is None and self.watch.groups:
+            self.groups = self.watch.found()
+        self.current = None
+
+    def renew(self, weights: Tensor, *, folds: bool) -> None:
+        """Takes the Lambda of the next pass. folds: whether any of it is not 1."""
+        self.forget()
+        self.weights, self.folds = weights, folds
+
+    def share_nothing(self) -> None:
+        """Computes every layer alone from the next pass on."""
+        self.groups = []
+        self.forget()
+
+    @contextmanager
+    def during(self, one: Pass | None) -> Iterator[None]:
+        """Computes with this pass inside, with one of its own for None."""
+        before, self.current = self.current, one
+        try:
+            yield
+        finally:
+            self.current = before
+
+    def begun(self) -> Pass:
+        """Returns the pass that layers compute with now."""
+        if self.current is None:
+            with torch.inference_mode(False), torch.enable_grad():
+                self.current = Pass(self.origin)
+        return self.current
+
+    def origin(self, sheets: list[Sheet]) -> Tensor:
+        """Returns the scalar that stands for all parameters in the graph of a pass."""
+
+        def used() -> None:
+            if self.current is not None and self.current.sheets is sheets:
+                self.forget()
+
+        parameters = [p for c in self.components for p in (c.lora_up, c.lora_down)]
+        return Fold.apply(sheets, used, self.weights if self.folds else None, *parameters)
+
+    def of(self, row: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns (lora_down with Lambda, lora_up) of a layer for inputs like x, in the dtype that
+        its path computes in; differentiable where gradients are computed.
+        """
+        place = self.place(row, path_dtype(x))
+        return Lent.apply(place.origin, place)
+
+    def at(self, row: int, x: Tensor) -> Place:
+        """Returns the place of a layer for its input x."""
+        place = self.place(row, path_dtype(x))
+        if self.groups is None:
+            if torch.is_grad_enabled() and self.components[row].kernel is None:
+                self.watch.see(row, x)
+        elif len(place.unit.rows) > 1:
+            return self.sharing(row, place, x)
+        return place
+
+    def place(self, row: int, dtype: torch.dtype) -> Place:
+        """Returns the place of a layer."""
+        places = self.begun().places
+        if row in places:
+            state, _, place = places[row]
+            if self.dtypes[row] != dtype:
+                del places[row]
+            elif state == self.state(row):
+                return place
+            else:
+                self.forget()
+        for other in self.with_same_input(row):
+            self.dtypes[other] = dtype
+        self.make(dtype)
+        return self.begun().places[row][2]
+
+    def state(self, row: int) -> tuple:
+        """Returns what changes when a layer's parameters do."""
+        down, up = self.components[row].lora_down, self.components[row].lora_up
+        return id(down), down._version, id(up), up._version
+
+    def make(self, dtype: torch.dtype) -> None:
+        """Makes the tensors of all layers that are known to compute in this dtype."""
+        now = self.begun()
+        rows = [
+            row
+            for row, component in enumerate(self.components)
+            if self.dtypes[row] == dtype and component.rank and row not in now.places
+        ]
+        # a preview may ask first, and training then uses it
+        with torch.inference_mode(False), torch.no_grad():
+            weights = self.weights.detach().reshape(-1) if self.folds else None
+            sheet = Sheet(self.units(rows), self.components, dtype, weights, self.index)
+        now.sheets.append(sheet)
+        for unit in sheet.units:
+            for index, row in enumerate(unit.rows):
+                now.places[row] = self.state(row), sheet, Place(unit, index, now.origin)
+
+    def with_same_input(self, row: int) -> list[int]:
+        """Returns a layer and those that get the same input."""
+        return next((group for group in self.groups or () if row in group), [row])
+
+    def units(self, rows: list[int]) -> list[list[int]]:
+        """Returns these layers, those that get the same input together and the others alone."""
+        wanted = set(rows)
+        groups = [[row for row in group if row in wanted] for group in self.groups or ()]
+        alone = wanted.difference(*groups)
+        return sorted([group for group in groups if group] + [[row] for row in alone])
+
+    def index(self, rows: list[int]) -> Tensor:
+        """Returns where in Lambda the positions of these layers are."""
+        width, capacities = self.weights.shape[1], [c.capacity for c in self.components]
+        sizes, known = self.indices
+        if sizes != (width, *capacities):
+            known = {}
+            self.indices = (width, *capacities), known
+        if tuple(rows) not in known:
+            parts = [torch.arange(capacities[row]) + row * width for row in rows]
+            known[tuple(rows)] = torch.cat(parts).to(self.weights.device)
+        return known[tuple(rows)]
+
+    def sharing(self, row: int, place: Place, x: Tensor) -> Place:
+        """Returns the place of a layer in a unit of several: what lora_down of all of them makes of
+        x is computed when the first of them asks.
+        """
+        unit, graph, inputs = place.unit, torch.is_grad_enabled(), self.begun().inputs
+        if (unit, graph) not in inputs:
+            inputs[unit, graph] = self.shared(row, place, x)
+        shared, origin = inputs[unit, graph]
+        if not shared.suits(x) or place.index not in shared.left:
+            return place  # alone
+        shared.left.discard(place.index)
+        if not shared.left:
+            del inputs[unit, graph]
+        return Place(unit, place.index, origin, shared)
+
+    def shared(self, row: int, place: Place, x: Tensor) -> tuple[Shared, Tensor]:
+        """Returns x as the input of all layers of a unit, and what stands for it in the graph."""
+        if torch.is_grad_enabled() and x.requires_grad:
+            shared = Shared(x, place.unit)
+            return shared, Shares.apply(x, place.origin, shared)
+        given = Given(x, place.unit)
+        if torch.is_grad_enabled():
+            self.begun().places[row][1].pending.append(given.finish)
+        return given, place.origin

@@ -1,0 +1,140 @@
+"""Layers that get the same input: the host calls to_q, to_k and to_v with one tensor, and to_k and
+to_v of all blocks with the caption. What their lora_down make of it is one product, and so are its
+gradients.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .unit import Unit
+
+# bytes of gradients that wait to be computed together, where the input needs none: those of a
+# caption of 77 tokens in all blocks of SDXL take 26 MB
+WAITING = 2**25
+
+
+def rows_of(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Returns the inputs or outputs of a Linear as a matrix of this dtype."""
+    return x.reshape(-1, x.shape[-1]).to(dtype)
+
+
+def version_of(x: Tensor) -> int:
+    """Returns how often a tensor was written into; 0 where torch does not count."""
+    return 0 if x.is_inference() else x._version
+
+
+class Shared:
+    """One input of the layers of a unit, `hidden` [inputs, positions], which is what lora_down of
+    all of them makes of it, and the layers that have not asked for their part yet.
+    """
+
+    def __init__(self, x: Tensor, unit: Unit):
+        self.x, self.version = weakref.ref(x), version_of(x)
+        self.unit, self.left = unit, set(range(len(unit.rows)))
+        self.hidden = torch.empty(0)
+        self.of_hidden: Tensor | None = None
+        self.came: set[int] = set()
+
+    def suits(self, x: Tensor) -> bool:
+        """Returns whether this is of the tensor x, as it is now."""
+        return self.x() is x and self.version == version_of(x)
+
+    def take(self, index: int) -> Tensor:
+        """Returns the part of a layer."""
+        return self.hidden[:, slice(*self.unit.parts[index])]
+
+    def add(self, index: int, gradient: Tensor, hidden: Tensor) -> None:
+        """Adds what the gradient of a layer's output gives."""
+        unit = self.unit
+        unit.add_up(index, gradient.T @ hidden)
+        if self.of_hidden is None:
+            self.of_hidden = hidden.new_empty((len(hidden), len(unit.down)))
+        torch.mm(gradient, unit.ups[index], out=self.of_hidden[:, slice(*unit.parts[index])])
+        self.came.add(index)
+
+    def complete(self) -> Tensor | None:
+        """Returns the gradient of `hidden`, zero for layers that had none; None if all had none."""
+        of_hidden, came = self.of_hidden, self.came
+        self.of_hidden, self.came = None, set()
+        if of_hidden is not None:
+            for index in set(range(len(self.unit.rows))) - came:
+                of_hidden[:, slice(*self.unit.parts[index])] = 0
+        return of_hidden
+
+
+class Shares(torch.autograd.Function):
+    """Computes the hidden values of a Shared. Returns a scalar that stands for them in the graph:
+    once all layers have added their gradients, it is the turn of the gradient of x.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, _origin: Tensor, shared: Shared) -> Tensor:
+        shared.hidden = rows_of(x.detach(), shared.unit.down.dtype) @ shared.unit.down.T
+        ctx.save_for_backward(x)
+        ctx.shared = shared
+        ctx.set_materialize_grads(False)
+        return x.new_empty(())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, _gradient: None) -> tuple:
+        of_hidden, unit = ctx.shared.complete(), ctx.shared.unit
+        ctx.shared = None  # the loss may live on, and with it whatever stands here
+        if of_hidden is None:
+            return None, None, None
+        (x,) = ctx.saved_tensors
+        unit.add_down(of_hidden.T @ rows_of(x, unit.down.dtype))
+        return (of_hidden @ unit.down).view(x.shape).to(x.dtype), None, None
+
+
+class Given(Shared):
+    """The same of an input that needs no gradient: the layers' gradients wait, and those of one
+    shape are computed together.
+    """
+
+    def __init__(self, x: Tensor, unit: Unit):
+        super().__init__(x, unit)
+        self.rows = rows_of(x.detach(), unit.down.dtype)
+        self.hidden = self.rows @ unit.down.T
+        self.waiting: dict[int, tuple[Tensor, Tensor]] = {}
+        self.bytes = 0
+
+    def add(self, index: int, gradient: Tensor, hidden: Tensor) -> None:
+        if index in self.waiting:
+            self.compute()
+        self.waiting[index] = gradient, hidden
+        self.bytes += gradient.numel() * gradient.element_size()
+        if self.bytes > WAITING:
+            self.compute()
+
+    def compute(self) -> None:
+        """Computes the gradients of lora_up and hidden of all layers that wait."""
+        shapes: dict[torch.Size, list[int]] = {}
+        for index in self.waiting:
+            shapes.setdefault(self.unit.ups[index].shape, []).append(index)
+        for some in shapes.values():
+            pairs = [self.waiting[index] for index in some]
+            gradients, hidden = (torch.stack(each) for each in zip(*pairs, strict=True))
+            ups = torch.stack([self.unit.ups[index] for index in some])
+            of_ups, of_hidden = gradients.mT @ hidden, gradients @ ups
+            if self.of_hidden is None:
+                self.of_hidden = hidden.new_zeros((len(self.rows), len(self.unit.down)))
+            parts = [self.of_hidden[:, slice(*self.unit.parts[index])] for index in some]
+            torch._foreach_add_(parts, list(of_hidden.unbind()))
+            for index, of_up in zip(some, of_ups.unbind(), strict=True):
+                self.unit.add_up(index, of_up)
+        self.waiting.clear()
+        self.bytes = 0
+
+    def finish(self) -> None:
+        """Adds all that is left to the unit's gradients."""
+        self.compute()
+        if self.of_hidden is not None:
+            self.unit.add_down(self.of_hidden.T @ self.rows)
+            self.of_hidden = None

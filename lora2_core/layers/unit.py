@@ -1,0 +1,48 @@
+"""What the paths of layers with the same input compute with in a pass, and what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
+import torch
+from torch import Tensor
+
+Some = list[Tensor | None]
+
+
+class Unit:
+    """A layer, or several that get the same input: what their paths compute with, and the sums of
+    the gradients of that.
+
+    rows: the numbers of the layers. down: lora_down with Lambda of all of them, [positions,
+    fan_in]; ups: lora_up of each. `parts`: the (first, last + 1) positions of each.
+    """
+
+    def __init__(self, rows: Sequence[int], lengths: Sequence[int], down: Tensor):
+        self.rows, self.down = rows, down
+        self.parts = list(pairwise(accumulate(lengths, initial=0)))
+        self.downs = down.split(lengths) if len(rows) > 1 else (down,)
+        self.ups: list[Tensor] = []
+        self.of_down: Tensor | None = None
+        self.of_ups: Some = [None] * len(rows)
+
+    def add(self, index: int, of_down: Tensor, of_up: Tensor) -> None:
+        """Adds the gradients of one layer."""
+        self.add_up(index, of_up)
+        if len(self.rows) > 1:
+            if self.of_down is None:
+                self.of_down = torch.zeros_like(self.down)
+            first, end = self.parts[index]
+            self.of_down[first:end] += of_down
+        else:
+            self.add_down(of_down)
+
+    def add_up(self, index: int, of_up: Tensor) -> None:
+        """Adds the gradient of a layer's lora_up."""
+        there = self.of_ups[index]
+        self.of_ups[index] = of_up if there is None else there.add_(of_up)
+
+    def add_down(self, of_down: Tensor) -> None:
+        """Adds the gradient of the lora_down of all layers."""
+        self.of_down = of_down if self.of_down is None else self.of_down.add_(of_down)
