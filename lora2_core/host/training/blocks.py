@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from ...layers.passes import Passes
 from ...layers.sharing import version_of
 from .out_of_place import OutOfPlace, is_out_of_place, overwriting_refused
+from .overwritten import is_overwriting
 
 UNCHECKPOINTED = (
     "This model writes over values that its gradients need, so it can't be trained with gradient "
@@ -45,6 +46,19 @@ def tensors_of(value: Any) -> list[Tensor]:
     return found
 
 
+def overwrites(outs: list[Tensor], leaves: list[Tensor]) -> bool:
+    """Returns whether something was written over that the gradients of these leaves need."""
+    try:
+        torch.autograd.grad(
+            sum(t.sum() for t in outs), leaves, allow_unused=True, retain_graph=True
+        )
+    except RuntimeError as error:
+        if not is_overwriting(error):
+            raise
+        return True
+    return False
+
+
 class Block:
     """One call of a block. tensors: those of its arguments that have gradients."""
 
@@ -67,14 +81,20 @@ class Block:
             return self.compute(*tensors)
 
     def is_apart(self, passes: Passes) -> bool:
-        """Returns whether all gradients go to the block's arguments and the layers' paths: it may
-        use something else that was computed before.
+        """Returns whether all gradients go to the block's arguments and the layers' paths, and
+        nothing that they need is written over: it may use something else that was computed before.
         """
         with passes.during(None):
             leaves = [t.detach().requires_grad_() for t in self.tensors]
+            versions = [version_of(t) for t in (*self.given, *leaves)]
             first = torch.ones((), requires_grad=True).clone().grad_fn._sequence_nr()
-            todo = [t.grad_fn for t in tensors_of(self.compute(*leaves)) if t.requires_grad]
-            origin, seen = passes.begun().origin.grad_fn, set()
+            outs = [t for t in tensors_of(self.compute(*leaves)) if t.requires_grad]
+            if versions != [version_of(t) for t in (*self.given, *leaves)]:
+                return False
+            begun = passes.begun().origin
+            if outs and overwrites(outs, [begun, *leaves]):
+                return False
+            todo, origin, seen = [t.grad_fn for t in outs], begun.grad_fn, set()
         while todo:
             node = todo.pop()
             if node is None or node is origin or node in seen:

@@ -16,7 +16,7 @@ from ...layers.passes import Passes
 from .blocks import Block
 from .offloading import Offload
 from .out_of_place import OutOfPlace, writes_allowed
-from .overwritten import keep, overwrites
+from .overwritten import is_copying, keep, overwrites
 from .recomputing import Hold, Mode, Segment
 
 
@@ -52,6 +52,8 @@ class Way:
 
     def suits(self, block: Block) -> bool:
         """Returns whether the first pass of a block can be without a graph."""
+        if is_copying():
+            return False
         kind = getattr(block.forward, "__func__", block.forward)
         if kind not in self.checked:
             self.checked[kind] = self.apart and block.is_apart(self.passes)
