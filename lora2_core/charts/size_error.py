@@ -26,7 +26,7 @@ def lines(megabytes: Sequence[float], errors: Sequence[float]) -> list[str]:
     found = []
     for size in sizes:
         error = error_at(megabytes, errors, size)
-        found.append(f"{size:g} MB: error {error:.3f}, energy {1 - error**2:.1%}")
+        found.append(f"{size:.4g} MB: error {error:.3f}, energy {1 - error**2:.1%}")
     return found
 
 

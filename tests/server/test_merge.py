@@ -19,7 +19,7 @@ def test_two_adapters_become_one_and_a_model_gives_one_back(server: ComfyServer)
                 "density": 0.5, "seed": 0, "blocks": "", "model": ["model", 0],
             },
         },
-        "save": {"class_type": "LoRA2Save", "inputs": {
+        "three": {"class_type": "LoRA2Save", "inputs": {
             "lora2": ["merge", 0], "filename_prefix": "lora2/three", **written}},
         "extract": {
             "class_type": "LoRA2Extract",
@@ -31,8 +31,8 @@ def test_two_adapters_become_one_and_a_model_gives_one_back(server: ComfyServer)
     }  # fmt: skip
     outputs = server.run(graph)["outputs"]
     folder = server.base / "models" / "loras"
-    name = {node: outputs[node]["text"][0].split(" (")[0] for node in (SAVE, "save", "again")}
-    plain, three, again = (load(folder / name[node]) for node in (SAVE, "save", "again"))
+    name = {node: outputs[node]["text"][0].split(" (")[0] for node in (SAVE, "three", "again")}
+    plain, three, again = (load(folder / name[node]) for node in (SAVE, "three", "again"))
     assert "3 LoRAs" in outputs["merge"]["text"][0]
     for layer in plain.layers:
         wanted = plain.layers[layer].delta()
