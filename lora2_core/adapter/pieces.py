@@ -11,6 +11,7 @@ from .names import FILE_PREFIXES, HOST_PREFIX, KOHYA_PREFIX, complete_map, kohya
 
 KOHYA_PREFIXES = (KOHYA_PREFIX, "lora_te", "lora_prior_")
 TEXT_PARTS = ("text_encoder.", "text_encoder_2.", "text_encoder_3.")
+ENCODERS = "text_encoders."  # ComfyUI's own beginning of the path of a text encoder's layer
 FLUX = re.compile(r"transformer\.(single_)?transformer_blocks\.\d+\.")  # its blocks in diffusers
 
 
@@ -36,6 +37,8 @@ def kohya_pieces(
         if known.reads(said, Target(path)):
             return [(said, Target(path))]
         found = known.tiles(path, KOHYA_PREFIXES) or known.tiles(path, FILE_PREFIXES)
+        if not path.startswith(HOST_PREFIX):
+            found = found or known.tiles(path, (ENCODERS,))
         if not found:
             raise unsaid(path, "kohya")
         return found
@@ -47,7 +50,7 @@ def comfy_pieces(known: ModelNames, paths: list[str], *_: object) -> Pieces:
     """Returns path -> its name as ComfyUI itself has it."""
 
     def pieces(path: str) -> list[tuple[str, Target]]:
-        beginnings = (HOST_PREFIX,) if path.startswith(HOST_PREFIX) else ("text_encoders.",)
+        beginnings = (HOST_PREFIX,) if path.startswith(HOST_PREFIX) else (ENCODERS,)
         if known.reads(path, Target(path)):
             return [(path, Target(path))]
         if not (found := known.tiles(path, beginnings)):
@@ -70,7 +73,7 @@ def peft_pieces(
 
     def pieces(path: str) -> list[tuple[str, Target]]:
         if not path.startswith(HOST_PREFIX):
-            if not (found := known.tiles(path, TEXT_PARTS)):
+            if not (found := known.tiles(path, TEXT_PARTS) or known.tiles(path, (ENCODERS,))):
                 raise unsaid(path, "peft")
             return found
         if table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import comfy.lora
@@ -25,6 +26,10 @@ BEGINNINGS = (
     "", HOST_PREFIX, "unet.", "transformer.", "base_model.model.", "model.diffusion_model.",
     "unet.base_model.model.", "transformer.base_model.model.",
 )  # fmt: skip
+# beginnings of the paths of CLIPs, whose names are known
+CLIPS = "clip_l.", "clip_g.", "clip_h."
+# parts of language models that encode pictures or sounds
+SENSES = re.compile(r"\.(visual|vision\w*|audio\w*|multi_modal\w*)\.")
 SD_CONTEXT = {768: ("sd_v1", "stable-diffusion-v1"), 1024: ("sd_v2", "stable-diffusion-v2-768-v")}
 
 
@@ -111,13 +116,27 @@ def is_weight(key: str | tuple) -> bool:
 
 
 def text_layer_names(text_model) -> dict[str, str]:
-    """Returns module path -> kohya name of each layer of the CLIP text encoders. Names begin with
-    lora_te_ where the model has one encoder, and with lora_te1_ or lora_te2_ where it has two.
+    """Returns module path -> its name in files, which ComfyUI reads, of each layer of the text
+    encoders that encode captions; what encodes pictures or sounds is left out.
+
+    Names of CLIPs begin with lora_te_ where the model has one CLIP, and with lora_te1_ or lora_te2_
+    where it has two. Others have a kohya name where ComfyUI knows one, else their path after
+    `text_encoders.`.
     """
     keys = comfy.lora.model_lora_keys_clip(text_model, {})
     two = {"clip_l", "clip_g"} <= {name for name, _ in text_model.named_children()}
     prefixes = ("lora_te1_text_model_", "lora_te2_text_model_") if two else "lora_te_text_model_"
-    return {k.removesuffix(".weight"): n for n, k in keys.items() if n.startswith(prefixes)}
+    named = {k.removesuffix(".weight"): n for n, k in keys.items() if n.startswith(prefixes)}
+    for beginning in ("lora_te", "text_encoders."):
+        for name, key in keys.items():
+            path = key.removesuffix(".weight")
+            if (
+                name.startswith(beginning)
+                and not path.startswith(CLIPS)
+                and not SENSES.search(path)
+            ):
+                named.setdefault(path, name)
+    return named
 
 
 def base_facts(model) -> dict:

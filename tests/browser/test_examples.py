@@ -11,7 +11,9 @@ from tests.hosting.server import NAME as PACK
 
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 # marked: their files are not there
-LOADERS = {"CheckpointLoaderSimple", "UNETLoader", "DualCLIPLoader", "VAELoader"}
+LOADERS = {
+    "CheckpointLoaderSimple", "UNETLoader", "CLIPLoader", "DualCLIPLoader", "VAELoader",
+}  # fmt: skip
 
 REFUSAL = """async () => {
     const { output } = await app.graphToPrompt();

@@ -81,7 +81,7 @@ def test_the_layers_node_shows_what_would_be_trained(nodes, playground):
         .result
     )
     shown = nodes["LoRA2Layers"].execute(playground.model, options)
-    table, count, names = shown.result
+    table, count, names = shown.result[:3]
     lines = table.split("\n")
     run = Choices.of({**options, **FIELDS})
     assert count == len(lines) - 1 == len(run.target.chosen(playground.model.model))
@@ -99,7 +99,7 @@ def test_the_layers_node_shows_what_would_be_trained(nodes, playground):
     assert f"\nchosen: {count} attention\nleft out: " in text
 
     whole = nodes["LoRA2Layers"].execute(playground.model, target_rank=2)
-    table, count, names = whole.result
+    table, count, names = whole.result[:3]
     assert count == len(names) == 56
     size = sum(int(line.split("\t")[6]) for line in table.split("\n")[1:])
     assert f"{2 * size / 1e6:,.1f} MB (fp16) at rank 2\n" in whole.ui["text"][0]

@@ -1,7 +1,7 @@
 """`nox -s models`: which classes of the host can be trained, one row each.
 
 `-- NAME…` for some classes, `-- --page` to write docs/models.md from what was found, `-- --real`
-for the layers of models in their real sizes.
+for the layers of models in their real sizes, `-- --encoders` for text encoders.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from . import page
 
-WORKER = "tests.models.worker"
+WORKER, ENCODERS = "tests.models.worker", "tests.models.encoder_worker"
 
 
 def rows(names: list[str]) -> Iterator[dict]:
@@ -33,9 +33,9 @@ def rows(names: list[str]) -> Iterator[dict]:
                    "why": "its process ended", "seconds": 0.0}  # fmt: skip
 
 
-def answers(names: list[str]) -> Iterator[dict]:
+def answers(names: list[str], worker: str = WORKER) -> Iterator[dict]:
     """Yields what one process says of these classes, as far as it comes."""
-    command = [sys.executable, "-m", "tests.hosting.inprocess", WORKER, *names]
+    command = [sys.executable, "-m", "tests.hosting.inprocess", worker, *names]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=os.environ
     )
@@ -60,7 +60,11 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="classes; none for all")
     parser.add_argument("--page", action="store_true", help="write docs/models.md")
     parser.add_argument("--real", action="store_true", help="layers of models in their real sizes")
+    parser.add_argument("--encoders", action="store_true", help="text encoders")
     arguments = parser.parse_args()
+    if arguments.encoders:
+        page.encoders(list(answers(arguments.names, ENCODERS)), write=arguments.page)
+        return
     if arguments.real:
         command = [sys.executable, "-m", "tests.hosting.inprocess", "tests.models.real"]
         sys.exit(subprocess.run([*command, *arguments.names], check=False).returncode)

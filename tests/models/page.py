@@ -53,3 +53,24 @@ def write(rows: list[dict], order: list[str]) -> None:
     rows = [every[name] for name in order if name in every]
     table = "\n".join([HEAD, *map(line, rows), "", f"`{total(rows)}`"])
     PAGE.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}", encoding="utf-8")
+
+
+ENCODERS = "<!-- the table of `nox -s models -- --encoders` -->", "<!-- end of encoders -->"
+ENCODER_HEAD = (
+    "| text encoder of | | layers | idle | the first layer in a file |\n|---|---|---|---|---|"
+)
+
+
+def encoders(rows: list[dict], *, write: bool) -> None:
+    """Prints the table of text encoders, and writes it into the page."""
+    lines = [line(row) for row in rows]
+    works = sum(row["verdict"] == "works" for row in rows)
+    last = f"`text encoders: {works} work, {len(rows) - works} refused`"
+    print("\n".join([ENCODER_HEAD, *lines, last]))
+    if write:
+        text = PAGE.read_text(encoding="utf-8")
+        before, _, rest = text.partition(ENCODERS[0])
+        after = rest.partition(ENCODERS[1])[2]
+        table = "\n".join([ENCODER_HEAD, *lines, "", last])
+        text = f"{before}{ENCODERS[0]}\n\n{table}\n\n{ENCODERS[1]}{after}"
+        PAGE.write_text(text, encoding="utf-8")

@@ -79,7 +79,7 @@ def test_the_readme_names_every_node_once():
 
 
 def test_the_readme_names_every_template():
-    rows = re.findall(r"^\| (LoRA2 [\w ]+?) \|", README, re.MULTILINE)
+    rows = re.findall(r"^\| (LoRA2 [\w -]+?) \|", README, re.MULTILINE)
     assert sorted(rows) == sorted(p.stem for p in (ROOT / "example_workflows").glob("*.json"))
 
 

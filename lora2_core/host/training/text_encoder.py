@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ...checks import check_range, check_text
+from ...layers import structure
 from ...layers.layer import is_adaptable
 from ...paths import quoted
 from ..data.encoding import CAPTION
@@ -25,7 +26,6 @@ from .loan import Loan
 from .out_of_place import OutOfPlace
 from .pictures import Pictures
 
-CLIPS = {"clip_l", "clip_g", "clip_h"}  # parts of the text encoders that are trained
 SHARE = 0.5  # times the model's learning rate: the text encoder's, where nobody chose one
 ATTENTION = "self_attn"
 OWN = -1.0  # a text_learning_rate that stands for SHARE of the model's
@@ -102,7 +102,8 @@ class TextSettings:
         none.
         """
         layers = text_layers(text_model)
-        chosen = {n: m for n, m in layers.items() if re.search(self.text_targets, n)}
+        usual = attention_of(text_model) if self.text_targets == ATTENTION else set()
+        chosen = {n: m for n, m in layers.items() if m in usual or re.search(self.text_targets, n)}
         if not chosen:
             raise ValueError(
                 f"targets {quoted(self.text_targets)} of the text encoder match none of its "
@@ -122,11 +123,10 @@ def check_clip(clip, model) -> None:
     """Raises ValueError for what is no CLIP, and for a CLIP that is not trained here."""
     if not isinstance(clip, comfy.sd.CLIP):
         raise ValueError("clip is no CLIP: connect the one that belongs to the model.")
-    parts = [name for name, _ in clip.cond_stage_model.named_children()]
-    if others := [part for part in parts if part not in CLIPS]:
+    if not text_layers(clip.cond_stage_model):
         raise ValueError(
-            f"The text encoder {others[0]} is not trained here, only the CLIPs of SD1.5, SD2, SDXL "
-            "and their kin: leave clip of LoRA2 Train unconnected."
+            "This text encoder has no layer that ComfyUI reads in a LoRA file: leave clip of LoRA2 "
+            "Train unconnected."
         )
     if clip.patcher.forced_hooks is not None:
         raise ValueError("clip has hooks, which training does not follow: connect it without them.")
@@ -168,11 +168,20 @@ def texts_of(captions: list[list], given: list[str] | None, what: str, name: str
 
 
 def text_layers(text_model: nn.Module) -> dict[str, nn.Module]:
-    """Returns the adaptable layers of a CLIP by their names in files, in the model's order."""
+    """Returns the adaptable layers of text encoders by their names in files, in their order."""
     names = text_layer_names(text_model)
     modules = dict(text_model.named_modules())
     named = {names[path]: modules[path] for path in modules if path in names}
     return {name: module for name, module in named.items() if is_adaptable(module)}
+
+
+def attention_of(text_model: nn.Module) -> set[nn.Module]:
+    """Returns the attention layers of text encoders, found by structure: T5 calls them otherwise
+    than CLIPs and language models do.
+    """
+    modules = dict(text_model.named_modules())
+    kinds = structure.ATTENTION, structure.FUSED
+    return {modules[n] for n, place in structure.places(text_model).items() if place.kind in kinds}
 
 
 class TextEncoder:
