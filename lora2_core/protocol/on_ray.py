@@ -1,5 +1,5 @@
-"""Trials on a Ray cluster, one on each GPU or on a share of one. The trials of a lost worker are
-done again by another, and every row is in the table as soon as its trial ends.
+"""Trials, or the trainings of a job, on a Ray cluster, one on each GPU or on a share of one. Those
+of a lost worker are done again by another, and every row is in the table as soon as its trial ends.
 
 Ray is an optional extra: `python -m pip install ray`. Only the process that started the sweep
 writes the table. The workers need the pack, ComfyUI, the data and the output folder at the same
@@ -14,15 +14,14 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from .headless import PACK
-from .plan import Trial
-from .work import Execute
 
 MISSING = "Ray is not installed: install it with `python -m pip install ray`."
+T = TypeVar("T")
 # in a worker: the function that executes trials, with its models loaded, by the workshop's repr
-_loaded: dict[str, Execute] = {}
+_loaded: dict[str, Callable[[Any], dict]] = {}
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,8 @@ class Cluster:
         ray.shutdown()
 
     def work(
-        self, workshop: Callable[[], Execute], trials: Iterable[Trial]
-    ) -> Iterator[tuple[Trial, dict | Exception]]:
+        self, workshop: Callable[[], Callable[[T], dict]], trials: Iterable[T]
+    ) -> Iterator[tuple[T, dict | Exception]]:
         """Yields (trial, row) as trials end, in any order; for a failed trial its exception.
 
         workshop: called once in every worker, it returns the function that executes trials.
@@ -93,7 +92,7 @@ def path_of_workers() -> str:
     return os.pathsep.join([*own, str(PACK)])
 
 
-def execute(key: str, workshop: Callable[[], Execute], trial: Trial) -> dict:
+def execute(key: str, workshop: Callable[[], Callable[[T], dict]], trial: T) -> dict:
     """Executes a trial in a worker, with the models that the worker has loaded for this sweep.
 
     key: the workshop's repr, by which the worker knows whether its models are those.

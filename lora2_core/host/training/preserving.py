@@ -116,7 +116,8 @@ def encoded(clip, captions: list[list], texts: list[str]) -> list[list]:
     entries: dict[tuple[int, str], list] = {}
     for entry, text in zip(captions, texts, strict=True):
         if text not in made:
-            given = clip.encode_from_tokens_scheduled(clip.tokenize(text))
+            with torch.no_grad():
+                given = clip.encode_from_tokens_scheduled(clip.tokenize(text))
             (made[text],) = flatten_conditioning([given], 1)
         cross, facts = made[text]
         if cross.shape[-1] != entry[0].shape[-1]:
