@@ -17,7 +17,7 @@ from ..lora2_core.paths import quoted
 # node looks on the disk itself.
 DISK_LISTS = (
     "lora_name", "folder", "resume", "clip_folder", "dino_folder", "preset", "model_file",
-    "base_file", "lora_folder",
+    "base_file", "lora_folder", "source_folder",
 )  # fmt: skip
 
 

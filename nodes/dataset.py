@@ -164,7 +164,7 @@ class LoRA2Dataset(io.ComfyNode):
         """
         check = partial(check_folder, folder_paths.get_input_directory())
         second = [] if source_folder == BESIDE else [(check, source_folder)]
-        return validated((check, folder), *second, (resolutions_of, more_resolutions))
+        return validated(*second, (check, folder), (resolutions_of, more_resolutions))
 
     @classmethod
     def fingerprint_inputs(cls, folder=None, source_folder=BESIDE, **_) -> str:

@@ -144,6 +144,9 @@ class LoRA2Extract(io.ComfyNode):
         base_file=None,
     ) -> io.NodeOutput:
         settings = ExtractSettings(budget_mb, tolerance, rest)
+        for file in (model_file, base_file):
+            if file not in (None, ""):
+                model_path(file)  # a name that is no file is told before anything else
         with ExitStack() as opened, torch.inference_mode():
             tuned = weights_of("model", model, model_file, opened)
             source = weights_of("base", base, base_file, opened)

@@ -18,7 +18,7 @@ SCRIPT = "</textarea><script>window.hurt=2</script>{{window.hurt=3}}<svg onload=
 def train(front_end: FrontEnd, folder: Path) -> Path:
     """A tiny adapter of the playground as a file."""
     front_end.open(workflow(QUICK_START))
-    front_end.fill("LoRA2Train", steps=2, target_rank=2)
+    front_end.fill("LoRA2Train", steps=2, target_rank=2, layers="attention")
     front_end.fill("LoRA2Save", filename_prefix="hostile/plain")
     front_end.fill("KSampler", steps=1)
     front_end.queue()

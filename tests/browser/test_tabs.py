@@ -25,7 +25,7 @@ class Opened:
     def __init__(self, front_end: FrontEnd):
         self.front_end, self.page = front_end, front_end.page
         front_end.open(workflow(QUICK_START) | {"id": OURS})
-        front_end.fill("LoRA2Train", steps=2, batch_size=1)
+        front_end.fill("LoRA2Train", steps=2, batch_size=1, layers="attention")
         self.train = front_end.id_of("LoRA2Train")
         self.heatmap = front_end.id_of("LoRA2RankHeatmap")
         self.saved = self.page.evaluate("app.graph.serialize()")

@@ -116,6 +116,6 @@ def test_every_input_is_explained(server: ComfyServer):
     info = server.object_info()["LoRA2Dataset"]
     assert "image folder" in info["search_aliases"]
     inputs = info["input"]["required"] | info["input"].get("optional", {})
-    assert len(inputs) == 12
+    assert len(inputs) == 14
     assert all(options["tooltip"] for _, options in inputs.values())
     assert info["output_is_list"] == [True, True, False, True]

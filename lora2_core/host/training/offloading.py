@@ -48,16 +48,15 @@ class InRam:
         """Returns the stream that the device computes on."""
         return torch.get_device_module(self.device).current_stream(self.device)
 
-    def fetch(self) -> None:
-        """Begins the way back to the device."""
-        if self.back is not None:
-            return
-        if self.stream is None:
+    def fetch(self) -> Tensor:
+        """Returns the value on its device, whose way back begins now if it has not yet."""
+        if self.back is None and self.stream is None:
             self.back = self.memory.to(self.device, copy=True)
-            return
-        with self.on(self.stream):
-            self.back = self.memory.to(self.device, non_blocking=True)
-            self.arrived = self.stream.record_event()
+        elif self.back is None:
+            with self.on(self.stream):
+                self.back = self.memory.to(self.device, non_blocking=True)
+                self.arrived = self.stream.record_event()
+        return self.back
 
     def check(self) -> None:
         """Raises autograd's error where the tensor was written over after it was copied."""
@@ -69,9 +68,7 @@ class InRam:
         """Returns the value on its device, and begins the way back of those that come next."""
         if not is_copying():
             self.check()
-        self.fetch()
-        value, self.back = self.back, None
-        assert value is not None
+        value, self.back = self.fetch(), None
         if self.stream is not None:
             self.current().wait_event(self.arrived)
             value.record_stream(self.current())
