@@ -19,6 +19,8 @@ from .layer import Component
 from .sharing import Given, Shared, Shares
 from .unit import Some, Unit
 
+KNOWN = 4  # times the layers: places in Lambda that are remembered
+
 
 class Fold(torch.autograd.Function):
     """Stands for the parameters of all layers in the graph, and gives them their gradients once all
@@ -105,7 +107,7 @@ class Passes:
         self.dtypes: list[torch.dtype | None] = [None] * len(components)
         self.groups: list[list[int]] | None = None
         self.watch = Watch()
-        self.indices: tuple[tuple, dict[tuple, Tensor]] = ((), {})
+        self.indices: dict[tuple, Tensor] = {}
         self.current: Pass | None = None
 
     def forget(self) -> None:
@@ -218,15 +220,14 @@ class Passes:
 
     def index(self, rows: list[int]) -> Tensor:
         """Returns where in Lambda the positions of these layers are."""
-        width, capacities = self.weights.shape[1], [c.capacity for c in self.components]
-        sizes, known = self.indices
-        if sizes != (width, *capacities):
-            known = {}
-            self.indices = (width, *capacities), known
-        if tuple(rows) not in known:
-            parts = [torch.arange(capacities[row]) + row * width for row in rows]
-            known[tuple(rows)] = torch.cat(parts).to(self.weights.device)
-        return known[tuple(rows)]
+        width = self.weights.shape[1]
+        key = width, *((row, self.components[row].capacity) for row in rows)
+        if key not in self.indices:
+            if len(self.indices) >= KNOWN * len(self.components):  # of capacities of before
+                self.indices.clear()
+            parts = [torch.arange(capacity) + row * width for row, capacity in key[1:]]
+            self.indices[key] = torch.cat(parts).to(self.weights.device)
+        return self.indices[key]
 
     def sharing(self, row: int, place: Place, x: Tensor) -> Place:
         """Returns the place of a layer in a unit of several: what lora_down of all of them makes of
