@@ -19,6 +19,8 @@ MAP = "cividis"  # lightness grows evenly; people with any colour blindness can 
 LESS, SAME, MORE = "#1f5fa8", "#f3f3f3", "#c4600d"
 RANKS = "rank of the layer (grey: not adapted)"
 MOST_TALL_ROWS = 24  # a map with more rows has lower rows and smaller numbers
+# letters of a column's name that fit above it: those of attention do
+LEVEL = 9
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,9 @@ def _cells(axes, panel: Panel, rows: list[str], columns: list[str], size: float)
             style = {"ha": "center", "va": "center", "fontsize": size}
             colour = "white" if light < 0.5 else "black"
             axes.text(x, y, text.replace("-", "\u2212"), color=colour, **style)
-    axes.set_xticks(range(len(columns)), columns, fontsize=10 if not panel.title else 8)
+    letters = 10 if not panel.title else 8
+    turned = {"rotation": 40, "ha": "left"} if max(map(len, columns)) > LEVEL else {}
+    axes.set_xticks(range(len(columns)), columns, fontsize=letters, **turned)
     axes.set_yticks(range(len(rows)), rows, fontsize=size + 0.5)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
