@@ -102,16 +102,8 @@ class LoRA2Dataset(io.ComfyNode):
                     tooltip="Entries with an empty caption are added until they are this share of "
                     "all entries.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=False,
-                    advanced=True,
-                    tooltip="Seed of the crops, the tag orders and the choice of entries without a "
-                    "caption.",
-                ),
+                inputs.seed("Seed of the crops, the tag orders and the choice of entries without a "
+                    "caption.", advanced=True),
                 io.Combo.Input(
                     "source_folder",
                     options=[BESIDE, *with_pictures(folder_paths.get_input_directory())],

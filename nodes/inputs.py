@@ -85,15 +85,21 @@ def run_fields() -> list[io.Input]:
             max=4096,
             tooltip="No layer's rank goes above this.",
         ),
-        io.Int.Input(
-            "seed",
-            default=0,
-            min=0,
-            max=0xFFFFFFFFFFFFFFFF,
-            control_after_generate=False,
-            tooltip="The same seed gives the same adapter.",
-        ),
+        seed("The same seed gives the same adapter."),
     ]
+
+
+def seed(tooltip: str, **settings: bool) -> io.Int.Input:
+    """Makes the field of a seed that stays as it is after a run."""
+    return io.Int.Input(
+        "seed",
+        default=0,
+        min=0,
+        max=0xFFFFFFFFFFFFFFFF,
+        control_after_generate=False,
+        tooltip=tooltip,
+        **settings,
+    )
 
 
 def epochs(*, optional: bool = False) -> io.Int.Input:

@@ -64,14 +64,7 @@ class LoRA2Merge(io.ComfyNode):
                     max=1.0,
                     tooltip="Of ties and dare: share of the entries of each LoRA that is kept.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=False,
-                    tooltip="Of dare: the same seed keeps the same entries.",
-                ),
+                inputs.seed("Of dare: the same seed keeps the same entries."),
                 io.String.Input(
                     "blocks",
                     default="",

@@ -8,6 +8,7 @@ it is the norm of the difference less the norm of the pair. Only what can be in 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -15,13 +16,11 @@ import torch
 from torch import Tensor
 
 from ..checks import check_range
-from ..units import BYTES_PER_PARAMETER, MEGABYTE
 from .dense import MOST_RANK, decomposed
-from .gathering import Gathering
+from .gathering import Gathering, rank_with_room
 from .lora import LoraLayer, RankedLora
 from .other_kinds import OtherChange
 
-SPARE, LEAST_RANK = 4, 48  # as in merging.py: of a layer before the cut
 ENOUGH = 0.5  # of the tolerance: what a layer may lack before the cut
 Pair = Callable[[str], tuple[Tensor, Tensor]]
 
@@ -76,9 +75,8 @@ def extract(
     """
     names = [n for n, shape in shapes.items() if settings.rest or len(shape) > 1]
     gathered, out = Gathering(settings.budget_mb), Extracted(RankedLora({}))
-    costs = sum(shape[0] + count(shape[1:]) for shape in shapes.values() if len(shape) > 1)
-    mean = settings.budget_mb * MEGABYTE / BYTES_PER_PARAMETER / max(1, costs)
-    start = min(MOST_RANK, max(LEAST_RANK, round(SPARE * mean)))
+    costs = sum(shape[0] + math.prod(shape[1:]) for shape in shapes.values() if len(shape) > 1)
+    start = min(MOST_RANK, rank_with_room(settings.budget_mb, costs))
     for done, name in enumerate(names):
         on_layer(done, len(names))
         update = difference(name, *pair(name), out)
@@ -99,14 +97,6 @@ def extract(
     out.lora, out.error = gathered.result(settings.tolerance)
     out.curve = gathered.curve()
     return out
-
-
-def count(sides: tuple[int, ...]) -> int:
-    """Returns the product of some sides."""
-    total = 1
-    for side in sides:
-        total *= side
-    return total
 
 
 def difference(name: str, tuned: Tensor, base: Tensor, out: Extracted) -> Tensor | None:

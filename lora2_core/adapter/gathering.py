@@ -16,7 +16,17 @@ from .compress import LOSSLESS, error_curve, parameters_for
 from .lora import LoraLayer, RankedLora
 from .other_kinds import OtherChange
 
+SPARE = 4  # times the mean rank that the budget allows: what a layer may have before the cut
+LEAST_RANK = 48  # of a dense layer before the cut
 CROWDED = 1.5  # of what the result may hold: then positions without room go
+
+
+def rank_with_room(budget_mb: float, cost: int) -> int:
+    """Returns the rank that a dense layer may have before the cut to a budget. cost: parameters of
+    one rank in every layer.
+    """
+    mean = budget_mb * MEGABYTE / BYTES_PER_PARAMETER / max(1, cost)
+    return max(LEAST_RANK, round(SPARE * mean))
 
 
 @dataclass

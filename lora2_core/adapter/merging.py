@@ -20,7 +20,7 @@ from ..units import BYTES_PER_PARAMETER, MEGABYTE
 from .block_weights import BlockWeights
 from .conflicts import METHODS, SUM, WAYS, Shares
 from .dense import MOST_RANK, decomposed
-from .gathering import Gathering
+from .gathering import Gathering, rank_with_room
 from .lora import LoraLayer, RankedLora
 from .model_order import of_text_encoder, order_key
 from .other_kinds import OtherChange
@@ -28,8 +28,6 @@ from .slices import NEGLIGIBLE
 
 # kinds of changes that add up entry by entry; of any other one, only one adapter may have it
 ADDING = {".diff", ".diff_b", ".w_norm", ".b_norm"}
-SPARE = 4  # times the mean rank that the budget allows: what a layer may have before the cut
-LEAST_RANK = 48  # of a dense layer before the cut
 
 
 @dataclass(frozen=True)
@@ -167,8 +165,7 @@ def most_rank(sources: Sequence[Source], names: Sequence[str], settings: MergeSe
     if not settings.budget_mb:
         return MOST_RANK
     costs = {n: y.cost for s in sources for n, y in s.lora.layers.items()}
-    mean = settings.budget_mb * MEGABYTE / BYTES_PER_PARAMETER / max(1, sum(costs.values()))
-    return min(MOST_RANK, max(LEAST_RANK, round(SPARE * mean)))
+    return min(MOST_RANK, rank_with_room(settings.budget_mb, sum(costs.values())))
 
 
 def merged_others(sources: Sequence[Source]) -> dict[str, OtherChange]:

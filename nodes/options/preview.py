@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ...lora2_core.host.output import numbered_files
 from ...lora2_core.host.training.previews import LARGEST, Preview
 from ..checking import validated
-from ..inputs import number
+from ..inputs import number, seed
 from ..sockets import check_clip
 from .base import OptionsNode, chain
 
@@ -69,14 +69,7 @@ class LoRA2PreviewOptions(OptionsNode):
                 tooltip="Number of steps from one picture to the next. The first picture is drawn "
                 "before the training, the last one after it.",
             ),
-            io.Int.Input(
-                "seed",
-                default=0,
-                min=0,
-                max=0xFFFFFFFFFFFFFFFF,
-                control_after_generate=False,
-                tooltip="Seed of the noise that every picture begins with.",
-            ),
+            seed("Seed of the noise that every picture begins with."),
             io.Int.Input(
                 "steps",
                 default=20,

@@ -46,7 +46,7 @@ def tensors_of(value: Any) -> list[Tensor]:
     return found
 
 
-def overwrites(outs: list[Tensor], leaves: list[Tensor]) -> bool:
+def writes_over(outs: list[Tensor], leaves: list[Tensor]) -> bool:
     """Returns whether something was written over that the gradients of these leaves need."""
     try:
         torch.autograd.grad(
@@ -92,7 +92,7 @@ class Block:
             if versions != [version_of(t) for t in (*self.given, *leaves)]:
                 return False
             begun = passes.begun().origin
-            if outs and overwrites(outs, [begun, *leaves]):
+            if outs and writes_over(outs, [begun, *leaves]):
                 return False
             todo, origin, seen = [t.grad_fn for t in outs], begun.grad_fn, set()
         while todo:
