@@ -99,7 +99,7 @@ class Alone(torch.autograd.Function):
         ctx.frozen = frozen
         # gradients of a convolution need the input's shape only
         ctx.like = x.new_empty(()).expand(x.shape)
-        return frozen.forward(x.detach())
+        return frozen.forward(x.detach()).data  # see JoinedLinear
 
     @staticmethod
     @once_differentiable
@@ -159,7 +159,7 @@ class JoinedLinear(torch.autograd.Function):
             output += (hidden @ up.T).view(output.shape)
         ctx.frozen, ctx.unit, ctx.index, ctx.shared = frozen, place.unit, place.index, shared
         ctx.shape = x.shape
-        return output
+        return output.data  # no view, as torch makes one: the model may write into it
 
     @staticmethod
     @once_differentiable

@@ -154,11 +154,3 @@ def test_the_loss_of_video_with_audio_is_zero_for_a_perfect_prediction(monkeypat
         assert float(loss_of(inner, Draw(examples, noise, sigma), {})) < 1e-10
         assert levels(inner, sigma, shapes[:1]) is None
     assert comfy.model_management.in_training is False
-
-
-@pytest.mark.parametrize("name", ["LotusD", "WAN21_FlowRVS"])
-def test_models_that_learn_from_pairs_are_refused(name):
-    """Their target would be the input itself."""
-    model = build(name)
-    with pytest.raises(ValueError, match="makes one picture of another .* can't be trained here"):
-        train_on(model, *data_for(name, model), run_of(), lambda step: None)

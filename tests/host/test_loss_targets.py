@@ -11,11 +11,7 @@ import pytest
 import torch
 from comfy.model_base import ModelType
 
-from lora2_core.host.training.objective import (
-    check_loss,
-    denoising_loss,
-    prediction_scale,
-)
+from lora2_core.host.training.objective import denoising_loss, prediction_scale
 from lora2_core.host.training.timesteps import positions, sigma_at
 from lora2_core.training.loss import LossSettings
 
@@ -78,9 +74,3 @@ def test_levels_cover_the_models_own_range(kind):
     assert low <= float(sigma[0]) < float(sigma[-1]) <= high
     ends = sorted(float(sampling.percent_to_sigma(p)) for p in (0.1, 0.9))
     assert sigma[[0, -1]].tolist() == pytest.approx(ends, rel=0.05)
-
-
-@pytest.mark.parametrize("kind", PAIRS, ids=lambda kind: kind.name)
-def test_what_has_no_noise_is_refused(kind):
-    with pytest.raises(ValueError, match="makes one picture of another"):
-        check_loss(LossSettings(), sampling_of(kind))

@@ -113,6 +113,25 @@ def test_inputs_and_gradients_that_are_not_contiguous():
     compare(results(*joined, x, turned(joined[0])), wanted, EXACT[torch.float32])
 
 
+def test_a_model_may_write_into_what_a_layer_gives():
+    """As video models of SVD's kind do: `h += ...` on the output of a Linear of a sequence."""
+    hooked, joined = pair_of(MODULES["linear"][0], "fixed")
+    x = torch.randn(2, 3, 12, requires_grad=True)
+
+    def written(forward):
+        return lambda x: forward(x).add_(1).mul_(2)
+
+    wanted = results(*hooked, x, written(hooked[0]))
+    compare(results(*joined, x, written(joined[0])), wanted, EXACT[torch.float32])
+    plain = model_of(MODULES["linear"][0])
+    layer = Frozen(plain[0])
+    found = [
+        torch.autograd.grad(written(forward)(x).square().sum(), x)[0]
+        for forward in (plain, lambda x: Alone.apply(x, layer))
+    ]
+    compare(found[:1], found[1:], EXACT[torch.float32])
+
+
 def test_channels_last():
     hooked, joined = pair_of(MODULES["conv 3x3"][0], "adaptive")
     x = torch.randn(2, 5, 6, 7).to(memory_format=torch.channels_last).requires_grad_()

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lora2_core.host.training.one_step import takes_one_step
+
 from .build import diffusion_class, shape_of
 
 TOKENS, POOLED = 6, 20
@@ -108,6 +110,8 @@ def data_for(name: str, model) -> tuple[list[dict], list[list]]:
 
     parts = [draw(1, *shape) for shape in latent_shapes(name, model)]
     facts = {"pooled_output": draw(1, POOLED), **more_facts(name, draw)}
+    if takes_one_step(model.get_model_object("model_sampling")):
+        facts["reference_latents"] = [draw(*parts[0].shape)]
     samples = parts[0] if len(parts) == 1 else NestedTensor(parts)
     tokens = TOKENS_OF.get(diffusion_class(name).__name__, TOKENS)
     return [{"samples": samples}], [[[draw(1, tokens, width_of(name)), facts]]]

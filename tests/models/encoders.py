@@ -59,7 +59,7 @@ ENCODERS: dict[str, tuple] = {
     "Flux": (flux.FluxTokenizer, flux.flux_clip(torch.float32), {"clip_l": CLIP_L, "t5xxl": T5}),
     "SD3": (
         sd3_clip.SD3Tokenizer, sd3_clip.sd3_clip(dtype_t5=torch.float32),
-        {"clip_l": CLIP_L, "clip_g": CLIP_G, "t5xxl": T5},
+        {"clip_l": CLIP_L, "clip_g": CLIP_G, "t5xxl": T5 | {"d_model": 4096}},  # joined at 4096
     ),
     "PixArt, Chroma, LTX": (
         pixart_t5.PixArtTokenizer, pixart_t5.pixart_te(torch.float32), {"t5xxl": T5}
@@ -83,7 +83,7 @@ ENCODERS: dict[str, tuple] = {
     "Anima": (anima.AnimaTokenizer, anima.te(torch.float32), {"qwen3_06b": LLM}),
     "HunyuanVideo": (
         hunyuan_video.HunyuanVideoTokenizer, hunyuan_video.hunyuan_video_clip(torch.float32),
-        {"clip_l": CLIP_L, "llama": LLM},
+        {"clip_l": CLIP_L, "llama": LLM | {"num_hidden_layers": 4}},  # read at the third last
     ),
     "HiDream": (
         hidream.HiDreamTokenizer,

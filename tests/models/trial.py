@@ -21,10 +21,12 @@ from lora2_core.host.training.choices import Choices
 from lora2_core.host.training.examples import collate, make_examples
 from lora2_core.host.training.loan import on_loan
 from lora2_core.host.training.objective import Draw, loss_of
+from lora2_core.host.training.overwritten import is_overwriting, remembered
 from lora2_core.host.training.pictures import Pictures
-from lora2_core.host.training.run import train_on
+from lora2_core.host.training.run import Outcome, train_on
 from lora2_core.host.training.timesteps import positions, sigma_at
 from lora2_core.layers.adapters import Adapters, attach
+from lora2_core.layers.targets import AUTO, TargetSettings
 from lora2_core.training.loss import LossSettings
 
 from .build import build, diffusion_class
@@ -35,6 +37,7 @@ TIMES = {"t", "timestep", "timesteps", "r", "sigma", "sigmas"}  # what a denoise
 STEPS, RANK, RATE = 3, 2, 1e-2
 STEP = 1e-2  # of finite differences, in units of the weights
 SLOPE = 0.03  # how far a slope may be from the gradient, as a share of it
+ALIKE = 1e-4  # how far losses may be apart that are computed in two ways, as a share
 NOTHING, SAME = 1e-6, 1e-5  # shares of the largest gradient, and of a loss: no more than rounding
 CLOSE = 1e-4  # how far two forward passes may be apart, as a share of the output
 
@@ -71,7 +74,7 @@ def tried(name: str) -> Row:
         if not denoises(name):
             return Row(name, NO_DIFFUSION, why="its forward pass takes no time")
         trial = Trial(name)
-        for stage in ("train", "gradients", "files"):
+        for stage in ("train", "checkpointing", "gradients", "files"):
             with torch.inference_mode(stage != "build"):
                 getattr(trial, stage)()
         return Row(name, WORKS, trial.layers, trial.idle, seconds=time.monotonic() - began)
@@ -87,21 +90,34 @@ class Trial:
         self.model, self.lora = build(name), None
         self.latents, self.positive = data_for(name, self.model)
         self.layers = self.idle = 0
+        self.losses: list[float] = []
 
     def train(self) -> None:
         """Trains as LoRA² Train does; every loss is finite, and the model is as it was."""
         before = {k: v.clone() for k, v in self.model.model.state_dict().items()}
-        rank = RankSettings(mode="fixed", target_rank=RANK)
-        choices = Choices(rank, TrainSettings(STEPS, RATE))
-        out = train_on(self.model, self.latents, self.positive, choices, lambda step: None)
-        if out.stopped_by is not None:
-            raise out.stopped_by
+        out = self.run("off")
         if len(out.losses) != STEPS or not all(map(math.isfinite, out.losses)):
             raise ValueError(f"the losses are {out.losses}")
         after = self.model.model.state_dict()
         if not all(torch.equal(v, after[k]) for k, v in before.items()):
             raise ValueError("the model was changed")
-        self.lora, self.layers = out.lora, len(out.lora.layers)
+        self.lora, self.layers, self.losses = out.lora, len(out.lora.layers), out.losses
+
+    def run(self, checkpointing: str) -> Outcome:
+        """Returns what a training gives."""
+        rank = RankSettings(mode="fixed", target_rank=RANK)
+        training, target = TrainSettings(STEPS, RATE), TargetSettings(AUTO)
+        choices = Choices(rank, training, target=target, checkpointing=checkpointing)
+        out = train_on(self.model, self.latents, self.positive, choices, lambda step: None)
+        if out.stopped_by is not None:
+            raise out.stopped_by
+        return out
+
+    def checkpointing(self) -> None:
+        """The same losses where the model's blocks are computed twice."""
+        again = self.run("on").losses
+        if any(abs(a - b) > ALIKE * abs(b) for a, b in zip(again, self.losses, strict=True)):
+            raise ValueError(f"the losses are {again} instead of {self.losses}")
 
     def gradients(self) -> None:
         """Every layer has a gradient, or the prediction does not depend on it; the gradient of one
@@ -115,6 +131,13 @@ class Trial:
             adapters = attach(inner, modules, settings)
             try:
                 self.check_gradients(inner, examples, adapters)
+            except RuntimeError as error:  # as a run goes on: host/training/run.py
+                if not is_overwriting(error):
+                    raise
+                for c in adapters.components.values():
+                    c.lora_up.grad = c.lora_down.grad = None
+                with remembered(inner.diffusion_model):
+                    self.check_gradients(inner, examples, adapters)
             finally:
                 adapters.detach()
 
@@ -125,7 +148,7 @@ class Trial:
         sigma = sigma_at(sampling, positions(sampling, LossSettings(), torch.tensor([0.4])))
 
         def loss() -> Tensor:
-            return loss_of(inner, Draw(examples, noise, sigma), {})
+            return loss_of(inner, Draw.of(inner, examples, noise, sigma), {})
 
         with torch.no_grad():
             for c in adapters.components.values():

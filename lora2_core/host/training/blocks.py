@@ -133,7 +133,8 @@ class Checkpoint(torch.autograd.Function):
         results.append(block.compute(*tensors))
         if versions != [version_of(t) for t in block.given]:
             raise ValueError(UNCHECKPOINTED)
-        return tuple(t for t in tensors_of(results[0]) if not block.is_given(t))
+        # no views of anything: the model may write into them
+        return tuple(t.data for t in tensors_of(results[0]) if not block.is_given(t))
 
     @staticmethod
     @once_differentiable

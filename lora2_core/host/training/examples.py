@@ -12,6 +12,7 @@ from torch import Tensor
 from .latents import Latent, memory_of
 from .masks import expand_weights
 from .memory import out_of_memory
+from .one_step import take_source
 from .pictures import Pictures
 
 # what a model raises that can't take its conditions
@@ -38,6 +39,8 @@ class Example:
     weights: how much each position counts [1, 1, ..., height, width], None where all count alike.
     facts: the dict of the caption's entry.
     of_class: the same picture with the caption of its class, None where nothing is preserved.
+    source: what the picture is made of [1, channels, ..., height, width], for models that make one
+        picture of another in one step; None for all others.
     """
 
     latent: Tensor
@@ -46,6 +49,7 @@ class Example:
     facts: dict = field(default_factory=dict)
     shapes: tuple[tuple[int, ...], ...] = ()
     of_class: Example | None = None
+    source: Tensor | None = None
 
 
 def make_examples(model, inner, pictures: Pictures) -> list[Example]:
@@ -58,21 +62,21 @@ def make_examples(model, inner, pictures: Pictures) -> list[Example]:
     entries: dict[int, list] = {}
     made: dict[tuple, Example] = {}
     examples = []
-    for number, (picture, entry) in enumerate(
+    for number, (picture, given) in enumerate(
         zip(pictures.latents, pictures.captions, strict=True), 1
     ):
-        memory, caption = (memory_of(picture.values), picture.shapes), id(entry)
+        memory, caption = (memory_of(picture.values), picture.shapes), id(given)
         if (memory, caption) not in made:
             if memory not in latents:
                 values = picture.values.clone().to(device, torch.float32)
                 latents[memory] = inner.process_latent_in(values)
             if caption not in entries:
-                entries[caption] = normal_copy(entry)
-            own = latents[memory], picture
-            conditions = encode_or_refuse(inner, number, entries[caption], *own)
-            facts = entries[caption][1]
+                entries[caption] = normal_copy(given)
+            latent = latents[memory]
+            source, entry = take_source(inner, entries[caption], latent)
+            conditions = encode_or_refuse(inner, number, entry, latent, picture)
             made[memory, caption] = Example(
-                latents[memory], conditions, facts=facts, shapes=picture.shapes
+                latent, conditions, facts=entry[1], shapes=picture.shapes, source=source
             )
         examples.append(made[memory, caption])
     return with_weights(examples, pictures.mask_weights)

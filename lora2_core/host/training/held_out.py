@@ -76,7 +76,8 @@ class Probes:
         (example,) = [example] if self.renew is None else self.renew([example])
         for first in range(0, LEVELS, self.at_once):
             some = slice(first, first + self.at_once)
-            draw = Draw([example] * len(sigma[some]), noise[some], sigma[some])
+            same = [example] * len(sigma[some])
+            draw = Draw.of(self.inner, same, noise[some], sigma[some])
             found += losses_of(self.inner, draw, self.options, self.settings).tolist()
         return found
 

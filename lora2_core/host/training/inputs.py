@@ -9,6 +9,7 @@ import torch
 from .choices import Choices
 from .masks import mask_weights
 from .objective import check_loss
+from .one_step import divided, takes_one_step
 from .pictures import Pictures
 from .text_encoder import texts_of
 
@@ -40,11 +41,17 @@ def check_inputs(model, latents: list[dict], positive: list[list], choices: Choi
         if prior is not None:
             prior = replace(prior, texts=text.prior_texts(prior.captions))
     check_they_are_pictures(subject, choices)
+    sampling = model.get_model_object("model_sampling")
     for preview in choices.previews:
         preview.check(subject.captions)
+        if takes_one_step(sampling) and divided(preview.positive[0])[0] is None:
+            raise ValueError(
+                "This model makes one picture of another, but positive of the preview has none: "
+                "give it a source by ReferenceLatent."
+            )
     with torch.inference_mode(False):  # else the loss could not use the weights
         weights = mask_weights(choices.mask, [latent.values for latent in subject.latents])
-    check_loss(choices.loss, model.get_model_object("model_sampling"))
+    check_loss(choices.loss, sampling)
     choices.keep.check()
     choices.snapshots.check()
     subject = replace(subject, mask_weights=weights)

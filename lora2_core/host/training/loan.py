@@ -15,6 +15,7 @@ from torch import nn
 
 from .attention import AttentionWithGradients
 from .frozen import FrozenLayers
+from .no_grad import with_gradients
 from .switches import set_for_training
 
 # what a dynamic patcher notes in modules, and where it holds the memory of its weights
@@ -145,6 +146,7 @@ class Loan:
             replace_inference_tensors(patcher.model, self.replaced)
         self.held.enter_context(set_for_training())
         self.held.enter_context(self.attention.everywhere())
+        self.held.enter_context(with_gradients(self.modules()))
 
     def give_back(self) -> None:
         """Puts every parameter and buffer back, and how the host computes."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from ...training.loss import WEIGHTINGS, LossSettings
 from ...training.parallel import Processes
 from .examples import Example, by_shape, collate
+from .one_step import first_input, takes_one_step, target_of
 from .out_of_place import writes_allowed
 from .overwritten import overwrites, overwriting_allowed
 from .streams import levels as levels_of_streams
@@ -35,14 +36,12 @@ def prediction_scale(sampling, sigma: Tensor, like: Tensor) -> Tensor:
 
 def check_loss(settings: LossSettings, sampling) -> None:
     """Raises ValueError where the model's kind has no such loss: a weighting by SNR belongs to
-    models that add noise to the latent as it is, and has no agreed form for flow models. Models
-    that make one picture of another in one step learn from no noise at all.
+    models that add noise to the latent as it is, and has no agreed form for flow models.
     """
-    names = "IMG_TO_IMG", "IMG_TO_IMG_FLOW"  # older hosts lack the second
-    if isinstance(sampling, tuple(getattr(comfy.model_sampling, n, ()) for n in names)):
+    if settings.weighting != "none" and takes_one_step(sampling):
         raise ValueError(
-            "This model makes one picture of another in one step, such as depth or a mask of a "
-            "photograph. It would need pairs of pictures, so it can't be trained here."
+            f"weighting is {settings.weighting!r}, but this model makes one picture of another "
+            "without noise: choose none."
         )
     kinds = comfy.model_sampling.EPS, getattr(comfy.model_sampling, "V_PREDICTION_DDPM", ())
     if settings.weighting != "none" and not isinstance(sampling, kinds):  # before 0.24 only EPS
@@ -101,17 +100,22 @@ def prediction_error(
     settings: LossSettings,
     weights: Tensor | None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Returns the error [B, ...] of the model's own prediction, and its weights."""
+    """Returns the error [B, ...] of the model's own prediction, and its weights. noise: the sources
+    where the model makes one picture of another in one step.
+    """
     sampling = inner.model_sampling
     streams = levels_of_streams(inner, sigma, conditions.get("latent_shapes") or [])
-    if streams is None:
-        x = sampling.noise_scaling(sigma, noise.clone(), latents)
-    else:
+    target = latents
+    if streams is not None:
         x = streams.noised(latents, noise)
+    elif takes_one_step(sampling):
+        x, target = noise, target_of(sampling, sigma, latents)
+    else:
+        x = sampling.noise_scaling(sigma, noise.clone(), latents)
     with forward_mode(inner):
         denoised = inner.apply_model(x, sigma, transformer_options=options, **conditions)
     if streams is None:
-        error = (denoised - latents) / prediction_scale(sampling, sigma, latents)
+        error = (denoised - target) / prediction_scale(sampling, sigma, latents)
     else:
         error = streams.error(x, denoised, latents, noise)
     levels = snr_weights(sampling, settings, sigma, latents)
@@ -129,6 +133,12 @@ class Draw:
     examples: list[Example]
     noise: Tensor
     sigma: Tensor
+
+    @classmethod
+    def of(cls, inner, examples: list[Example], noise: Tensor, sigma: Tensor) -> Draw:
+        """Returns the batch with what the model starts from in the place of noise."""
+        sources = [example.source for example in examples]
+        return cls(examples, *first_input(inner, sources, noise, sigma))
 
     def part(self, some: slice) -> Draw:
         """Returns a part of the batch."""
@@ -148,7 +158,7 @@ def with_noise(
     drawn = torch.rand(count, generator=generator)
     noise = settings.offset(noise, generator)
     sigma = noise_levels(inner, settings, drawn, latent).to(latent.device)
-    return Draw(picked, noise, sigma)
+    return Draw.of(inner, picked, noise, sigma)
 
 
 def some_of(count: int, wanted: int, generator: torch.Generator) -> list[int]:

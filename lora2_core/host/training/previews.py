@@ -25,6 +25,7 @@ from ...training.run import Run, Step
 from ..data.encoding import CAPTION
 from ..only_said import OnlySaid
 from ..output import numbered_files
+from . import one_step
 from .loan import Loan
 from .text_encoder import TextEncoder
 
@@ -211,7 +212,9 @@ def empty_latent(preview: Preview, latent: Tensor, form) -> Tensor:
 
 
 def sample(patcher, preview: Preview, latent: Tensor) -> Tensor:
-    """Returns what the host's KSampler makes of the empty latent."""
+    """Returns what the host's KSampler makes of the empty latent, or of the source in positive."""
+    if one_step.takes_one_step(patcher.get_model_object("model_sampling")):
+        return one_step.sample(patcher, preview.positive)
     noise = comfy.sample.prepare_noise(latent, preview.seed)
     negative = preview.negative or zeroed(preview.positive)
     parts = preview.steps, preview.cfg, preview.sampler_name, preview.scheduler

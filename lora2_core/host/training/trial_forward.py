@@ -99,7 +99,8 @@ def forward(inner, example: Example, options: dict) -> float:
     middle, latent = torch.tensor([0.5]), example.latent
     with torch.no_grad():
         sigma = noise_levels(inner, DEFAULT, middle, latent).to(latent.device)
-        return float(loss_of(inner, Draw([example], torch.zeros_like(latent), sigma), options))
+        draw = Draw.of(inner, [example], torch.zeros_like(latent), sigma)
+        return float(loss_of(inner, draw, options))
 
 
 def misfit(inner, number: int, entry: list, error: Exception) -> str:
