@@ -69,7 +69,8 @@ class LoRA2CompressFolder(io.ComfyNode):
                     "dtype",
                     options=list(DTYPES),
                     default="fp16",
-                    tooltip="Number format of the weights.",
+                    tooltip="Number format of the weights. fp8: half of the bytes of fp16, with an "
+                    "error of about 4 % in the update; for formats with an alpha (kohya, uniform).",
                 ),
             ],
             outputs=[io.String.Output(display_name="table")],

@@ -86,7 +86,7 @@ def extract(
             gathered.add(name, *cut(update, start, gathered, settings))
         else:
             layer = name.removesuffix(".bias")
-            change = {".diff" if layer == name else ".diff_b": update.half().cpu()}
+            change = {".diff" if layer == name else ".diff_b": update.cpu()}
             before = gathered.others.get(layer, OtherChange({})).tensors
             gathered.others[layer] = OtherChange({**before, **change})
     if not gathered.layers and not gathered.others:
@@ -101,8 +101,15 @@ def extract(
 
 def difference(name: str, tuned: Tensor, base: Tensor, out: Extracted) -> Tensor | None:
     """Returns tuned less base in fp32; None where both are the same, or differ only since one of
-    them was stored with less precision. Counts which it was.
+    them was stored with less precision. Counts which it was. ValueError in one sentence where their
+    shapes differ or a value is not finite.
     """
+    if tuned.shape != base.shape:
+        first, second = (" x ".join(map(str, weight.shape)) for weight in (tuned, base))
+        raise ValueError(
+            f"Layer {name} is {first} in the tuned model and {second} in the base: take off the "
+            "LoRA that changes its shape, or leave the layer out by layers."
+        )
     out.compared += 1
     if tuned.dtype == base.dtype and torch.equal(tuned, base):
         out.same += 1

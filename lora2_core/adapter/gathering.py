@@ -108,7 +108,11 @@ class Gathering:
         return removed + (beyond if beyond > 1e-14 * self.energy else 0.0)
 
     def curve(self) -> tuple[list[float], list[float]]:
-        """Returns sizes in MB and the relative error of each cut, from nothing to all."""
+        """Returns sizes in MB and the relative error of each cut, from nothing to all; one of no
+        size where no layer can be cut.
+        """
+        if not self.layers:
+            return [0.0], [0.0]
         parameters, error = error_curve(RankedLora(self.layers, singular=True), self.beyond)
         megabytes = parameters.double() * BYTES_PER_PARAMETER / MEGABYTE
         return megabytes.tolist(), error.tolist()

@@ -5,6 +5,7 @@ with learned ranks.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,13 +16,14 @@ import torch
 from torch import Tensor
 
 from ..adapter.expressing import expressed
-from ..adapter.lora import RankedLora
+from ..adapter.lora import LoraLayer, RankedLora
 from ..adapter.names import split_key
 from ..atomic import write_atomic
 from ..checks import check_choice, check_range
 from ..units import MEGABYTE
 from .checksums import KEY as CHECKS
 from .checksums import written
+from .eight_bits import FP8, alpha_for
 from .metadata import run_entries
 from .own_metadata import common_alpha, own_entries
 from .peft_metadata import KEY as PEFT_METADATA
@@ -30,7 +32,9 @@ from .seal import EMPTY, KEY, payload_of, sealed
 from .tensor_file import parse
 
 LEGACY = slice(0x100000, 0x110000)  # bytes of a file that kohya's legacy hash covers
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+DTYPES = {
+    "fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, "fp8": FP8,
+}  # fmt: skip
 FORMATS = ("kohya", "peft", "uniform", "original", "comfy", "nunchaku")
 PAIRS_ONLY = ("peft", "uniform", "nunchaku")  # forms whose readers take no other kinds of changes
 PEFT_PARTS = ("unet.", "transformer.", "text_encoder.", "text_encoder_2.")
@@ -68,28 +72,38 @@ def to_tensors(
     lora: RankedLora, bases: Mapping[str, str], form: str, dtype: torch.dtype
 ) -> dict[str, Tensor]:
     """Returns the tensors of a file by key. A layer of rank 0 has none. All alphas are one number;
-    without an alpha, the scale is 1.
+    without an alpha, the scale is 1, which fp8 can't do with: ValueError.
 
     bases: layer -> its name in the file. form: as for `save`.
     """
     out: dict[str, Tensor] = {}
     widths = padded_ranks(lora, bases, form)
-    common = common_alpha([widths.get(name, rank) for name, rank in lora.ranks.items()])
+    ranks = {name: widths.get(name, rank) for name, rank in lora.ranks.items()}
+    if dtype == FP8:
+        common = alpha_for((ranks[name], largest_of(layer)) for name, layer in lora.layers.items())
+    else:
+        common = common_alpha(ranks.values())
     for name, layer in lora.layers.items():
-        rank, base, keys = widths.get(name, layer.rank), bases.get(name), keys_of(lora, name, form)
+        rank, base, keys = ranks[name], bases.get(name), keys_of(lora, name, form)
         if rank == 0 or base is None:
             continue
         up, down = layer.file_tensors()
-        if keys.alpha and common != rank:
+        if dtype == FP8:
+            if not keys.alpha:
+                raise ValueError(
+                    f"fp8 needs a scale in the file, which the {form} format has none for: save as "
+                    "kohya, or choose another dtype."
+                )
+            up, down = (t * math.sqrt(rank / common) for t in (up, down))
+        elif keys.alpha and common != rank:
             up = up * (rank / common)
         up, down = (t.to(dtype).contiguous() for t in (up, down))
-        if not (torch.isfinite(up).all() and torch.isfinite(down).all()):
+        if not all(bool(t.float().isfinite().all()) for t in (up, down)):
             raise ValueError(
                 f"Layer {name} has values that {dtype} can't hold: save as fp32, or train again."
             )
         if grow := rank - layer.rank:
-            down = torch.cat([down, down.new_zeros(grow, *down.shape[1:])])
-            up = torch.cat([up, up.new_zeros(up.shape[0], grow, *up.shape[2:])], 1)
+            down, up = padded(down, 0, grow), padded(up, 1, grow)
         out[base + keys.down], out[base + keys.up] = down, up
         if keys.alpha:
             out[f"{base}.alpha"] = torch.tensor(common)
@@ -106,6 +120,17 @@ def to_tensors(
             "The adapter is empty: every layer has rank 0. Allow more MB or a larger keep."
         )
     return out
+
+
+def largest_of(layer: LoraLayer) -> float:
+    """Returns the largest magnitude in lora_up and lora_down of a layer; 0 at rank 0."""
+    return max((float(t.abs().max()) for t in (layer.up, layer.down) if t.numel()), default=0.0)
+
+
+def padded(tensor: Tensor, side: int, count: int) -> Tensor:
+    """Returns a tensor with so many zeros behind it along a side."""
+    shape = [count if i == side else length for i, length in enumerate(tensor.shape)]
+    return torch.cat([tensor, tensor.new_zeros(shape)], side)
 
 
 def padded_ranks(lora: RankedLora, bases: Mapping[str, str], form: str) -> dict[str, int]:
@@ -182,7 +207,7 @@ def save(
     form: `kohya`; `peft`, for diffusers; `uniform`, kohya padded with zeros to one rank;
         `original`, as in the file that the adapter came from; `comfy`, as ComfyUI names its layers;
         `nunchaku`.
-    dtype: `fp16`, `bf16` or `fp32`.
+    dtype: `fp16`, `bf16`, `fp32` or `fp8`, of which two weights take the bytes of one in fp16.
     max_mb: above 0, the adapter is cut until the file has at most so many MB (1e6 bytes).
     diffusers: module path -> diffusers' path, used when it has every layer.
     sure: refuse a name from a file of another program that the form may not have, where the model

@@ -1,6 +1,6 @@
 """What handling files costs and how far it is from the best possible, at the size of SDXL:
-`nox -s bench-files`, `-- merge`, `-- extract`, `-- speed`, `-- load`, `-- kinds` for one of
-them.
+`nox -s bench-files`, `-- merge`, `-- extract`, `-- speed`, `-- load`, `-- kinds`, `-- eight`
+for one of them.
 
 Each figure is taken in a process of its own, so that its peak memory is its own.
 """
@@ -24,6 +24,7 @@ from lora2_core.adapter.compress import compress
 from lora2_core.adapter.lora import LoraLayer, RankedLora
 from lora2_core.adapter.merging import MergeSettings, Source, merge
 from lora2_core.adapter.other_kinds import OtherChange
+from tests.benchmarks import eight_bits
 
 SDXL = {
     "image_size": 32, "out_channels": 4, "use_spatial_transformer": True, "legacy": False,
@@ -34,7 +35,7 @@ SDXL = {
     "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
 }  # fmt: skip
 MODULE = (sys.executable, "-m", "tests.hosting.inprocess", "tests.benchmarks.adapters")
-FIGURES = ("merge", "extract", "speed", "load", "kinds")
+FIGURES = ("merge", "extract", "speed", "load", "kinds", "eight")
 MERGED, RANK, BUDGET = 4, 64, 100.0  # LoRAs, their rank, MB of the result
 SAMPLED = 12  # layers of an extraction that are compared with an exact decomposition
 
@@ -302,7 +303,7 @@ def peak() -> float:
 def main() -> None:
     """Prints the figures, each from a process of its own."""
     run = {"merge": merging, "extract": extracting, "speed": speeds, "load": loading}
-    run["kinds"] = kinds
+    run |= {"kinds": kinds, "eight": eight_bits.figures}
     if sys.argv[1:2] == ["write"]:
         written(Path(sys.argv[2]))
         return

@@ -21,6 +21,7 @@ from tests.toys import SHAPES, foreign, metadata_of, random_lora
 Q, *_, CONV = SHAPES
 BASE = "lora_unet_middle_block_1_transformer_blocks_0_attn2_to_out_0"
 FREE = ("kohya", "peft", "uniform", "comfy")  # forms that any adapter can have
+PLAIN = [dtype for dtype in DTYPES if dtype != "fp8"]  # without a scale in the alpha
 CHOICES = pytest.mark.parametrize("form", FREE)
 
 
@@ -100,8 +101,34 @@ def test_half_precision_is_near(form: str, dtype: str, off: float, tmp_path: Pat
         torch.testing.assert_close(found, layer.delta(), rtol=0, atol=off * scale)
 
 
+@pytest.mark.parametrize("size", [1e-4, 1.0, 300.0])
+@pytest.mark.parametrize("form", ["kohya", "uniform"])
+def test_eight_bits_are_near_whatever_the_size_of_the_weights(form: str, size: float, tmp_path):
+    """An update's error is that of 3 bits in lora_up and in lora_down; half of fp16's bytes."""
+    lora = random_lora()
+    layers = {n: replace(y, up=y.up * size, down=y.down * size) for n, y in lora.layers.items()}
+    lora, path = replace(lora, layers=layers).rotated(), tmp_path / "a.safetensors"
+    lora2.save(path, lora, form=form, dtype="fp8")
+    loaded = lora2.load(path)
+    for name, layer in lora.layers.items():
+        off = (loaded.layers[name].delta() - layer.delta()).norm() / layer.delta().norm()
+        assert 0.01 < float(off) < 0.05
+    tensors = safetensors.torch.load_file(path)
+    weights = [t for k, t in tensors.items() if not k.endswith(".alpha")]
+    assert {t.dtype for t in weights} == {torch.float8_e4m3fn}
+    assert max(float(t.float().abs().max()) for t in weights) <= 256
+    assert len({float(t) for k, t in tensors.items() if k.endswith(".alpha")}) == 1
+
+
+@pytest.mark.parametrize("form", ["peft", "comfy"])
+def test_eight_bits_need_an_alpha(form: str, tmp_path: Path):
+    with pytest.raises(ValueError, match=f"fp8 needs a scale .* the {form} format has none"):
+        lora2.save(tmp_path / "a.safetensors", random_lora(), form=form, dtype="fp8")
+    assert not list(tmp_path.iterdir())
+
+
 @CHOICES
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", PLAIN)
 def test_shapes_types_and_alpha(form: str, dtype: str, tmp_path: Path):
     lora = lora2.save(tmp_path / "a.safetensors", random_lora(), form=form, dtype=dtype)
     tensors = safetensors.torch.load_file(tmp_path / "a.safetensors")
@@ -305,7 +332,7 @@ def test_an_empty_adapter_is_not_saved(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("max_mb", "form", "dtype"),
-    each_once([0.003, 0.0035, 0.00421, 0.005, 0.006, 0.0071, 0.01, 0.05], FREE, DTYPES),
+    each_once([0.003, 0.0035, 0.00421, 0.005, 0.006, 0.0071, 0.01, 0.05], FREE, PLAIN),
 )
 def test_max_mb_is_obeyed_to_the_byte(form: str, dtype: str, max_mb: float, tmp_path: Path):
     lora, path = random_lora().rotated(), tmp_path / "a.safetensors"
@@ -348,7 +375,7 @@ def test_a_max_mb_that_holds_no_position_is_refused(max_mb: float, tmp_path: Pat
 
 @pytest.mark.parametrize(
     "options",
-    [{"form": "lycoris"}, {"dtype": "fp8"}, {"max_mb": -1}, {"max_mb": float("nan")}],
+    [{"form": "lycoris"}, {"dtype": "fp4"}, {"max_mb": -1}, {"max_mb": float("nan")}],
     ids=str,
 )
 def test_bad_choices_are_refused(options: dict, tmp_path: Path):

@@ -14,6 +14,7 @@ from pathlib import Path
 import comfy.lora
 import comfy.sd
 import comfy.utils
+import folder_paths
 import safetensors.torch
 import torch
 from comfy.weight_adapter import BOFTAdapter, OFTAdapter
@@ -41,6 +42,18 @@ ROUTES: dict[str, Route] = {
     ),
 }
 USUAL = ("Load", "Compress")
+
+
+def extracted(nodes: Mapping, model, name: str) -> object:
+    """The difference that the host's own loader makes, extracted as an adapter."""
+    path = folder_paths.get_full_path_or_raise("loras", name)
+    tensors = comfy.utils.load_torch_file(path, safe_load=True)
+    tuned, _ = comfy.sd.load_lora_for_models(model, None, tensors, 1.0, 0.0)
+    given = {"model": tuned, "base": model, "budget_mb": 0.0, "tolerance": 1e-6}
+    return nodes["LoRA2Extract"].execute(rest=True, **given).result[0]
+
+
+ROUTES["Extract"] = extracted
 
 
 class Fails(Exception):
@@ -93,10 +106,14 @@ def changes(patched: dict[str, Tensor], model) -> dict[str, Tensor]:
 
 
 def lost(saved: dict[str, Tensor], source: dict[str, Tensor], model) -> list[str]:
-    """The weights whose update is not that of the source file."""
+    """The weights whose update is not that of the source file. Where the host computes none, since
+    its own code fails on a layer and says so, there is nothing to lose.
+    """
     state, gone = model.model.state_dict(), []
     for key, wanted in source.items():
         before = state[key].double()
+        if torch.equal(wanted, before):
+            continue
         update = wanted - before if wanted.shape == before.shape else wanted
         got = saved.get(key, before)
         now = got - before if got.shape == before.shape else got
