@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from ..lora2_core.host import store
+from ..lora2_core.host.data.caption_route import add_route
 from ..lora2_core.host.training import checkpoint_files
 from ..lora2_core.saying import plainly
 from . import (
@@ -55,7 +56,8 @@ class LoRA2Extension(ComfyExtension):
     """The extension that the host loads."""
 
     async def on_load(self) -> None:
-        """Removes what a crash left half written."""
+        """Removes what a crash left half written, and adds the server route."""
+        add_route()
         store.sweep_orphans()
         checkpoint_files.sweep_orphans()
 

@@ -25,15 +25,15 @@ class Picture:
     """A picture file.
 
     name: its name in reports. repeats: how often it is repeated. caption: the text of its caption
-    file, None without one; caption_kind: that file's ending. folder_caption: the name in N_name, if
-    its folder is called so. mask: its mask file.
+    file, None without one; caption_file: that file. folder_caption: the name in N_name, if its
+    folder is called so. mask: its mask file.
     """
 
     path: Path
     name: str
     repeats: int
     caption: str | None
-    caption_kind: str = CAPTIONS[0]
+    caption_file: Path | None = None
     folder_caption: str = ""
     mask: Path | None = None
     sources: tuple[Path, ...] = ()
@@ -147,9 +147,10 @@ def picture_of(
     when one of these files can't be used.
     """
     check_file(file.path)
-    caption, kind, mask = None, CAPTIONS[0], None
+    caption = caption_file = mask = None
     if captions:
-        caption, kind = read_caption(captions[0].path), captions[0].path.suffix.lower()
+        caption_file = captions[0].path
+        caption = read_caption(caption_file)
     if masks:
         mask = masks[0].path
         check_file(mask, "its mask ")
@@ -159,5 +160,5 @@ def picture_of(
     words = match[2].strip() if (match := PREFIX.match(outer)) else ""
     if readable(words) != words:  # escapes of bytes are no words
         words = ""
-    facts = file.path, file.name, repeats_of(outer), caption, kind, words, mask
+    facts = file.path, file.name, repeats_of(outer), caption, caption_file, words, mask
     return Picture(*facts, tuple(sources))

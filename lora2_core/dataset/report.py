@@ -82,7 +82,8 @@ def scaled(planned: Planned) -> bool:
 
 def captions(settings: DatasetSettings, used: Sequence[Planned]) -> str:
     """Returns a line on where the captions come from."""
-    own = Counter(p.picture.caption_kind for p in used if p.picture.caption)
+    files = [p.picture.caption_file for p in used if p.picture.caption]
+    own = Counter(file.suffix.lower() for file in files if file is not None)
     empty = sum(p.picture.caption == "" for p in used)
     parts = [f"{own[kind]} from {kind} files" for kind in CAPTIONS if own[kind] or kind == ".txt"]
     if shared := sum(p.picture.caption is None for p in used):

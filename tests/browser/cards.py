@@ -79,6 +79,18 @@ def photographs(path: Path, model: str) -> None:
     card(path, f"Your subject in {model}", rows)
 
 
+def captioned(path: Path) -> None:
+    """The card of the example whose captions the text encoder writes."""
+    from lora2_core.playground.subjects import PHOTOGRAPHS
+
+    taken = examples(PHOTOGRAPHS, 5)
+    rows = [
+        Row("pictures that have no captions yet", taken[:3]),
+        Row("get them from the model's own text encoder", taken[3:]),
+    ]
+    card(path, "Captions by a model: Krea 2", rows)
+
+
 def style(path: Path) -> None:
     """The card of the example on styles: many things, drawn alike."""
     from lora2_core.playground import subjects

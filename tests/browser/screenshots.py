@@ -193,6 +193,7 @@ def examples(page: Studio, server: ComfyServer) -> None:
     """
     cards.photographs(WORKFLOWS / "LoRA2 SDXL subject.jpg", "SDXL")
     cards.photographs(WORKFLOWS / "LoRA2 Flux subject.jpg", "Flux")
+    cards.captioned(WORKFLOWS / "LoRA2 Krea 2 captions.jpg")
     cards.style(WORKFLOWS / "LoRA2 SDXL style.jpg")
     cards.merged(WORKFLOWS / "LoRA2 merge two adapters.jpg")
     cards.extracted(WORKFLOWS / "LoRA2 extract from two models.jpg")

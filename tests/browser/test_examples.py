@@ -101,7 +101,9 @@ def test_loaders_of_an_example_say_where_their_files_are(name: str) -> None:
 
 
 @pytest.mark.one_look
-@pytest.mark.parametrize("name", ["LoRA2 SDXL style", "LoRA2 Flux subject"])
+@pytest.mark.parametrize(
+    "name", ["LoRA2 SDXL style", "LoRA2 Flux subject", "LoRA2 Krea 2 captions"]
+)
 def test_an_example_lacks_only_files(page_of_look: FrontEnd, name: str) -> None:
     """The server's own validation names the loaders, and the folder of pictures, and no more."""
     page_of_look.open(workflow(name))
@@ -109,7 +111,8 @@ def test_an_example_lacks_only_files(page_of_look: FrontEnd, name: str) -> None:
     assert status == 400
     allowed = {(loader, "value_not_in_list") for loader in LOADERS}
     assert {tuple(fault) for fault in faults} <= allowed | {
-        ("LoRA2Dataset", "custom_validation_failed")
+        ("LoRA2Dataset", "custom_validation_failed"),
+        ("LoadImageDataSetFromFolder", "value_not_in_list"),
     }
 
 

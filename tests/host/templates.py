@@ -4,20 +4,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.host.captioning import NAME as CAPTIONED
+from tests.host.captioning import captioning
+from tests.host.template_graph import NARROW, WIDE, Graph, definitions, text_of
+
 WORKFLOWS = Path(__file__).resolve().parents[2] / "example_workflows"
-HUB = "https://huggingface.co/Comfy-Org"
-WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 COLUMNS = (20, 430, 850, 1370)  # left edges of the four groups
 GROUPS = (
     ("1  Model and pictures", "#3f789e"), ("2  Which layers, what is kept", "#8AA"),
     ("3  Train", "#8A8"), ("4  What came out", "#b58b2a"),
 )  # fmt: skip
-WIDE, NARROW, HIGH = 440, 340, 1200
 
 
 @dataclass(frozen=True)
@@ -111,92 +110,13 @@ TAIL = (
 )
 
 
-def definitions() -> dict:
-    """Returns every node that a template may have, by its id."""
-    import comfyui_lora2
-
-    import nodes
-
-    extension = asyncio.run(comfyui_lora2.comfy_entrypoint())
-    ours = {n.GET_SCHEMA().node_id: n for n in asyncio.run(extension.get_node_list())}
-    return dict(nodes.NODE_CLASS_MAPPINGS) | ours
-
-
-def fields(kind: type) -> list[tuple[str, str, object, bool]]:
-    """Returns (name, type, default, optional) of each input of a node, sockets first."""
-    types, found = kind.INPUT_TYPES(), []
-    for part in ("required", "optional"):
-        for name, entry in types.get(part, {}).items():
-            options = entry[1] if len(entry) > 1 else {}
-            sort = "COMBO" if isinstance(entry[0], (list, tuple)) else entry[0]
-            if options.get("forceInput"):
-                sort = f"{sort} "
-            first = entry[0][0] if isinstance(entry[0], (list, tuple)) and entry[0] else None
-            combo = (options.get("options") or [None])[0]
-            found.append((name, sort, options.get("default", first or combo), part == "optional"))
-    return sorted(found, key=lambda f: f[1] in WIDGETS)
-
-
-class Graph:
-    """Nodes and links of a workflow, in the front end's own form."""
-
-    def __init__(self, kinds: dict):
-        self.kinds, self.nodes, self.links = kinds, [], []
-
-    def add(self, kind: str, place: tuple, size: tuple, values: dict, files: list = ()) -> int:
-        """Adds a node; values: of its widgets, and (node, slot) of its sockets."""
-        number, inputs, widgets = len(self.nodes) + 1, [], []
-        for name, sort, default, optional in fields(self.kinds[kind]):
-            entry = {"localized_name": name, "name": name, "type": sort.strip(), "link": None}
-            if optional:
-                entry["shape"] = 7
-            if sort in WIDGETS:
-                entry["widget"] = {"name": name}
-                widgets.append(values.get(name, default))
-            elif name in values:
-                entry["link"] = self.connect(values[name], number, len(inputs), sort)
-            inputs.append(entry)
-        outputs = [
-            {"localized_name": name, "name": name, "type": sort, "links": []}
-            for name, sort in zip(self.names(kind), self.kinds[kind].RETURN_TYPES, strict=True)
-        ]
-        core = not kind.startswith("LoRA2")
-        properties = {
-            "Node name for S&R": kind,
-            "cnr_id": "comfy-core" if core else "comfyui-lora2",
-        }
-        if files:
-            properties["models"] = [
-                {"name": name, "url": f"{HUB}/{where}/{name}", "directory": directory}
-                for (name, where), directory in files
-            ]
-        self.nodes.append({
-            "id": number, "type": kind, "pos": list(place), "size": list(size), "flags": {},
-            "order": number - 1, "mode": 0, "inputs": inputs, "outputs": outputs,
-            "properties": properties, "widgets_values": widgets,
-        })  # fmt: skip
-        return number
-
-    def names(self, kind: str) -> list[str]:
-        made = getattr(self.kinds[kind], "RETURN_NAMES", None)
-        return list(made or self.kinds[kind].RETURN_TYPES)
-
-    def connect(self, source: tuple, target: int, slot: int, sort: str) -> int:
-        number = len(self.links) + 1
-        self.links.append([number, *source, target, slot, sort])
-        self.nodes[source[0] - 1]["outputs"][source[1]]["links"].append(number)
-        return number
-
-    def note(self, text: str) -> None:
-        self.nodes.append({
-            "id": 1, "type": "MarkdownNote", "pos": [-440, 0], "size": [400, 640], "flags": {},
-            "order": 0, "mode": 0, "inputs": [], "outputs": [], "title": "Read me",
-            "properties": {}, "widgets_values": [text], "color": "#432", "bgcolor": "#653",
-        })  # fmt: skip
+NAMES = (*TEMPLATES, CAPTIONED)
 
 
 def workflow(name: str, kinds: dict) -> dict:
     """Returns a workflow as the front end saves it."""
+    if name == CAPTIONED:
+        return captioning(TEMPLATES["LoRA2 Krea 2 style"], kinds)
     template, graph = TEMPLATES[name], Graph(kinds)
     first, second, third, fourth = COLUMNS
     graph.note(template.about + TAIL.format(template.folder))
@@ -239,28 +159,15 @@ def workflow(name: str, kinds: dict) -> dict:
     graph.add(
         "LoRA2Save", (fourth, 760), (WIDE, 200), {"lora2": (train, 0), "filename_prefix": prefix}
     )
-    groups = [
-        {"id": i, "title": title, "bounding": [x - 20, -80, wide + 40, HIGH], "color": colour,
-         "flags": {}}
-        for i, ((title, colour), x, wide) in enumerate(
-            zip(GROUPS, COLUMNS, (NARROW, NARROW, WIDE, WIDE), strict=True), 1
-        )
-    ]  # fmt: skip
-    return {
-        "id": "00000000-0000-0000-0000-000000000000", "revision": 0,
-        "last_node_id": len(graph.nodes), "last_link_id": len(graph.links), "nodes": graph.nodes,
-        "links": graph.links, "groups": groups, "config": {},
-        "extra": {"ds": {"scale": 0.62, "offset": [560, 240]}}, "version": 0.4,
-    }  # fmt: skip
-
-
-def text_of(graph: dict) -> str:
-    return json.dumps(graph, indent=1, ensure_ascii=False) + "\n"
+    widths = (NARROW, NARROW, WIDE, WIDE)
+    return graph.workflow(
+        [(*group, x, wide) for group, x, wide in zip(GROUPS, COLUMNS, widths, strict=True)]
+    )
 
 
 def main(arguments: list[str]) -> None:
     kinds = definitions()
-    for name in arguments or TEMPLATES:
+    for name in arguments or NAMES:
         path = WORKFLOWS / f"{name}.json"
         path.write_text(text_of(workflow(name, kinds)), encoding="utf-8")
         print(path.name)

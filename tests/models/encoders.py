@@ -13,6 +13,7 @@ from unittest import mock
 
 import comfy.sd
 import comfy.text_encoders.llama as llama
+import comfy.text_encoders.qwen3vl as qwen3vl
 import comfy.text_encoders.qwen_vl as qwen_vl
 import comfy.utils
 import torch
@@ -116,7 +117,17 @@ def build(name: str) -> comfy.sd.CLIP:
     def small(**given):
         return whole(**{**given, **tiny})
 
-    with mock.patch.object(llama.qwen_vl, "Qwen2VLVisionTransformer", small):
+    sight = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "depth": 2,
+        "deepstack_visual_indexes": [0],
+    }
+    with (
+        mock.patch.object(llama.qwen_vl, "Qwen2VLVisionTransformer", small),
+        mock.patch.dict(qwen3vl.QWEN3VL_VISION, {"qwen3vl_4b": sight}),
+        mock.patch.dict(qwen3vl.QWEN3VL_VISION_COMMON, {"num_heads": 2}),
+    ):
         clip = comfy.sd.CLIP(
             ClipTarget(tokenizer, encoders),
             tokenizer_data={"spiece_model": spiece()},

@@ -1,13 +1,31 @@
 """What ships runs and fetches no foreign code, opens no route and makes no markup of text."""
 
+import ast
+
 import pytest
 
-from tests.reliability.gate import faults, faults_of_python, faults_of_script, shipped
+from tests.hosting.inprocess import REPOSITORY
+from tests.reliability.gate import ALLOWED, faults, faults_of_python, faults_of_script, shipped
 
 
 def test_what_ships_passes_the_gate():
     assert len(shipped("py")) > 50 and len(shipped("js")) > 10
     assert faults() == []
+
+
+def test_there_is_one_route_and_it_only_reads():
+    """What is allowed is what is there, once each, and nothing in its file writes."""
+    (path, kinds), *others = ALLOWED.items()
+    text = (REPOSITORY / path).read_text(encoding="utf-8")
+    assert [fault.partition(": ")[2] for fault in faults_of_python(text)] == list(kinds)
+    writing = {"write", "unlink", "open", "mkdir", "rename", "replace", "write_text", "write_bytes"}
+    assert others == [] and not writing & set(words_of(text))
+
+
+def words_of(text: str) -> list[str]:
+    """The names that a module's code calls."""
+    calls = [node.func for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+    return [getattr(call, "attr", getattr(call, "id", "")) for call in calls]
 
 
 @pytest.mark.parametrize(

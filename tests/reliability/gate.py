@@ -1,5 +1,5 @@
-"""The static gate of figure 16: what ships has no way to run or fetch foreign code, and makes no
-markup of text.
+"""The static gate of figure 16: what ships has no way to run or fetch foreign code, opens no server
+route but the one that lists captions, and makes no markup of text.
 
 Python is read by `ast`; scripts by their words, outside of comments.
 """
@@ -27,6 +27,8 @@ ENDINGS = {
     ".execv", ".spawnv", ".posix_spawn", ".add_routes", ".add_route", ".add_get", ".add_post",
     ".routes.get", ".routes.post", ".routes.put", ".routes.delete", ".routes.static",
 }  # fmt: skip
+# the one route, which reads and never writes
+ALLOWED = {"lora2_core/host/data/caption_route.py": ("import aiohttp", "server.routes.get()")}
 WORDS = re.compile(
     r"\b(innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval|new Function|srcdoc|"
     r"createContextualFragment|DOMParser|XMLHttpRequest|WebSocket|importScripts|sendBeacon)\b"
@@ -77,5 +79,11 @@ def faults() -> list[str]:
     for kind, look in (("py", faults_of_python), ("js", faults_of_script)):
         for path in shipped(kind):
             name = path.relative_to(REPOSITORY).as_posix()
-            found += [f"{name}: {fault}" for fault in look(path.read_text(encoding="utf-8"))]
+            seen = look(path.read_text(encoding="utf-8"))
+            found += [f"{name}: {fault}" for fault in seen if not allowed(name, fault)]
     return found
+
+
+def allowed(name: str, fault: str) -> bool:
+    """Whether a file may have a fault."""
+    return fault.partition(": ")[2] in ALLOWED.get(name, ())

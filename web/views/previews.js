@@ -34,7 +34,7 @@ export class Previews {
 }
 
 /** Shows a picture over the full page, until a click or Escape. */
-function enlarge(src, caption, pixels) {
+export function enlarge(src, caption, pixels) {
   const picture = html("img", { src, alt: caption, class: pixels ? "pixels" : "" });
   const text = html("p", {}, caption);
   const dialog = html("dialog", { class: "lora2-enlarged", "aria-label": caption }, picture, text);

@@ -1,8 +1,8 @@
 /** Puts pictures and captions into a folder of the input folder, by ComfyUI's own upload. */
 
-import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { html } from "../drawing/dom.js";
+import { upload } from "../server/files.js";
 import { say } from "../server/words.js";
 
 const TEXTS = [".txt", ".caption"];
@@ -19,18 +19,6 @@ const accepted = (file) => ENDINGS.some((ending) => file.name.toLowerCase().ends
 const filesOf = (event) => [...(event.dataTransfer?.files ?? [])];
 const hasFiles = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
 
-/** Sends a file and returns the name that it got: a new one, where another file has its own. */
-async function send(file, folder) {
-  const body = new FormData();
-  body.append("image", file, file.name);
-  body.append("type", "input");
-  body.append("subfolder", folder);
-  const answer = await api.fetchApi("/upload/image", { method: "POST", body });
-  if (answer.status === 413) throw new Error(say("larger than the server takes (--max-upload-size)"));
-  if (!answer.ok) throw new Error(`${answer.status} ${answer.statusText}`);
-  return (await answer.json()).name;
-}
-
 /** Returns the first names of a list as text. */
 function listed(names) {
   return names.slice(0, MOST_NAMED).join(", ") + (names.length > MOST_NAMED ? ", …" : "");
@@ -38,9 +26,9 @@ function listed(names) {
 
 /**
  * Returns a button and a line of text for a node whose widget `folder` says where pictures go; files
- * can also be dropped on the node and on `root`, its view.
+ * can also be dropped on the node and on `root`, its view. `added` is called when some are there.
  */
-export function uploadBar(node, root) {
+export function uploadBar(node, root, added = () => {}) {
   const status = html("span", { class: "line", role: "status" });
   const picker = html("input", {
     type: "file", multiple: "", hidden: "", accept: ["image/*", ...ENDINGS].join(","),
@@ -69,7 +57,7 @@ export function uploadBar(node, root) {
     for (const [index, file] of wanted.entries()) {
       report(say("Adding {0} of {1}", index + 1, wanted.length));
       try {
-        const name = await send(file, folder);
+        const name = await upload(file, folder);
         if (name !== file.name) renamed.push(name);
         done += 1;
       } catch (error) {
@@ -81,6 +69,7 @@ export function uploadBar(node, root) {
     if (failed.length) parts.push(say("not added: {0}", listed(failed)));
     report(parts.join("; "));
     if (!done || !widget) return;
+    added();
     await app.refreshComboInNodes?.(); // puts a new folder into the list
     widget.value = folder;
     widget.callback?.(folder);
