@@ -116,13 +116,13 @@ class Section:
         for unit in self.units:
             found.append(torch.zeros_like(unit.down) if unit.of_down is None else unit.of_down)
             unit.of_down = None
-        values = behind(found).float()
+        values = behind(found).float()  # nobody else's: it is written into
         del found
         if self.scale is not None:
-            values = values * self.scale[:, None]
+            values *= self.scale[:, None]
         if self.factors is not None:
             of_weights.index_add_(0, self.index, (values * behind(self.parameters)).sum(1))
-            values = values * self.factors[:, None]
+            values *= self.factors[:, None]
         return values.split(self.lengths) if len(self.lengths) > 1 else (values,)
 
 

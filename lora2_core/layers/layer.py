@@ -107,7 +107,9 @@ class Component:
             x = args[0] if args else next(iter(named.values()))  # its only input
             place = at(x)
             if frozen.suits() and len(args) + len(named) == 1:
-                return together.apply(x, place.origin, place, frozen)
+                if torch.is_grad_enabled():
+                    return together.apply(x, place.origin, place, frozen)
+                return together.compute(x, place, frozen)[0]
             return self.path(x, frozen(*args, **named), *Lent.apply(place.origin, place))
 
         self.replaced = [vars(self.module)["forward"]] if "forward" in vars(self.module) else []

@@ -1,6 +1,6 @@
 """Layers that get the same input: the host calls to_q, to_k and to_v with one tensor, and to_k and
 to_v of all blocks with the caption. What their lora_down make of it is one product, and so are its
-gradients.
+gradients. The gradients of the input itself are added up by the products that compute them.
 """
 
 from __future__ import annotations
@@ -24,6 +24,14 @@ def rows_of(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.reshape(-1, x.shape[-1]).to(dtype)
 
 
+def plus_product(there: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Adds a @ b to a matrix, and returns it."""
+    if there.dtype == a.dtype:
+        return there.addmm_(a, b)
+    there += a @ b
+    return there
+
+
 def version_of(x: Tensor) -> int:
     """Returns how often a tensor was written into; 0 where torch does not count."""
     return 0 if x.is_inference() else x._version
@@ -32,6 +40,8 @@ def version_of(x: Tensor) -> int:
 class Shared:
     """One input of the layers of a unit, `hidden` [inputs, positions], which is what lora_down of
     all of them makes of it, and the layers that have not asked for their part yet.
+
+    of_x: the gradient of the input as a matrix, as far as layers have added to it.
     """
 
     def __init__(self, x: Tensor, unit: Unit):
@@ -39,6 +49,7 @@ class Shared:
         self.unit, self.left = unit, set(range(len(unit.rows)))
         self.hidden = torch.empty(0)
         self.of_hidden: Tensor | None = None
+        self.of_x: Tensor | None = None
         self.came: set[int] = set()
 
     def suits(self, x: Tensor) -> bool:
@@ -84,13 +95,13 @@ class Shares(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, _gradient: None) -> tuple:
-        of_hidden, unit = ctx.shared.complete(), ctx.shared.unit
+        of_hidden, of_x, unit = ctx.shared.complete(), ctx.shared.of_x, ctx.shared.unit
         ctx.shared = None  # the loss may live on, and with it whatever stands here
         if of_hidden is None:
             return None, None, None
         (x,) = ctx.saved_tensors
         unit.add_down(of_hidden.T @ rows_of(x, unit.down.dtype))
-        return (of_hidden @ unit.down).view(x.shape).to(x.dtype), None, None
+        return plus_product(of_x, of_hidden, unit.down).view(x.shape), None, None
 
 
 class Given(Shared):
