@@ -153,9 +153,9 @@ class JoinedLinear(torch.autograd.Function):
         up, shared = place.up, place.shared
         output = frozen.forward(x)
         if shared is None:
-            hidden = rows_of(x, up.dtype) @ place.down.T
+            hidden = F.linear(rows_of(x, up.dtype), place.down)
         else:
-            hidden = shared.take(place.index)
+            hidden = shared.hidden[place.index]
         if output.dtype == up.dtype and output.is_contiguous():
             output.view(-1, output.shape[-1]).addmm_(hidden, up.T)
         else:

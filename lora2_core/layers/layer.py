@@ -65,9 +65,8 @@ class Component:
     @property
     def capacity(self) -> int:
         """Returns how many rank positions the tensors hold."""
-        return len(self.lora_down)
+        return self.lora_down.shape[0]
 
-    @torch.no_grad()
     def allocate(self, rank: int, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Makes the capacity the rank rounded up to a multiple of the tile. If it changes, there
         are new parameters: the positions that stay keep their values and the optimizer's moments,

@@ -37,7 +37,7 @@ class Columns:
     """
 
     def __init__(self, rows: Sequence[int], ups: Sequence[Tensor]):
-        self.rows, self.outs, self.width = rows, [len(up) for up in ups], ups[0].shape[1]
+        self.rows, self.outs, self.width = rows, [up.shape[0] for up in ups], ups[0].shape[1]
         if len(rows) > 1:
             numbers = torch.tensor(rows).repeat_interleave(torch.tensor(self.outs))
             self.numbers = numbers.to(ups[0].device, non_blocking=True)

@@ -6,11 +6,13 @@ gradients. The gradients of the input itself are added up by the products that c
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from .unit import Unit
 
@@ -38,8 +40,8 @@ def version_of(x: Tensor) -> int:
 
 
 class Shared:
-    """One input of the layers of a unit, `hidden` [inputs, positions], which is what lora_down of
-    all of them makes of it, and the layers that have not asked for their part yet.
+    """One input of the layers of a unit, `hidden` [inputs, positions of a layer], which is what
+    lora_down of each of them makes of it, and the layers that have not asked for theirs yet.
 
     of_x: the gradient of the input as a matrix, as far as layers have added to it.
     """
@@ -47,8 +49,9 @@ class Shared:
     def __init__(self, x: Tensor, unit: Unit):
         self.x, self.version = weakref.ref(x), version_of(x)
         self.unit, self.left = unit, set(range(len(unit.rows)))
-        self.hidden = torch.empty(0)
+        self.hidden: Sequence[Tensor] = ()
         self.of_hidden: Tensor | None = None
+        self.of_each: Sequence[Tensor] = ()
         self.of_x: Tensor | None = None
         self.came: set[int] = set()
 
@@ -56,26 +59,27 @@ class Shared:
         """Returns whether this is of the tensor x, as it is now."""
         return self.x() is x and self.version == version_of(x)
 
-    def take(self, index: int) -> Tensor:
-        """Returns the part of a layer."""
-        return self.hidden[:, slice(*self.unit.parts[index])]
+    def compute_hidden(self, rows: Tensor) -> None:
+        """Computes what lora_down makes of the input."""
+        self.hidden = F.linear(rows, self.unit.down).split(self.unit.lengths, 1)
 
     def add(self, index: int, gradient: Tensor, hidden: Tensor) -> None:
         """Adds what the gradient of a layer's output gives."""
         unit = self.unit
         unit.add_up(index, gradient.T @ hidden)
         if self.of_hidden is None:
-            self.of_hidden = hidden.new_empty((len(hidden), len(unit.down)))
-        torch.mm(gradient, unit.ups[index], out=self.of_hidden[:, slice(*unit.parts[index])])
+            self.of_hidden = hidden.new_empty((hidden.shape[0], unit.down.shape[0]))
+            self.of_each = self.of_hidden.split(unit.lengths, 1)
+        torch.mm(gradient, unit.ups[index], out=self.of_each[index])
         self.came.add(index)
 
     def complete(self) -> Tensor | None:
         """Returns the gradient of `hidden`, zero for layers that had none; None if all had none."""
-        of_hidden, came = self.of_hidden, self.came
-        self.of_hidden, self.came = None, set()
+        of_hidden, of_each, came = self.of_hidden, self.of_each, self.came
+        self.of_hidden, self.of_each, self.came = None, (), set()
         if of_hidden is not None:
             for index in set(range(len(self.unit.rows))) - came:
-                of_hidden[:, slice(*self.unit.parts[index])] = 0
+                of_each[index].zero_()
         return of_hidden
 
 
@@ -86,7 +90,7 @@ class Shares(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, _origin: Tensor, shared: Shared) -> Tensor:
-        shared.hidden = rows_of(x.detach(), shared.unit.down.dtype) @ shared.unit.down.T
+        shared.compute_hidden(rows_of(x.detach(), shared.unit.down.dtype))
         ctx.save_for_backward(x)
         ctx.shared = shared
         ctx.set_materialize_grads(False)
@@ -112,8 +116,9 @@ class Given(Shared):
     def __init__(self, x: Tensor, unit: Unit):
         super().__init__(x, unit)
         self.rows = rows_of(x.detach(), unit.down.dtype)
-        self.hidden = self.rows @ unit.down.T
+        self.compute_hidden(self.rows)
         self.waiting: dict[int, tuple[Tensor, Tensor]] = {}
+        self.parts: dict[int, Tensor] = {}  # of the gradient of `hidden`
         self.bytes = 0
 
     def add(self, index: int, gradient: Tensor, hidden: Tensor) -> None:
@@ -134,18 +139,19 @@ class Given(Shared):
             gradients, hidden = (torch.stack(each) for each in zip(*pairs, strict=True))
             ups = torch.stack([self.unit.ups[index] for index in some])
             of_ups, of_hidden = gradients.mT @ hidden, gradients @ ups
-            if self.of_hidden is None:
-                self.of_hidden = hidden.new_zeros((len(self.rows), len(self.unit.down)))
-            parts = [self.of_hidden[:, slice(*self.unit.parts[index])] for index in some]
-            torch._foreach_add_(parts, list(of_hidden.unbind()))
-            for index, of_up in zip(some, of_ups.unbind(), strict=True):
+            for index, of_up, part in zip(some, of_ups.unbind(), of_hidden.unbind(), strict=True):
                 self.unit.add_up(index, of_up)
+                self.parts[index] = self.parts[index] + part if index in self.parts else part
         self.waiting.clear()
         self.bytes = 0
 
     def finish(self) -> None:
         """Adds all that is left to the unit's gradients."""
         self.compute()
-        if self.of_hidden is not None:
-            self.unit.add_down(self.of_hidden.T @ self.rows)
-            self.of_hidden = None
+        if self.parts:
+            for index, length in enumerate(self.unit.lengths):
+                if index not in self.parts:
+                    self.parts[index] = self.rows.new_zeros(self.rows.shape[0], length)
+            parts = [self.parts[index] for index in range(len(self.unit.lengths))]
+            self.unit.add_down(torch.cat(parts, 1).T @ self.rows)
+            self.parts.clear()

@@ -52,7 +52,7 @@ class Way:
     checked: dict[Callable, bool] = field(default_factory=dict)
 
     def compute(self, forward: Callable, args: tuple, named: dict) -> Any:
-        """Returns what a block makes of its arguments, which is computed again for its gradients."""
+        """Returns what a block computes, with gradients for which it is computed again."""
         kind = getattr(forward, "__func__", forward)
         if self.apart and not is_copying() and self.checked.get(kind, True):
             tensors = [t for t in tensors_of((args, named)) if t.requires_grad]
