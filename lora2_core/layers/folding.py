@@ -20,24 +20,29 @@ from torch import Tensor
 from .layer import Component
 from .unit import Some, Unit
 
-# how far a position is scaled in fp16, as a power of two: further, and lora_up might overflow
-LARGEST = 14.0
+# how far a position is scaled in fp16: further, and lora_up might overflow
+LARGEST = 2.0**14
 # layers whose tensors are computed together at most: what they need meanwhile stays small
 TOGETHER = 128
+# gives the places in Lambda of the positions of layers, by their numbers and lengths
+Index = Callable[[list[int], list[int]], Tensor]
 
 
 def path_dtype(x: Tensor) -> torch.dtype:
     """Returns the dtype in which the path computes on inputs like x. The CPU has no fast fp16, so
     fp32 is as quick there, and exact.
     """
-    if x.dtype == torch.float16 and x.device.type == "cpu":
+    if x.dtype == torch.float16 and x.is_cpu:
         return torch.float32
     return x.dtype
 
 
 def power_of_two(lengths: Tensor) -> Tensor:
     """Returns for each length the power of two that makes it at most 1; 1 where it is."""
-    return torch.exp2(-lengths.clamp(min=1.0).log2().ceil().clamp(max=LARGEST))
+    lengths = lengths.clamp(1.0, LARGEST)
+    # the mantissa of the next smaller number is below 1 for powers of two as well, and exact
+    below = torch.nextafter(lengths, torch.zeros_like(lengths))
+    return torch.frexp(below).mantissa / below
 
 
 def alike(sizes: Sequence[object], device: torch.device) -> list[list[int]]:
@@ -83,26 +88,27 @@ def divided(
 
 class Section:
     """Units of one width behind each other. factors: Lambda of their positions, at the places
-    `index` of it; scale: that of fp16. None where they are 1.
+    `index` gives for layers of these lengths; scale: that of fp16. None where they are 1.
     """
 
     def __init__(
         self, units: list[list[int]], components: Sequence[Component], dtype: torch.dtype,
-        index: Tensor | None, weights: Tensor | None,
+        index: Index, weights: Tensor | None,
     ):  # fmt: skip
-        self.index, self.factors, self.scale = index, None, None
+        self.factors, self.scale = None, None
+        lengths = [[components[row].capacity for row in rows] for rows in units]
+        self.rows = [row for rows in units for row in rows]
+        self.lengths = [length for some in lengths for length in some]
         self.parameters = [components[row].lora_down.detach() for rows in units for row in rows]
         values = behind(self.parameters)
-        if index is not None:
-            self.factors = weights.index_select(0, index)
+        if weights is not None:
+            self.index = index(self.rows, self.lengths)
+            self.factors = weights.index_select(0, self.index)
             values = values * self.factors[:, None]
         if dtype == torch.float16:
             self.scale = power_of_two(values.norm(dim=1))
             values = values * self.scale[:, None]
         values = values.to(dtype)
-        lengths = [[len(components[row].lora_down) for row in rows] for rows in units]
-        self.rows = [row for rows in units for row in rows]
-        self.lengths = [length for some in lengths for length in some]
         parts = values.split([sum(some) for some in lengths]) if len(units) > 1 else (values,)
         self.units = [Unit(*each) for each in zip(units, lengths, parts, strict=True)]
 
@@ -116,23 +122,22 @@ class Section:
         for unit in self.units:
             found.append(torch.zeros_like(unit.down) if unit.of_down is None else unit.of_down)
             unit.of_down = None
-        values = behind(found).float()
+        values = behind(found).float()  # nobody else's: it is written into
         del found
         if self.scale is not None:
-            values = values * self.scale[:, None]
+            values *= self.scale[:, None]
         if self.factors is not None:
             of_weights.index_add_(0, self.index, (values * behind(self.parameters)).sum(1))
-            values = values * self.factors[:, None]
+            values *= self.factors[:, None]
         return values.split(self.lengths) if len(self.lengths) > 1 else (values,)
 
 
 class Sheet:
     """What the paths of some layers compute with in one pass, in one dtype.
 
-    groups: the numbers of the layers, those that get the same input together. index: gives the
-    places in `weights`, the diagonals of Lambda behind each other, of the positions of layers;
-    weights is None where Lambda is 1. `pending`: what must still be computed before the gradients
-    are complete.
+    groups: the numbers of the layers, those that get the same input together. weights: the
+    diagonals of Lambda behind each other, None where it is 1. `pending`: what must still be
+    computed before the gradients are complete.
     """
 
     def __init__(
@@ -141,16 +146,14 @@ class Sheet:
         components: Sequence[Component],
         dtype: torch.dtype,
         weights: Tensor | None,
-        index: Callable[[list[int]], Tensor],
+        index: Index,
     ):
         self.pending: list[Callable[[], None]] = []
         self.sections: list[Section] = []
         device = components[groups[0][0]].lora_down.device
         for some in alike([components[rows[0]].fan_in for rows in groups], device):
             for units in together([groups[i] for i in some]):
-                rows = [row for unit in units for row in unit]
-                places = index(rows) if weights is not None else None
-                self.sections.append(Section(units, components, dtype, places, weights))
+                self.sections.append(Section(units, components, dtype, index, weights))
         self.units = [unit for section in self.sections for unit in section.units]
         self.rows = [row for section in self.sections for row in section.rows]
         self.scales = None

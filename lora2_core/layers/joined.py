@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ..adapter.kernels import as_kernels, as_matrix, as_point_kernels
-from .sharing import Shared, rows_of
+from .sharing import Shared, plus_product, rows_of
 from .unit import Unit
 
 ONE = ((1, 1), (0, 0), (1, 1))  # stride, padding and dilation of a kernel of one pixel
@@ -59,12 +59,16 @@ class Frozen:
         """Returns a convolution's stride, padding and dilation."""
         return self.module.stride, self.module.padding, self.module.dilation
 
-    def back(self, gradient: Tensor, x: Tensor | None = None) -> Tensor:
-        """Returns the gradient of the layer's input x for that of its output; a Linear needs no x,
-        and takes and gives matrices.
+    def back(
+        self, gradient: Tensor, x: Tensor | None = None, there: Tensor | None = None
+    ) -> Tensor:
+        """Returns the gradient of the layer's input x for that of its output. A Linear needs no x,
+        takes and gives matrices, and adds to what is `there`.
         """
         if self.fan_out is not None:
             back = lambda w, _: of_convolution(gradient, x, w, self.window())[0]  # noqa: E731
+        elif there is not None:
+            back = lambda w, _: plus_product(there, gradient, w)  # noqa: E731
         else:
             back = lambda w, _: gradient @ w  # noqa: E731
         return self.with_weight(gradient, back)
@@ -144,21 +148,26 @@ class JoinedLinear(torch.autograd.Function):
     """A frozen Linear and its path: W0 x + up (down x)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, _origin: Tensor, place: Place, frozen: Frozen) -> Tensor:
-        given, up, shared = x.detach(), place.up, place.shared
-        output = frozen.forward(given)
+    def compute(x: Tensor, place: Place, frozen: Frozen) -> tuple[Tensor, Tensor]:
+        """Returns the output and down x, without a graph."""
+        up, shared = place.up, place.shared
+        output = frozen.forward(x)
         if shared is None:
-            hidden = rows_of(given, up.dtype) @ place.down.T
-            ctx.save_for_backward(x, hidden)
+            hidden = F.linear(rows_of(x, up.dtype), place.down)
         else:
-            hidden = shared.take(place.index)
-            ctx.save_for_backward(hidden)
+            hidden = shared.hidden[place.index]
         if output.dtype == up.dtype and output.is_contiguous():
             output.view(-1, output.shape[-1]).addmm_(hidden, up.T)
         else:
             output += (hidden @ up.T).view(output.shape)
-        ctx.frozen, ctx.unit, ctx.index, ctx.shared = frozen, place.unit, place.index, shared
-        ctx.shape = x.shape
+        return output, hidden
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, _origin: Tensor, place: Place, frozen: Frozen) -> Tensor:
+        output, hidden = JoinedLinear.compute(x.detach(), place, frozen)
+        ctx.save_for_backward(*((x,) if place.shared is None else ()), hidden)
+        ctx.frozen, ctx.unit, ctx.index = frozen, place.unit, place.index
+        ctx.shared, ctx.shape = place.shared, x.shape
         return output.data  # no view, as torch makes one: the model may write into it
 
     @staticmethod
@@ -167,21 +176,19 @@ class JoinedLinear(torch.autograd.Function):
         unit, index = ctx.unit, ctx.index
         flat = gradient.reshape(-1, gradient.shape[-1])
         of_path = flat.to(unit.down.dtype)
-        of_hidden = None
-        if ctx.shared is not None:
-            ctx.shared.add(index, of_path, *ctx.saved_tensors)
-        else:
-            x, hidden = ctx.saved_tensors
-            of_hidden = of_path @ unit.ups[index]
-            unit.add(index, of_hidden.T @ rows_of(x, of_path.dtype), of_path.T @ hidden)
+        shared, learns = ctx.shared, ctx.needs_input_grad[0]
         ctx.unit = ctx.shared = None  # the loss may live on, and with it whatever stands here
-        if not ctx.needs_input_grad[0]:
+        if shared is not None:
+            shared.add(index, of_path, *ctx.saved_tensors)
+            if learns:  # which is given to x with that of the other layers
+                shared.of_x = ctx.frozen.back(flat, there=shared.of_x)
             return None, None, None, None
-        of_x = ctx.frozen.back(flat)
-        if of_hidden is not None and of_x.dtype == of_path.dtype:
-            of_x.addmm_(of_hidden, unit.downs[index])
-        elif of_hidden is not None:
-            of_x += of_hidden @ unit.downs[index]
+        x, hidden = ctx.saved_tensors
+        of_hidden = of_path @ unit.ups[index]
+        unit.add(index, of_hidden.T @ rows_of(x, of_path.dtype), of_path.T @ hidden)
+        if not learns:
+            return None, None, None, None
+        of_x = plus_product(ctx.frozen.back(flat), of_hidden, unit.downs[index])
         return of_x.view(ctx.shape), None, None, None
 
 
@@ -189,12 +196,18 @@ class JoinedConvolution(torch.autograd.Function):
     """A frozen Conv2d and its path: the kernels of lora_down, and those of lora_up of one pixel."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, _origin: Tensor, place: Place, frozen: Frozen) -> Tensor:
-        given, down = x.detach(), place.down
-        output = frozen.forward(given)
+    def compute(x: Tensor, place: Place, frozen: Frozen) -> tuple[Tensor, Tensor]:
+        """Returns the output and down x, without a graph."""
+        down = place.down
+        output = frozen.forward(x)
         kernels = as_kernels(down, frozen.module.kernel_size)
-        hidden = F.conv2d(given.to(down.dtype), kernels, None, *frozen.window())
+        hidden = F.conv2d(x.to(down.dtype), kernels, None, *frozen.window())
         output += F.conv2d(hidden, as_point_kernels(place.up))
+        return output, hidden
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, _origin: Tensor, place: Place, frozen: Frozen) -> Tensor:
+        output, hidden = JoinedConvolution.compute(x.detach(), place, frozen)
         ctx.save_for_backward(x, hidden)
         ctx.frozen, ctx.unit, ctx.index = frozen, place.unit, place.index
         return output

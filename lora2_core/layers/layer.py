@@ -65,9 +65,8 @@ class Component:
     @property
     def capacity(self) -> int:
         """Returns how many rank positions the tensors hold."""
-        return len(self.lora_down)
+        return self.lora_down.shape[0]
 
-    @torch.no_grad()
     def allocate(self, rank: int, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Makes the capacity the rank rounded up to a multiple of the tile. If it changes, there
         are new parameters: the positions that stay keep their values and the optimizer's moments,
@@ -107,7 +106,9 @@ class Component:
             x = args[0] if args else next(iter(named.values()))  # its only input
             place = at(x)
             if frozen.suits() and len(args) + len(named) == 1:
-                return together.apply(x, place.origin, place, frozen)
+                if torch.is_grad_enabled():
+                    return together.apply(x, place.origin, place, frozen)
+                return together.compute(x, place, frozen)[0]
             return self.path(x, frozen(*args, **named), *Lent.apply(place.origin, place))
 
         self.replaced = [vars(self.module)["forward"]] if "forward" in vars(self.module) else []

@@ -30,9 +30,14 @@ def moments_of(optimizer: torch.optim.Optimizer | None) -> Moments:
 
     def moments(parameter: Tensor) -> dict[str, Tensor]:
         state = optimizer.state.get(parameter, {}) if optimizer else {}
-        return {k: state[k].view(parameter.shape) for k in state if follows(k, state, parameter)}
+        return {k: shaped(state[k], parameter) for k in state if follows(k, state, parameter)}
 
     return moments
+
+
+def shaped(moment: Tensor, parameter: Tensor) -> Tensor:
+    """Returns a moment in the parameter's shape, which optimizers may keep flat."""
+    return moment if moment.shape == parameter.shape else moment.view(parameter.shape)
 
 
 def follows(name: str, state: dict, parameter: Tensor) -> bool:

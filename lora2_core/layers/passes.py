@@ -218,14 +218,15 @@ class Passes:
         alone = wanted.difference(*groups)
         return sorted([group for group in groups if group] + [[row] for row in alone])
 
-    def index(self, rows: list[int]) -> Tensor:
-        """Returns where in Lambda the positions of these layers are."""
+    def index(self, rows: list[int], lengths: list[int]) -> Tensor:
+        """Returns where in Lambda the positions of layers of these lengths are."""
         width = self.weights.shape[1]
-        key = width, *((row, self.components[row].capacity) for row in rows)
+        key = width, tuple(rows), tuple(lengths)
         if key not in self.indices:
             if len(self.indices) >= KNOWN * len(self.components):  # of capacities of before
                 self.indices.clear()
-            parts = [torch.arange(capacity) + row * width for row, capacity in key[1:]]
+            both = zip(rows, lengths, strict=True)
+            parts = [torch.arange(length) + row * width for row, length in both]
             self.indices[key] = torch.cat(parts).to(self.weights.device)
         return self.indices[key]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .folding import alike, behind
+from .folding import alike
 from .layer import Component
 from .moments import Moments, turned
 
@@ -22,20 +22,28 @@ def rescale(
     for group in alike([layers[row].capacity for row in rows], ratio.device):
         some = [rows[i] for i in group]
         ups = [layers[row].lora_up for row in some]
-        torch._foreach_div_(ups, columns(layers, some, ratio))
+        columns = Columns(some, ups)
+        torch._foreach_div_(ups, columns.of(ratio))
         kept = [moments(up) for up in ups]
         for name in sorted({name for each in kept for name in each}):
             there = [i for i, each in enumerate(kept) if name in each]
-            factors = turned(name, ratio, 1 / ratio, kept[there[0]][name])
-            torch._foreach_mul_(
-                [kept[i][name] for i in there], columns(layers, [some[i] for i in there], factors)
-            )
+            factors = columns.of(turned(name, ratio, 1 / ratio, kept[there[0]][name]))
+            torch._foreach_mul_([kept[i][name] for i in there], [factors[i] for i in there])
 
 
-def columns(layers: Sequence[Component], rows: Sequence[int], factors: Tensor) -> Sequence[Tensor]:
-    """Returns the factors of every layer's positions in the shape of its lora_up; all these layers
-    have the same capacity.
+class Columns:
+    """Gives factors of rank positions the shapes of these layers' lora_up, [out, width]; all of
+    them have the same width.
     """
-    shapes = {row: layers[row].lora_up.shape for row in rows}
-    parts = [factors[row, :width].expand(out, width) for row, (out, width) in shapes.items()]
-    return behind(parts).split([out for out, _ in shapes.values()])
+
+    def __init__(self, rows: Sequence[int], ups: Sequence[Tensor]):
+        self.rows, self.outs, self.width = rows, [up.shape[0] for up in ups], ups[0].shape[1]
+        if len(rows) > 1:
+            numbers = torch.tensor(rows).repeat_interleave(torch.tensor(self.outs))
+            self.numbers = numbers.to(ups[0].device, non_blocking=True)
+
+    def of(self, factors: Tensor) -> Sequence[Tensor]:
+        """Returns the factors [layers, positions] of each layer."""
+        if len(self.rows) == 1:
+            return [factors[self.rows[0], : self.width]]
+        return factors[:, : self.width].index_select(0, self.numbers).split(self.outs)

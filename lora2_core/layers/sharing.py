@@ -1,16 +1,18 @@
 """Layers that get the same input: the host calls to_q, to_k and to_v with one tensor, and to_k and
 to_v of all blocks with the caption. What their lora_down make of it is one product, and so are its
-gradients.
+gradients. The gradients of the input itself are added up by the products that compute them.
 """
 
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from .unit import Unit
 
@@ -24,47 +26,60 @@ def rows_of(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.reshape(-1, x.shape[-1]).to(dtype)
 
 
+def plus_product(there: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Adds a @ b to a matrix, and returns it."""
+    if there.dtype == a.dtype:
+        return there.addmm_(a, b)
+    there += a @ b
+    return there
+
+
 def version_of(x: Tensor) -> int:
     """Returns how often a tensor was written into; 0 where torch does not count."""
     return 0 if x.is_inference() else x._version
 
 
 class Shared:
-    """One input of the layers of a unit, `hidden` [inputs, positions], which is what lora_down of
-    all of them makes of it, and the layers that have not asked for their part yet.
+    """One input of the layers of a unit, `hidden` [inputs, positions of a layer], which is what
+    lora_down of each of them makes of it, and the layers that have not asked for theirs yet.
+
+    of_x: the gradient of the input as a matrix, as far as layers have added to it.
     """
 
     def __init__(self, x: Tensor, unit: Unit):
         self.x, self.version = weakref.ref(x), version_of(x)
         self.unit, self.left = unit, set(range(len(unit.rows)))
-        self.hidden = torch.empty(0)
+        self.hidden: Sequence[Tensor] = ()
         self.of_hidden: Tensor | None = None
+        self.of_each: Sequence[Tensor] = ()
+        self.of_x: Tensor | None = None
         self.came: set[int] = set()
 
     def suits(self, x: Tensor) -> bool:
         """Returns whether this is of the tensor x, as it is now."""
         return self.x() is x and self.version == version_of(x)
 
-    def take(self, index: int) -> Tensor:
-        """Returns the part of a layer."""
-        return self.hidden[:, slice(*self.unit.parts[index])]
+    def compute_hidden(self, rows: Tensor) -> None:
+        """Computes what lora_down makes of the input."""
+        self.hidden = F.linear(rows, self.unit.down).split(self.unit.lengths, 1)
 
     def add(self, index: int, gradient: Tensor, hidden: Tensor) -> None:
         """Adds what the gradient of a layer's output gives."""
         unit = self.unit
         unit.add_up(index, gradient.T @ hidden)
         if self.of_hidden is None:
-            self.of_hidden = hidden.new_empty((len(hidden), len(unit.down)))
-        torch.mm(gradient, unit.ups[index], out=self.of_hidden[:, slice(*unit.parts[index])])
+            self.of_hidden = hidden.new_empty((hidden.shape[0], unit.down.shape[0]))
+            self.of_each = self.of_hidden.split(unit.lengths, 1)
+        torch.mm(gradient, unit.ups[index], out=self.of_each[index])
         self.came.add(index)
 
     def complete(self) -> Tensor | None:
         """Returns the gradient of `hidden`, zero for layers that had none; None if all had none."""
-        of_hidden, came = self.of_hidden, self.came
-        self.of_hidden, self.came = None, set()
+        of_hidden, of_each, came = self.of_hidden, self.of_each, self.came
+        self.of_hidden, self.of_each, self.came = None, (), set()
         if of_hidden is not None:
             for index in set(range(len(self.unit.rows))) - came:
-                of_hidden[:, slice(*self.unit.parts[index])] = 0
+                of_each[index].zero_()
         return of_hidden
 
 
@@ -75,7 +90,7 @@ class Shares(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, _origin: Tensor, shared: Shared) -> Tensor:
-        shared.hidden = rows_of(x.detach(), shared.unit.down.dtype) @ shared.unit.down.T
+        shared.compute_hidden(rows_of(x.detach(), shared.unit.down.dtype))
         ctx.save_for_backward(x)
         ctx.shared = shared
         ctx.set_materialize_grads(False)
@@ -84,13 +99,13 @@ class Shares(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, _gradient: None) -> tuple:
-        of_hidden, unit = ctx.shared.complete(), ctx.shared.unit
+        of_hidden, of_x, unit = ctx.shared.complete(), ctx.shared.of_x, ctx.shared.unit
         ctx.shared = None  # the loss may live on, and with it whatever stands here
         if of_hidden is None:
             return None, None, None
         (x,) = ctx.saved_tensors
         unit.add_down(of_hidden.T @ rows_of(x, unit.down.dtype))
-        return (of_hidden @ unit.down).view(x.shape).to(x.dtype), None, None
+        return plus_product(of_x, of_hidden, unit.down).view(x.shape), None, None
 
 
 class Given(Shared):
@@ -101,8 +116,9 @@ class Given(Shared):
     def __init__(self, x: Tensor, unit: Unit):
         super().__init__(x, unit)
         self.rows = rows_of(x.detach(), unit.down.dtype)
-        self.hidden = self.rows @ unit.down.T
+        self.compute_hidden(self.rows)
         self.waiting: dict[int, tuple[Tensor, Tensor]] = {}
+        self.parts: dict[int, Tensor] = {}  # of the gradient of `hidden`
         self.bytes = 0
 
     def add(self, index: int, gradient: Tensor, hidden: Tensor) -> None:
@@ -123,18 +139,19 @@ class Given(Shared):
             gradients, hidden = (torch.stack(each) for each in zip(*pairs, strict=True))
             ups = torch.stack([self.unit.ups[index] for index in some])
             of_ups, of_hidden = gradients.mT @ hidden, gradients @ ups
-            if self.of_hidden is None:
-                self.of_hidden = hidden.new_zeros((len(self.rows), len(self.unit.down)))
-            parts = [self.of_hidden[:, slice(*self.unit.parts[index])] for index in some]
-            torch._foreach_add_(parts, list(of_hidden.unbind()))
-            for index, of_up in zip(some, of_ups.unbind(), strict=True):
+            for index, of_up, part in zip(some, of_ups.unbind(), of_hidden.unbind(), strict=True):
                 self.unit.add_up(index, of_up)
+                self.parts[index] = self.parts[index] + part if index in self.parts else part
         self.waiting.clear()
         self.bytes = 0
 
     def finish(self) -> None:
         """Adds all that is left to the unit's gradients."""
         self.compute()
-        if self.of_hidden is not None:
-            self.unit.add_down(self.of_hidden.T @ self.rows)
-            self.of_hidden = None
+        if self.parts:
+            for index, length in enumerate(self.unit.lengths):
+                if index not in self.parts:
+                    self.parts[index] = self.rows.new_zeros(self.rows.shape[0], length)
+            parts = [self.parts[index] for index in range(len(self.unit.lengths))]
+            self.unit.add_down(torch.cat(parts, 1).T @ self.rows)
+            self.parts.clear()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -16,12 +15,11 @@ class Unit:
     the gradients of that.
 
     rows: the numbers of the layers. down: lora_down with Lambda of all of them, [positions,
-    fan_in]; ups: lora_up of each. `parts`: the (first, last + 1) positions of each.
+    fan_in]; ups: lora_up of each. lengths: how many positions each has.
     """
 
     def __init__(self, rows: Sequence[int], lengths: Sequence[int], down: Tensor):
-        self.rows, self.down = rows, down
-        self.parts = list(pairwise(accumulate(lengths, initial=0)))
+        self.rows, self.lengths, self.down = rows, lengths, down
         self.downs = down.split(lengths) if len(rows) > 1 else (down,)
         self.ups: list[Tensor] = []
         self.of_down: Tensor | None = None
@@ -33,8 +31,8 @@ class Unit:
         if len(self.rows) > 1:
             if self.of_down is None:
                 self.of_down = torch.zeros_like(self.down)
-            first, end = self.parts[index]
-            self.of_down[first:end] += of_down
+            part = self.of_down.split(self.lengths)[index]
+            part += of_down
         else:
             self.add_down(of_down)
 

@@ -54,8 +54,8 @@ def test_losses_and_adapter_are_the_same(playground, mode: str, way: str, monkey
     plain, again = (train_on(*data, run_of(mode, c), lambda s: None) for c in ("off", way))
     assert again.stopped_by is None and again.losses == pytest.approx(plain.losses, rel=1e-5)
     for name, layer in plain.lora.layers.items():
-        found = again.lora.layers[name]
-        torch.testing.assert_close(found.delta(), layer.delta(), rtol=1e-3, atol=1e-5)
+        apart = again.lora.layers[name].delta() - layer.delta()
+        assert apart.norm() < 1e-3 * layer.delta().norm(), "but for rounding"
     assert again.lora.origin.run.settings["checkpointing"] is True
 
 

@@ -37,6 +37,11 @@ bool ordering = false; long copies = 0, unordered = 0;
 std::map<void*, Clock>& seen() { static auto* m = new std::map<void*, Clock>(); return *m; }
 std::map<void*, Clock>& events() { static auto* m = new std::map<void*, Clock>(); return *m; }
 std::map<char*, Clock>& readers() { static auto* m = new std::map<char*, Clock>(); return *m; }
+std::map<char*, Clock>& freed() { static auto* m = new std::map<char*, Clock>(); return *m; }
+// Of the driver's pool of memory: bytes that were given back to it, and the most that was there and in use since
+// these marks were set back.
+size_t pooled = 0, most_there = 0, most_used = 0;
+void mark() { if (used > most_there) most_there = used; if (used - pooled > most_used) most_used = used - pooled; }
 std::multimap<std::pair<void*, size_t>, char*>& pool() { static auto* m = new std::multimap<std::pair<void*, size_t>, char*>(); return *m; }
 Clock host;
 void join(Clock& one, const Clock& other) { for (auto& [s, n] : other) if (n > one[s]) one[s] = n; }
@@ -103,17 +108,30 @@ X cudaError_t cudaMalloc(void** p, size_t n) {
 X cudaError_t cudaFree(void* p) { std::lock_guard<std::recursive_mutex> l(mu); if (!p) return cudaSuccess; auto it = blocks().find((char*)p); if (it != blocks().end()) { munmap(p, it->second); used -= it->second; blocks().erase(it); C.frees++; } return cudaSuccess; }
 X cudaError_t cudaMallocAsync(void** p, size_t n, cudaStream_t s) {
   std::lock_guard<std::recursive_mutex> l(mu);
-  if (auto it = pool().find({s, n}); it != pool().end()) { *p = it->second; pool().erase(it); return cudaSuccess; }
+  auto it = pool().find({s, n});
+  if (it == pool().end()) {  // the driver takes another stream's too, and has this one wait for that
+    for (it = pool().begin(); it != pool().end() && it->first.second != n; ++it);
+    if (it != pool().end()) join(seen()[s], freed()[it->second]);
+  }
+  if (it != pool().end()) { *p = it->second; pool().erase(it); pooled -= n; mark(); return cudaSuccess; }
   cudaError_t e = cudaMalloc(p, n);
-  if (e == cudaSuccess || pool().empty()) return e;
-  for (auto& [k, q] : pool()) { readers().erase(q); cudaFree(q); }
-  pool().clear(); return cudaMalloc(p, n); }
+  if (e != cudaSuccess && !pool().empty()) {
+    for (auto& [k, q] : pool()) { readers().erase(q); pooled -= k.second; cudaFree(q); }
+    pool().clear(); e = cudaMalloc(p, n);
+  }
+  if (e == cudaSuccess) mark();
+  return e; }
 X cudaError_t cudaFreeAsync(void* p, cudaStream_t s) {
   std::lock_guard<std::recursive_mutex> l(mu);
   auto it = blocks().find((char*)p); if (!ordering || it == blocks().end()) return cudaFree(p);
-  readers()[(char*)p] = now(); pool().insert({{s, it->second}, (char*)p}); return cudaSuccess; }
+  readers()[(char*)p] = now(); freed()[(char*)p] = seen()[s]; pooled += it->second; pool().insert({{s, it->second}, (char*)p}); return cudaSuccess; }
 X cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* p, int) { *p = (cudaMemPool_t)0x10; return cudaSuccess; }
-X cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t, cudaMemPoolAttr, void* v) { *(unsigned long*)v = used; return cudaSuccess; }
+X cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t, cudaMemPoolAttr a, void* v) {
+  std::lock_guard<std::recursive_mutex> l(mu);
+  *(unsigned long*)v = a == cudaMemPoolAttrUsedMemCurrent ? used - pooled : a == cudaMemPoolAttrUsedMemHigh ? most_used : a == cudaMemPoolAttrReservedMemHigh ? most_there : used; return cudaSuccess; }
+X cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr a, void*) {
+  std::lock_guard<std::recursive_mutex> l(mu);
+  if (a == cudaMemPoolAttrUsedMemHigh) most_used = used - pooled; if (a == cudaMemPoolAttrReservedMemHigh) most_there = used; return cudaSuccess; }
 X cudaError_t cudaHostAlloc(void** p, size_t n, unsigned) { std::lock_guard<std::recursive_mutex> l(mu); *p = mmap(nullptr, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0); hosts()[(char*)*p] = n; return cudaSuccess; }
 X cudaError_t cudaFreeHost(void* p) { std::lock_guard<std::recursive_mutex> l(mu); auto it = hosts().find((char*)p); if (it != hosts().end()) { munmap(p, it->second); hosts().erase(it); } return cudaSuccess; }
 X cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* a, const void* p) { std::lock_guard<std::recursive_mutex> l(mu); memset(a, 0, sizeof *a); if (in(blocks(), p)) { a->type = cudaMemoryTypeDevice; a->devicePointer = (void*)p; } else if (in(hosts(), p)) { a->type = cudaMemoryTypeHost; a->hostPointer = (void*)p; } return cudaSuccess; }

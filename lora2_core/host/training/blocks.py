@@ -18,8 +18,9 @@ from torch.autograd.function import once_differentiable
 
 from ...layers.passes import Passes
 from ...layers.sharing import version_of
+from .offloading import Hold
 from .out_of_place import OutOfPlace, is_out_of_place, overwriting_refused
-from .overwritten import is_overwriting
+from .overwritten import is_overwriting, keep
 
 UNCHECKPOINTED = (
     "This model writes over values that its gradients need, so it can't be trained with gradient "
@@ -28,14 +29,20 @@ UNCHECKPOINTED = (
 )
 
 
-def mapped(value: Any, change: Callable[[Tensor], object]) -> Any:
-    """Returns a copy of nested dicts, lists and tuples in which tensors are changed."""
-    if torch.is_tensor(value):
+class Slot:
+    """Stands for a tensor among arguments."""
+
+
+def mapped(value: Any, change: Callable[[Any], object], kind: type = Tensor) -> Any:
+    """Returns a copy of nested dicts, lists and tuples in which tensors, or what is of another
+    kind, are changed.
+    """
+    if isinstance(value, kind):
         return change(value)
     if type(value) is dict:
-        return {name: mapped(v, change) for name, v in value.items()}
+        return {name: mapped(v, change, kind) for name, v in value.items()}
     if type(value) in (list, tuple):
-        return type(value)([mapped(v, change) for v in value])
+        return type(value)([mapped(v, change, kind) for v in value])
     return value
 
 
@@ -60,36 +67,39 @@ def writes_over(outs: list[Tensor], leaves: list[Tensor]) -> bool:
 
 
 class Block:
-    """One call of a block. tensors: those of its arguments that have gradients."""
+    """One call of a block. fixed: the tensors of its arguments that have no gradients. Those that
+    have some are not held here.
+    """
 
-    def __init__(self, forward: Callable, args: tuple, kwargs: dict):
-        self.forward, self.arguments = forward, mapped((args, kwargs), lambda t: t)
-        self.given = tensors_of(self.arguments)
-        self.tensors = [t for t in self.given if t.requires_grad]
+    def __init__(self, forward: Callable, args: tuple, kwargs: dict, hold: Hold = keep):
+        self.forward, self.hold, self.fixed = forward, hold, []
+        self.arguments = mapped((args, kwargs), self.place)
         # the model is computed so, and so must the second pass be, which is in another thread
         self.mode = OutOfPlace if is_out_of_place() else nullcontext
 
+    def place(self, tensor: Tensor) -> Tensor | Slot:
+        """Returns what stands for a tensor among the arguments."""
+        if tensor.requires_grad:
+            return Slot()
+        self.fixed.append(tensor)
+        return tensor
+
     def compute(self, *tensors: Tensor) -> Any:
-        """Returns what the block makes of these tensors in place of its own."""
+        """Returns what the block makes of these tensors where its own have gradients."""
         new = iter(tensors)
-        args, kwargs = mapped(self.arguments, lambda t: next(new) if t.requires_grad else t)
+        args, kwargs = mapped(self.arguments, lambda _: next(new), Slot)
         return self.forward(*args, **kwargs)
 
-    def out_of_place(self, *tensors: Tensor) -> Any:
-        """Returns the same, computed out of place in any thread."""
-        with OutOfPlace():
-            return self.compute(*tensors)
-
-    def is_apart(self, passes: Passes) -> bool:
+    def is_apart(self, passes: Passes, tensors: list[Tensor]) -> bool:
         """Returns whether all gradients go to the block's arguments and the layers' paths, and
         nothing that they need is written over: it may use something else that was computed before.
         """
         with passes.during(None):
-            leaves = [t.detach().requires_grad_() for t in self.tensors]
-            versions = [version_of(t) for t in (*self.given, *leaves)]
+            leaves = [t.detach().requires_grad_() for t in tensors]
+            versions = [version_of(t) for t in (*self.fixed, *leaves)]
             first = torch.ones((), requires_grad=True).clone().grad_fn._sequence_nr()
             outs = [t for t in tensors_of(self.compute(*leaves)) if t.requires_grad]
-            if versions != [version_of(t) for t in (*self.given, *leaves)]:
+            if versions != [version_of(t) for t in (*self.fixed, *leaves)]:
                 return False
             begun = passes.begun().origin
             if outs and writes_over(outs, [begun, *leaves]):
@@ -108,15 +118,15 @@ class Block:
             todo += [following for following, _ in node.next_functions]
         return True
 
-    def checkpointed(self, passes: Passes) -> Any:
+    def checkpointed(self, passes: Passes, tensors: list[Tensor]) -> Any:
         """Returns what the block computes, with gradients for which it is computed again."""
         results: list = []
-        made = iter(Checkpoint.apply(self, passes, results, passes.begun().origin, *self.tensors))
+        made = iter(Checkpoint.apply(self, passes, results, passes.begun().origin, *tensors))
         return mapped(results[0], lambda t: t if self.is_given(t) else next(made))
 
     def is_given(self, tensor: Tensor) -> bool:
         """Returns whether a tensor is one of the arguments that have no gradients."""
-        return not tensor.requires_grad and any(tensor is t for t in self.given)
+        return any(tensor is t for t in self.fixed)
 
 
 class Checkpoint(torch.autograd.Function):
@@ -127,11 +137,11 @@ class Checkpoint(torch.autograd.Function):
         ctx: Any, block: Block, passes: Passes, results: list, _origin: Tensor, *tensors: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.block, ctx.passes, ctx.now = block, passes, passes.begun()
-        ctx.save_for_backward(*tensors)
+        ctx.held = [block.hold(t) for t in tensors]
         ctx.set_materialize_grads(False)
-        versions = [version_of(t) for t in block.given]
+        versions = [version_of(t) for t in (*block.fixed, *tensors)]
         results.append(block.compute(*tensors))
-        if versions != [version_of(t) for t in block.given]:
+        if versions != [version_of(t) for t in (*block.fixed, *tensors)]:
             raise ValueError(UNCHECKPOINTED)
         # no views of anything: the model may write into them
         return tuple(t.data for t in tensors_of(results[0]) if not block.is_given(t))
@@ -139,9 +149,10 @@ class Checkpoint(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple:
-        block, now = ctx.block, ctx.now
-        ctx.block = ctx.now = None  # the loss may live on, and with it whatever stands here
-        leaves = [t.detach().requires_grad_() for t in ctx.saved_tensors]
+        block, now, held = ctx.block, ctx.now, ctx.held
+        # the loss may live on, and with it whatever stands here
+        ctx.block = ctx.now = ctx.held = None
+        leaves = [each.value().detach().requires_grad_() for each in held]
         with ctx.passes.during(now), torch.enable_grad():
             with block.mode():
                 outs = [t for t in tensors_of(block.compute(*leaves)) if not block.is_given(t)]

@@ -49,6 +49,8 @@ class HostFrozen(Frozen):
         # others quantise their inputs or use kernels of their own, which differ from what the
         # gradients are those of
         self.plainly = not standard and not unpacked
+        # else inputs are multiplied by it first
+        self.unscaled = getattr(module, "pre_quant_scale", None) is None
 
     def casts(self, x: Tensor) -> bool:
         """Returns whether the layer computes on x with a copy of its weight."""
@@ -67,7 +69,8 @@ class HostFrozen(Frozen):
     def with_weight(self, like: Tensor, use: Use) -> Tensor:
         module = self.module
         if not self.casts(like):
-            return use(module.weight, module.bias)
+            parameters = module._parameters
+            return use(parameters["weight"], parameters["bias"])
         if hasattr(module, "cast_bias_weight"):
             return use(*module.cast_bias_weight(like))
         if not OFFLOADABLE:
@@ -82,7 +85,7 @@ class HostFrozen(Frozen):
             comfy.ops.uncast_bias_weight(module, weight, bias, stream)
 
     def suits(self) -> bool:
-        return super().suits() and getattr(self.module, "pre_quant_scale", None) is None
+        return self.unscaled and super().suits()
 
     def forward(self, *args: Any, **named: Any) -> Tensor:
         if not self.plainly or len(args) != 1 or named or not self.suits():

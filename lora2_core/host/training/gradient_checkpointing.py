@@ -7,17 +7,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...layers.adapters import Adapters
 from ...layers.passes import Passes
-from .blocks import Block
-from .offloading import Offload
+from .blocks import Block, tensors_of
+from .offloading import Hold, Offload
 from .out_of_place import OutOfPlace, writes_allowed
 from .overwritten import is_copying, keep, overwrites
-from .recomputing import Hold, Mode, Segment
+from .recomputing import Mode, Segment
 
 
 def repeated_blocks(inner: nn.Module, adapted: set[nn.Module]) -> list[nn.Module]:
@@ -50,16 +51,18 @@ class Way:
     hold: Hold = keep
     checked: dict[Callable, bool] = field(default_factory=dict)
 
-    def suits(self, block: Block) -> bool:
-        """Returns whether the first pass of a block can be without a graph."""
-        if is_copying():
-            return False
-        kind = getattr(block.forward, "__func__", block.forward)
-        if kind not in self.checked:
-            self.checked[kind] = self.apart and block.is_apart(self.passes)
-            if not self.checked[kind]:  # what is kept is counted, which sharing changes
-                self.passes.share_nothing()
-        return self.checked[kind]
+    def compute(self, forward: Callable, args: tuple, named: dict) -> Any:
+        """Returns what a block computes, with gradients for which it is computed again."""
+        kind = getattr(forward, "__func__", forward)
+        if self.apart and not is_copying() and self.checked.get(kind, True):
+            tensors = [t for t in tensors_of((args, named)) if t.requires_grad]
+            block = Block(forward, args, named, self.hold)
+            if kind not in self.checked:
+                self.checked[kind] = block.is_apart(self.passes, tensors)
+            if self.checked[kind]:
+                return block.checkpointed(self.passes, tensors)
+            self.passes.share_nothing()  # what is kept is counted, which sharing changes
+        return Segment(forward, self.mode, self.hold)(*args, **named)
 
     def around(self, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """Returns the forward as one that is computed again in the backward pass.
@@ -71,9 +74,7 @@ class Way:
         def call(*args, **named):
             if not torch.is_grad_enabled():
                 return forward(*args, **named)
-            if self.suits(block := Block(forward, args, named)):
-                return block.checkpointed(self.passes)
-            return Segment(forward, self.mode, self.hold)(*args, **named)
+            return self.compute(forward, args, named)
 
         return call
 
@@ -109,7 +110,7 @@ class GradientCheckpointing:
         diffusion = [getattr(model, "diffusion_model", model) for model in self.models]
         # attention that is recorded in a block has gradients beside those of its outputs
         recorded = self.adapters.settings.attention_weight
-        apart = not (offload or recorded or any(map(overwrites, diffusion)))
+        apart = not (recorded or any(map(overwrites, diffusion)))
         if not apart:
             self.adapters.paths.share_nothing()
         for model, inner in zip(self.models, diffusion, strict=True):

@@ -7,6 +7,7 @@ the block needs it. So the card holds the inputs of a few blocks, not of all.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from weakref import ref
@@ -18,6 +19,7 @@ from .overwritten import SIGN, Kept, is_copying, keep
 
 SMALLEST = 1 << 20  # bytes: what is smaller than this isn't worth a copy
 AHEAD = 2  # values that are on their way back before they are asked for: what one block gets
+Hold = Callable[[Tensor], "Kept | InRam"]
 
 
 class InRam:

@@ -1,16 +1,16 @@
-"""Computes a part of a model again in the backward pass, instead of keeping its activations.
+"""Computes a part of a model again in the backward pass, with a graph in both passes, for parts
+that blocks.py does not suit.
 
 This is the checkpoint of Chen et al. (2016, arXiv 1604.06174) as torch's without reentry does it.
-Three things are added. A value that is written over while it is needed is never used: in either
-pass it is copied before the write, or the step is refused. What the part gets can lie elsewhere
-meanwhile. And it costs the host less.
+Two things are added. A value that is written over while it is needed is never used: in either pass
+it is copied before the write, or the step is refused. And what the part gets can lie elsewhere
+meanwhile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
-from itertools import chain
 from typing import Any
 from weakref import ref
 
@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from .offloading import InRam
+from .blocks import mapped
+from .offloading import Hold, InRam
 from .overwritten import Kept, copying, is_copying, keep
 
-Hold = Callable[[Tensor], "Kept | InRam"]
 Mode = Callable[[], AbstractContextManager]
 
 
@@ -41,8 +41,6 @@ class Done(Exception):
 class Given:
     """Holds a tensor that the part gets, as it was before the first pass."""
 
-    __slots__ = ("kept", "learns")
-
     def __init__(self, tensor: Tensor, hold: Hold):
         self.kept, self.learns = hold(tensor), tensor.requires_grad
 
@@ -53,33 +51,6 @@ class Given:
             return value
         leaf = value.detach().requires_grad_()
         return leaf.clone() if is_copying() else leaf
-
-
-def held(value: Any, hold: Hold) -> Any:
-    """Returns arguments with their tensors as Given; dicts, into which parts write, are copied."""
-    if torch.is_tensor(value):
-        return Given(value, hold)
-    if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
-        return type(value)(held(each, hold) for each in value)
-    return dict(value) if isinstance(value, dict) else value
-
-
-def again(value: Any) -> Any:
-    """Returns arguments as they were when they were `held`."""
-    if isinstance(value, Given):
-        return value.again()
-    if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
-        return type(value)(map(again, value))
-    return dict(value) if isinstance(value, dict) else value
-
-
-def givens(*values: Iterable) -> Iterator[Given]:
-    """Yields all Given among arguments."""
-    for each in chain(*values):
-        if isinstance(each, Given):
-            yield each
-        elif isinstance(each, (list, tuple)):
-            yield from givens(each)
 
 
 class Segment:
@@ -95,13 +66,19 @@ class Segment:
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         """Computes the first pass, which keeps nothing but what it gets."""
-        self.args, self.named = held(args, self.hold), held(named, self.hold)
-        copied = {k: dict(v) if isinstance(v, dict) else v for k, v in named.items()}
+        held: list[Given] = []
+
+        def given(tensor: Tensor) -> Given:
+            held.append(Given(tensor, self.hold))
+            return held[-1]
+
+        self.given = mapped((args, named), given)
+        args, named = mapped((args, named), lambda t: t)
         with saved_tensors_hooks(self.pack, self.unpack):
-            result = self.forward(*(dict(v) if isinstance(v, dict) else v for v in args), **copied)
-        for given in givens(self.args, self.named.values()):
-            if isinstance(given.kept, InRam) and not is_copying():
-                given.kept.check()
+            result = self.forward(*args, **named)
+        for each in held:
+            if isinstance(each.kept, InRam) and not is_copying():
+                each.kept.check()
         return result
 
     def pack(self, _tensor: Tensor) -> Place:
@@ -137,6 +114,6 @@ class Segment:
             raise RuntimeError("Nothing is kept of a second pass.")
 
         with suppress(Done), torch.enable_grad(), self.mode():
-            args, named = again(self.args), again(self.named)
+            args, named = mapped(self.given, Given.again, Given)
             with saved_tensors_hooks(pack, unpack):
                 self.forward(*args, **named)
