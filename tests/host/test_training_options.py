@@ -33,6 +33,7 @@ def test_every_field_reaches_its_settings(nodes):
     optimizer = {
         "optimizer": "sgd", "schedule": "cosine", "warmup_steps": 2, "weight_decay": 0.5,
         "beta1": 0.8, "beta2": 0.99, "max_norm": 1.0, "ema": 0.9,
+        "loraplus_lr_ratio": 4.0,
     }  # fmt: skip
     loss = {
         "weighting": "min_snr", "gamma": 3.0, "huber": 0.2, "noise_offset": 0.05,
@@ -56,6 +57,11 @@ def test_every_field_reaches_its_settings(nodes):
         ({"optimizer": "prodigy"}, "prodigy needs the package prodigyopt"),
         ({"optimizer": "lion"}, "optimizer is 'lion': choose adamw"),
         ({"min_timestep": 0.8, "max_timestep": 0.2}, "min_timestep 0.8 is not below max_timestep"),
+        (
+            {"optimizer": "prodigy", "loraplus_lr_ratio": 16.0},
+            "loraplus_lr_ratio is 16, but optimizer prodigy finds one learning rate for all",
+        ),
+        ({"loraplus_lr_ratio": 0.0}, "loraplus_lr_ratio is 0.0: give a number from 0.01 to 1000"),
         ({"ema": 1.0}, "ema is 1.0: give a number from 0 to 0.99999"),
         ({"gamma": float("nan")}, "gamma is nan"),
         ({"colour": "red"}, "options hold 'colour', which no setting has"),
