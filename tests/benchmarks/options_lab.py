@@ -93,8 +93,8 @@ class Rite(torch.optim.Optimizer):
             state |= {"U": basis, "escaped": 0.0}
         turn = basis.mT @ state["U"]
         turned = turn @ state["V"] @ turn.mT
-        lost = float(torch.linalg.eigvalsh(state["V"] - turned)[-1])
-        state["escaped"] = second * (state["escaped"] + max(0.0, lost))
+        lost = torch.linalg.eigvalsh(state["V"]) - torch.linalg.eigvalsh(turned)
+        state["escaped"] = second * (state["escaped"] + float(lost.abs().max()))
         state["V"] = second * turned + (1 - second) * own.mT @ own
         state["step"] += 1
         values, vectors = torch.linalg.eigh(state["V"])

@@ -61,7 +61,7 @@ def test_lora_up_moves_so_many_times_as_far(mode: str):
     moved = []
     for ratio in (1.0, 8.0):
         chosen = {"optimizer": "sgd", "beta1": 0.0, "weight_decay": 0.0, "schedule": "constant"}
-        model, run = run_of(mode, 5, rate_learning_rate=0.0, loraplus_lr_ratio=ratio, **chosen)
+        model, run = run_of(mode, 100, rate_learning_rate=0.0, loraplus_lr_ratio=ratio, **chosen)
         with torch.no_grad():  # at zero, lora_up gives lora_down no gradient
             for component in run.adapters.components.values():
                 component.lora_up[:, : component.rank] = 0.1
