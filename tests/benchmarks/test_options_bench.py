@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.benchmarks.options_lab import Rite, mask, preconditioned
+from tests.benchmarks.options.papers import Rite, mask, preconditioned
 
 
 def planted(seed: int = 0) -> tuple[torch.Tensor, ...]:

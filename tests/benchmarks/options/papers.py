@@ -159,7 +159,7 @@ def timestep_ranks() -> Iterator[None]:
         yield
 
 
-CHANGES = {
+PAPERS = {
     "": nullcontext,
     "riemannian": riemannian,
     "rite": rite,

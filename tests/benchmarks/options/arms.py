@@ -1,0 +1,78 @@
+"""The ways to train that are compared, and their runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tests.benchmarks.ranks.pictures import TUNING
+
+FIELDS = {
+    "steps": 100, "batch_size": 4, "target_rank": 4, "max_rank": 32, "layers": "all in blocks",
+}  # fmt: skip
+SEEDS = (0, 1)
+RATES = (5e-3, 1e-2, 2e-2)
+PLAIN = "adamw"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to train: options of a mode, and what is no option of the pack (papers.py).
+
+    rates: learning rates that are tried; none: the one of the plain arm of the mode.
+    """
+
+    mode: str
+    name: str
+    rates: tuple[float, ...] = ()
+    options: Mapping[str, object] = field(default_factory=dict)
+    paper: str = ""
+
+    @property
+    def key(self) -> str:
+        return f"{self.mode}, {self.name}"
+
+    @property
+    def plain(self) -> str:
+        """Returns the key of the arm that it is compared with."""
+        return f"{self.mode}, {PLAIN}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training."""
+
+    arm: str
+    rate: float
+    subject: str
+    seed: int
+
+
+def of_both_modes(name: str, rates: tuple[float, ...], paper: str = "", **options: object) -> list:
+    """Returns an arm in fixed and in adaptive mode."""
+    return [Arm(mode, name, rates, options, paper) for mode in ("fixed", "adaptive")]
+
+
+TUNED = [
+    *of_both_modes(PLAIN, RATES),
+    *of_both_modes("LoRA+, ratio 4", (2.5e-3, 5e-3, 1e-2), loraplus_lr_ratio=4.0),
+    *of_both_modes("LoRA+, ratio 16", (1.25e-3, 2.5e-3, 5e-3), loraplus_lr_ratio=16.0),
+    *of_both_modes("rank by timestep (T-LoRA)", RATES[1:], "timestep_ranks"),
+    Arm("fixed", "Riemannian preconditioning", RATES, {}, "riemannian"),
+    Arm("fixed", "LoRA-RITE", (2e-2, 6e-2, 2e-1), {}, "rite"),
+]
+REGULARISERS = [
+    Arm("adaptive", f"{option} {value:g}", (), {option: value})
+    for option, value in {
+        "rank_dropout": 0.1, "module_dropout": 0.1, "caption_dropout": 0.1,
+        "scale_weight_norms": 1.0, "preserve_weight": 1.0,
+    }.items()
+]  # fmt: skip
+ARMS = {
+    arm.key: arm for arm in sorted([*TUNED, *REGULARISERS], key=lambda arm: arm.mode != "fixed")
+}
+
+
+def tuning(arm: Arm, rate: float) -> list[Run]:
+    """Returns the runs by which a learning rate is judged."""
+    return [Run(arm.key, rate, subject, 0) for subject in TUNING]
