@@ -48,18 +48,17 @@ class Run:
     seed: int
 
 
-def of_both_modes(name: str, rates: tuple[float, ...], paper: str = "", **options: object) -> list:
-    """Returns an arm in fixed and in adaptive mode."""
-    return [Arm(mode, name, rates, options, paper) for mode in ("fixed", "adaptive")]
-
-
+BY_TIMESTEP = "rank by timestep (T-LoRA)"
 TUNED = [
-    *of_both_modes(PLAIN, RATES),
-    *of_both_modes("LoRA+, ratio 4", (2.5e-3, 5e-3, 1e-2), loraplus_lr_ratio=4.0),
-    *of_both_modes("LoRA+, ratio 16", (1.25e-3, 2.5e-3, 5e-3), loraplus_lr_ratio=16.0),
-    *of_both_modes("rank by timestep (T-LoRA)", RATES[1:], "timestep_ranks"),
-    Arm("fixed", "Riemannian preconditioning", RATES, {}, "riemannian"),
-    Arm("fixed", "LoRA-RITE", (2e-2, 6e-2, 2e-1), {}, "rite"),
+    Arm("fixed", PLAIN, RATES),
+    Arm("fixed", "LoRA+, ratio 4", (2.5e-3, 5e-3, 1e-2), {"loraplus_lr_ratio": 4.0}),
+    Arm("fixed", "LoRA+, ratio 16", (1.25e-3, 2.5e-3, 5e-3), {"loraplus_lr_ratio": 16.0}),
+    Arm("fixed", BY_TIMESTEP, RATES[1:], paper="timestep_ranks"),
+    Arm("fixed", "Riemannian preconditioning", RATES, paper="riemannian"),
+    Arm("fixed", "LoRA-RITE", (2e-2, 6e-2, 2e-1), paper="rite"),
+    Arm("adaptive", PLAIN, RATES),
+    Arm("adaptive", "LoRA+, ratio 4", (2.5e-3, 5e-3, 1e-2), {"loraplus_lr_ratio": 4.0}),
+    Arm("adaptive", BY_TIMESTEP, RATES[1:2], paper="timestep_ranks"),
 ]
 REGULARISERS = [
     Arm("adaptive", f"{option} {value:g}", (), {option: value})
@@ -68,9 +67,7 @@ REGULARISERS = [
         "scale_weight_norms": 1.0, "preserve_weight": 1.0,
     }.items()
 ]  # fmt: skip
-ARMS = {
-    arm.key: arm for arm in sorted([*TUNED, *REGULARISERS], key=lambda arm: arm.mode != "fixed")
-}
+ARMS = {arm.key: arm for arm in (*TUNED, *REGULARISERS)}
 
 
 def tuning(arm: Arm, rate: float) -> list[Run]:
