@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.benchmarks.options.arms import ARMS, Run
 from tests.benchmarks.options.papers import Rite, mask, preconditioned
+from tests.benchmarks.options.rows import PAGE, Rows, change, report, written
+from tests.benchmarks.ranks.pictures import TEST, TUNING
 
 
 def planted(seed: int = 0) -> tuple[torch.Tensor, ...]:
@@ -66,3 +69,51 @@ def test_fewer_positions_are_trained_the_more_noise_there_is():
     counts = [mask(ranks, 16, time).sum(1).tolist() for time in (0.0, 0.5, 1.0)]
     assert counts == [[8, 3, 0], [6, 2, 0], [4, 2, 0]]
     assert mask(ranks, 16, 0.5)[0].tolist() == [True] * 6 + [False] * 10
+
+
+def test_the_page_says_what_is_stored():
+    page = PAGE.read_text()
+    assert page == written(page, Rows())
+
+
+def made_up(tmp_path) -> Rows:
+    """Two arms with a grid and one without, whose losses are known."""
+    rows = Rows(tmp_path / "rows.jsonl")
+
+    def add(arm: str, rate: float, subject: str, loss: float) -> None:
+        measured = {"background": loss, "style": 2 * loss, "moved": 0.1, "seconds": 1.0}
+        rows.add(Run(arm, rate, subject, 0), measured)
+
+    for arm, best in (("adaptive, adamw", 1e-2), ("adaptive, LoRA+, ratio 4", 5e-3)):
+        for rate in ARMS[arm].rates:
+            for subject in TUNING:
+                add(arm, rate, subject, 0.5 if rate == best else 0.6)
+        for number, subject in enumerate(TEST):
+            add(arm, best, subject, 0.1 * (1 + number) * (0.9 if "LoRA+" in arm else 1.0))
+    return rows
+
+
+def test_a_learning_rate_is_chosen_on_the_tuning_subjects(tmp_path):
+    rows = made_up(tmp_path)
+    assert rows.rate(ARMS["adaptive, LoRA+, ratio 4"]) == 5e-3
+    assert rows.rate(ARMS["adaptive, rank_dropout 0.1"]) == 1e-2, "that of its mode"
+    assert rows.rate(ARMS["fixed, adamw"]) is None
+    rows.add(Run("adaptive, adamw", 1e-2, TUNING[0], 0), {"background": float("nan")})
+    assert rows.tuned(ARMS["adaptive, adamw"])[1e-2] == float("inf")
+
+
+def test_ratios_are_paired_by_subject(tmp_path):
+    """Every loss is 0.9 times the plain one of its subject, so the interval is empty."""
+    rows = Rows(made_up(tmp_path).path)  # as they are read again
+    ratio = rows.against_plain(ARMS["adaptive, LoRA+, ratio 4"], "background")
+    assert change(ratio) == "-10.0 % (-10.0 to -10.0)"
+    assert "| adaptive, LoRA+, ratio 4 | -10.0 % (-10.0 to -10.0) |" in report(rows)
+
+
+def test_processes_share_the_runs(tmp_path):
+    rows, arms = made_up(tmp_path), list(ARMS.values())
+    everything = rows.missing(arms, 1, (1, 1))
+    parts = [rows.missing(arms, 1, (part, 3)) for part in (1, 2, 3)]
+    assert sorted(sum(parts, []), key=str) == sorted(everything, key=str)
+    assert Run("adaptive, rank_dropout 0.1", 1e-2, TEST[0], 0) in everything
+    assert not [run for run in everything if run.arm == "adaptive, LoRA+, ratio 4"]

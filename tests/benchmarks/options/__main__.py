@@ -16,7 +16,7 @@ import time
 import torch
 
 from tests.benchmarks.options.arms import ARMS, SEEDS
-from tests.benchmarks.options.rows import Rows, report
+from tests.benchmarks.options.rows import PAGE, Rows, report, written
 
 
 def work_off(chosen: argparse.Namespace) -> None:
@@ -39,6 +39,7 @@ def work_off(chosen: argparse.Namespace) -> None:
 def main() -> None:
     options = argparse.ArgumentParser(prog="nox -s bench-options --")
     options.add_argument("--report", action="store_true", help="print the tables, train nothing")
+    options.add_argument("--page", action="store_true", help="and write them in docs/options.md")
     options.add_argument("--part", default="1/1", help="I/N: the I-th of N processes")
     options.add_argument("--arms", default="", help="only those whose name has this")
     options.add_argument("--seeds", type=int, default=len(SEEDS), help="of each test subject")
@@ -47,7 +48,10 @@ def main() -> None:
     if not chosen.report:
         with torch.inference_mode():
             work_off(chosen)
-    sys.stdout.write(report(Rows()) + "\n")
+    rows = Rows()
+    sys.stdout.write(report(rows) + "\n")
+    if chosen.page:
+        PAGE.write_text(written(PAGE.read_text(), rows))
 
 
 if __name__ == "__main__":

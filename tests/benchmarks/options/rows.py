@@ -12,8 +12,11 @@ from zlib import crc32
 from tests.benchmarks.options.arms import ARMS, SEEDS, Arm, Run, tuning
 from tests.benchmarks.ranks.pictures import TEST, TUNING
 from tests.benchmarks.ranks.statistics import Estimate, difference, geometric_mean
+from tests.hosting.inprocess import REPOSITORY
 
 FILE = Path(__file__).parent / "results.jsonl"
+PAGE = REPOSITORY / "docs" / "options.md"
+START, END = "<!-- figures -->", "<!-- end of figures -->"
 MEASURES = {
     "background": "loss, unseen backgrounds", "style": "loss, unseen style",
     "moved": "the koala moves by",
@@ -105,6 +108,12 @@ def report(rows: Rows) -> str:
         if cells:
             lines.append(f"| {arm.key} | {', '.join(cells)} |")
     return "\n".join(lines)
+
+
+def written(page: str, rows: Rows) -> str:
+    """Returns the page with the tables of these rows."""
+    before, rest = page.split(START)
+    return f"{before}{START}\n{report(rows)}\n{END}{rest.split(END)[1]}"
 
 
 def level(rows: Rows, arm: Arm, measure: str) -> str:
