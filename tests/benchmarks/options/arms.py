@@ -19,7 +19,9 @@ PLAIN = "adamw"
 class Arm:
     """A way to train: options of a mode, and what is no option of the pack (papers.py).
 
-    rates: learning rates that are tried; none: the one of the plain arm of the mode.
+    rates: learning rates that are tried; none: the one of the plain arm of the mode. tested: whether
+    it is run on the test subjects; what is clearly above the plain arm on the tuning subjects is
+    not.
     """
 
     mode: str
@@ -27,6 +29,7 @@ class Arm:
     rates: tuple[float, ...] = ()
     options: Mapping[str, object] = field(default_factory=dict)
     paper: str = ""
+    tested: bool = True
 
     @property
     def key(self) -> str:
@@ -52,8 +55,14 @@ BY_TIMESTEP = "rank by timestep (T-LoRA)"
 TUNED = [
     Arm("fixed", PLAIN, RATES),
     Arm("fixed", "LoRA+, ratio 4", (2.5e-3, 5e-3, 1e-2), {"loraplus_lr_ratio": 4.0}),
-    Arm("fixed", "LoRA+, ratio 16", (1.25e-3, 2.5e-3, 5e-3), {"loraplus_lr_ratio": 16.0}),
-    Arm("fixed", BY_TIMESTEP, RATES[1:], paper="timestep_ranks"),
+    Arm(
+        "fixed",
+        "LoRA+, ratio 16",
+        (1.25e-3, 2.5e-3, 5e-3),
+        {"loraplus_lr_ratio": 16.0},
+        tested=False,
+    ),
+    Arm("fixed", BY_TIMESTEP, RATES[1:], paper="timestep_ranks", tested=False),
     Arm("fixed", "Riemannian preconditioning", RATES, paper="riemannian"),
     Arm("fixed", "LoRA-RITE", (2e-2, 6e-2, 2e-1), paper="rite"),
     Arm("adaptive", PLAIN, RATES),

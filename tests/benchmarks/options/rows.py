@@ -75,7 +75,8 @@ class Rows:
         """
         arms = list(arms)
         runs = [run for arm in arms for rate in arm.rates for run in tuning(arm, rate)]
-        rates = {arm.key: rate for arm in arms if (rate := self.rate(arm)) is not None}
+        tested = [arm for arm in arms if arm.tested]
+        rates = {arm.key: rate for arm in tested if (rate := self.rate(arm)) is not None}
         for seed in SEEDS[:seeds]:
             runs += [Run(key, rate, s, seed) for s in TEST for key, rate in rates.items()]
         mine = [run for run in runs if crc32(str(run).encode()) % part[1] == part[0] - 1]
