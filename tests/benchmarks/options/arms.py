@@ -19,9 +19,9 @@ PLAIN = "adamw"
 class Arm:
     """A way to train: options of a mode, and what is no option of the pack (papers.py).
 
-    rates: learning rates that are tried; none: the one of the plain arm of the mode. tested: whether
-    it is run on the test subjects; what is clearly above the plain arm on the tuning subjects is
-    not.
+    rates: learning rates that are tried; none: the one of the plain arm of the mode. tested:
+    whether it is run on the test subjects; what is clearly above the plain arm on the tuning
+    subjects is not.
     """
 
     mode: str
