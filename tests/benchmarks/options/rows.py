@@ -92,15 +92,15 @@ def report(rows: Rows) -> str:
         "|---|--:|--:|--:|--:|--:|",
     ]
     for arm in ARMS.values():
-        count = len(rows.logs(arm, "background"))
-        if not count:
+        pairs = rows.logs(arm, "background").keys() & rows.logs(ARMS[arm.plain], "background")
+        if not pairs:
             continue
         plain = arm.key == arm.plain
         cells = [
             level(rows, arm, m) if plain else change(rows.against_plain(arm, m)) for m in MEASURES
         ]
         seconds = math.exp(rows.against_plain(arm, "seconds").mean)
-        lines.append(f"| {arm.key} | {' | '.join(cells)} | {seconds:.2f} × | {count} |")
+        lines.append(f"| {arm.key} | {' | '.join(cells)} | {seconds:.2f} × | {len(pairs)} |")
     lines += ["", "| | learning rate: loss on unseen backgrounds of other subjects |", "|---|---|"]
     for arm in ARMS.values():
         losses, best = rows.tuned(arm), rows.rate(arm)
