@@ -123,6 +123,6 @@ def level(rows: Rows, arm: Arm, measure: str) -> str:
 
 
 def change(ratio: Estimate) -> str:
-    """Returns a ratio as a change in percent, with its 95 % interval."""
+    """Returns a ratio as a change in percent, with its 95 % interval if there is one."""
     mean, low, high = (100 * (value - 1) for value in ratio.exp())
-    return f"{mean:+.1f} % ({low:+.1f} to {high:+.1f})"
+    return f"{mean:+.1f} %" + (f" ({low:+.1f} to {high:+.1f})" if math.isfinite(low) else "")
