@@ -208,6 +208,15 @@ def bench(session: nox.Session) -> None:
     in_host(session, "-m", *module, *session.posargs, **path)
 
 
+@nox.session(name="bench-options", venv_backend="none")
+def bench_options(session: nox.Session) -> None:
+    """Training options on the playground: LoRA+, dropout, caps, preservation, each against a run
+    without (an hour of one core); goes on where it stopped; `-- --report` prints the stored table.
+    """
+    module = ("tests.hosting.inprocess", "tests.benchmarks.options")
+    in_host(session, "-m", *module, *session.posargs)
+
+
 @nox.session(name="bench-files", venv_backend="none")
 def bench_files(session: nox.Session) -> None:
     """Merge, Extract and Compress at the size of SDXL: seconds, memory, error against the best

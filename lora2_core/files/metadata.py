@@ -34,7 +34,7 @@ def run_entries(lora: RankedLora, title: str) -> dict[str, str]:
         "ss_network_module": "networks.lora",
         "ss_network_dim": "Dynamic",
         "ss_network_alpha": "Dynamic",
-        "ss_network_args": json.dumps({"lora2": VERSION} | dropouts(settings)),
+        "ss_network_args": json.dumps({"lora2": VERSION} | network_arguments(settings)),
         "ss_output_name": title,
         "ss_v2": base.v2,
         "ss_base_model_version": base.version,
@@ -81,10 +81,10 @@ def run_entries(lora: RankedLora, title: str) -> dict[str, str]:
     return defaults | carried(lora.origin.file.metadata) | known
 
 
-def dropouts(settings: Mapping) -> dict[str, str]:
-    """Returns the dropouts of a run as sd-scripts' network arguments, {} without any."""
-    found = {name: settings.get(name) for name in ("rank_dropout", "module_dropout")}
-    return {name: str(value) for name, value in found.items() if value}
+def network_arguments(settings: Mapping) -> dict[str, str]:
+    """Returns what sd-scripts has as arguments of the network, {} where all of it is off."""
+    names = "rank_dropout", "module_dropout", "loraplus_lr_ratio"
+    return {name: str(settings[name]) for name in names if settings.get(name)}
 
 
 def optimizer_entry(settings: Mapping) -> str | None:

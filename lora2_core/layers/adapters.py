@@ -112,13 +112,6 @@ class Adapters:
         """Returns the ceiling as a mean rank, weighted by layer size."""
         return self.ceiling / self.cost
 
-    def by_speed(self) -> dict[float, list[str]]:
-        """Returns the names of the layers by their factor of the learning rate."""
-        groups: dict[float, list[str]] = {}
-        for name in self.components:
-            groups.setdefault(self.speeds.get(name, 1.0), []).append(name)
-        return groups
-
     def refresh(self, drop: Callable[[Tensor], Tensor] | None = None) -> None:
         """Computes the diagonals of Lambda, zero beyond the ranks, for the next forward and
         backward pass: `weights`, [layers, largest capacity], and `active`, its rows. drop: gives

@@ -7,14 +7,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import compress
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from ..ranks.modes import Fixed
+from .groups import UP
 from .named_optimizers import make, switch, tried
-from .settings import TrainSettings
+from .settings import ONE_LEARNING_RATE, TrainSettings
 
 # devices on which torch has a fused AdamW
 FUSED = ("cpu", "cuda", "mps", "xpu")
@@ -22,11 +24,9 @@ FUSED = ("cpu", "cuda", "mps", "xpu")
 PACKAGES = {"prodigy": "prodigyopt", "adamw8bit": "bitsandbytes"}
 # optimizers whose moments can't follow ranks that move
 STILL = ("adafactor", "adamw8bit")
-# optimizers that have one learning rate for all weights
-ONE_LEARNING_RATE = ("prodigy",)
 Parameters = list[nn.Parameter]
-# lora_up and lora_down in turn, and their factor of the learning rate
-Group = tuple[Parameters, float]
+# parameters by name (groups.py), and their factor of the learning rate
+Group = tuple[dict[str, nn.Parameter], float]
 
 
 def check_optimizer(name: str, mode: Fixed, arguments: str = "") -> None:
@@ -106,7 +106,7 @@ class TwoOptimizers:
     """The weights' optimizer and the Adam of the rates nu in one, with torch's param_groups
     (weights first, then nu), state, zero_grad and step.
 
-    groups: the weights, lora_up and lora_down in turn, with their factors of the learning rate.
+    groups: the weights by name, with their factors of the learning rate.
     rates: the parameter of nu and its learning rate; None where nu is not trained.
     squares: the mean squared gradients of lora_up are kept even if the optimizer keeps none.
 
@@ -127,7 +127,8 @@ class TwoOptimizers:
         total = sum(settings.rates())
         self.weight_decay = settings.weight_decay / total if total > 0 else 0.0
         self.speeds = [speed for _, speed in groups]
-        weights = groups[0][0] if self.speeds == [1.0] else self.as_groups(groups)
+        self.are_ups = [name.startswith(UP) for named, _ in groups for name in named]
+        weights = list(groups[0][0].values()) if self.speeds == [1.0] else self.as_groups(groups)
         self.members = [self.member(weights)]
         self.state = self.members[0].state
         if rates is not None:
@@ -154,8 +155,8 @@ class TwoOptimizers:
         over the run. Raises ValueError for several groups if the optimizer has one learning rate.
         """
         name, torch_groups = self.settings.optimizer, []
-        for parameters, speed in groups:
-            group = {"params": parameters, "lr": self.settings.learning_rate * speed}
+        for named, speed in groups:
+            group = {"params": list(named.values()), "lr": self.settings.learning_rate * speed}
             if name in KINDS and name not in DECAYED_HERE:
                 group["weight_decay"] = self.weight_decay / speed
             torch_groups.append(group)
@@ -173,7 +174,7 @@ class TwoOptimizers:
 
     @property
     def weights(self) -> Parameters:
-        """Returns the parameters lora_up and lora_down in turn; others replace them when ranks
+        """Returns the parameters in the order of their groups; others replace them when ranks
         move.
         """
         return [p for group in self.weight_groups for p in group["params"]]
@@ -197,14 +198,13 @@ class TwoOptimizers:
             torch.nn.utils.clip_grad_norm_(trained, self.settings.max_norm)
         if self.settings.optimizer in DECAYED_HERE and self.weight_decay > 0:
             firsts = [self.state[p]["p0"] for p in trained if "p0" in self.state.get(p, {})]
-            torch._foreach_mul_(
-                trained + firsts, 1 - self.param_groups[0]["lr"] * self.weight_decay
-            )
+            learning_rate = self.param_groups[0]["lr"] / self.speeds[0]
+            torch._foreach_mul_(trained + firsts, 1 - learning_rate * self.weight_decay)
         for member in self.members:
             member.step()
         # the following means lie in the state, where they turn with the rank positions
         if self.squares and not self.keeps_squares:
-            for lora_up in self.weights[::2]:
+            for lora_up in compress(self.weights, self.are_ups):
                 if lora_up.grad is not None:
                     square = lora_up.grad.square()
                     mean = self.state[lora_up].setdefault("exp_avg_sq", torch.zeros_like(square))

@@ -16,6 +16,7 @@ from .accumulation import Part, accumulate
 from .attention import EntropyRecord
 from .auction import PRICES
 from .first_gradients import FirstGradients, nothing_learns
+from .groups import groups_of, parameters_of
 from .loss_scale import LossScale
 from .optimizers import TwoOptimizers, check_optimizer
 from .parallel import Processes
@@ -62,8 +63,8 @@ def make_optimizer(adapters: Adapters, settings: TrainSettings) -> TwoOptimizers
     """
     mode = adapters.mode
     check_optimizer(settings.optimizer, mode, settings.optimizer_args)
-    parts = [([adapters.components[n] for n in ns], s) for s, ns in adapters.by_speed().items()]
-    groups = [([p for c in cs for p in (c.lora_up, c.lora_down)], speed) for cs, speed in parts]
+    named, speeds = parameters_of(adapters), groups_of(adapters, settings.loraplus_lr_ratio)
+    groups = [({n: named[n] for n in names}, speed) for speed, names in speeds.items()]
     rates = (
         (adapters.rate_parameter, rate_learning_rate(adapters, settings)) if mode.moves else None
     )

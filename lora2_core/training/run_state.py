@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layers.adapters import Adapters
+from .groups import groups_of, parameters_of
 from .optimizers import TwoOptimizers
 from .run import Run
 
@@ -123,14 +124,6 @@ def restore_adapters(adapters: Adapters, state: Mapping) -> None:
     adapters.take_ranks(ranks)
 
 
-def parameters_of(adapters: Adapters) -> dict[str, Tensor]:
-    """Returns every trained parameter, by a name that is the same in every run."""
-    named = {"rates": adapters.rate_parameter}
-    for name, component in adapters.components.items():
-        named |= {f"lora_up/{name}": component.lora_up, f"lora_down/{name}": component.lora_down}
-    return named
-
-
 def optimizer_state(optimizer: TwoOptimizers, adapters: Adapters) -> dict:
     """Returns the optimizer's moments of every parameter, and the values of its groups."""
     named = parameters_of(adapters)
@@ -147,8 +140,7 @@ def restore_optimizer(optimizer: TwoOptimizers, adapters: Adapters, state: Mappi
     then.
     """
     named, rates = parameters_of(adapters), "rates"
-    kinds = "lora_up", "lora_down"
-    groups = [[f"{k}/{n}" for n in ns for k in kinds] for ns in adapters.by_speed().values()]
+    groups = list(groups_of(adapters, optimizer.settings.loraplus_lr_ratio).values())
     for group, names in zip(optimizer.weight_groups, groups, strict=True):
         group["params"] = [named[name] for name in names]
     optimizer.state.clear()

@@ -18,6 +18,10 @@ LARGEST_BETA = 0.99999
 FALLING = 0.5
 # more would leave next to nothing of a step
 LARGEST_DROPOUT = 0.9
+# of LoRA+; its authors try 2 to 256
+RATIOS = (0.01, 1000.0)
+# optimizers that have one learning rate for all weights
+ONE_LEARNING_RATE = ("prodigy", "Prodigy")
 # Adam's own
 BETAS = {"beta1": 0.9, "beta2": 0.999}
 
@@ -44,6 +48,8 @@ class TrainSettings:
     rank_dropout, module_dropout: the probability that a rank position, or a layer, is left out of a
         step.
     scale_weight_norms: the largest Frobenius norm of a layer's update; 0: no limit.
+    loraplus_lr_ratio: how many times learning_rate lora_up has; lora_down has learning_rate itself
+        (LoRA+, arXiv 2402.12354). 1: both are trained alike.
     """
 
     steps: int = 500
@@ -62,6 +68,7 @@ class TrainSettings:
     rank_dropout: float = 0.0
     module_dropout: float = 0.0
     scale_weight_norms: float = 0.0
+    loraplus_lr_ratio: float = 1.0
 
     def __post_init__(self) -> None:
         check_range("steps", self.steps, 1, 1_000_000, integer=True)
@@ -81,6 +88,7 @@ class TrainSettings:
         check_range("rank_dropout", self.rank_dropout, 0, LARGEST_DROPOUT)
         check_range("module_dropout", self.module_dropout, 0, LARGEST_DROPOUT)
         check_range("scale_weight_norms", self.scale_weight_norms, 0, 1e6)
+        check_range("loraplus_lr_ratio", self.loraplus_lr_ratio, *RATIOS)
         check_range("warmup_steps", self.warmup_steps, 0, 1_000_000, integer=True)
         if self.schedule is not None:
             check_choice("schedule", self.schedule, tuple(SCHEDULES))
@@ -94,6 +102,11 @@ class TrainSettings:
             raise ValueError(
                 f"warmup_steps {self.warmup_steps} is more than the run's {self.steps} steps: "
                 "lower warmup_steps or raise steps."
+            )
+        if self.loraplus_lr_ratio != 1 and self.optimizer.endswith(ONE_LEARNING_RATE):
+            raise ValueError(
+                f"loraplus_lr_ratio is {self.loraplus_lr_ratio:g}, but optimizer {self.optimizer} "
+                "finds one learning rate for all weights: set the ratio to 1, or choose adamw."
             )
         if self.optimizer == "adam" and self.weight_decay:
             raise ValueError(

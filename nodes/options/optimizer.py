@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...lora2_core.training.schedule import SCHEDULES
-from ...lora2_core.training.settings import OPTIMIZERS
+from ...lora2_core.training.settings import OPTIMIZERS, RATIOS
 from ..inputs import number
 from .base import AUTO, OWN, OptionsNode, chain
 
@@ -19,7 +19,7 @@ class LoRA2OptimizerOptions(OptionsNode):
     )
     aliases = [
         "adamw", "prodigy", "adafactor", "8bit", "scheduler", "warmup", "ema", "clipping",
-        "learning rate schedule", "weight decay",
+        "learning rate schedule", "weight decay", "lora plus", "lora+",
     ]  # fmt: skip
     modes_own = ("schedule", "weight_decay", "beta1", "beta2")
 
@@ -104,6 +104,15 @@ class LoRA2OptimizerOptions(OptionsNode):
                 optional=True,
                 tooltip="Arguments of optimizer_name: lines such as betas = [0.9, 0.95], or a JSON "
                 "object.",
+            ),
+            number(
+                "loraplus_lr_ratio",
+                default=1.0,
+                min=RATIOS[0],
+                max=RATIOS[1],
+                optional=True,
+                tooltip="LoRA+: how many times the learning rate lora_up has; lora_down has the "
+                "learning rate itself, so lower that. Its authors advise 16. 1: off.",
             ),
         ]
 

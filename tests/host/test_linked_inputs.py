@@ -151,4 +151,9 @@ def test_a_good_value_is_taken(drawn, nodes):
         given = {f.id: [drawn.good(f)] for f in SCHEMAS["LoRA2Train"].inputs if not f.optional}
         nodes["LoRA2Train"].execute(**given)
     (options,) = nodes["LoRA2OptimizerOptions"].execute(beta1=0.5, schedule="cosine").result
-    assert options == {"beta1": 0.5, "schedule": "cosine", "optimizer_args": ""}
+    assert options == {
+        "beta1": 0.5,
+        "schedule": "cosine",
+        "optimizer_args": "",
+        "loraplus_lr_ratio": 1.0,
+    }

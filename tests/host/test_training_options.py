@@ -1,5 +1,6 @@
 """Optimizer and loss options through the nodes: nothing changes by default, all of it arrives."""
 
+import json
 from dataclasses import replace
 
 import comfy.model_management
@@ -33,6 +34,7 @@ def test_every_field_reaches_its_settings(nodes):
     optimizer = {
         "optimizer": "sgd", "schedule": "cosine", "warmup_steps": 2, "weight_decay": 0.5,
         "beta1": 0.8, "beta2": 0.99, "max_norm": 1.0, "ema": 0.9,
+        "loraplus_lr_ratio": 4.0,
     }  # fmt: skip
     loss = {
         "weighting": "min_snr", "gamma": 3.0, "huber": 0.2, "noise_offset": 0.05,
@@ -56,6 +58,11 @@ def test_every_field_reaches_its_settings(nodes):
         ({"optimizer": "prodigy"}, "prodigy needs the package prodigyopt"),
         ({"optimizer": "lion"}, "optimizer is 'lion': choose adamw"),
         ({"min_timestep": 0.8, "max_timestep": 0.2}, "min_timestep 0.8 is not below max_timestep"),
+        (
+            {"optimizer": "prodigy", "loraplus_lr_ratio": 16.0},
+            "loraplus_lr_ratio is 16, but optimizer prodigy finds one learning rate for all",
+        ),
+        ({"loraplus_lr_ratio": 0.0}, "loraplus_lr_ratio is 0.0: give a number from 0.01 to 1000"),
         ({"ema": 1.0}, "ema is 1.0: give a number from 0 to 0.99999"),
         ({"gamma": float("nan")}, "gamma is nan"),
         ({"colour": "red"}, "options hold 'colour', which no setting has"),
@@ -86,7 +93,7 @@ def test_all_of_it_trains_and_the_file_says_so(playground, tmp_path):
     options = {
         "mode": "adaptive", "optimizer": "sgd", "schedule": "cosine", "warmup_steps": 2,
         "max_norm": 1.0, "ema": 0.9, "weighting": "min_snr", "huber": 0.5, "noise_offset": 0.05,
-        "sampling": "high_noise",
+        "sampling": "high_noise", "loraplus_lr_ratio": 4.0, "rank_dropout": 0.1,
     }  # fmt: skip
     out = trained(playground, **options)
     assert out.stopped_by is None and len(out.losses) == 4
@@ -99,6 +106,8 @@ def test_all_of_it_trains_and_the_file_says_so(playground, tmp_path):
         "ss_noise_offset": "0.05", "ss_loss_type": "huber", "ss_huber_c": "0.5",
     }  # fmt: skip
     assert {k: origin.file.metadata.get(k) for k in expected} == expected
+    arguments = json.loads(origin.file.metadata["ss_network_args"])
+    assert arguments["loraplus_lr_ratio"] == "4.0" and arguments["rank_dropout"] == "0.1"
 
 
 def test_a_plain_run_says_what_it_used(playground, tmp_path):
@@ -107,6 +116,7 @@ def test_a_plain_run_says_what_it_used(playground, tmp_path):
     assert metadata["ss_optimizer"] == "AdamW(weight_decay_a_run=1.5,betas=(0.9, 0.999))"
     assert metadata["ss_lr_scheduler"] == "late" and metadata["ss_loss_type"] == "l2"
     assert not {"ss_min_snr_gamma", "ss_noise_offset", "ss_huber_c"} & set(metadata)
+    assert "loraplus_lr_ratio" not in metadata["ss_network_args"]
 
 
 def test_cancelling_keeps_the_running_mean(playground, monkeypatch):

@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 
 import torch
 
+from ...training.settings import TrainSettings
 from ..data.encoding import weights_identity
 from ..naming import base_facts, diffusers_paths, model_names, peft_part
 from .choices import Choices
@@ -18,7 +19,9 @@ from .previews import OBSERVED as PREVIEWS
 from .setup import Setup
 
 # settings that a file and a checkpoint say only where they are on
-OPTIONAL = ("optimizer_args", "rank_dropout", "module_dropout", "scale_weight_norms")
+OPTIONAL = (
+    "optimizer_args", "rank_dropout", "module_dropout", "scale_weight_norms", "loraplus_lr_ratio",
+)  # fmt: skip
 PRECISIONS = {torch.float16: "fp16", torch.bfloat16: "bf16"}  # as sd-scripts write them; fp32: "no"
 
 
@@ -26,7 +29,8 @@ def settings_of(choices: Choices) -> dict:
     """Returns everything that was chosen, as plain values."""
     started = choices.start.start_from is not None
     training = asdict(choices.training.resolved(choices.rank.rules, started=started))
-    training = {k: v for k, v in training.items() if k not in OPTIONAL or v}
+    off = {name: getattr(TrainSettings, name) for name in OPTIONAL}
+    training = {k: v for k, v in training.items() if k not in off or v != off[k]}
     accumulation = choices.gradient_accumulation_steps
     rank = {k: v for k, v in asdict(choices.rank).items() if (k, v) != ("layer_ranks", "")}
     return (

@@ -1,0 +1,1 @@
+"""What training options do on the playground, each against a run without it."""
