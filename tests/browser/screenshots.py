@@ -1,5 +1,6 @@
 """`nox -s screenshots`: the pictures of the README, help pages and most examples, from real runs
-in a real browser; `-- examples` for those alone. Look at them before committing them.
+in a real browser; `-- examples` for those alone, `-- untrained` for the help pages whose
+pictures need no training (a minute). Look at them before committing them.
 """
 
 from __future__ import annotations
@@ -22,20 +23,23 @@ from tests.protocol.encoders import toy_encoders
 
 DOCS, HELP = REPOSITORY / "docs", REPOSITORY / "web" / "docs" / "pictures"
 JUDGES = ("LoRA2Evaluate", "LoRA2Compare")
+# nodes that show all they have without a training, beside those for options
+UNTRAINED = ("LoRA2Dataset", "LoRA2Layers", "LoRA2Playground", "LoRA2ExamplePictures")
 CUTS = (0.08, 0.04, 0.02)  # MB, of an adapter of 0.17 MB
 PROMPT = "owl, noto style, blue background"  # of the quick start
 SIZES = {"LoRA2Compare": (760, 430), "LoRA2Report": (560, 640)}  # of what would be small print
 
 
 def pictures_folder(base: Path) -> None:
-    """Some pictures with captions for LoRA² Dataset."""
+    """Some pictures for LoRA² Dataset, all but one with captions."""
     from lora2_core.playground import subjects
 
     folder = base / "input" / "owl"
     folder.mkdir(parents=True)
     for i, (image, caption) in enumerate(zip(*subjects.examples("owl", 8), strict=True)):
         Image.fromarray((image * 255).byte().numpy()).save(folder / f"{i}.png")
-        (folder / f"{i}.txt").write_text(caption)
+        if i != 1:
+            (folder / f"{i}.txt").write_text(caption)
 
 
 def add_all(page: FrontEnd) -> dict[str, int]:
@@ -62,7 +66,8 @@ def add_all(page: FrontEnd) -> dict[str, int]:
         "LoRA2Load": {"keep": 0.35},
         "LoRA2Compress": {"budget_mb": 0.08},
         "LoRA2Merge": {"weights": "1, -0.5", "budget_mb": 0.08},
-        "LoRA2Dataset": {"folder": "owl", "resolution": 32},
+        "LoRA2Dataset": {"folder": "owl", "resolution": 32, "caption": "owl"},
+        "LoRA2Layers": {"layers": "attention"},  # a short table
     }
     for i, kind in enumerate(k for k in kinds if ids[k] is None):
         at = (5000 + i % 4 * 1200, i // 4 * 1200)
@@ -185,6 +190,44 @@ def help_pages(page: Studio, server: ComfyServer) -> None:
             page.shoot(HELP / f"{kind}.png", node)
     page.alone(ids["pair"], (560, 640))
     page.shoot(HELP / "compare.png", ids["pair"])
+    captions(page, ids["LoRA2Dataset"])
+
+
+def untrained(page: Studio) -> None:
+    """The pictures of help pages whose nodes need no training."""
+    page.page.evaluate("app.graph.clear()")
+    page.page.evaluate("app.refreshComboInNodes()")
+    options = [k for k in sorted(page.known()) if k.startswith("LoRA2") and k.endswith("Options")]
+    options.remove("LoRA2StartOptions")  # it names a trained file
+    ids = {}
+    for i, kind in enumerate((*reversed(UNTRAINED), *options)):
+        model = ids.get("LoRA2Playground")
+        links = {
+            "LoRA2Dataset": [("clip", model, 1), ("vae", model, 2)],
+            "LoRA2Layers": [("model", model, 0)],
+        }
+        values = {
+            "LoRA2Dataset": {"folder": "owl", "resolution": 32, "caption": "owl"},
+            "LoRA2Layers": {"layers": "attention"},  # a short table
+        }
+        at = (5000 + i % 4 * 1200, i // 4 * 1200)
+        ids[kind] = page.add(kind, at, links.get(kind, []), **values.get(kind, {}))
+    page.queue()
+    page.wait_until_idle()
+    for kind, node in ids.items():
+        page.alone(node)
+        page.shoot(HELP / f"{kind}.png", node)
+    captions(page, ids["LoRA2Dataset"])
+
+
+def captions(page: Studio, node: int) -> None:
+    """The table of captions in LoRA² Dataset."""
+    page.place(node)
+    page.view(node).get_by_role("button", name="Captions", exact=True).click()
+    page.view(node).locator(".row").first.wait_for()
+    page.page.mouse.move(2, 2)
+    page.alone(node, (480, 720))
+    page.shoot(HELP / "captions.png", node)
 
 
 def examples(page: Studio, server: ComfyServer) -> None:
@@ -213,12 +256,16 @@ def examples(page: Studio, server: ComfyServer) -> None:
 def main() -> None:
     with ComfyServer() as server, sync_playwright() as playwright:
         pictures_folder(server.base)
-        for folder in toy_encoders(cache_folder() / "toy"):
-            place = server.base / "models/clip_vision" / folder.name
-            shutil.copytree(folder, place)
         path = find_or_install_chromium()
         browser = playwright.chromium.launch(executable_path=path, args=launch_args())
         studio = open_studio(browser, server)
+        if "untrained" in sys.argv[1:]:
+            untrained(studio)
+            browser.close()
+            return
+        for folder in toy_encoders(cache_folder() / "toy"):
+            place = server.base / "models/clip_vision" / folder.name
+            shutil.copytree(folder, place)
         if "examples" not in sys.argv[1:]:
             readme(studio, server)
             help_pages(studio, server)
