@@ -42,7 +42,13 @@ def main() -> None:
     options.add_argument("--page", action="store_true", help="and write them in docs/options.md")
     options.add_argument("--part", default="1/1", help="I/N: the I-th of N processes")
     options.add_argument("--arms", default="", help="only those whose name has this")
-    options.add_argument("--seeds", type=int, default=len(SEEDS), help="of each test subject")
+    options.add_argument(
+        "--seeds",
+        type=int,
+        choices=range(1, len(SEEDS) + 1),
+        default=1,
+        help="of each test subject",
+    )
     options.add_argument("--seconds", type=float, default=math.inf, help="begin no run after these")
     chosen = options.parse_args()
     if not chosen.report:

@@ -67,7 +67,7 @@ TUNED = [
     Arm("fixed", "LoRA-RITE", (2e-2, 6e-2, 2e-1), paper="rite"),
     Arm("adaptive", PLAIN, RATES),
     Arm("adaptive", "LoRA+, ratio 4", (2.5e-3, 5e-3, 1e-2), {"loraplus_lr_ratio": 4.0}),
-    Arm("adaptive", BY_TIMESTEP, RATES[1:2], paper="timestep_ranks"),
+    Arm("adaptive", BY_TIMESTEP, RATES[1:2], paper="timestep_ranks", tested=False),
 ]
 REGULARISERS = [
     Arm("adaptive", f"{option} {value:g}", (), {option: value})
