@@ -16,7 +16,7 @@ from ..ranks.rank import rate_for
 from ..ranks.settings import RankSettings
 from .joined import Frozen, frozen_of
 from .layer import TILE, Component
-from .moments import COPIES, Moments, moments_of
+from .moments import COPIES, Moments, lasting, moments_of
 from .passes import Passes
 from .rescaling import rescale
 from .starting import allowed_parameters, fill, first_ranks, orthogonalise, starting_layers
@@ -233,7 +233,11 @@ class Adapters:
         """
         moments, weights = moments_of(optimizer), self.weights.detach()
         for row, (turn, inverse) in turns.items():
-            self._list[row].rotate(weights[row], turn, inverse, moments)
+            component = self._list[row]
+            component.rotate(weights[row], turn, inverse, moments)
+            for parameter in (component.lora_up, component.lora_down):
+                if optimizer is not None and parameter in optimizer.state:
+                    optimizer.state[parameter] = lasting(optimizer.state[parameter], parameter)
 
     def folded(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Returns (lora_up, lora_down) of every layer by name, with Lambda folded in, in the shapes

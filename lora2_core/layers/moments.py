@@ -2,7 +2,9 @@
 
 When positions are turned, scaled or change in number, their moments must do the same: sums of
 gradients turn as gradients do, mean squares by the squares, copies of the parameter as the
-parameter does.
+parameter does. What an optimizer keeps in another form, such as in eight bits or by row and column,
+can't: it is forgotten where positions turn or change in number, and the optimizer begins anew
+there.
 """
 
 from __future__ import annotations
@@ -16,10 +18,12 @@ from torch import Tensor, nn
 # keys of an optimizer's state: means and sums of gradients (Adam, SGD, Prodigy)
 GRADIENTS = {"exp_avg", "momentum_buffer", "s"}
 # means, sums and maxima of squared gradients (Adam, RMSprop, Adagrad, AMSGrad)
-SQUARES = {"exp_avg_sq", "square_avg", "sum", "max_exp_avg_sq"}
+SQUARES = {"exp_avg_sq", "square_avg", "sum", "max_exp_avg_sq", "mean_square"}
 # the running mean of the weights, Prodigy's first weights, and those of schedule-free optimizers
 COPIES = {"ema", "p0", "z"}
 MOMENTS = GRADIENTS | SQUARES | COPIES
+# kept beside what an optimizer keeps itself (training/optimizers.py)
+OURS = {"ema", "exp_avg_sq", "mean_square"}
 Moments = Callable[[Tensor], dict[str, Tensor]]
 
 
@@ -44,7 +48,22 @@ def follows(name: str, state: dict, parameter: Tensor) -> bool:
     """Returns whether an entry of the optimizer's state is a moment with a value for every value of
     the parameter (Prodigy keeps a single zero where all are zero).
     """
-    return name in MOMENTS and state[name].numel() == parameter.numel()
+    value = state[name]
+    plain = type(value) is Tensor and value.is_floating_point()
+    return name in MOMENTS and plain and value.numel() == parameter.numel()
+
+
+def lasting(state: dict, parameter: Tensor) -> dict:
+    """Returns what stays of an optimizer's state when positions turn or change in number: all of it
+    where all of it follows, else what is ours.
+    """
+    odd = any(
+        isinstance(v, (list, dict))
+        or (torch.is_tensor(v) and v.numel() > 1 and not follows(k, state, parameter))
+        for k, v in state.items()
+    )
+    ours = {k: v for k, v in state.items() if k in OURS and follows(k, state, parameter)}
+    return ours if odd else state
 
 
 def turned(name: str, of_gradients: Tensor, of_values: Tensor, like: Tensor) -> Tensor:
@@ -68,7 +87,7 @@ def exchanged(
     if optimizer is not None:
         for group in optimizer.param_groups:
             group["params"] = [fresh if p is parameter else p for p in group["params"]]
-        state = optimizer.state.pop(parameter, {})
+        state = lasting(optimizer.state.pop(parameter, {}), parameter)
         for name in [k for k in state if follows(k, state, parameter)]:
             moment = resized(state[name].view(parameter.shape), size, dim)
             state[name] = moment.view(-1) if state[name].ndim == 1 else moment

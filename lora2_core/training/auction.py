@@ -215,7 +215,9 @@ def squared_gradients(optimizer: torch.optim.Optimizer, lora_up: Tensor, rank: i
     rank]; zeros for a layer that no forward pass has used yet.
     """
     state = optimizer.state.get(lora_up, {})
-    return state["exp_avg_sq"][:, :rank] if state else torch.zeros_like(lora_up[:, :rank])
+    if not state:
+        return torch.zeros_like(lora_up[:, :rank])
+    return state["mean_square" if "mean_square" in state else "exp_avg_sq"][:, :rank]
 
 
 def singular_worths(

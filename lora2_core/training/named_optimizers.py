@@ -1,7 +1,7 @@
 """Optimizers by dotted name, such as torch.optim.RAdam, with arguments of their own.
 
 Each is tried on a small parameter before a run: what it takes, and what it keeps of a parameter.
-Where all that it keeps follows ranks that move (layers/moments.py), it trains in every mode.
+Where that can't follow ranks that move, the optimizer begins anew (layers/moments.py).
 """
 
 from __future__ import annotations
@@ -87,11 +87,12 @@ class Tried:
     """Says what is known of an optimizer that was tried.
 
     follows: all that it keeps of a parameter follows ranks that move. squares: it keeps mean
-    squared gradients. averages: its weights are others while it trains (schedule-free ones).
+    squared gradients that do. taken: it keeps something else by their name. averages: its weights are others while it trains (schedule-free ones).
     """
 
     follows: bool
     squares: bool
+    taken: bool
     averages: bool
 
 
@@ -124,7 +125,9 @@ def tried(name: str, arguments: str) -> Tried:
         plain = all(is_moment(key, value, parameter) for key, value in kept.items())
         loose = any(isinstance(v, (list, dict)) for v in state.values())
         averages = callable(getattr(kind, "eval", None))
-        return Tried(plain and not loose, "exp_avg_sq" in kept, averages)
+        squares = "exp_avg_sq" in kept and is_moment("exp_avg_sq", kept["exp_avg_sq"], parameter)
+        taken = "exp_avg_sq" in state and not squares
+        return Tried(plain and not loose, squares, taken, averages)
 
 
 def is_moment(name: str, value: Tensor, parameter: Tensor) -> bool:

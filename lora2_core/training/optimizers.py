@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from ..ranks.modes import Fixed
+from ..layers.moments import OURS
 from .groups import UP
 from .named_optimizers import make, switch, tried
 from .settings import ONE_LEARNING_RATE, TrainSettings
@@ -22,34 +22,25 @@ from .settings import ONE_LEARNING_RATE, TrainSettings
 FUSED = ("cpu", "cuda", "mps", "xpu")
 # packages that must be installed for some optimizers
 PACKAGES = {"prodigy": "prodigyopt", "adamw8bit": "bitsandbytes"}
-# optimizers whose moments can't follow ranks that move
+# optimizers whose moments can't follow ranks that move: they begin anew where positions turn
 STILL = ("adafactor", "adamw8bit")
 Parameters = list[nn.Parameter]
 # parameters by name (groups.py), and their factor of the learning rate
 Group = tuple[dict[str, nn.Parameter], float]
 
 
-def check_optimizer(name: str, mode: Fixed, arguments: str = "") -> None:
-    """Raises ValueError unless the optimizer of this name is installed and can train in this mode
-    with these arguments.
+def check_optimizer(name: str, arguments: str = "") -> None:
+    """Raises ValueError unless the optimizer of this name is installed and can train with these
+    arguments.
     """
     if "." in name:
-        if not tried(name, arguments).follows and mode.moves:
-            raise ValueError(
-                f"optimizer {name} keeps what can't follow the moving ranks of {mode.name} mode: "
-                "choose another one, or mode fixed."
-            )
+        tried(name, arguments)
         return
     package = PACKAGES.get(name)
     if package and find_spec(package) is None:
         raise ValueError(
             f"optimizer {name} needs the package {package}, which is not installed: install it "
             f"with `python -m pip install {package}`, or choose adamw."
-        )
-    if name in STILL and mode.moves:
-        raise ValueError(
-            f"optimizer {name} can't follow the moving ranks of {mode.name} mode: choose adamw, "
-            "adam, sgd or prodigy, or mode fixed."
         )
 
 
@@ -98,8 +89,8 @@ KINDS: dict[str, Make] = {
 }  # fmt: skip
 # optimizers whose weight decay TwoOptimizers computes
 DECAYED_HERE = ("sgd", "prodigy")
-# optimizers that keep no mean squared gradients; the auction needs those of lora_up
-NO_SQUARES = ("sgd",)
+# optimizers that keep no mean squared gradients of every weight; the auction needs lora_up's
+NO_SQUARES = ("sgd", *STILL)
 
 
 class TwoOptimizers:
@@ -140,12 +131,15 @@ class TwoOptimizers:
     def member(self, weights: Parameters) -> Optimizer:
         """Returns the optimizer of the weights."""
         settings, self.averages = self.settings, False
-        self.keeps_squares = settings.optimizer not in NO_SQUARES
+        self.keeps_squares, self.square = settings.optimizer not in NO_SQUARES, "exp_avg_sq"
+        self.begins_anew = settings.optimizer in STILL
         if "." not in settings.optimizer:
             return KINDS[settings.optimizer](weights, settings, self.weight_decay)
         name, arguments = settings.optimizer, settings.optimizer_args
         found = tried(name, arguments)
         self.keeps_squares, self.averages = found.squares, found.averages
+        self.square = "mean_square" if found.taken else "exp_avg_sq"
+        self.begins_anew = not found.follows
         member = make(name, arguments, weights, settings.learning_rate)
         switch(member, "train")
         return member
@@ -200,20 +194,30 @@ class TwoOptimizers:
             firsts = [self.state[p]["p0"] for p in trained if "p0" in self.state.get(p, {})]
             learning_rate = self.param_groups[0]["lr"] / self.speeds[0]
             torch._foreach_mul_(trained + firsts, 1 - learning_rate * self.weight_decay)
+        ours = self.take_ours() if self.begins_anew else {}
         for member in self.members:
             member.step()
+        for parameter, kept in ours.items():
+            self.state[parameter] |= kept
         # the following means lie in the state, where they turn with the rank positions
         if self.squares and not self.keeps_squares:
             for lora_up in compress(self.weights, self.are_ups):
                 if lora_up.grad is not None:
                     square = lora_up.grad.square()
-                    mean = self.state[lora_up].setdefault("exp_avg_sq", torch.zeros_like(square))
+                    mean = self.state[lora_up].setdefault(self.square, torch.zeros_like(square))
                     mean.lerp_(square, 1 - self.settings.beta2)
         if self.settings.ema > 0:
             ema_decay = min(self.settings.ema, (1 + self.steps) / (10 + self.steps))
             for parameter in trained:
                 mean = self.state[parameter].setdefault("ema", parameter.detach().clone())
                 mean.lerp_(parameter.detach(), 1 - ema_decay)
+
+    def take_ours(self) -> dict[nn.Parameter, dict]:
+        """Takes away what is ours of the weights of which the optimizer keeps nothing more: it
+        begins anew where there is no state.
+        """
+        anew = [p for p in self.weights if p in self.state and self.state[p].keys() <= OURS]
+        return {parameter: self.state.pop(parameter) for parameter in anew}
 
     @torch.no_grad()
     def take_means(self) -> list[tuple[nn.Parameter, torch.Tensor]]:

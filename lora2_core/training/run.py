@@ -62,7 +62,7 @@ def make_optimizer(adapters: Adapters, settings: TrainSettings) -> TwoOptimizers
     rates nu.
     """
     mode = adapters.mode
-    check_optimizer(settings.optimizer, mode, settings.optimizer_args)
+    check_optimizer(settings.optimizer, settings.optimizer_args)
     named, speeds = parameters_of(adapters), groups_of(adapters, settings.loraplus_lr_ratio)
     groups = [({n: named[n] for n in names}, speed) for speed, names in speeds.items()]
     rates = (

@@ -93,7 +93,7 @@ class Choices:
     def __post_init__(self) -> None:
         object.__setattr__(self, "target", self.target.resolved(self.rank.rules))
         training = self.training
-        check_optimizer(training.optimizer, self.rank.rules, training.optimizer_args)
+        check_optimizer(training.optimizer, training.optimizer_args)
         check_choice("checkpointing", self.checkpointing, CHECKPOINTING)
         check_range("batch_size", self.batch_size, 1, LARGEST_BATCH, integer=True)
         parts = self.gradient_accumulation_steps
