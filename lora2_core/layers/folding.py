@@ -64,6 +64,16 @@ def behind(tensors: Sequence[Tensor | None]) -> Tensor:
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
 
+def products_of_rows(values: Tensor, others: Sequence[Tensor]) -> Tensor:
+    """Returns the inner product of each row of a matrix with that of others behind each other. A
+    CPU takes one after the other, which stay in its cache (24 layers of 2048: 1.3 ms, not 11).
+    """
+    groups = [[others[i] for i in group] for group in alike([0] * len(others), values.device)]
+    parts = values.split([sum(other.shape[0] for other in group) for group in groups])
+    products = [(part * behind(group)).sum(1) for part, group in zip(parts, groups, strict=True)]
+    return behind(products)
+
+
 def cast(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
     """Returns contiguous copies of another dtype, which lie behind each other."""
     sizes = [t.numel() for t in tensors]
@@ -127,7 +137,7 @@ class Section:
         if self.scale is not None:
             values *= self.scale[:, None]
         if self.factors is not None:
-            of_weights.index_add_(0, self.index, (values * behind(self.parameters)).sum(1))
+            of_weights.index_add_(0, self.index, products_of_rows(values, self.parameters))
             values *= self.factors[:, None]
         return values.split(self.lengths) if len(self.lengths) > 1 else (values,)
 

@@ -131,6 +131,18 @@ def test_the_blocks_are_as_they_were_even_after_an_error(playground):
         del blocks[0].forward
 
 
+def test_an_entry_of_a_feed_forwards_list_is_no_block():
+    """As Qwen-Image has them: an activation with the layer before it."""
+
+    def block() -> nn.Module:
+        inside = nn.ModuleList([nn.Sequential(nn.Linear(4, 8), nn.GELU()), nn.Linear(8, 4)])
+        return nn.ModuleDict({"attention": nn.Linear(4, 4), "feed_forward": inside})
+
+    model = nn.ModuleDict({"blocks": nn.ModuleList([block(), block()])})
+    everything = {module for module in model.modules() if isinstance(module, nn.Linear)}
+    assert repeated_blocks(model, everything) == list(model["blocks"])
+
+
 def out_of_memory_from(first: int, inner: nn.Module, *, whatever: bool = False) -> Callable:
     """For losses_through: from that number on a loss fails without checkpointing, or with it too,
     after it has drawn its random numbers.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...layers.adapters import Adapters
+from ...layers.layer import is_adaptable
 from ...layers.passes import Passes
 from .blocks import Block, tensors_of
 from .offloading import Hold, Offload
@@ -22,14 +23,18 @@ from .recomputing import Mode, Segment
 
 
 def repeated_blocks(inner: nn.Module, adapted: set[nn.Module]) -> list[nn.Module]:
-    """Returns the smallest entries of module lists that have an adapted layer inside: the
-    transformer blocks, in all models that the host has.
+    """Returns the smallest entries of module lists that have an adapted layer inside, and another
+    layer: the transformer blocks, in all models that the host has. An activation with the layer
+    before it, as an entry of a feed-forward's list, is none.
     """
+
+    def is_block(entry: nn.Module) -> bool:
+        inside = [module for module in entry.modules() if module is not entry]
+        return not adapted.isdisjoint(inside) and sum(map(is_adaptable, inside)) > 1
 
     def blocks(module: nn.Module) -> list[nn.Module]:
         lists = (m for m in module.modules() if isinstance(m, nn.ModuleList))
-        entries = (entry for each in lists for entry in each)
-        return [e for e in entries if any(m in adapted for m in e.modules() if m is not e)]
+        return [entry for each in lists for entry in each if is_block(entry)]
 
     return [block for block in blocks(inner) if not blocks(block)]
 

@@ -48,7 +48,8 @@ built-in trainer over ours, among the goals, is from the last steps of these run
 from the start of the node to its first forward pass, at SDXL the median of several starts that were
 left there; the built-in trainer's second copy of the model is made in memory here, where the host
 would read it from the disk. The steps of SD1.5 and SDXL were taken in one process, all of them
-counted."""
+counted. At the 111 M shape the steps of limit, fixed, adaptive and PEFT were taken last, on the
+machine with one thread, beside other programs."""
 PROFILE = """Where the time goes, by torch's profiler, one variant after another (so the sums are a
 little longer than the steps above, and do not pair):"""
 
