@@ -87,7 +87,8 @@ class Tried:
     """Says what is known of an optimizer that was tried.
 
     follows: all that it keeps of a parameter follows ranks that move. squares: it keeps mean
-    squared gradients that do. taken: it keeps something else by their name. averages: its weights are others while it trains (schedule-free ones).
+    squared gradients that do. taken: it keeps something else by their name. averages: its weights
+    are others while it trains (schedule-free ones).
     """
 
     follows: bool

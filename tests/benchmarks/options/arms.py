@@ -76,7 +76,14 @@ REGULARISERS = [
         "scale_weight_norms": 1.0, "preserve_weight": 1.0,
     }.items()
 ]  # fmt: skip
-ARMS = {arm.key: arm for arm in (*TUNED, *REGULARISERS)}
+OPTIMIZERS = [
+    Arm("adaptive", f"optimizer {name}", rates, {"optimizer": name})
+    for name, rates in {
+        "adam": RATES, "adamw8bit": RATES, "prodigy": (0.5, 1.0, 2.0), "sgd": (0.1, 0.5, 2.5),
+        "adafactor": (0.03, 0.1, 0.3), "torch.optim.RAdam": RATES, "torch.optim.NAdam": RATES,
+    }.items()
+]  # fmt: skip
+ARMS = {arm.key: arm for arm in (*TUNED, *REGULARISERS, *OPTIMIZERS)}
 
 
 def tuning(arm: Arm, rate: float) -> list[Run]:
