@@ -32,7 +32,8 @@ class LoRA2OptimizerOptions(OptionsNode):
                 default="adamw",
                 tooltip="prodigy finds the step size itself: set learning_rate to 1. sgd and "
                 "adafactor need far higher learning rates than adamw. Where ranks move, "
-                "adafactor and adamw8bit begin anew. prodigy and adamw8bit need another Python package.",
+                "adafactor and adamw8bit begin anew. prodigy and adamw8bit need another Python "
+                "package.",
             ),
             io.Combo.Input(
                 "schedule",

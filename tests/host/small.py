@@ -23,6 +23,7 @@ PARTS = {
     "LoRA2 Wan 2 high noise": ("WAN21_T2V", {"text_dim": 48}, "Wan", "wan"),
     "LoRA2 Krea 2 style": ("Krea2", {"txtlayers": 12}, "Krea 2", "wan"),
 }  # fmt: skip
+PARTS["LoRA2 Z-Image compress and train on"] = PARTS["LoRA2 Z-Image subject"]
 PARTS["LoRA2 Krea 2 captions"] = PARTS["LoRA2 Krea 2 style"]
 
 

@@ -21,7 +21,9 @@ GROUPS = (
 
 @dataclass(frozen=True)
 class Template:
-    """One workflow: files as (name, place below HUB), the type of Load CLIP, how it is trained."""
+    """One workflow: files as (name, place below HUB), the type of Load CLIP, how it is trained.
+    cut: MB to which a LoRA is cut that the training goes on from, 0 for none.
+    """
 
     model: tuple[str, str]
     clip: tuple[str, str]
@@ -33,6 +35,7 @@ class Template:
     steps: int = 2000
     resolution: int = 1024
     loss: dict = field(default_factory=dict)
+    cut: float = 0.0
 
 
 QWEN3 = (
@@ -46,6 +49,15 @@ TEMPLATES = {
         "## Your subject in Z-Image\n\nTrain the base model; the LoRA works on **Z-Image Turbo** "
         "too. To train Turbo itself, put **Load LoRA** with a training adapter between Load "
         "Diffusion Model and LoRA\u00b2 Train, and use the result without it.",
+    ),
+    "LoRA2 Z-Image compress and train on": Template(
+        ("z_image_bf16.safetensors", "z_image/resolve/main/split_files/diffusion_models"), QWEN3,
+        ("ae.safetensors", "z_image_turbo/resolve/main/split_files/vae"), "lumina2", "my_subject",
+        "## A large LoRA becomes a small one\n\n**LoRA\u00b2 Compress** cuts any LoRA of this "
+        "model to *budget_mb*; a short training with the same pictures gives back most of what a "
+        "hard cut takes. *target_rank* is the ceiling: set it to about the mean rank that Compress "
+        "shows. For another model change the loaders.",
+        rank=4, steps=300, cut=20.0,
     ),
     "LoRA2 Flux 2 Klein subject": Template(
         (
@@ -139,15 +151,26 @@ def workflow(name: str, kinds: dict) -> dict:
         {"clip": (clip, 0), "vae": (vae, 0), "folder": template.folder, "caption": "",
          "resolution": template.resolution},
     )  # fmt: skip
-    options = graph.add(
-        "LoRA2TargetOptions", (second, 0), (NARROW, 330), {"layers": "attention + feed-forward"}
-    )
-    options = graph.add(
-        "LoRA2LossOptions", (second, 430), (NARROW, 230), {"options": (options, 0), **template.loss}
-    )
+    if template.cut:
+        small = graph.add(
+            "LoRA2Compress", (second, 0), (NARROW, 330),
+            {"budget_mb": template.cut, "tolerance": 0.0},
+        )  # fmt: skip
+        options = graph.add(
+            "LoRA2StartOptions", (second, 430), (NARROW, 190), {"lora2": (small, 0)}
+        )
+    else:
+        options = graph.add(
+            "LoRA2TargetOptions", (second, 0), (NARROW, 330),
+            {"layers": "attention + feed-forward"},
+        )  # fmt: skip
+        options = graph.add(
+            "LoRA2LossOptions", (second, 430), (NARROW, 230),
+            {"options": (options, 0), **template.loss},
+        )  # fmt: skip
     options = graph.add(
         "LoRA2CheckpointOptions", (second, 760), (NARROW, 200),
-        {"options": (options, 0), "every": 500, "name": template.folder},
+        {"options": (options, 0), "every": template.steps // 4, "name": template.folder},
     )  # fmt: skip
     train = graph.add(
         "LoRA2Train", (third, 0), (WIDE, 1060),

@@ -10,6 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from lora2_core import LoraLayer, RankedLora, save
+from lora2_core.layers.targets import TargetSettings
 from tests.host.captioning import ASKED
 from tests.host.captioning import NAME as CAPTIONED
 from tests.host.template_graph import WIDGETS, definitions, text_of
@@ -113,11 +115,27 @@ def pictures(folder, names: tuple[str, ...], caption: str | None) -> None:
             (folder / f"{name}.txt").write_text(caption, encoding="utf-8")
 
 
+def large(path, name: str) -> None:
+    """A LoRA of the attention layers of a template's model."""
+    from tests.host.small import loaded
+
+    model = loaded(name)["UNETLoader"].model
+    layers = {}
+    for number, (layer, module) in enumerate(TargetSettings("attention").chosen(model).items()):
+        generator = torch.Generator().manual_seed(number)
+        rows, columns = module.weight.shape
+        pair = (torch.randn(side, generator=generator) for side in ((rows, 8), (8, columns)))
+        layers[layer] = LoraLayer(*pair)
+    path.parent.mkdir(parents=True)
+    save(path, RankedLora(layers), form="comfy")
+
+
 # what is smaller in a test, by node
 SMALL = {
     "LoRA2Dataset": {"resolution": 128},
     "LoRA2CheckpointOptions": {"every": 0},
     "LoRA2Train": {"steps": 2, "target_rank": 2, "max_rank": 4},
+    "LoRA2Compress": {"lora_name": "large.safetensors", "budget_mb": 0.01},
     "ImageScaleToTotalPixels": {"megapixels": 128**2 / 1024**2},
     "TextGenerate": {"max_length": 6},
 }
@@ -146,10 +164,14 @@ def test_a_template_runs_on_small_random_models(name: str, kinds, folders):
     source = TEMPLATES["LoRA2 Krea 2 style" if name == CAPTIONED else name].folder
     names = ("a", "a_source") if "Edit" in name else ("a", "b")
     pictures(folders / "input" / source, names, None if name == CAPTIONED else "make it red")
+    if name in TEMPLATES and TEMPLATES[name].cut:
+        large(folders / "loras" / "large.safetensors", name)
     nodes, results = run(name, kinds)
-    (file,) = (folders / "loras").rglob("*.safetensors")
+    (file,) = (folders / "loras").rglob("lora2/*.safetensors")
     assert file.stat().st_size > 1000
     (lora,) = results[nodes["LoRA2Train"]["id"]][0]
+    if "LoRA2Compress" in nodes:
+        assert lora.layers.keys() >= results[nodes["LoRA2Compress"]["id"]][0][0].layers.keys()
     assert lora.layers and all(torch.isfinite(layer.up).all() for layer in lora.layers.values())
 
 
