@@ -7,6 +7,7 @@ from contextlib import ExitStack
 import torch
 from comfy_api.latest import io
 
+from ..lora2_core.adapter.dense import MOST_RANK
 from ..lora2_core.adapter.extracting import Extracted, ExtractSettings, extract
 from ..lora2_core.charts import size_error
 from ..lora2_core.charts.info import kinds_of
@@ -25,6 +26,8 @@ from . import inputs
 from .checking import checked
 from .sockets import CATEGORY, Lora2, check_model
 
+NEARLY = 1e-3  # of a relative error: what may be rounding
+
 
 def weights_of(name: str, model, file: str | None, opened: ExitStack) -> Weights:
     """Returns the weights of a model that is connected, or else of a file."""
@@ -39,7 +42,9 @@ def weights_of(name: str, model, file: str | None, opened: ExitStack) -> Weights
     return of_file(file, opened)
 
 
-def lines_of(tuned: Weights, base: Weights, out: Extracted) -> list[str]:
+def lines_of(
+    tuned: Weights, base: Weights, out: Extracted, settings: ExtractSettings
+) -> list[str]:
     """Returns what the node shows of an extraction."""
     left = len(tuned.shapes.keys() ^ base.shapes.keys())
     used = len(out.lora.layers)
@@ -48,6 +53,8 @@ def lines_of(tuned: Weights, base: Weights, out: Extracted) -> list[str]:
         f"{out.compared} weights compared: {used} with a difference, {out.same} the same, "
         f"{out.rounded} differ by rounding alone",
     ]
+    if settings.budget_mb == 0 and out.error > settings.tolerance + NEARLY:
+        lines.append(f"the tolerance is not reached: a layer keeps {MOST_RANK} positions at most")
     if left:
         lines.append(f"{left} weights are in one of the models only: left out")
     if out.lora.others:
@@ -158,7 +165,7 @@ class LoRA2Extract(io.ComfyNode):
         lora = as_adapter(out, model if model is not None else base, tuned, source, settings)
         drawn = size_error.picture(*out.curve, lora.megabytes(), "Energy of the difference")
         image = torch.from_numpy(drawn)[None].float() / 255
-        text = "\n".join(lines_of(tuned, source, out))
+        text = "\n".join(lines_of(tuned, source, out, settings))
         return io.NodeOutput(lora, image, ui={"text": (text,)})
 
 

@@ -15,7 +15,9 @@ from ..adapter.names import split_key
 from ..adapter.other_kinds import ATTRIBUTES, BESIDE, MOST_SIDES, size_of, split_other
 from .tensor_file import Entry, shown
 
-LARGEST_MID = 7  # side of a kernel of lora_mid: loading makes a layer 49 times as large, not more
+# side of a kernel of lora_mid: loading makes lora_down 49 times as large, not more; or larger
+# kernels, such as those of patches, where that is at most so many times what lora_mid itself has
+LARGEST_MID, LARGEST_GROWTH = 7, 4
 WHOLE = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
 Table = Mapping[str, Entry | Tensor]
 
@@ -104,12 +106,18 @@ def check_shapes(base: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
     text = f"lora_up {list(up)} and lora_down {list(down)}"
     if mid is not None:
         square = len(mid) == len(down) and mid[0] == mid[1] == down[0]
-        fits = fits and sides > 0 and square and max(mid[2:]) <= LARGEST_MID
+        fits = fits and sides > 0 and square and grows_little(down, mid)
         fits = fits and math.prod(down[2:]) == 1
         text += f" and lora_mid {list(mid)}"
     if not fits or up[1] != down[0] or 0 in up + down + (mid or ()):
         raise ValueError(f"{shown(base)} has shapes {text}, which don't fit together")
     check_alpha(base, shapes.get("alpha", ()))
+
+
+def grows_little(down: tuple[int, ...], mid: tuple[int, ...]) -> bool:
+    """Returns whether a lora_down with its lora_mid is small enough to be loaded."""
+    grown = math.prod(down) * math.prod(mid[2:])
+    return max(mid[2:]) <= LARGEST_MID or grown <= LARGEST_GROWTH * math.prod(mid)
 
 
 def check_alpha(base: str, shape: tuple[int, ...]) -> None:

@@ -229,6 +229,20 @@ def test_a_rank_above_the_shape_comes_down_without_an_error(rows, columns, rank,
 
 
 @pytest.mark.parametrize("kernel", [(3,), (1, 3), (3, 3, 3)], ids=str)
+def test_a_mid_of_patches_is_read_where_it_makes_the_file_little_larger(tmp_path: Path):
+    """Kernels of 14 x 14 over three colours; over many channels lora_down would be huge."""
+    core, path = torch.randn(3, 3, 14, 14), tmp_path / "a.safetensors"
+    up, down = torch.randn(20, 3, 1, 1), torch.randn(3, 3, 1, 1)
+    tensors = {"a.lora_up.weight": up, "a.lora_mid.weight": core, "a.lora_down.weight": down}
+    safetensors.torch.save_file(tensors, path)
+    (layer,) = lora2.load(path).layers.values()
+    wanted = torch.einsum("orxy,rshw,sizv->oihw", up, core, down)
+    torch.testing.assert_close(layer.delta().reshape(20, 3, 14, 14), wanted, rtol=1e-4, atol=1e-4)
+    safetensors.torch.save_file(tensors | {"a.lora_down.weight": torch.randn(3, 64, 1, 1)}, path)
+    with pytest.raises(ValueError, match="don't fit together"):
+        lora2.load(path)
+
+
 @pytest.mark.parametrize("mid", [False, True])
 def test_convolutions_of_one_to_three_sides(kernel: tuple, mid: bool, tmp_path: Path):
     ones = [1] * len(kernel)

@@ -50,7 +50,10 @@ def extracted(nodes: Mapping, model, name: str) -> object:
     tensors = comfy.utils.load_torch_file(path, safe_load=True)
     tuned, _ = comfy.sd.load_lora_for_models(model, None, tensors, 1.0, 0.0)
     given = {"model": tuned, "base": model, "budget_mb": 0.0, "tolerance": 1e-6}
-    return nodes["LoRA2Extract"].execute(rest=True, **given).result[0]
+    out = nodes["LoRA2Extract"].execute(rest=True, **given)
+    if "tolerance is not reached" in (text := out.ui["text"][0]):
+        raise ValueError(text.splitlines()[2])
+    return out.result[0]
 
 
 ROUTES["Extract"] = extracted
@@ -205,7 +208,7 @@ def round_trips(
     nothing may be lost without a sentence. UNets in the peft form are for diffusers: the host does
     not read these.
 
-    turn: a file takes one of the routes, the next file the next one.
+    turn: a file takes one of the routes and one of the forms, the next file the next ones.
     """
     forms = [form for form in FORMATS if form != "peft" or not diffusers_paths(model)]
     for number, (what, spelling, tensors) in enumerate(every(model)):
@@ -218,7 +221,9 @@ def round_trips(
         if not changes(source, model):
             tally.idle.add(what)  # ComfyUI itself makes nothing of it
             continue
-        for how in [list(routes)[number % len(routes)]] if turn else routes:
+        turns, place = divmod(number, len(routes))
+        chosen = [forms[(turns + place) % len(forms)]] if turn else forms
+        for how in [list(routes)[place]] if turn else routes:
             try:
                 lora = ROUTES[how](nodes, model, path.name)
             except ValueError as error:
@@ -226,7 +231,7 @@ def round_trips(
                 tally.refused[f"{how}: {reason(error)}"] += 1
                 continue
             title = f"{family}, {what}, {spelling}, {how}"
-            for form in forms:
+            for form in chosen:
                 saved_again(nodes, model, (lora, form, folder), source, tally, title)
 
 
