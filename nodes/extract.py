@@ -42,9 +42,7 @@ def weights_of(name: str, model, file: str | None, opened: ExitStack) -> Weights
     return of_file(file, opened)
 
 
-def lines_of(
-    tuned: Weights, base: Weights, out: Extracted, settings: ExtractSettings
-) -> list[str]:
+def lines_of(tuned: Weights, base: Weights, out: Extracted, settings: ExtractSettings) -> list[str]:
     """Returns what the node shows of an extraction."""
     left = len(tuned.shapes.keys() ^ base.shapes.keys())
     used = len(out.lora.layers)
