@@ -16,7 +16,7 @@ def test_comfyui_reads_every_layer_of_every_form_of_every_structure():
     from tests.clients.__main__ import results
 
     rows = results(("ComfyUI",), ("SD1.5", "SDXL", "Flux", "Wan"))
-    assert len(rows) == 15 and not any(row["wrong"] for row in rows)
+    assert len(rows) == 19 and not any(row["wrong"] for row in rows)
     assert {row["layers"] for row in rows if row["shape"] == "SDXL"} == {175}
 
 

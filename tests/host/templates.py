@@ -154,11 +154,12 @@ def workflow(name: str, kinds: dict) -> dict:
     if template.cut:
         small = graph.add(
             "LoRA2Compress", (second, 0), (NARROW, 330),
-            {"budget_mb": template.cut, "tolerance": 0.0},
+            {"budget_mb": template.cut, "tolerance": 0.0, "lora_name": None},
         )  # fmt: skip
         options = graph.add(
-            "LoRA2StartOptions", (second, 430), (NARROW, 190), {"lora2": (small, 0)}
-        )
+            "LoRA2StartOptions", (second, 430), (NARROW, 190),
+            {"lora2": (small, 0), "lora_name": None},
+        )  # fmt: skip
     else:
         options = graph.add(
             "LoRA2TargetOptions", (second, 0), (NARROW, 330),

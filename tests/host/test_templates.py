@@ -18,7 +18,7 @@ from tests.host.template_graph import WIDGETS, definitions, text_of
 from tests.host.templates import NAMES, TEMPLATES, WORKFLOWS, workflow
 from tests.tiers import fast
 
-FILES = {"unet_name", "clip_name", "vae_name", "folder"}  # lists of what a person has
+FILES = {"unet_name", "clip_name", "vae_name", "folder", "lora_name"}  # lists of what a person has
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,6 @@ def test_every_field_reaches_its_settings(nodes):
     ("options", "sentence"),
     [
         ({"warmup_steps": 5}, "warmup_steps 5 is more than the run's 2 steps"),
-        ({"optimizer": "adafactor"}, "adafactor can't follow the moving ranks of adaptive mode"),
         ({"optimizer": "prodigy"}, "prodigy needs the package prodigyopt"),
         ({"optimizer": "lion"}, "optimizer is 'lion': choose adamw"),
         ({"min_timestep": 0.8, "max_timestep": 0.2}, "min_timestep 0.8 is not below max_timestep"),
