@@ -2,6 +2,7 @@
 short form of `nox -s chaos`.
 """
 
+import comfy.model_management
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from tests.tiers import fast
 
 @pytest.mark.parametrize("end", endings.ENDINGS, ids=lambda end: end.__name__)
 def test_nothing_is_changed(trainings, end):
+    comfy.model_management.unload_all_models()  # with patches that another test has left loaded
     before = endings.host_state(trainings.model)
     end(trainings)
     assert endings.changed(before, endings.host_state(trainings.model)) == []
