@@ -57,13 +57,20 @@ def lasting(state: dict, parameter: Tensor) -> dict:
     """Returns what stays of an optimizer's state when positions turn or change in number: all of it
     where all of it follows, else what is ours.
     """
-    odd = any(
+    if all_follow(state, parameter):
+        return state
+    return {k: v for k, v in state.items() if k in OURS and follows(k, state, parameter)}
+
+
+def all_follow(state: dict, parameter: Tensor) -> bool:
+    """Returns whether all that an optimizer keeps of a parameter follows ranks that move; single
+    numbers need not.
+    """
+    return not any(
         isinstance(v, (list, dict))
         or (torch.is_tensor(v) and v.numel() > 1 and not follows(k, state, parameter))
         for k, v in state.items()
     )
-    ours = {k: v for k, v in state.items() if k in OURS and follows(k, state, parameter)}
-    return ours if odd else state
 
 
 def turned(name: str, of_gradients: Tensor, of_values: Tensor, like: Tensor) -> Tensor:

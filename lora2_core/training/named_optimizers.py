@@ -15,10 +15,10 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
-from ..layers.moments import MOMENTS
+from ..layers.moments import all_follow, follows
 from ..paths import quoted
 
 # module -> the package to install; no other module is imported by name
@@ -122,19 +122,10 @@ def tried(name: str, arguments: str) -> Tried:
                 "optimizer_args, or choose adamw."
             ) from error
         state = optimizer.state.get(parameter, {})
-        kept = {k: v for k, v in state.items() if torch.is_tensor(v) and v.numel() > 1}
-        plain = all(is_moment(key, value, parameter) for key, value in kept.items())
-        loose = any(isinstance(v, (list, dict)) for v in state.values())
         averages = callable(getattr(kind, "eval", None))
-        squares = "exp_avg_sq" in kept and is_moment("exp_avg_sq", kept["exp_avg_sq"], parameter)
-        taken = "exp_avg_sq" in state and not squares
-        return Tried(plain and not loose, squares, taken, averages)
-
-
-def is_moment(name: str, value: Tensor, parameter: Tensor) -> bool:
-    """Returns whether a tensor of an optimizer's state can follow ranks that move."""
-    plain = type(value) is Tensor and value.is_floating_point()
-    return plain and name in MOMENTS and value.numel() == parameter.numel()
+        taken = "exp_avg_sq" in state
+        squares = taken and follows("exp_avg_sq", state, parameter)
+        return Tried(all_follow(state, parameter), squares, taken and not squares, averages)
 
 
 def switch(optimizer: Optimizer, to: str) -> None:
