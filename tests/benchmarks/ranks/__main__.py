@@ -61,6 +61,9 @@ def arguments() -> argparse.Namespace:
         default=[],
         help="accept results of these methods from other versions of the sources",
     )
+    options.add_argument(
+        "--tuned", action="store_true", help="take the learning rates that FOLDER has"
+    )
     options.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     options.add_argument(
         "--playground", type=Path, default=cache_folder() / "playground", help="pictures and judge"
@@ -105,6 +108,8 @@ def main() -> None:
         found = tune(classes, ledger, work, args.steps, quick=args.quick)
         return write_rates(args.folder, found)
 
+    path = args.folder / RATES
+    known = json.loads(path.read_text()) if path.exists() else {}
     if args.tune:
         wanted = [c for c in (*CLASSES, *WIDE_CLASSES) if c.method in args.tune]
         print(json.dumps(tuned_rates(wanted), indent=1))
@@ -117,9 +122,8 @@ def main() -> None:
                     options = {"seeds": args.problems, "constants": args.constants}
                 run_module(letter, args.folder, quick=args.quick, **options)
             else:
-                rates = tuned_rates(TUNED.get(letter, ADAPTIVE))
+                rates = known if args.tuned else tuned_rates(TUNED.get(letter, ADAPTIVE))
                 work(RUNS[letter](plan, rates))
-    path = args.folder / RATES
     rates = json.loads(path.read_text()) if path.exists() else {}
     print(report.write(plan, ledger, rates, args.folder, args.folder))
     if args.report and not args.quick:
