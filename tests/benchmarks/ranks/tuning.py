@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.benchmarks.ranks.pictures import TUNING
-from tests.benchmarks.ranks.runs import ATTENTION, Ledger, Run
+from tests.benchmarks.ranks.runs import ATTENTION, FLOW, PLAYGROUND, Ledger, Run
 
 RATES = "rates.json"
 GRID = (1e-2, 2e-2)
@@ -25,21 +25,25 @@ PLAIN_RANKS = (1, 2, 4, 8, 16, 32, 64)
 ADAPTIVE_RANKS = (1, 2, 4, 8, 16, 32)
 WIDE = "all in blocks"  # the layers of adaptive mode
 WIDE_RANKS = (1, 2, 4)
+FLOW_RANKS = {"fixed": (2, 8, 32), "adaptive": (2, 8)}  # of attention alone
+FLOW_WIDE_RANKS = (1, 2)
 Work = Callable[[list[Run]], None]
 
 
 @dataclass(frozen=True)
 class Class:
-    """What gets a learning rate of its own: a method at a rank, on a kind of layers."""
+    """What gets a learning rate of its own: a method at a rank, on a kind of layers of a base."""
 
     method: str
     rank: int
     layers: str = ATTENTION
+    base: str = PLAYGROUND
 
     @property
     def name(self) -> str:
         where = "" if self.layers == ATTENTION else f", {self.layers}"
-        return f"{self.method} {self.rank}{where}"
+        which = "" if self.base == PLAYGROUND else f", {self.base}"
+        return f"{self.method} {self.rank}{where}{which}"
 
     @property
     def grid(self) -> tuple[float, ...]:
@@ -49,7 +53,16 @@ class Class:
 
     def runs(self, rate: float, steps: int, subjects: tuple[str, ...] = TUNING) -> list[Run]:
         return [
-            Run(subject, self.method, self.rank, rate, steps=steps, own=0, layers=self.layers)
+            Run(
+                subject,
+                self.method,
+                self.rank,
+                rate,
+                steps=steps,
+                own=0,
+                layers=self.layers,
+                base=self.base,
+            )
             for subject in subjects
         ]
 
@@ -62,6 +75,11 @@ CLASSES = (
 WIDE_CLASSES = tuple(
     Class(method, rank, WIDE) for method in ("fixed", "adaptive") for rank in WIDE_RANKS
 )
+FLOW_CLASSES = (
+    *(Class(m, rank, WIDE, FLOW) for rank in FLOW_WIDE_RANKS for m in ("fixed", "adaptive")),
+    *(Class(m, rank, base=FLOW) for m, ranks in FLOW_RANKS.items() for rank in ranks),
+)
+EVERY_CLASS = (*CLASSES, *WIDE_CLASSES, *FLOW_CLASSES)
 
 
 def mean_loss(rows: list[dict]) -> float:
@@ -115,7 +133,7 @@ def write_rates(folder: Path, found: dict) -> dict:
     path = folder / RATES
     known = json.loads(path.read_text()) if path.exists() else {}
     known |= found
-    ordered = {c.name: known[c.name] for c in (*CLASSES, *WIDE_CLASSES) if c.name in known}
+    ordered = {c.name: known[c.name] for c in EVERY_CLASS if c.name in known}
     path.write_text(json.dumps(ordered, indent=1) + "\n")
     return ordered
 
@@ -124,4 +142,4 @@ def tuned(run: Run, rates: dict) -> Run:
     """The run at the rate of its class."""
     if run.method == "base":
         return run
-    return replace(run, rate=rates[Class(run.method, run.rank, run.layers).name]["rate"])
+    return replace(run, rate=rates[Class(run.method, run.rank, run.layers, run.base).name]["rate"])
