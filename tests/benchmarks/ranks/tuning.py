@@ -19,7 +19,9 @@ RATES = "rates.json"
 GRID = (1e-2, 2e-2)
 PAPER_GRID = (3.2e-4, 1e-3, 3.2e-3)
 WIDE_GRID = (5e-3, 1e-2)
+FLOW_GRID = (1e-2, 2e-2)
 MOST_MOVES = 2  # of each edge
+FLOW_MOVES = 1  # on the second base
 PAPER_RANK = 8
 PLAIN_RANKS = (1, 2, 4, 8, 16, 32, 64)
 ADAPTIVE_RANKS = (1, 2, 4, 8, 16, 32)
@@ -47,9 +49,15 @@ class Class:
 
     @property
     def grid(self) -> tuple[float, ...]:
+        if self.base == FLOW:
+            return FLOW_GRID
         if self.layers != ATTENTION:
             return WIDE_GRID
         return PAPER_GRID if self.method == "paper" else GRID
+
+    @property
+    def moves(self) -> int:
+        return FLOW_MOVES if self.base == FLOW else MOST_MOVES
 
     def runs(self, rate: float, steps: int, subjects: tuple[str, ...] = TUNING) -> list[Run]:
         return [
@@ -89,14 +97,16 @@ def mean_loss(rows: list[dict]) -> float:
     return mean if math.isfinite(mean) else math.inf
 
 
-def next_rates(losses: dict[float, float], grid: tuple[float, ...]) -> list[float]:
+def next_rates(
+    losses: dict[float, float], grid: tuple[float, ...], moves: int = MOST_MOVES
+) -> list[float]:
     """The rates to try next: a step further where the best so far is an edge."""
     tried, step = sorted(losses), grid[-1] / grid[-2]
     best = min(tried, key=losses.get)
     below, above = sum(r < grid[0] for r in tried), sum(r > grid[-1] for r in tried)
-    if best == tried[-1] and above < MOST_MOVES:
+    if best == tried[-1] and above < moves:
         return [two_digits(best * step)]
-    if best == tried[0] and below < MOST_MOVES:
+    if best == tried[0] and below < moves:
         return [two_digits(best / step)]
     return []
 
@@ -118,7 +128,7 @@ def tune(classes: Sequence[Class], ledger: Ledger, work: Work, steps: int, *, qu
             for rate in rates[c]:
                 rows = [ledger.of(run)[0] for run in c.runs(rate, steps, subjects)]
                 losses[c][rate] = mean_loss(rows)
-            rates[c] = [] if quick or not rates[c] else next_rates(losses[c], c.grid)
+            rates[c] = [] if quick or not rates[c] else next_rates(losses[c], c.grid, c.moves)
     return {c.name: choice(losses[c]) for c in classes}
 
 
