@@ -138,8 +138,8 @@ def train_playground(session: nox.Session) -> None:
 
 @nox.session(name="train-flow", venv_backend="none")
 def train_flow(session: nox.Session) -> None:
-    """Train the second base of the experiments on ranks, a flow transformer, into the cache (about
-    20 minutes of one core); goes on where it stopped.
+    """Train the second base of the experiments on ranks, a flow transformer, into the cache (a
+    quarter of an hour of one core); goes on where it stopped.
     """
     arguments = [str(cache_folder() / "playground"), *session.posargs]
     in_host(session, "-m", "tests.hosting.inprocess", "tests.playground.train_flow", *arguments)

@@ -1,6 +1,6 @@
 """Trains the second base, the flow transformer, on the playground's pictures and captions.
 
-`nox -s train-flow` runs it: about 20 minutes of one core. It keeps the transformer, a sheet of
+`nox -s train-flow` runs it: a quarter of an hour of one core. It keeps the transformer, a sheet of
 samples and a checkpoint in the folder; started again, it goes on where it stopped.
 """
 

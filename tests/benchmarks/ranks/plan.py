@@ -16,7 +16,7 @@ from tests.benchmarks.ranks.tuning import (
     tuned,
 )
 
-STEPS = {PLAYGROUND: 200, FLOW: 100}  # of a run
+STEPS = {PLAYGROUND: 200, FLOW: 80}  # of a run
 OWN = {PLAYGROUND: 64, FLOW: 16}  # of the base's own pictures, measured after a run
 
 # method, rank and share of its bytes, where all layers are trained

@@ -27,7 +27,7 @@ PLAIN_RANKS = (1, 2, 4, 8, 16, 32, 64)
 ADAPTIVE_RANKS = (1, 2, 4, 8, 16, 32)
 WIDE = "all in blocks"  # the layers of adaptive mode
 WIDE_RANKS = (1, 2, 4)
-FLOW_RANKS = {"fixed": (2, 8, 32), "adaptive": (2, 8)}  # of attention alone
+FLOW_RANKS = {"fixed": (2, 8, 32), "adaptive": (2,)}  # of attention alone
 FLOW_WIDE_RANKS = (1, 2)
 Work = Callable[[list[Run]], None]
 
