@@ -61,19 +61,16 @@ def relative_importance(rates: Tensor, length: int) -> Tensor:
 def stable_weights(rates: Tensor, ranks: Tensor, mean_rank: float | Tensor, length: int) -> Tensor:
     """Returns exp(-nu i) with a scale for each layer, (layers, length).
 
-    The scale makes a layer move as far in a step as a plain LoRA of rank `mean_rank` does,
-    whatever its own rank D is: one learning rate then suits all ranks. Where positions learn the
-    same thing, their steps add up, so the sum of the first D weights is at most `mean_rank`. Where
-    they learn independent things, the squares add up, so the sum of squares is too (rank
-    stabilisation, Kalajdzievski 2023). The scale is a constant to the gradient. mean_rank: one
-    number, or one for each layer, (layers, 1).
+    The scale makes the squares of the first D weights add up to `mean_rank` in every layer,
+    whatever its own rank D is: its positions, which learn independent things, then move it as far
+    in a step as those of a plain LoRA of rank `mean_rank` do, and one learning rate suits all ranks
+    (rank stabilisation, Kalajdzievski 2023). The scale is a constant to the gradient. mean_rank:
+    one number, or one for each layer, (layers, 1).
     """
     weights = relative_importance(rates, length)
     inside = torch.arange(length, device=rates.device) < ranks[:, None].clamp(min=1)
-    used = weights.detach() * inside
-    alike = mean_rank / used.sum(1, keepdim=True)
-    apart = (mean_rank / used.square().sum(1, keepdim=True)).sqrt()
-    return weights * torch.minimum(alike, apart)
+    squares = (weights.detach() * inside).square().sum(1, keepdim=True)
+    return weights * (mean_rank / squares).sqrt()
 
 
 def paper_std(weights: Tensor) -> float:

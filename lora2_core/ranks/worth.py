@@ -13,22 +13,11 @@ from torch import Tensor
 
 from ..adapter.allocation import descending
 
-# Figures: "F" is section F of docs/results.md. The limits of noise were chosen on its planted
-# ranks, that is on layers whose true ranks are known: all but one of ten are learned exactly.
+# Section G of docs/results.md shows what other values of these do to random planted ranks.
 
-# exponent: a layer's worths are divided by (their sum) ** TEMPER before layers are compared. F
-# shows 0 within chance (+0.8% on pictures); it stays so that layers with a small effect keep some
-# rank
-TEMPER = 0.5
-# noise begins where a position is worth this many times less than the one before it ...
-CLIFF = 25.0
-# ... or where all positions from there on are together worth this many times less than it, if
-TAIL = 2.0
-# they are at least this many (the end of a short tail is always worth little)
-LONG = 8
-# and much alike: the first of them is worth at most 1 / ALIKE of their sum
-ALIKE = 4
-# share of mean_worth: a position that is worth more than this is never noise
+# noise begins where a position is worth this many times less than the one before it,
+CLIFF = 50.0
+# and no more than this share of mean_worth
 NOISE = 0.03
 
 
@@ -48,7 +37,7 @@ def tempered(worth: Tensor) -> Tensor:
     effect on the loss keep some rank too.
     """
     total = worth.sum()
-    return worth / total**TEMPER if total > 0 else worth
+    return worth / total.sqrt() if total > 0 else worth
 
 
 def drawn_on(worth: Tensor, count: int) -> Tensor:
@@ -69,27 +58,21 @@ def mean_worth(worths: Sequence[Tensor]) -> float:
     return float(everything.square().sum()) / total if total > 0 else 0.0
 
 
-def above_noise(
-    worths: Sequence[Tensor], tolerance: float | None = None, evidence: float = 1.0
-) -> list[int]:
+def above_noise(worths: Sequence[Tensor], tolerance: float | None = None) -> list[int]:
     """Returns the rank of each layer without its noise.
 
     With a tolerance, the positions below tolerance * mean_worth are cut off. Without one, positions
-    are cut off only where they lie below NOISE * mean_worth and behind a cliff: the first of them
-    is worth less than 1 / CLIFF of the position before, or all of them together (LONG or more, and
-    ALIKE) less than 1 / TAIL of it. For the first position of a layer, NOISE * mean_worth stands
-    for the position before. Noise looks like that; worths that fall gently are kept uncut.
-    `evidence` multiplies CLIFF and TAIL. Positions that are worth nothing are always cut off.
+    are cut off only where they lie below NOISE * mean_worth and behind a cliff, where worth falls
+    CLIFF times from one position to the next. For the first position of a layer, NOISE * mean_worth
+    stands for the position before. Worths that fall gently are kept uncut. Positions that are worth
+    nothing are always cut off.
     """
     least = (NOISE if tolerance is None else tolerance) * mean_worth(worths)
     ranks = []
     for worth in map(descending, worths):
         gone = worth < least
         if tolerance is None and len(worth):
-            before = torch.cat([worth.new_tensor([least]), worth[:-1]]) / evidence
-            together = worth.flip(0).cumsum(0).flip(0)
-            tail = (together * TAIL < before) & (worth * ALIKE < together)
-            tail[1 - LONG :] = False
-            gone = (gone & ((worth * CLIFF < before) | tail)).cummax(0).values
+            before = torch.cat([worth.new_tensor([least]), worth[:-1]])
+            gone = (gone & (worth * CLIFF < before)).cummax(0).values
         ranks.append(len(worth) - int((gone | (worth <= 0)).sum()))
     return ranks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -15,26 +16,20 @@ from ..layers.layer import Component
 from ..layers.moments import together_to
 from ..ranks.rank import rank_loss, rate_for
 from ..ranks.worth import CLIFF, above_noise, drawn_on, position_worth, tempered
+from .settings import FALLING
 
-# Figures: "F" is section F of docs/results.md, the loss on unseen pictures with one choice changed.
-
-# reviews of all ranks in a run, evenly spread; F shows 40 within chance (+0.3%), and 10 cost less
+# the run in equal parts, with a review of all ranks between each two (section G of docs/results.md:
+# other values)
 REVIEWS = 10
-# shares of the run: the first review, the point where the adapter has shrunk to the allowed size
-# (F: at 0.5 of the run +3.4%), and the last review
-FIRST, SIZED, LAST = 0.1, 0.2, 0.9
-# the share of the run and the number of steps from which reviews cut off noise: there the learning
-# rate begins to fall (FALLING in settings.py), and noise separates from signal
-JUDGED, SETTLED = 0.5, 100
-# the share of the run after which the learning rate is so low that noise no longer moves, and the
-# share of the evidence that is then enough; chosen on F's planted ranks
-LATE, LATE_EVIDENCE = 0.85, 0.5
+# the share of the run at which the adapter has shrunk to the allowed size, and from which reviews
+# cut off noise: there the learning rate begins to fall, and noise separates from signal
+SIZED = 1 - FALLING
 # in units of ln(nu), 0.25 being a quarter of the rank: nearer to its target than this, the pull on
 # nu fades, so that ranks come to rest
 NEAR = 0.25
-# the rank before rounding that stands for rank 0, for which nu would be infinite. F shows ranks of
-# 0 within chance (+0.0%); they stay, since a useless layer then takes no space in the file
-LAYER_GIVEN_UP = 0.3
+# the rank before rounding that stands for rank 0, for which nu would be infinite: so far below
+# where rounding gives 1 that a rate that comes to rest near its target gives 0
+LAYER_GIVEN_UP = 0.5 * math.exp(-2 * NEAR)
 CPU = torch.device("cpu")
 
 
@@ -79,10 +74,10 @@ class AuctionPrice(NoPrice):
     back is turned to its singular basis first, so that it loses the least. Other layers are not
     turned, since a turn makes the optimizer's mean squares less exact. Only the first review turns
     every layer: from then on signal and noise are learned apart. The allowed size falls
-    geometrically from the first size to the ceiling, between FIRST and SIZED of the run. From
-    JUDGED on, noise makes room for signal: what it held of the size goes to layers that have none,
-    whose ranks rise. A layer that has given noise back is judged no more: what is left is signal,
-    and the gaps inside it say nothing.
+    geometrically from the first size to the ceiling, between the first review and SIZED of the run.
+    From then on noise makes room for signal: what it held of the size goes to layers that have
+    none, whose ranks rise. A layer that has given noise back is judged no more: what is left is
+    signal, and the gaps inside it say nothing.
 
     lambda_rank is `rank_weight` times the running mean of the loss before the first review, so that
     the scale of the loss does not matter.
@@ -112,7 +107,8 @@ class AuctionPrice(NoPrice):
     def allowed(self) -> float:
         """Returns the number of parameters that are allowed at this step of the run."""
         ceiling = self.adapters.ceiling
-        share = (self.index / self.steps - FIRST) / (SIZED - FIRST)
+        first = 1 / REVIEWS
+        share = (self.index / self.steps - first) / (SIZED - first)
         return ceiling * max(1.0, self.first_size / ceiling) ** (1 - min(1.0, max(0.0, share)))
 
     @torch.no_grad()
@@ -132,7 +128,7 @@ class AuctionPrice(NoPrice):
             given = self.adapters.given_rows
             log_rates[given] = log_rates[given].minimum(self.lowest[given])
         time = self.index / self.steps
-        if self.index % self.every or not FIRST <= time <= LAST:
+        if self.index % self.every or not 1 <= time * REVIEWS <= REVIEWS - 1:
             return
         adapters = self.adapters
         turns = adapters.singular_turns()
@@ -142,11 +138,10 @@ class AuctionPrice(NoPrice):
         compared = [tempered(w) for w in worths]
         totals = torch.stack([w.sum() for w in compared]).tolist()
         adapters.worths = dict(zip(adapters.components, totals, strict=True))
-        costs = [c.cost for c in components]
-        if time >= JUDGED and self.index >= SETTLED:
-            chosen = self.without_noise(worths, compared, 1.0 if time < LATE else LATE_EVIDENCE)
+        if time >= SIZED:
+            chosen = self.without_noise(worths, compared)
         else:
-            chosen = share_out(compared, costs, self.allowed())
+            chosen = share_out(compared, [c.cost for c in components], self.allowed())
         if self.targets is not None:
             turns = {row: t for row, t in turns.items() if chosen[row] < components[row].rank}
         adapters.turn(turns, optimizer)
@@ -155,9 +150,7 @@ class AuctionPrice(NoPrice):
         self.targets = rates.log().to(adapters.device)
         self.lowest = self.lowest.minimum(self.targets)
 
-    def without_noise(
-        self, worths: list[Tensor], compared: list[Tensor], evidence: float
-    ) -> list[int]:
+    def without_noise(self, worths: list[Tensor], compared: list[Tensor]) -> list[int]:
         """Returns the rank of each layer where noise makes room for signal.
 
         Signal comes first. What it leaves of the size goes to layers without noise, for further
@@ -167,7 +160,7 @@ class AuctionPrice(NoPrice):
         worths, compared: of each layer's positions, (rank,), as they are and tempered.
         """
         costs = [c.cost for c in self.adapters.components.values()]
-        limits = self.signal(worths, evidence)
+        limits = self.signal(worths)
         signal = [w[:n] for w, n in zip(compared, limits, strict=True)]
         chosen = share_out(signal, costs, self.allowed())
         spare = self.allowed() - sum(c * n for c, n in zip(costs, chosen, strict=True))
@@ -183,11 +176,11 @@ class AuctionPrice(NoPrice):
                 self.cleaned[row] = limit
         return chosen
 
-    def signal(self, worths: list[Tensor], evidence: float) -> list[int]:
+    def signal(self, worths: list[Tensor]) -> list[int]:
         """Returns the rank of each layer without noise. A layer that has given noise back is judged
         no more.
         """
-        judged = above_noise(worths, self.adapters.settings.tolerance, evidence)
+        judged = above_noise(worths, self.adapters.settings.tolerance)
         return [
             rank if clean is None else min(len(worth), clean)
             for worth, rank, clean in zip(worths, judged, self.cleaned, strict=True)

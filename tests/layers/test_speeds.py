@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import lora2_core as lora2
-from lora2_core.training.checkpoint import Card, encode, resume
 from lora2_core.training.run import Run
 from tests.toys import Planted
+from tests.training.stopping import whole_and_resumed
 
 SPEEDS = {"l1": 0.25}
 
@@ -51,17 +51,7 @@ def test_all_groups_follow_the_schedule_and_decay_alike_over_the_run():
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_a_checkpoint_goes_on_to_the_same_bytes(mode: str, optimizer: str, tmp_path):
     chosen = {"mode": mode, "optimizer": optimizer, "steps": 30, "ema": 0.9}
-    model, whole = run_of(**chosen)
-    for step in whole.steps(model.loss):
-        if step.index == 17:
-            data = encode(whole, Card.of(whole, "run", 0, {}))
-    path = tmp_path / "step.safetensors"
-    path.write_bytes(data)
-    model, rest = run_of(**chosen)
-    assert resume(rest, path, {}).step == 17
-    for _ in rest.steps(model.loss):
-        pass
-    assert rest.losses == whole.losses
+    whole, rest = whole_and_resumed(lambda: run_of(**chosen), tmp_path / "step.safetensors")
     pairs = zip(rest.optimizer.weights, whole.optimizer.weights, strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
 

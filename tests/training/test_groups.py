@@ -4,10 +4,10 @@ import pytest
 import torch
 
 import lora2_core as lora2
-from lora2_core.training.checkpoint import Card, encode, resume
 from lora2_core.training.groups import groups_of, parameters_of
 from lora2_core.training.run import Run
 from tests.toys import Planted
+from tests.training.stopping import whole_and_resumed
 
 MODES = ["adaptive", "paper", "fixed"]
 
@@ -93,17 +93,7 @@ def test_both_decay_alike_over_the_run(optimizer: str):
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_a_checkpoint_goes_on_to_the_same_bytes(mode: str, optimizer: str, tmp_path):
     chosen = {"mode": mode, "optimizer": optimizer, "steps": 30, "loraplus_lr_ratio": 4.0}
-    model, through = run_of(**chosen)
-    for step in through.steps(model.loss):
-        if step.index == 17:
-            data = encode(through, Card.of(through, "run", 0, {}))
-    path = tmp_path / "step.safetensors"
-    path.write_bytes(data)
-    model, rest = run_of(**chosen)
-    assert resume(rest, path, {}).step == 17
-    for _ in rest.steps(model.loss):
-        pass
-    assert rest.losses == through.losses
+    through, rest = whole_and_resumed(lambda: run_of(**chosen), tmp_path / "step.safetensors")
     others = values(through)
     assert all(torch.equal(value, others[name]) for name, value in values(rest).items())
 

@@ -75,6 +75,9 @@ def arguments() -> argparse.Namespace:
         default=[],
         help="accept results of these methods from other versions of the sources",
     )
+    options.add_argument(
+        "--tuned", action="store_true", help="take the learning rates that FOLDER has"
+    )
     options.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     options.add_argument(
         "--playground", type=Path, default=cache_folder() / "playground", help="pictures and judge"
@@ -125,6 +128,8 @@ def main() -> None:
         found = tune(classes, ledger, work, asked.steps, quick=args.quick)
         return write_rates(args.folder, found)
 
+    path = args.folder / RATES
+    known = json.loads(path.read_text()) if path.exists() else {}
     if args.tune:
         wanted = [c for c in EVERY_CLASS if c.base == args.base and c.method in args.tune]
         print(json.dumps(tuned_rates(wanted), indent=1))
@@ -137,11 +142,9 @@ def main() -> None:
                     options = {"seeds": args.problems, "constants": args.constants}
                 run_module(letter, args.folder, quick=args.quick, **options)
             else:
-                rates = tuned_rates(
-                    FLOW_CLASSES if args.base == FLOW else TUNED.get(letter, ADAPTIVE)
-                )
+                classes = FLOW_CLASSES if args.base == FLOW else TUNED.get(letter, ADAPTIVE)
+                rates = known if args.tuned else tuned_rates(classes)
                 work(RUNS[letter](asked, rates))
-    path = args.folder / RATES
     rates = json.loads(path.read_text()) if path.exists() else {}
     print(report.write(plan, flow, ledger, rates, args.folder, args.folder))
     if args.report and not args.quick:

@@ -8,9 +8,9 @@ from statistics import mean, median
 from typing import NamedTuple
 
 from lora2_core import TrainSettings
-from lora2_core.training.auction import FIRST, LAST, REVIEWS
+from lora2_core.training.auction import REVIEWS
 
-REVIEWS_PER_STEP = REVIEWS * (LAST - FIRST) / TrainSettings().steps  # of a run of default length
+REVIEWS_PER_STEP = (REVIEWS - 1) / TrainSettings().steps  # of a run of default length
 
 
 class Spread(NamedTuple):
