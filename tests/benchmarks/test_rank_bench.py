@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -11,9 +12,18 @@ import pytest
 from tests.benchmarks.ranks import quality, statistics, styles, truncation, wide
 from tests.benchmarks.ranks.pictures import STYLE_SETS, TEST, TUNING, split, style_set
 from tests.benchmarks.ranks.plan import RESIZE_RANKS, RESIZES, Plan
-from tests.benchmarks.ranks.runs import Ledger, Run, key_of
+from tests.benchmarks.ranks.runs import ATTENTION, FLOW, PLAYGROUND, Ledger, Run, key_of
 from tests.benchmarks.ranks.statistics import Estimate, Point
-from tests.benchmarks.ranks.tuning import CLASSES, WIDE_CLASSES, WIDE_RANKS, next_rates, tune
+from tests.benchmarks.ranks.tuning import (
+    CLASSES,
+    FLOW_CLASSES,
+    FLOW_WIDE_RANKS,
+    WIDE,
+    WIDE_CLASSES,
+    WIDE_RANKS,
+    next_rates,
+    tune,
+)
 from tests.benchmarks.ranks.versions import version_of
 
 FIXED = [c for c in CLASSES if c.method == "fixed"]
@@ -88,6 +98,13 @@ def test_every_adapter_of_a_run_has_its_own_key():
     run = Plan(10, 1).run(("cat face", 0), "fixed", 64)
     keys = {key_of(config) for config in run.configs()}
     assert len(keys) == 1 + len(RESIZES) * len(RESIZE_RANKS)
+
+
+def test_only_rows_of_the_second_base_name_theirs():
+    """So that rows of before there was a choice keep their keys."""
+    run = Run("owl", "fixed", 4, 0.01)
+    assert "base" not in run.configs()[0]
+    assert replace(run, base=FLOW).configs()[0] == run.configs()[0] | {"base": FLOW}
 
 
 def test_an_interrupted_ledger_goes_on(tmp_path: Path):
@@ -211,6 +228,35 @@ def test_all_layers_are_compared_with_attention_alone(tmp_path: Path):
     assert text.count("| 0.900 (0.900 to 0.900), 12 of 12 |") == len(WIDE_RANKS)
     assert text.count("| 0.500 (0.500 to 0.500), 12 of 12 |") == 2 * (len(WIDE_RANKS) + 1)
     assert "0.500 (0.500 to 0.500), 12 of 12, 0.900" in wide.about(found, attention)
+
+
+def test_the_second_base_has_runs_of_its_own(tmp_path: Path):
+    """All of H on it: both kinds of layers, its own learning rates, no samples and no cuts."""
+    plan = Plan(10, 2, base_model=FLOW)
+    rates = {c.name: {"rate": 0.001 * (1 + i)} for i, c in enumerate(FLOW_CLASSES)}
+    runs = wide.runs(plan, rates)
+    assert {run.base for run in runs} == {FLOW}
+    assert not any(run.samples or run.cuts for run in runs)
+    trained = [run for run in runs if run.method != "base"]
+    assert len(trained) == len(FLOW_CLASSES) * len(plan.pairs)
+    assert {run.layers for run in trained} == {ATTENTION, WIDE}
+    assert {run.rate for run in trained} == {found["rate"] for found in rates.values()}
+    seeds = [run.seed for run in trained]
+    assert seeds == sorted(seeds), "a seed is complete before the next one begins"
+    assert not {c.name for c in FLOW_CLASSES} & {c.name for c in (*CLASSES, *WIDE_CLASSES)}
+
+
+def test_the_table_of_the_second_base_holds_its_rows_alone(tmp_path: Path):
+    ledger, rates = Ledger(tmp_path), {c.name: {"rate": 0.01} for c in (*CLASSES, *FLOW_CLASSES)}
+    plan, flow = Plan(10, 2), Plan(10, 2, base_model=FLOW)
+    finish(ledger, plan.quality(rates), lambda c: 99.0)
+    finish(ledger, wide.runs(flow, rates), lambda c: 0.1 if c.get("layers") == WIDE else 0.2)
+    text = wide.second_table(flow, ledger, rates)
+    assert "99.0" not in text
+    assert text.count("| 0.500 (0.500 to 0.500), 12 of 12 |") == 2 * len(FLOW_WIDE_RANKS)
+    both = wide.collect(flow, ledger, rates), quality.collect(flow, ledger, rates)
+    assert wide.about(*both, "There", "I").startswith("**There.**")
+    assert plan.base_model == PLAYGROUND
 
 
 # statistics

@@ -2,8 +2,9 @@
 
 A: planted ranks, B: quality at equal bytes, C: truncation, D: compression, E: rank maps of styles,
 F: departures from the paper, one by one, G: random problems of planted ranks, H: all layers.
-Results are JSON lines in FOLDER, tables and plots are written there too; learning rates are tuned
-first.
+`--base flow` makes the runs of H on the second base, the flow transformer that `nox -s train-flow`
+trains: experiment I. Results are JSON lines in FOLDER, tables and plots are written there too;
+learning rates are tuned first.
 """
 
 from __future__ import annotations
@@ -17,13 +18,23 @@ from pathlib import Path
 from tests.benchmarks.ranks import report, wide
 from tests.benchmarks.ranks.crew import work_off
 from tests.benchmarks.ranks.found import SEEDS
-from tests.benchmarks.ranks.plan import Plan
-from tests.benchmarks.ranks.runs import Ledger, Run
-from tests.benchmarks.ranks.tuning import CLASSES, RATES, WIDE_CLASSES, Class, tune, write_rates
+from tests.benchmarks.ranks.plan import STEPS, Plan
+from tests.benchmarks.ranks.runs import FLOW, PLAYGROUND, Ledger, Run
+from tests.benchmarks.ranks.tuning import (
+    CLASSES,
+    EVERY_CLASS,
+    FLOW_CLASSES,
+    RATES,
+    WIDE_CLASSES,
+    Class,
+    tune,
+    write_rates,
+)
 from tests.benchmarks.ranks.versions import version_of
 from tests.hosting.inprocess import REPOSITORY
 from tests.hosting.provision import cache_folder
 from tests.playground.evaluate import Base
+from tests.playground.pictures import load
 
 METHODS = ("fixed", "paper", "adaptive")
 RUNS = {"B": Plan.quality, "C": Plan.truncation, "E": Plan.styles, "H": wide.runs}
@@ -40,8 +51,11 @@ def seeds_of(text: str) -> tuple[int, int]:
 def arguments() -> argparse.Namespace:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("folder", type=Path, help="results folder")
-    options.add_argument("--only", nargs="+", choices="ABCDEFGH", default=list("ABCDEFGH"))
-    options.add_argument("--steps", type=int, default=200)
+    options.add_argument("--only", nargs="+", choices="ABCDEFGH")
+    options.add_argument(
+        "--base", choices=(PLAYGROUND, FLOW), default=PLAYGROUND, help="the model of the runs of H"
+    )
+    options.add_argument("--steps", type=int, help="of a run on this base")
     options.add_argument("--seeds", type=int, default=5)
     options.add_argument(
         "--problems", type=seeds_of, default=SEEDS, help="seeds of G, such as 60-99"
@@ -69,14 +83,20 @@ def arguments() -> argparse.Namespace:
         "--playground", type=Path, default=cache_folder() / "playground", help="pictures and judge"
     )
     args = options.parse_args()
+    args.only = args.only or ["H"] if args.base == FLOW else args.only or list("ABCDEFGH")
+    if args.base == FLOW and args.only != ["H"]:
+        options.error(f"--base {FLOW} has experiment H alone")
+    args.steps = STEPS | ({args.base: args.steps} if args.steps else {})
     if args.quick:
-        args.steps, args.seeds = min(args.steps, 6), 1
+        args.steps, args.seeds = {base: min(n, 6) for base, n in args.steps.items()}, 1
     return args
 
 
-def prepare(playground: Path) -> None:
+def prepare(playground: Path, runs: list[Run]) -> None:
     """Pictures and judge are there before several workers want them."""
-    if not (playground / "judge.pt").exists():
+    if any(run.own for run in runs):
+        load(playground)
+    if any(run.samples for run in runs) and not (playground / "judge.pt").exists():
         print("preparing the pictures and the judge of samples", flush=True)
         Base(playground).judge()
 
@@ -97,21 +117,21 @@ def main() -> None:
     args = arguments()
     args.folder.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(args.folder, args.reuse)
-    plan = Plan(args.steps, args.seeds, args.quick)
+    plan, flow = (Plan(args.steps[b], args.seeds, args.quick, b) for b in (PLAYGROUND, FLOW))
+    asked = flow if args.base == FLOW else plan
 
     def work(runs: list[Run]) -> None:
-        if any(run.own or run.samples for run in runs):
-            prepare(args.playground)
+        prepare(args.playground, runs)
         work_off(runs, ledger, args.playground, args.workers)
 
     def tuned_rates(classes: Sequence[Class]) -> dict:
-        found = tune(classes, ledger, work, args.steps, quick=args.quick)
+        found = tune(classes, ledger, work, asked.steps, quick=args.quick)
         return write_rates(args.folder, found)
 
     path = args.folder / RATES
     known = json.loads(path.read_text()) if path.exists() else {}
     if args.tune:
-        wanted = [c for c in (*CLASSES, *WIDE_CLASSES) if c.method in args.tune]
+        wanted = [c for c in EVERY_CLASS if c.base == args.base and c.method in args.tune]
         print(json.dumps(tuned_rates(wanted), indent=1))
         return
     if not args.report:
@@ -122,12 +142,13 @@ def main() -> None:
                     options = {"seeds": args.problems, "constants": args.constants}
                 run_module(letter, args.folder, quick=args.quick, **options)
             else:
-                rates = known if args.tuned else tuned_rates(TUNED.get(letter, ADAPTIVE))
-                work(RUNS[letter](plan, rates))
+                classes = FLOW_CLASSES if args.base == FLOW else TUNED.get(letter, ADAPTIVE)
+                rates = known if args.tuned else tuned_rates(classes)
+                work(RUNS[letter](asked, rates))
     rates = json.loads(path.read_text()) if path.exists() else {}
-    print(report.write(plan, ledger, rates, args.folder, args.folder))
+    print(report.write(plan, flow, ledger, rates, args.folder, args.folder))
     if args.report and not args.quick:
-        report.write(plan, ledger, rates, args.folder, REPOSITORY / "docs")
+        report.write(plan, flow, ledger, rates, args.folder, REPOSITORY / "docs")
 
 
 if __name__ == "__main__":

@@ -169,15 +169,15 @@ def about_styles(found: dict) -> str | None:
 
 
 def text(
-    modules: dict[str, dict], quality: Quality, cuts: dict, maps: dict, everywhere: str | None
+    modules: dict[str, dict], quality: Quality, cuts: dict, maps: dict, everywhere: list[str | None]
 ) -> str:
     """Returns a list with a sentence or more for each experiment that has results, and the table
     of B; empty where none has.
 
     modules: the results of experiments A, D and G by letter; quality: B; cuts: C; maps: E;
-    everywhere: the sentence of H.
+    everywhere: the sentences of H and I, None where there is none.
     """
-    found = [everywhere] if everywhere else []
+    found = [sentence for sentence in everywhere if sentence]
     if "A" in modules:
         found.append(about_planted(modules["A"]))
     if "G" in modules:

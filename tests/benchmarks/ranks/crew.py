@@ -88,6 +88,5 @@ def work_off(runs: Iterable[Run], ledger: Ledger, playground: Path, workers: int
 def name(run: Run, rows: list[dict]) -> str:
     loss = f"{rows[0]['background']:.4f}" if "background" in rows[0] else "-"
     rank = "" if run.method == "base" else f" {run.rank:g} x {run.share:g} at {run.rate:g}"
-    return (
-        f"{run.pictures:12} seed {run.seed} {run.method}{rank}: {loss} {rows[0]['seconds']:.0f} s"
-    )
+    of = f"{run.base} {run.pictures:12} seed {run.seed} {run.method}{rank}, {run.layers}"
+    return f"{of}: {loss} {rows[0]['seconds']:.0f} s"

@@ -5,8 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tests.benchmarks.ranks.pictures import STYLE_SETS, TEST
-from tests.benchmarks.ranks.runs import Cut, Run
-from tests.benchmarks.ranks.tuning import CLASSES, PLAIN_RANKS, WIDE_CLASSES, tuned
+from tests.benchmarks.ranks.runs import ATTENTION, FLOW, PLAYGROUND, Cut, Run
+from tests.benchmarks.ranks.tuning import (
+    CLASSES,
+    FLOW_CLASSES,
+    PLAIN_RANKS,
+    WIDE,
+    WIDE_CLASSES,
+    Class,
+    tuned,
+)
+
+STEPS = {PLAYGROUND: 200, FLOW: 80}  # of a run
+OWN = {PLAYGROUND: 64, FLOW: 16}  # of the base's own pictures, measured after a run
 
 # method, rank and share of its bytes, where all layers are trained
 WIDE_SIZES = (
@@ -33,11 +44,14 @@ def cuts_of(method: str, rank: int) -> tuple[Cut, ...]:
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is run; `quick` is two subjects, and few of the base's own pictures."""
+    """How much is run, and on which base; `quick` is two subjects, and few of the base's own
+    pictures.
+    """
 
     steps: int
     seeds: int
     quick: bool = False
+    base_model: str = PLAYGROUND
 
     @property
     def subjects(self) -> tuple[str, ...]:
@@ -51,22 +65,41 @@ class Plan:
     def run(self, pair: tuple[str, int], method: str, rank: int = 0, share: float = 1.0) -> Run:
         """A run without its learning rate."""
         subject, seed = pair
-        steps, own = self.steps, 8 if self.quick else 64
-        cuts = cuts_of(method, rank) if share == 1 else ()
-        samples = seed == 0 and not (self.quick and subject != self.subjects[0])
-        return Run(subject, method, rank, 0.0, seed, steps, share, own, samples, cuts)
+        steps, own = self.steps, 8 if self.quick else OWN[self.base_model]
+        cuts, samples = (), False
+        if self.base_model == PLAYGROUND:
+            cuts = cuts_of(method, rank) if share == 1 else ()
+            samples = seed == 0 and not (self.quick and subject != self.subjects[0])
+        return Run(
+            subject, method, rank, 0.0, seed, steps, share, own, samples, cuts, ATTENTION,
+            self.base_model,
+        )  # fmt: skip
 
     def base(self, subject: str) -> Run:
         return self.run((subject, 0), "base")
 
+    @property
+    def classes(self) -> tuple[Class, ...]:
+        """What is trained on attention alone."""
+        if self.base_model == FLOW:
+            return tuple(c for c in FLOW_CLASSES if c.layers == ATTENTION)
+        return CLASSES
+
+    @property
+    def wide_sizes(self) -> tuple[tuple[str, int, float], ...]:
+        """Methods, ranks and shares of their bytes where all layers are trained."""
+        if self.base_model == FLOW:
+            return tuple((c.method, c.rank, 1.0) for c in FLOW_CLASSES if c.layers == WIDE)
+        return WIDE_SIZES
+
     def quality(self, rates: dict) -> list[Run]:
-        """Experiment B: everything of a subject and seed, then the next subject, then the next
-        seed.
+        """Experiment B, of the second base its part of H: everything of a subject and seed, then
+        the next subject, then the next seed.
         """
         runs = []
         for pair in self.pairs:
             runs += [self.base(pair[0])] if pair[1] == 0 else []
-            runs += [tuned(self.run(pair, c.method, c.rank), rates) for c in CLASSES]
+            runs += [tuned(self.run(pair, c.method, c.rank), rates) for c in self.classes]
         return runs
 
     def truncation(self, rates: dict) -> list[Run]:

@@ -11,7 +11,7 @@ from tests.benchmarks.ranks.pictures import TUNING
 from tests.benchmarks.ranks.plan import Plan
 from tests.benchmarks.ranks.plots import draw_all
 from tests.benchmarks.ranks.runs import Ledger
-from tests.benchmarks.ranks.tuning import CLASSES, WIDE_CLASSES
+from tests.benchmarks.ranks.tuning import CLASSES, EVERY_CLASS, FLOW_CLASSES, WIDE_CLASSES
 
 MODULES = {
     "A": "planted",
@@ -45,6 +45,7 @@ TITLES = {
     "F": "The departures from the paper, one by one",
     "G": "Random problems of planted ranks",
     "H": "All layers under one size",
+    "I": "All layers under one size, on a flow transformer",
 }
 
 
@@ -57,7 +58,7 @@ def stored(folder: Path, name: str) -> dict | None:
 def rate_table(rates: dict) -> str:
     """Loss by learning rate; the chosen one is bold."""
     lines = []
-    for c in (*CLASSES, *WIDE_CLASSES):
+    for c in EVERY_CLASS:
         if c.name in rates:
             chosen = f"{rates[c.name]['rate']:g}"
             cells = [
@@ -69,8 +70,8 @@ def rate_table(rates: dict) -> str:
     return quality.markdown(head, lines)
 
 
-def sections(plan: Plan, ledger: Ledger, rates: dict, folder: Path) -> dict[str, str]:
-    """The text of each experiment that has results."""
+def sections(plan: Plan, flow: Plan, ledger: Ledger, rates: dict, folder: Path) -> dict[str, str]:
+    """The text of each experiment that has results; flow: what is asked of the second base."""
     found = {}
     for letter, name in MODULES.items():
         if (results := stored(folder, name)) is not None:
@@ -83,10 +84,12 @@ def sections(plan: Plan, ledger: Ledger, rates: dict, folder: Path) -> dict[str,
     if all(c.name in rates for c in (*CLASSES, *WIDE_CLASSES)):
         attention = quality.collect(plan, ledger, rates)
         found["H"] = wide.table(wide.collect(plan, ledger, rates), attention)
+    if all(c.name in rates for c in FLOW_CLASSES):
+        found["I"] = wide.second_table(flow, ledger, rates)
     return found
 
 
-def conclude(plan: Plan, ledger: Ledger, rates: dict, folder: Path) -> str:
+def conclude(plan: Plan, flow: Plan, ledger: Ledger, rates: dict, folder: Path) -> str:
     """Returns what the results come to."""
     modules = {m: found for m, name in MODULES.items() if (found := stored(folder, name))}
     qualities, cuts, maps = quality.Quality({}, {}), {}, {}
@@ -95,17 +98,20 @@ def conclude(plan: Plan, ledger: Ledger, rates: dict, folder: Path) -> str:
     if all(c.name in rates for c in CLASSES if c.method == "adaptive"):
         cuts = truncation.collect(plan, ledger, rates)
         maps = styles.collect(plan, ledger, rates)
-    everywhere = None
+    everywhere = []
     if all(c.name in rates for c in (*CLASSES, *WIDE_CLASSES)):
-        everywhere = wide.about(wide.collect(plan, ledger, rates), qualities)
+        everywhere.append(wide.about(wide.collect(plan, ledger, rates), qualities))
+    if all(c.name in rates for c in FLOW_CLASSES):
+        both = wide.collect(flow, ledger, rates), quality.collect(flow, ledger, rates)
+        everywhere.append(wide.about(*both, "The same on a flow transformer", "I"))
     return conclusion.text(modules, qualities, cuts, maps, everywhere)
 
 
-def write(plan: Plan, ledger: Ledger, rates: dict, folder: Path, target: Path) -> str:
+def write(plan: Plan, flow: Plan, ledger: Ledger, rates: dict, folder: Path, target: Path) -> str:
     """Writes the document and its pictures to `target`; returns the text."""
     target.mkdir(parents=True, exist_ok=True)
-    texts = sections(plan, ledger, rates, folder)
-    parts = [TITLE, *filter(None, [conclude(plan, ledger, rates, folder)]), READING]
+    texts = sections(plan, flow, ledger, rates, folder)
+    parts = [TITLE, *filter(None, [conclude(plan, flow, ledger, rates, folder)]), READING]
     parts.append(f"Every run has {plan.steps} steps of batch 8, unless its section says otherwise.")
     for letter, title in TITLES.items():
         if letter not in texts:

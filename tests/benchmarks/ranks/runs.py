@@ -12,6 +12,7 @@ from tests.benchmarks.ranks.versions import version_of
 LEDGER = "runs.jsonl"
 Cut = tuple[str, float]
 ATTENTION = "attention"  # the layers of all runs that do not say which
+PLAYGROUND, FLOW = "playground", "flow"  # the base of all runs that do not say which; the other
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Run:
     pictures are measured. samples: also draw and judge samples. cuts: (way, size) of each further
     adapter that is cut from the trained one and measured; the size is the uniform rank whose bytes
     it may have, for `truncated` the share that stays. layers: the kind of layers that is trained.
+    base: the model that is trained, PLAYGROUND or FLOW (tests/playground/flow.py).
     """
 
     pictures: str
@@ -37,12 +39,15 @@ class Run:
     samples: bool = False
     cuts: tuple[Cut, ...] = ()
     layers: str = ATTENTION
+    base: str = PLAYGROUND
 
     def configs(self) -> list[dict]:
         """The full configuration of each adapter that the run gives, its own first."""
         common = {k: v for k, v in asdict(self).items() if k != "cuts"}
         if self.layers == ATTENTION:  # rows of before there was a choice stay valid
             del common["layers"]
+        if self.base == PLAYGROUND:
+            del common["base"]
         return [common | {"cut": None}] + [common | {"cut": list(cut)} for cut in self.cuts]
 
     @classmethod

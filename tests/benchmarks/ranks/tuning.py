@@ -13,43 +13,64 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.benchmarks.ranks.pictures import TUNING
-from tests.benchmarks.ranks.runs import ATTENTION, Ledger, Run
+from tests.benchmarks.ranks.runs import ATTENTION, FLOW, PLAYGROUND, Ledger, Run
 
 RATES = "rates.json"
 GRID = (1e-2, 2e-2)
 PAPER_GRID = (3.2e-4, 1e-3, 3.2e-3)
 WIDE_GRID = (5e-3, 1e-2)
+FLOW_GRID = (1e-2, 2e-2)
 MOST_MOVES = 2  # of each edge
+FLOW_MOVES = 1  # on the second base
 PAPER_RANK = 8
 PLAIN_RANKS = (1, 2, 4, 8, 16, 32, 64)
 ADAPTIVE_RANKS = (1, 2, 4, 8, 16, 32)
 WIDE = "all in blocks"  # the layers of adaptive mode
 WIDE_RANKS = (1, 2, 4)
+FLOW_RANKS = {"fixed": (2, 8, 32), "adaptive": (2,)}  # of attention alone
+FLOW_WIDE_RANKS = (1, 2)
 Work = Callable[[list[Run]], None]
 
 
 @dataclass(frozen=True)
 class Class:
-    """What gets a learning rate of its own: a method at a rank, on a kind of layers."""
+    """What gets a learning rate of its own: a method at a rank, on a kind of layers of a base."""
 
     method: str
     rank: int
     layers: str = ATTENTION
+    base: str = PLAYGROUND
 
     @property
     def name(self) -> str:
         where = "" if self.layers == ATTENTION else f", {self.layers}"
-        return f"{self.method} {self.rank}{where}"
+        which = "" if self.base == PLAYGROUND else f", {self.base}"
+        return f"{self.method} {self.rank}{where}{which}"
 
     @property
     def grid(self) -> tuple[float, ...]:
+        if self.base == FLOW:
+            return FLOW_GRID
         if self.layers != ATTENTION:
             return WIDE_GRID
         return PAPER_GRID if self.method == "paper" else GRID
 
+    @property
+    def moves(self) -> int:
+        return FLOW_MOVES if self.base == FLOW else MOST_MOVES
+
     def runs(self, rate: float, steps: int, subjects: tuple[str, ...] = TUNING) -> list[Run]:
         return [
-            Run(subject, self.method, self.rank, rate, steps=steps, own=0, layers=self.layers)
+            Run(
+                subject,
+                self.method,
+                self.rank,
+                rate,
+                steps=steps,
+                own=0,
+                layers=self.layers,
+                base=self.base,
+            )
             for subject in subjects
         ]
 
@@ -62,6 +83,11 @@ CLASSES = (
 WIDE_CLASSES = tuple(
     Class(method, rank, WIDE) for method in ("fixed", "adaptive") for rank in WIDE_RANKS
 )
+FLOW_CLASSES = (
+    *(Class(m, rank, WIDE, FLOW) for rank in FLOW_WIDE_RANKS for m in ("fixed", "adaptive")),
+    *(Class(m, rank, base=FLOW) for m, ranks in FLOW_RANKS.items() for rank in ranks),
+)
+EVERY_CLASS = (*CLASSES, *WIDE_CLASSES, *FLOW_CLASSES)
 
 
 def mean_loss(rows: list[dict]) -> float:
@@ -71,14 +97,16 @@ def mean_loss(rows: list[dict]) -> float:
     return mean if math.isfinite(mean) else math.inf
 
 
-def next_rates(losses: dict[float, float], grid: tuple[float, ...]) -> list[float]:
+def next_rates(
+    losses: dict[float, float], grid: tuple[float, ...], moves: int = MOST_MOVES
+) -> list[float]:
     """The rates to try next: a step further where the best so far is an edge."""
     tried, step = sorted(losses), grid[-1] / grid[-2]
     best = min(tried, key=losses.get)
     below, above = sum(r < grid[0] for r in tried), sum(r > grid[-1] for r in tried)
-    if best == tried[-1] and above < MOST_MOVES:
+    if best == tried[-1] and above < moves:
         return [two_digits(best * step)]
-    if best == tried[0] and below < MOST_MOVES:
+    if best == tried[0] and below < moves:
         return [two_digits(best / step)]
     return []
 
@@ -100,7 +128,7 @@ def tune(classes: Sequence[Class], ledger: Ledger, work: Work, steps: int, *, qu
             for rate in rates[c]:
                 rows = [ledger.of(run)[0] for run in c.runs(rate, steps, subjects)]
                 losses[c][rate] = mean_loss(rows)
-            rates[c] = [] if quick or not rates[c] else next_rates(losses[c], c.grid)
+            rates[c] = [] if quick or not rates[c] else next_rates(losses[c], c.grid, c.moves)
     return {c.name: choice(losses[c]) for c in classes}
 
 
@@ -115,7 +143,7 @@ def write_rates(folder: Path, found: dict) -> dict:
     path = folder / RATES
     known = json.loads(path.read_text()) if path.exists() else {}
     known |= found
-    ordered = {c.name: known[c.name] for c in (*CLASSES, *WIDE_CLASSES) if c.name in known}
+    ordered = {c.name: known[c.name] for c in EVERY_CLASS if c.name in known}
     path.write_text(json.dumps(ordered, indent=1) + "\n")
     return ordered
 
@@ -124,4 +152,4 @@ def tuned(run: Run, rates: dict) -> Run:
     """The run at the rate of its class."""
     if run.method == "base":
         return run
-    return replace(run, rate=rates[Class(run.method, run.rank, run.layers).name]["rate"])
+    return replace(run, rate=rates[Class(run.method, run.rank, run.layers, run.base).name]["rate"])

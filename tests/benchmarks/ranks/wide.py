@@ -1,5 +1,5 @@
 """Experiment H: all layers in the model's blocks under one size, against plain LoRA on the same
-layers and against attention alone.
+layers and against attention alone. Experiment I asks the same on the second base.
 """
 
 from __future__ import annotations
@@ -8,9 +8,10 @@ import math
 from collections import defaultdict
 from dataclasses import replace
 
-from tests.benchmarks.ranks.plan import WIDE_SIZES, Plan
+from tests.benchmarks.ranks import quality
+from tests.benchmarks.ranks.plan import Plan
 from tests.benchmarks.ranks.quality import LOSSES, NAMES, Quality, column, geometric, markdown
-from tests.benchmarks.ranks.runs import Ledger, Run
+from tests.benchmarks.ranks.runs import FLOW, Ledger, Run
 from tests.benchmarks.ranks.statistics import (
     Values,
     difference,
@@ -24,24 +25,28 @@ RESULT = "background"  # the loss that decides
 
 
 def run_of(plan: Plan, pair: tuple[str, int], size: tuple[str, int, float], rates: dict) -> Run:
-    """Returns the run of a subject and seed at one of WIDE_SIZES, at its learning rate."""
+    """Returns the run of a subject and seed at one of plan.wide_sizes, at its learning rate."""
     run = replace(plan.run(pair, *size), layers=WIDE, samples=False, cuts=())
     return tuned(run, rates)
 
 
 def runs(plan: Plan, rates: dict) -> list[Run]:
-    """Returns all runs: sizes from small to large, each on all subjects before the next seed."""
+    """Returns all runs: sizes from small to large, each on all subjects before the next seed. On
+    the second base, which has no other experiment, also those of attention alone.
+    """
     wanted = [plan.base(subject) for subject in plan.subjects]
     for seed in range(plan.seeds):
-        for size in WIDE_SIZES:
+        for size in plan.wide_sizes:
             wanted += [run_of(plan, (subject, seed), size, rates) for subject in plan.subjects]
+        if plan.base_model == FLOW:
+            wanted += [run for run in plan.quality(rates) if run.seed == seed]
     return wanted
 
 
 def collect(plan: Plan, ledger: Ledger, rates: dict) -> Quality:
     """Returns what is there of each method and size; not every pair has all of them."""
     points: dict = defaultdict(dict)
-    for size in WIDE_SIZES:
+    for size in plan.wide_sizes:
         for pair in plan.pairs:
             for row in ledger.of(run_of(plan, pair, size, rates)):
                 points[size[0], size[1] * size[2]][pair] = row
@@ -115,7 +120,31 @@ def table(wide: Quality, attention: Quality) -> str:
     return "\n\n".join(parts)
 
 
-def about(wide: Quality, attention: Quality) -> str | None:
+def second_table(plan: Plan, ledger: Ledger, rates: dict) -> str:
+    """Returns experiment I: the tables of H, and those of attention alone, on the second base."""
+    attention = quality.collect(plan, ledger, rates)
+    parts = [
+        "The base is a transformer of ComfyUI's class SD3 (rectified flow; "
+        "`python -m nox -s train-flow` trains it). It has the pictures, the captions, the text "
+        f"encoder and the autoencoder of the playground. Every run has {plan.steps} steps of "
+        "batch 8; `--base flow --only H` runs them.",
+        table(collect(plan, ledger, rates), attention),
+    ]
+    if attention.pairs:
+        parts += [
+            "Attention alone on this base:", quality.loss_table(attention),
+            "Adaptive over plain LoRA, attention alone, unseen backgrounds:",
+            quality.ratio_table(attention, RESULT),
+        ]  # fmt: skip
+    return "\n\n".join(parts)
+
+
+def about(
+    wide: Quality,
+    attention: Quality,
+    title: str = "All layers, not attention alone",
+    letter: str = "H",
+) -> str | None:
     """Returns what the experiment comes to; None where a part is missing."""
     sizes = sorted(size for method, size in wide.points if method == "adaptive")
     if not sizes or not attention.pairs:
@@ -131,7 +160,7 @@ def about(wide: Quality, attention: Quality) -> str | None:
             plain = f", {compared(ours, wide.log(('fixed', size), RESULT))} over plain LoRA there"
         said.append(f"{geometric_mean(wide.log(('adaptive', size), 'mb')):.2f} MB: {ratio}{plain}")
     return (
-        "**All layers, not attention alone.** Loss of `adaptive` on all layers in blocks, unseen "
+        f"**{title}.** Loss of `adaptive` on all layers in blocks, unseen "
         f"backgrounds, over the best of attention alone at any size ({NAMES[best[0]]} {best[1]:g}, "
-        f"{there:.2f} MB): {'; '.join(said)}. (H)"
+        f"{there:.2f} MB): {'; '.join(said)}. ({letter})"
     )

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import comfy.utils
@@ -26,19 +26,24 @@ from tests.benchmarks.held_out import Pictures, encode, held_out_loss, own_pictu
 from tests.benchmarks.ranks.controls import largest_sv_fro, largest_sv_ratio, largest_uniform
 from tests.benchmarks.ranks.features import Features
 from tests.benchmarks.ranks.pictures import STYLE_SETS, Picture, sets_of
-from tests.benchmarks.ranks.runs import Run
+from tests.benchmarks.ranks.runs import FLOW, PLAYGROUND, Run
 from tests.benchmarks.ranks.versions import version_of
+from tests.playground import flow
 
 BATCH, MAX_RANK = 8, 96
 RESIZE = {"sv_fro": largest_sv_fro, "sv_ratio": largest_sv_ratio, "uniform": largest_uniform}
 
 
 class Bench:
-    """The playground, and the pictures as its latents and conditioning."""
+    """A base, and the pictures as its latents and conditioning."""
 
-    def __init__(self, playground: Path):
-        self.folder = playground
-        self.model, self.clip, self.vae = load_playground(asset.load())
+    def __init__(self, playground: Path, base: str = PLAYGROUND):
+        self.folder, parts = playground, asset.load()
+        if base == FLOW:
+            loaded = flow.load_flow(playground / flow.FILE, parts)
+        else:
+            loaded = load_playground(parts)
+        self.model, self.clip, self.vae = loaded
         self.cost = cache(self._cost)
         self.features = cache(lambda: Features(playground))
         self.sets, self.own = cache(self._sets), cache(self._own)
@@ -112,9 +117,10 @@ def main() -> None:
     comfy.utils.PROGRESS_BAR_ENABLED = False
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever the host prints must not come between the answers
-    bench = Bench(Path(sys.argv[1]))
+    bench = cache(partial(Bench, Path(sys.argv[1])))
     for line in sys.stdin:
-        answers.write(json.dumps(bench.rows(Run.from_json(line))) + "\n")
+        run = Run.from_json(line)
+        answers.write(json.dumps(bench(run.base).rows(run)) + "\n")
         answers.flush()
 
 
