@@ -16,9 +16,12 @@ from ..adapter.allocation import descending
 # Section G of docs/results.md shows what other values of these do to random planted ranks.
 
 # noise begins where a position is worth this many times less than the one before it,
-CLIFF = 50.0
-# and no more than this share of mean_worth
+CLIFF = 25.0
+# no more than this share of mean_worth,
 NOISE = 0.03
+# and about as much as those behind it: they are all together worth this many times as much, or, if
+# they are fewer than twice as many, half as many times as there are of them
+ALIKE = 4
 
 
 def position_worth(lora_up: Tensor, second_moment: Tensor) -> Tensor:
@@ -62,10 +65,10 @@ def above_noise(worths: Sequence[Tensor], tolerance: float | None = None) -> lis
     """Returns the rank of each layer without its noise.
 
     With a tolerance, the positions below tolerance * mean_worth are cut off. Without one, positions
-    are cut off only where they lie below NOISE * mean_worth and behind a cliff, where worth falls
-    CLIFF times from one position to the next. For the first position of a layer, NOISE * mean_worth
-    stands for the position before. Worths that fall gently are kept uncut. Positions that are worth
-    nothing are always cut off.
+    are cut off only where they lie below NOISE * mean_worth, behind a cliff, where worth falls
+    CLIFF times from one position to the next, and are much ALIKE: what falls on behind a cliff is
+    signal. For the first position of a layer, NOISE * mean_worth stands for the position before.
+    Worths that fall gently are kept uncut. Positions that are worth nothing are always cut off.
     """
     least = (NOISE if tolerance is None else tolerance) * mean_worth(worths)
     ranks = []
@@ -73,6 +76,9 @@ def above_noise(worths: Sequence[Tensor], tolerance: float | None = None) -> lis
         gone = worth < least
         if tolerance is None and len(worth):
             before = torch.cat([worth.new_tensor([least]), worth[:-1]])
-            gone = (gone & (worth * CLIFF < before)).cummax(0).values
+            together = worth.flip(0).cumsum(0).flip(0)
+            count = torch.arange(len(worth), 0, -1, dtype=worth.dtype)
+            alike = worth * (count / 2).clamp(max=ALIKE) < together
+            gone = (gone & alike & (worth * CLIFF < before)).cummax(0).values
         ranks.append(len(worth) - int((gone | (worth <= 0)).sum()))
     return ranks

@@ -179,6 +179,13 @@ def test_a_layer_far_below_a_typical_position_goes_whole():
     assert above_noise(tensors([[4.0] * 9, kept, gone])) == [9, 3, 0]
 
 
+def test_what_falls_on_behind_a_cliff_is_signal():
+    """Two positions of a steep spectrum with noise behind them, and one with noise alone."""
+    steep, noise, others = [1.0, 0.5 / CLIFF], [1e-5] * 8, [4.0] * 9
+    assert above_noise(tensors([[*steep, *noise], others])) == [2, 9]
+    assert above_noise(tensors([[1.0, *[0.5 / CLIFF] * 8], others])) == [1, 9]
+
+
 def test_a_cliff_above_the_noise_excuses_nothing_below_it():
     """The tail's first position must itself be noise."""
     first, last = 4.0 * NOISE * 1.1, 4.0 * NOISE * 0.9
