@@ -79,7 +79,7 @@ class Adapters:
             if name in given:
                 fill(component, given[name], self.weights[row], orthogonal=self.mode.competes)
             if (layer := frozen(component.module)) is not None:
-                component.join(layer, partial(self.paths.at, row))
+                component.join(layer, partial(self.paths.at, row), partial(self.paths.compute, row))
             else:
                 component.hook(partial(self._weights_of, row))
 

@@ -120,7 +120,7 @@ class Section:
             values = values * self.scale[:, None]
         values = values.to(dtype)
         parts = values.split([sum(some) for some in lengths]) if len(units) > 1 else (values,)
-        self.units = [Unit(*each) for each in zip(units, lengths, parts, strict=True)]
+        self.units = [Unit(*each) for each in zip(map(tuple, units), lengths, parts, strict=True)]
 
     def gradients(self, of_weights: Tensor | None) -> Sequence[Tensor] | None:
         """Returns the gradients of each lora_down in fp32, None where no layer has one; adds that

@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .folding import Sheet, path_dtype
-from .joined import Lent, Place
+from .joined import JoinedLinear, Lent, Place
 from .layer import Component
-from .sharing import Given, Shared, Shares
-from .unit import Some, Unit
+from .several import Several
+from .sharing import Ahead, Given
+from .unit import Some, Unit, runs
 
 KNOWN = 4  # times the layers: places in Lambda that are remembered
 
@@ -83,13 +84,15 @@ class Pass:
 
     origin: stands for all parameters in the graph. sheets: made so far. places: by layer, with the
     state of its parameters. inputs: that layers share, by unit and whether there is a graph, until
-    all of its layers have had their part, and what stands for them in the graph.
+    all of its layers have had their part. ahead: what layers gave that were not asked yet, by unit
+    and the first of them.
     """
 
     def __init__(self, begun: Callable[[list[Sheet]], Tensor]):
         self.sheets: list[Sheet] = []
         self.places: dict[int, tuple[tuple, Sheet, Place]] = {}
-        self.inputs: dict[tuple[Unit, bool], tuple[Shared, Tensor]] = {}
+        self.inputs: dict[tuple[Unit, bool], Given] = {}
+        self.ahead: dict[tuple[Unit, int], Ahead] = {}
         self.origin = begun(self.sheets)
 
 
@@ -162,12 +165,16 @@ class Passes:
     def at(self, row: int, x: Tensor) -> Place:
         """Returns the place of a layer for its input x."""
         place = self.place(row, path_dtype(x))
-        if self.groups is None:
-            if torch.is_grad_enabled() and self.components[row].kernel is None:
-                self.watch.see(row, x)
-        elif len(place.unit.rows) > 1:
-            return self.sharing(row, place, x)
+        if self.groups is None and torch.is_grad_enabled() and self.components[row].kernel is None:
+            self.watch.see(row, x)
         return place
+
+    def compute(self, row: int, x: Tensor) -> Tensor:
+        """Returns what a layer and its path make of x."""
+        place = self.at(row, x)
+        if self.groups is not None and len(place.unit.rows) > 1:
+            return self.of_several(place, x)
+        return self.components[row].alone(place, x)
 
     def place(self, row: int, dtype: torch.dtype) -> Place:
         """Returns the place of a layer."""
@@ -230,27 +237,50 @@ class Passes:
             self.indices[key] = torch.cat(parts).to(self.weights.device)
         return self.indices[key]
 
-    def sharing(self, row: int, place: Place, x: Tensor) -> Place:
-        """Returns the place of a layer in a unit of several: what lora_down of all of them makes of
-        x is computed when the first of them asks.
+    def of_several(self, place: Place, x: Tensor) -> Tensor:
+        """Returns the output of a layer in a unit of several. Where there is a graph, those next to
+        it compute with it, and their outputs wait.
         """
-        unit, graph, inputs = place.unit, torch.is_grad_enabled(), self.begun().inputs
-        if (unit, graph) not in inputs:
-            inputs[unit, graph] = self.shared(row, place, x)
-        shared, origin = inputs[unit, graph]
-        if not shared.suits(x) or place.index not in shared.left:
-            return place  # alone
-        shared.left.discard(place.index)
-        if not shared.left:
-            del inputs[unit, graph]
-        return Place(unit, place.index, origin, shared)
+        unit, index, graph, now = place.unit, place.index, torch.is_grad_enabled(), self.begun()
+        start, stop = runs(unit.rows)[index]
+        if graph and (ahead := now.ahead.get((unit, start))) is not None:
+            output = ahead.outputs.pop(index, None) if ahead.suits(x) else None
+            if not ahead.outputs or ahead.x() is None:
+                del now.ahead[unit, start]
+            if output is not None:
+                return output
+            if ahead.x() is not None:
+                return self.components[unit.rows[index]].alone(place, x)
+        given = None
+        if not (graph and x.requires_grad) and (given := self.given(place, x)) is None:
+            return self.components[unit.rows[index]].alone(place, x)
+        some = [self.components[row] for row in unit.rows[start:stop]]
+        if not graph:
+            of_layer = some[index - start].frozen
+            return JoinedLinear.compute(x, place, of_layer, given.hidden[index])[0]
+        if not all(c.frozen is not None and c.frozen.suits() for c in some):
+            return self.components[unit.rows[index]].alone(place, x)
+        frozen = [c.frozen for c in some]
+        outputs = dict(enumerate(Several.apply(x, place.origin, unit, start, frozen, given), start))
+        output = outputs.pop(index)
+        if outputs:
+            now.ahead[unit, start] = Ahead(x, outputs)
+        return output
 
-    def shared(self, row: int, place: Place, x: Tensor) -> tuple[Shared, Tensor]:
-        """Returns x as the input of all layers of a unit, and what stands for it in the graph."""
-        if torch.is_grad_enabled() and x.requires_grad:
-            shared = Shared(x, place.unit)
-            return shared, Shares.apply(x, place.origin, shared)
-        given = Given(x, place.unit)
-        if torch.is_grad_enabled():
-            self.begun().places[row][1].pending.append(given.finish)
-        return given, place.origin
+    def given(self, place: Place, x: Tensor) -> Given | None:
+        """Returns x as the input of all layers of a unit; None where this layer had its part, or
+        they got something else.
+        """
+        unit, graph, now = place.unit, torch.is_grad_enabled(), self.begun()
+        given = now.inputs.get((unit, graph))
+        if given is None:
+            given = now.inputs[unit, graph] = Given(x, unit)
+            if graph:
+                now.places[unit.rows[0]][1].pending.append(given.finish)
+        if not given.suits(x) or place.index not in given.left:
+            return None
+        both = runs(unit.rows)[place.index] if graph else (place.index, place.index + 1)
+        given.left.difference_update(range(*both))
+        if not given.left:
+            del now.inputs[unit, graph]
+        return given

@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
 
 Some = list[Tensor | None]
+# layers of a unit that are computed together at most, and how far apart in the model these may be:
+# all of them compute when the first one does
+MOST, APART = 4, 4
+
+
+@cache
+def runs(rows: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Returns for each layer of a unit which of them, from one to before another, are computed
+    together with it.
+    """
+    found: list[tuple[int, int]] = []
+    start = 0
+    for stop in range(1, len(rows) + 1):
+        ends = stop == len(rows) or stop - start == MOST or rows[stop] - rows[stop - 1] > APART
+        if ends:
+            found += [(start, stop)] * (stop - start)
+            start = stop
+    return found
 
 
 class Unit:
@@ -28,13 +47,22 @@ class Unit:
     def add(self, index: int, of_down: Tensor, of_up: Tensor) -> None:
         """Adds the gradients of one layer."""
         self.add_up(index, of_up)
-        if len(self.rows) > 1:
-            if self.of_down is None:
-                self.of_down = torch.zeros_like(self.down)
-            part = self.of_down.split(self.lengths)[index]
-            part += of_down
-        else:
+        self.add_downs(index, index + 1, of_down)
+
+    def add_downs(self, start: int, stop: int, of_down: Tensor) -> None:
+        """Adds the gradient of the lora_down of some layers behind each other."""
+        if stop - start == len(self.rows):
             self.add_down(of_down)
+            return
+        if self.of_down is None:
+            self.of_down = torch.zeros_like(self.down)
+        self.part(self.of_down, start, stop).add_(of_down)
+
+    def part(self, of_all: Tensor, start: int, stop: int) -> Tensor:
+        """Returns the positions of some layers behind each other, of a matrix like `down`."""
+        if stop - start == len(self.rows):
+            return of_all
+        return of_all.narrow(0, sum(self.lengths[:start]), sum(self.lengths[start:stop]))
 
     def add_up(self, index: int, of_up: Tensor) -> None:
         """Adds the gradient of a layer's lora_up."""
