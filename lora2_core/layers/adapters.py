@@ -153,7 +153,10 @@ class Adapters:
     ) -> None:
         """Sets the ranks, given as a tensor and as `values`, and allocates their positions."""
         self._ranks, self._followed = ranks, self.rate_parameter.detach().clone()
-        for component, rank in zip(self._list, values, strict=True):
+        both = list(zip(self._list, values, strict=True))
+        if any(component.capacity_for(rank) != component.capacity for component, rank in both):
+            self.paths.spare = []  # which would keep the old parameters
+        for component, rank in both:
             component.rank = rank
             component.allocate(rank, optimizer)
 

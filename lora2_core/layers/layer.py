@@ -68,12 +68,16 @@ class Component:
         """Returns how many rank positions the tensors hold."""
         return self.lora_down.shape[0]
 
+    def capacity_for(self, rank: int) -> int:
+        """Returns the capacity that this rank needs."""
+        return min(-(-rank // self.tile) * self.tile, self.max_rank)
+
     def allocate(self, rank: int, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Makes the capacity the rank rounded up to a multiple of the tile. If it changes, there
         are new parameters: the positions that stay keep their values and the optimizer's moments,
         others are zero.
         """
-        capacity = min(-(-rank // self.tile) * self.tile, self.max_rank)
+        capacity = self.capacity_for(rank)
         if capacity != self.capacity:
             self.lora_down = exchanged(self.lora_down, capacity, 0, optimizer)
             self.lora_up = exchanged(self.lora_up, capacity, 1, optimizer)
@@ -115,18 +119,18 @@ class Component:
                 return compute(x)
             place = at(x)
             if suits:
-                return self.alone(place, x)
+                return self.alone(place, place.origin, x)
             return self.path(x, frozen(*args, **named), *Lent.apply(place.origin, place))
 
         self.replaced = [vars(self.module)["forward"]] if "forward" in vars(self.module) else []
         self.frozen = frozen
         self.module.forward, self.joined = forward, forward
 
-    def alone(self, place: Place, x: Tensor) -> Tensor:
+    def alone(self, place: Place, origin: Tensor, x: Tensor) -> Tensor:
         """Returns the output of the module and the path, as one operation."""
         together = JoinedLinear if self.kernel is None else JoinedConvolution
         if torch.is_grad_enabled():
-            return together.apply(x, place.origin, place, self.frozen)
+            return together.apply(x, origin, place, self.frozen)
         return together.compute(x, place, self.frozen)[0]
 
     def unhook(self) -> None:

@@ -20,6 +20,7 @@ from .several import Several
 from .sharing import Ahead, Given
 from .unit import Some, Unit, runs
 
+SPARE = 4  # sheets that are kept: one for each dtype that layers compute in
 KNOWN = 4  # times the layers: places in Lambda that are remembered
 
 
@@ -27,7 +28,7 @@ class Fold(torch.autograd.Function):
     """Stands for the parameters of all layers in the graph, and gives them their gradients once all
     paths have added theirs to the sheets.
 
-    used: called then. weights: Lambda, [layers, positions]; None where it is 1. parameters: lora_up
+    used: called then; ended: called with the sheets after it. weights: Lambda, [layers, positions]; None where it is 1. parameters: lora_up
     and lora_down of every layer in turn. Returns a scalar without a value.
     """
 
@@ -36,10 +37,11 @@ class Fold(torch.autograd.Function):
         ctx: Any,
         sheets: list[Sheet],
         used: Callable[[], None],
+        ended: Callable[[list[Sheet]], None],
         weights: Tensor | None,
         *parameters: Tensor,
     ) -> Tensor:
-        ctx.sheets, ctx.used, ctx.count = sheets, used, len(parameters)
+        ctx.sheets, ctx.used, ctx.ended, ctx.count = sheets, used, ended, len(parameters)
         ctx.weights = None if weights is None else weights.detach()
         ctx.set_materialize_grads(False)
         return parameters[0].new_empty(())
@@ -52,7 +54,8 @@ class Fold(torch.autograd.Function):
         found: Some = [None] * ctx.count
         for sheet in ctx.sheets:
             sheet.gradients(found, None if of_weights is None else of_weights.view(-1))
-        return (None, None, of_weights, *found)
+        ctx.ended(ctx.sheets)
+        return (None, None, None, of_weights, *found)
 
 
 class Watch:
@@ -112,6 +115,16 @@ class Passes:
         self.watch = Watch()
         self.indices: dict[tuple, Tensor] = {}
         self.current: Pass | None = None
+        self.spare: list[Sheet] = []  # of passes that are over, for the next ones
+
+    def keep(self, sheets: list[Sheet]) -> None:
+        """Keeps the sheets of a pass that is over, but not their memory. A pass that finds out what
+        layers compute with has one for each, and they don't come again.
+        """
+        if len(sheets) <= SPARE:
+            for sheet in sheets:
+                sheet.release()
+            self.spare = list(sheets)
 
     def forget(self) -> None:
         """Frees the tensors; they are made again when they are needed."""
@@ -153,7 +166,8 @@ class Passes:
                 self.forget()
 
         parameters = [p for c in self.components for p in (c.lora_up, c.lora_down)]
-        return Fold.apply(sheets, used, self.weights if self.folds else None, *parameters)
+        weights = self.weights if self.folds else None
+        return Fold.apply(sheets, used, self.keep, weights, *parameters)
 
     def of(self, row: int, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns (lora_down with Lambda, lora_up) of a layer for inputs like x, in the dtype that
@@ -164,20 +178,30 @@ class Passes:
 
     def at(self, row: int, x: Tensor) -> Place:
         """Returns the place of a layer for its input x."""
-        place = self.place(row, path_dtype(x))
+        place = self.found(row, x)
+        return Place(place.unit, place.index, self.begun().origin)
+
+    def found(self, row: int, x: Tensor) -> Place:
+        """Returns the place of a layer for its input x, without the origin of this pass."""
+        place = self.entry(row, path_dtype(x))
         if self.groups is None and torch.is_grad_enabled() and self.components[row].kernel is None:
             self.watch.see(row, x)
         return place
 
     def compute(self, row: int, x: Tensor) -> Tensor:
         """Returns what a layer and its path make of x."""
-        place = self.at(row, x)
-        if self.groups is not None and len(place.unit.rows) > 1:
+        place = self.found(row, x)
+        if len(place.unit.rows) > 1:
             return self.of_several(place, x)
-        return self.components[row].alone(place, x)
+        return self.components[row].alone(place, self.current.origin, x)
 
     def place(self, row: int, dtype: torch.dtype) -> Place:
         """Returns the place of a layer."""
+        place = self.entry(row, dtype)
+        return Place(place.unit, place.index, self.begun().origin)
+
+    def entry(self, row: int, dtype: torch.dtype) -> Place:
+        """Returns the place of a layer without the origin of this pass."""
         places = self.begun().places
         if row in places:
             state, _, place = places[row]
@@ -208,11 +232,27 @@ class Passes:
         # a preview may ask first, and training then uses it
         with torch.inference_mode(False), torch.no_grad():
             weights = self.weights.detach().reshape(-1) if self.folds else None
-            sheet = Sheet(self.units(rows), self.components, dtype, weights, self.index)
+            sheet = self.sheet(self.units(rows), dtype)
+            sheet.fill(weights)
         now.sheets.append(sheet)
-        for unit in sheet.units:
-            for index, row in enumerate(unit.rows):
-                now.places[row] = self.state(row), sheet, Place(unit, index, now.origin)
+        for row, place in sheet.places.items():
+            now.places[row] = self.state(row), sheet, place
+
+    def sheet(self, units: list[list[int]], dtype: torch.dtype) -> Sheet:
+        """Returns a sheet of these layers without values, one of before where nothing but values
+        has changed.
+        """
+        parameters = [p for c in self.components for p in (c.lora_down, c.lora_up)]
+        memory = [p.data_ptr() for p in parameters]
+        key = dtype, self.folds, self.weights.shape, units, list(map(id, parameters)), memory
+        for sheet in self.spare:
+            if sheet.key == key:
+                self.spare.remove(sheet)
+                return sheet
+        self.spare = []
+        sheet = Sheet(units, self.components, dtype, self.index, folds=self.folds)
+        sheet.key = key
+        return sheet
 
     def with_same_input(self, row: int) -> list[int]:
         """Returns a layer and those that get the same input."""
@@ -250,18 +290,18 @@ class Passes:
             if output is not None:
                 return output
             if ahead.x() is not None:
-                return self.components[unit.rows[index]].alone(place, x)
+                return self.components[unit.rows[index]].alone(place, now.origin, x)
         given = None
         if not (graph and x.requires_grad) and (given := self.given(place, x)) is None:
-            return self.components[unit.rows[index]].alone(place, x)
+            return self.components[unit.rows[index]].alone(place, now.origin, x)
         some = [self.components[row] for row in unit.rows[start:stop]]
         if not graph:
             of_layer = some[index - start].frozen
             return JoinedLinear.compute(x, place, of_layer, given.hidden[index])[0]
         if not all(c.frozen is not None and c.frozen.suits() for c in some):
-            return self.components[unit.rows[index]].alone(place, x)
+            return self.components[unit.rows[index]].alone(place, now.origin, x)
         frozen = [c.frozen for c in some]
-        outputs = dict(enumerate(Several.apply(x, place.origin, unit, start, frozen, given), start))
+        outputs = dict(enumerate(Several.apply(x, now.origin, unit, start, frozen, given), start))
         output = outputs.pop(index)
         if outputs:
             now.ahead[unit, start] = Ahead(x, outputs)
