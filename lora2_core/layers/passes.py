@@ -28,8 +28,10 @@ class Fold(torch.autograd.Function):
     """Stands for the parameters of all layers in the graph, and gives them their gradients once all
     paths have added theirs to the sheets.
 
-    used: called then; ended: called with the sheets after it. weights: Lambda, [layers, positions]; None where it is 1. parameters: lora_up
-    and lora_down of every layer in turn. Returns a scalar without a value.
+    used: called then; ended: called with the sheets after it. weights: Lambda, [layers, positions];
+    None where it is 1. parameters: lora_up and lora_down of every layer in turn; others, where
+    `into` are these and get their gradients without autograd, which takes its time for each.
+    Returns a scalar without a value.
     """
 
     @staticmethod
@@ -38,10 +40,12 @@ class Fold(torch.autograd.Function):
         sheets: list[Sheet],
         used: Callable[[], None],
         ended: Callable[[list[Sheet]], None],
+        into: Sequence[Tensor],
         weights: Tensor | None,
         *parameters: Tensor,
     ) -> Tensor:
-        ctx.sheets, ctx.used, ctx.ended, ctx.count = sheets, used, ended, len(parameters)
+        ctx.sheets, ctx.used, ctx.ended, ctx.into = sheets, used, ended, into
+        ctx.count = len(parameters)
         ctx.weights = None if weights is None else weights.detach()
         ctx.set_materialize_grads(False)
         return parameters[0].new_empty(())
@@ -51,11 +55,25 @@ class Fold(torch.autograd.Function):
     def backward(ctx: Any, _gradient: None) -> tuple:
         ctx.used()
         of_weights = None if ctx.weights is None else torch.zeros_like(ctx.weights)
-        found: Some = [None] * ctx.count
+        found: Some = [None] * (len(ctx.into) or ctx.count)
         for sheet in ctx.sheets:
             sheet.gradients(found, None if of_weights is None else of_weights.view(-1))
         ctx.ended(ctx.sheets)
-        return (None, None, None, of_weights, *found)
+        if ctx.into:
+            add_gradients(ctx.into, found)
+            found = [None] * ctx.count
+        return (None, None, None, None, of_weights, *found)
+
+
+def add_gradients(parameters: Sequence[Tensor], found: Some) -> None:
+    """Adds gradients to those that the parameters have."""
+    for parameter, gradient in zip(parameters, found, strict=True):
+        if gradient is None:
+            continue
+        if parameter.grad is None:
+            parameter.grad = gradient
+        else:
+            parameter.grad += gradient
 
 
 class Watch:
@@ -109,12 +127,16 @@ class Passes:
 
     def __init__(self, components: Sequence[Component]):
         self.components, self.folds = components, False
+        self.device = components[0].lora_down.device
         self.weights: Tensor = torch.empty(0)  # Lambda, [layers, at least every capacity]
         self.dtypes: list[torch.dtype | None] = [None] * len(components)
         self.groups: list[list[int]] | None = None
         self.watch = Watch()
         self.indices: dict[tuple, Tensor] = {}
         self.current: Pass | None = None
+        # whether torch.autograd.grad can be asked for the gradients of parameters
+        self.by_autograd = True
+        self.leaf = torch.zeros((), device=self.device, requires_grad=True)
         self.spare: list[Sheet] = []  # of passes that are over, for the next ones
 
     def keep(self, sheets: list[Sheet]) -> None:
@@ -143,6 +165,16 @@ class Passes:
         self.forget()
 
     @contextmanager
+    def without_autograd(self) -> Iterator[None]:
+        """Lets passes inside write gradients of parameters to their `grad` alone."""
+        self.by_autograd = False
+        self.forget()
+        try:
+            yield
+        finally:
+            self.by_autograd = True
+
+    @contextmanager
     def during(self, one: Pass | None) -> Iterator[None]:
         """Computes with this pass inside, with one of its own for None."""
         before, self.current = self.current, one
@@ -167,7 +199,11 @@ class Passes:
 
         parameters = [p for c in self.components for p in (c.lora_up, c.lora_down)]
         weights = self.weights if self.folds else None
-        return Fold.apply(sheets, used, self.keep, weights, *parameters)
+        # hooks of others are called by autograd
+        hooked = any(p._backward_hooks or p._post_accumulate_grad_hooks for p in parameters)
+        asked = self.by_autograd or hooked
+        into, given = ([], parameters) if asked else (parameters, [self.leaf])
+        return Fold.apply(sheets, used, self.keep, into, weights, *given)
 
     def of(self, row: int, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns (lora_down with Lambda, lora_up) of a layer for inputs like x, in the dtype that
