@@ -53,7 +53,7 @@ class Adapters:
         own = {name: line.wanted(moves=self.mode.moves) for name, line in lines.items()}
         self.own_targets = {name: rank for name, rank in own.items() if rank is not None}
         self._list = list(self.components.values())
-        self.paths = Passes(self._list)
+        self.paths = Passes(self._list, list(self.components))
         self.cost = sum(c.cost for c in self._list)
         # how a run starts is computed on the CPU: a GPU would be waited for in every layer
         targets = [float(self.own_targets.get(n, settings.target_rank)) for n in layers]

@@ -119,7 +119,8 @@ class Section:
         self.parameters = [components[row].lora_down.detach() for row in self.rows]
         first = self.parameters[0]
         self.index = index(self.rows, self.lengths) if folds else None
-        self.factors, self.scale = None, None
+        self.factors: Tensor | None = None
+        self.scale: Tensor | None = None
         if dtype == torch.float16:
             self.scale = first.new_empty(sum(self.lengths))
         self.is_copy = folds or dtype != torch.float32 or len(self.rows) > 1
@@ -136,12 +137,12 @@ class Section:
         if not self.is_copy:
             return
         values, down = behind(self.parameters), self.down
-        if self.index is not None:
-            self.factors = weights.index_select(0, self.index)
+        if self.index is not None and weights is not None:
+            self.factors = factors = weights.index_select(0, self.index)
             if self.scale is None:
-                torch.mul(values, self.factors[:, None], out=down)
+                torch.mul(values, factors[:, None], out=down)
                 return
-            values = values * self.factors[:, None]
+            values = values * factors[:, None]
         if self.scale is not None:
             self.scale.copy_(power_of_two(values.norm(dim=1)))
             torch.mul(values, self.scale[:, None], out=down)
@@ -198,7 +199,8 @@ class Sheet:
         if dtype == torch.float16:
             self.scales = [part for s in self.sections for part in s.scale.split(s.lengths)]
         self.ups = [components[row].lora_up.detach() for row in self.rows]
-        self.copies, self.stacks = self.ups, []
+        self.copies = self.ups
+        self.stacks: list[tuple[list[int], Tensor]] = []
         if dtype == torch.float16:
             self.stack(device)
         elif dtype != torch.float32:

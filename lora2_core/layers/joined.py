@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ..adapter.kernels import as_kernels, as_matrix, as_point_kernels
-from .sharing import plus_product, rows_of
+from .sharing import plus_product
 from .unit import Unit
 
 ONE = ((1, 1), (0, 0), (1, 1))  # stride, padding and dilation of a kernel of one pixel
@@ -66,18 +66,18 @@ class Frozen:
         return self.module.weight, self.module.bias
 
     def begin(self) -> None:
-        """Does what a layer does before it computes, where `forward` is not asked to."""
+        """Does what layers do before they compute."""
 
     def output(self, x: Tensor, rows: Tensor) -> Tensor:
-        """Returns what a Linear computes as a matrix, which is nobody else's; rows: its input as a
-        matrix.
+        """Returns what a Linear computes as a matrix, which is nobody else's, once it may `begin`;
+        rows: its input as a matrix.
         """
         own = self.own(x)
         if own is None:
             output = self.forward(x)
             return output.reshape(-1, output.shape[-1])
-        self.begin()
-        return F.linear(rows, *own)
+        weight, bias = own
+        return torch.mm(rows, weight.t()) if bias is None else F.linear(rows, weight, bias)
 
     def back_into(self, there: Tensor | None, gradient: Tensor) -> Tensor:
         """Returns the gradient of a Linear's input as a matrix, added to what is there."""
@@ -203,6 +203,7 @@ class JoinedLinear(torch.autograd.Function):
         """Returns the output and down x, which may be given, without a graph."""
         up, shape = place.up, x.shape
         rows = x.reshape(-1, shape[-1])
+        frozen.begin()
         output = frozen.output(x, rows)
         if hidden is None:
             hidden = F.linear(rows if rows.dtype == up.dtype else rows.to(up.dtype), place.down)

@@ -128,10 +128,11 @@ class Component:
 
     def alone(self, place: Place, origin: Tensor, x: Tensor) -> Tensor:
         """Returns the output of the module and the path, as one operation."""
-        together = JoinedLinear if self.kernel is None else JoinedConvolution
+        together, frozen = JoinedLinear if self.kernel is None else JoinedConvolution, self.frozen
+        assert frozen is not None  # as long as it is joined
         if torch.is_grad_enabled():
-            return together.apply(x, origin, place, self.frozen)
-        return together.compute(x, place, self.frozen)[0]
+            return together.apply(x, origin, place, frozen)
+        return together.compute(x, place, frozen)[0]
 
     def unhook(self) -> None:
         """Removes the path; the module is as it was."""

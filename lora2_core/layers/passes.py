@@ -18,7 +18,7 @@ from .joined import JoinedLinear, Lent, Place
 from .layer import Component
 from .several import Several
 from .sharing import Ahead, Given
-from .unit import Some, Unit, runs
+from .unit import Some, Unit
 
 SPARE = 4  # sheets that are kept: one for each dtype that layers compute in
 KNOWN = 4  # times the layers: places in Lambda that are remembered
@@ -105,15 +105,14 @@ class Pass:
 
     origin: stands for all parameters in the graph. sheets: made so far. places: by layer, with the
     state of its parameters. inputs: that layers share, by unit and whether there is a graph, until
-    all of its layers have had their part. ahead: what layers gave that were not asked yet, by unit
-    and the first of them.
+    all of its layers have had their part. ahead: what layers gave that were not asked yet.
     """
 
     def __init__(self, begun: Callable[[list[Sheet]], Tensor]):
         self.sheets: list[Sheet] = []
         self.places: dict[int, tuple[tuple, Sheet, Place]] = {}
         self.inputs: dict[tuple[Unit, bool], Given] = {}
-        self.ahead: dict[tuple[Unit, int], Ahead] = {}
+        self.ahead: dict[int, Ahead] = {}
         self.origin = begun(self.sheets)
 
 
@@ -125,9 +124,11 @@ class Passes:
     that goes on must know them, since rounding depends on them.
     """
 
-    def __init__(self, components: Sequence[Component]):
+    def __init__(self, components: Sequence[Component], names: Sequence[str] = ()):
         self.components, self.folds = components, False
-        self.device = components[0].lora_down.device
+        # the module of each layer, where it is one of its own: what that calls is in one block
+        parts = [name.rpartition(".") for name in names]
+        self.owners = [owner if not leaf.isdigit() else None for owner, _, leaf in parts]
         self.weights: Tensor = torch.empty(0)  # Lambda, [layers, at least every capacity]
         self.dtypes: list[torch.dtype | None] = [None] * len(components)
         self.groups: list[list[int]] | None = None
@@ -136,7 +137,6 @@ class Passes:
         self.current: Pass | None = None
         # whether torch.autograd.grad can be asked for the gradients of parameters
         self.by_autograd = True
-        self.leaf = torch.zeros((), device=self.device, requires_grad=True)
         self.spare: list[Sheet] = []  # of passes that are over, for the next ones
 
     def keep(self, sheets: list[Sheet]) -> None:
@@ -202,7 +202,10 @@ class Passes:
         # hooks of others are called by autograd
         hooked = any(p._backward_hooks or p._post_accumulate_grad_hooks for p in parameters)
         asked = self.by_autograd or hooked
-        into, given = ([], parameters) if asked else (parameters, [self.leaf])
+        if asked:
+            into, given = [], parameters
+        else:
+            into, given = parameters, [parameters[0].new_zeros((), requires_grad=True)]
         return Fold.apply(sheets, used, self.keep, into, weights, *given)
 
     def of(self, row: int, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -226,10 +229,16 @@ class Passes:
 
     def compute(self, row: int, x: Tensor) -> Tensor:
         """Returns what a layer and its path make of x."""
+        now = self.current
+        if now is not None and row in now.ahead and torch.is_grad_enabled():
+            ahead = now.ahead.pop(row)
+            if ahead.suits(x) and now.places[row][0] == self.state(row):
+                return ahead.output
+            return self.components[row].alone(self.found(row, x), self.begun().origin, x)
         place = self.found(row, x)
         if len(place.unit.rows) > 1:
             return self.of_several(place, x)
-        return self.components[row].alone(place, self.current.origin, x)
+        return self.components[row].alone(place, self.begun().origin, x)
 
     def place(self, row: int, dtype: torch.dtype) -> Place:
         """Returns the place of a layer."""
@@ -238,13 +247,12 @@ class Passes:
 
     def entry(self, row: int, dtype: torch.dtype) -> Place:
         """Returns the place of a layer without the origin of this pass."""
-        places = self.begun().places
-        if row in places:
-            state, _, place = places[row]
+        now = self.current or self.begun()
+        if (there := now.places.get(row)) is not None:
             if self.dtypes[row] != dtype:
-                del places[row]
-            elif state == self.state(row):
-                return place
+                del now.places[row]
+            elif there[0] == self.state(row):
+                return there[2]
             else:
                 self.forget()
         for other in self.with_same_input(row):
@@ -313,35 +321,40 @@ class Passes:
             self.indices[key] = torch.cat(parts).to(self.weights.device)
         return self.indices[key]
 
+    def run(self, rows: Sequence[int], index: int) -> tuple[int, int]:
+        """Returns which layers of a unit, from one to before another, compute together with this
+        one: those that the same module calls.
+        """
+        owner = self.owners[rows[index]] if self.owners else None
+        if owner is None:
+            return index, index + 1
+        start, stop = index, index + 1
+        while start > 0 and self.owners[rows[start - 1]] == owner:
+            start -= 1
+        while stop < len(rows) and self.owners[rows[stop]] == owner:
+            stop += 1
+        return start, stop
+
     def of_several(self, place: Place, x: Tensor) -> Tensor:
         """Returns the output of a layer in a unit of several. Where there is a graph, those next to
         it compute with it, and their outputs wait.
         """
         unit, index, graph, now = place.unit, place.index, torch.is_grad_enabled(), self.begun()
-        start, stop = runs(unit.rows)[index]
-        if graph and (ahead := now.ahead.get((unit, start))) is not None:
-            output = ahead.outputs.pop(index, None) if ahead.suits(x) else None
-            if not ahead.outputs or ahead.x() is None:
-                del now.ahead[unit, start]
-            if output is not None:
-                return output
-            if ahead.x() is not None:
-                return self.components[unit.rows[index]].alone(place, now.origin, x)
-        given = None
+        component, given = self.components[unit.rows[index]], None
         if not (graph and x.requires_grad) and (given := self.given(place, x)) is None:
-            return self.components[unit.rows[index]].alone(place, now.origin, x)
-        some = [self.components[row] for row in unit.rows[start:stop]]
-        if not graph:
-            of_layer = some[index - start].frozen
-            return JoinedLinear.compute(x, place, of_layer, given.hidden[index])[0]
-        if not all(c.frozen is not None and c.frozen.suits() for c in some):
-            return self.components[unit.rows[index]].alone(place, now.origin, x)
-        frozen = [c.frozen for c in some]
-        outputs = dict(enumerate(Several.apply(x, now.origin, unit, start, frozen, given), start))
-        output = outputs.pop(index)
-        if outputs:
-            now.ahead[unit, start] = Ahead(x, outputs)
-        return output
+            return component.alone(place, now.origin, x)
+        if given is not None and not graph and component.frozen is not None:
+            return JoinedLinear.compute(x, place, component.frozen, given.hidden[index])[0]
+        start, stop = self.run(unit.rows, index)
+        rows = unit.rows[start:stop]
+        frozen = [self.components[row].frozen for row in rows]
+        if not all(layer is not None and layer.suits() for layer in frozen):
+            return component.alone(place, now.origin, x)
+        over: list[bool] = []
+        outputs = Several.apply(x, now.origin, unit, start, frozen, given, over)
+        for row, output in zip(rows, outputs, strict=True):
+            now.ahead[row] = Ahead(x, output, over)
+        return now.ahead.pop(unit.rows[index]).output
 
     def given(self, place: Place, x: Tensor) -> Given | None:
         """Returns x as the input of all layers of a unit; None where this layer had its part, or
@@ -355,7 +368,7 @@ class Passes:
                 now.places[unit.rows[0]][1].pending.append(given.finish)
         if not given.suits(x) or place.index not in given.left:
             return None
-        both = runs(unit.rows)[place.index] if graph else (place.index, place.index + 1)
+        both = self.run(unit.rows, place.index) if graph else (place.index, place.index + 1)
         given.left.difference_update(range(*both))
         if not given.left:
             del now.inputs[unit, graph]

@@ -22,13 +22,13 @@ from .unit import Unit
 class Several(torch.autograd.Function):
     """The Linears of a unit from number `start` on, as many as there are `frozen`, and their paths.
 
-    given: the input, where it needs no gradient; else None.
+    given: the input, where it needs no gradient; else None. over: gets True in the backward pass.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, _origin: Tensor, unit: Unit, start: int, frozen: Sequence[Frozen],
-        given: Given | None,
+        given: Given | None, over: list[bool],
     ) -> tuple[Tensor, ...]:  # fmt: skip
         x_now, stop, shape = x.detach(), start + len(frozen), x.shape
         rows = x_now.reshape(-1, shape[-1])
@@ -41,18 +41,21 @@ class Several(torch.autograd.Function):
             hidden = given.hidden[start:stop]
             ctx.save_for_backward(*hidden)
         outputs = []
+        frozen[0].begin()
         for layer, down_x, up in zip(frozen, hidden, unit.ups[start:stop], strict=True):
             output = plus_path(layer.output(x_now, rows), down_x, up)
             # no view, as torch makes one: the model may write into it
             outputs.append(output if len(shape) == 2 else output.view(*shape[:-1], -1).data)
         ctx.frozen, ctx.unit, ctx.start, ctx.given = frozen, unit, start, given
+        ctx.over = over
         ctx.set_materialize_grads(False)
         return tuple(outputs)
 
     @staticmethod
     @once
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple:
-        unit, start, given, none = ctx.unit, ctx.start, ctx.given, (None,) * 6
+        unit, start, given, none = ctx.unit, ctx.start, ctx.given, (None,) * 7
+        ctx.over.append(True)
         ctx.unit = ctx.given = None  # the loss may live on, and with it whatever stands here
         came = [(i, g.reshape(-1, g.shape[-1])) for i, g in enumerate(gradients) if g is not None]
         dtype = unit.down.dtype
@@ -70,7 +73,7 @@ class Several(torch.autograd.Function):
         of_each = of_hidden.split_with_sizes(unit.lengths[start:stop], 1)
         if len(came) < len(hidden):
             of_hidden.zero_()
-        for i, flat in came:
+        for i, flat in reversed(came):  # as autograd adds the gradients of layers alone
             of_path = flat if flat.dtype == dtype else flat.to(dtype)
             unit.add_up(start + i, torch.mm(of_path.t(), hidden[i]))
             torch.mm(of_path, unit.ups[start + i], out=of_each[i])

@@ -48,13 +48,17 @@ class Of:
 
 
 class Ahead(Of):
-    """Holds what layers with the same input gave that have not been asked yet, by their numbers in
-    the unit.
+    """Holds what a layer gave that has not been asked yet, since another one got the same input.
+
+    over: holds something once the gradients of it are computed.
     """
 
-    def __init__(self, x: Tensor, outputs: dict[int, Tensor]):
+    def __init__(self, x: Tensor, output: Tensor, over: list[bool]):
         super().__init__(x)
-        self.outputs = outputs
+        self.output, self.over = output, over
+
+    def suits(self, x: Tensor) -> bool:
+        return not self.over and super().suits(x)
 
 
 class Given(Of):

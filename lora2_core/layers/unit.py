@@ -3,30 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 
 import torch
 from torch import Tensor
 
 Some = list[Tensor | None]
-# layers of a unit that are computed together at most, and how far apart in the model these may be:
-# all of them compute when the first one does
-MOST, APART = 4, 4
-
-
-@cache
-def runs(rows: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Returns for each layer of a unit which of them, from one to before another, are computed
-    together with it.
-    """
-    found: list[tuple[int, int]] = []
-    start = 0
-    for stop in range(1, len(rows) + 1):
-        ends = stop == len(rows) or stop - start == MOST or rows[stop] - rows[stop - 1] > APART
-        if ends:
-            found += [(start, stop)] * (stop - start)
-            start = stop
-    return found
 
 
 class Unit:

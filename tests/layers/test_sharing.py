@@ -224,8 +224,8 @@ def test_a_run_that_goes_on_knows_them():
 
 
 def test_nothing_of_a_pass_is_held_by_itself():
-    """Circles would keep memory until Python looks for them. What computes the next pass stays after
-    a backward pass, without memory.
+    """Circles would keep memory until Python looks for them. After a backward pass, what computes
+    the next one stays, without memory.
     """
     model, adapters = made(frozen_of, torch.bfloat16)
     gc.collect()
