@@ -65,8 +65,7 @@ class Adapters:
         self.max_ranks = torch.tensor([c.max_rank for c in self._list]).to(device)
         self.target_ranks = torch.tensor(targets).to(device)
         self.rate_parameter = nn.Parameter(self.mode.parameter_of(rates).to(device))
-        # the worth of each layer to the loss; empty before the first review
-        self.worths: dict[str, float] = {}
+        self.worths: dict[str, float] = {}  # to the loss, by layer; empty before the first review
         self.weights: Tensor = torch.empty(0)
         self._set_ranks(torch.tensor(ranks).to(device), ranks)
         self.refresh()
@@ -153,10 +152,9 @@ class Adapters:
     ) -> None:
         """Sets the ranks, given as a tensor and as `values`, and allocates their positions."""
         self._ranks, self._followed = ranks, self.rate_parameter.detach().clone()
-        both = list(zip(self._list, values, strict=True))
-        if any(component.capacity_for(rank) != component.capacity for component, rank in both):
+        if any(c.capacity_for(r) != c.capacity for c, r in zip(self._list, values, strict=True)):
             self.paths.spare = []  # which would keep the old parameters
-        for component, rank in both:
+        for component, rank in zip(self._list, values, strict=True):
             component.rank = rank
             component.allocate(rank, optimizer)
 

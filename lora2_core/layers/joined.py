@@ -235,6 +235,17 @@ class JoinedLinear(torch.autograd.Function):
         return of_x.view(x.shape), None, None, None
 
 
+def pixels_of(x: Tensor) -> Tensor:
+    """Returns the values of pictures as matrices [pictures, channels, pixels], without a copy."""
+    return x.view(*x.shape[:2], -1)
+
+
+def are_matrices(*tensors: Tensor) -> bool:
+    """Returns whether these pictures are matrices of one dtype as they lie in memory."""
+    dtype = tensors[0].dtype
+    return all(t.is_contiguous() and t.dtype == dtype for t in tensors)
+
+
 class JoinedConvolution(torch.autograd.Function):
     """A frozen Conv2d and its path: the kernels of lora_down, and those of lora_up of one pixel."""
 
@@ -245,7 +256,11 @@ class JoinedConvolution(torch.autograd.Function):
         output = frozen.forward(x)
         kernels = as_kernels(down, frozen.module.kernel_size)
         hidden = F.conv2d(x.to(down.dtype), kernels, None, *frozen.window())
-        output += F.conv2d(hidden, as_point_kernels(place.up))
+        if are_matrices(output, hidden, place.up):  # a kernel of one pixel is a matrix
+            up = place.up.expand(len(output), *place.up.shape)
+            pixels_of(output).baddbmm_(up, pixels_of(hidden))
+        else:
+            output += F.conv2d(hidden, as_point_kernels(place.up))
         return output, hidden
 
     @staticmethod
@@ -259,13 +274,21 @@ class JoinedConvolution(torch.autograd.Function):
     @once
     def backward(ctx: Any, gradient: Tensor) -> tuple:
         (x, hidden), frozen, unit, index = ctx.saved_tensors, ctx.frozen, ctx.unit, ctx.index
-        down, points = unit.downs[index], as_point_kernels(unit.ups[index])
+        down, up = unit.downs[index], unit.ups[index]
         kernels, window = as_kernels(down, frozen.module.kernel_size), frozen.window()
         of_path, given = gradient.to(down.dtype), x.to(down.dtype)
-        _, of_points = of_convolution(of_path, hidden, points, ONE, of_kernels=True)
-        of_hidden, _ = of_convolution(of_path, hidden, points, ONE)
+        if are_matrices(of_path, hidden, up):
+            matrices = pixels_of(of_path)
+            of_up = matrices @ pixels_of(hidden).mT
+            of_up = of_up[0] if len(of_up) == 1 else of_up.sum(0)
+            back = up.t().expand(len(matrices), *up.t().shape)
+            of_hidden = torch.bmm(back, matrices).view(hidden.shape)
+        else:
+            points = as_point_kernels(up)
+            of_up = as_matrix(of_convolution(of_path, hidden, points, ONE, of_kernels=True)[1])
+            of_hidden, _ = of_convolution(of_path, hidden, points, ONE)
         _, of_kernels = of_convolution(of_hidden, given, kernels, window, of_kernels=True)
-        unit.add(index, as_matrix(of_kernels), as_matrix(of_points))
+        unit.add(index, as_matrix(of_kernels), of_up)
         ctx.unit = None
         of_x = None
         if ctx.needs_input_grad[0]:

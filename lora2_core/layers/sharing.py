@@ -36,6 +36,30 @@ def version_of(x: Tensor) -> int:
     return 0 if x.is_inference() else x._version
 
 
+class Watch:
+    """Finds the layers that get the same input, in the first pass that has gradients."""
+
+    def __init__(self) -> None:
+        self.seen: dict[int, tuple[weakref.ref, list[int]]] = {}
+        self.groups: list[list[int]] = []
+        self.known: set[int] = set()
+
+    def see(self, row: int, x: Tensor) -> None:
+        """Remembers that a layer got x, unless it has got something before."""
+        of, group = self.seen.get(id(x), (None, []))
+        if of is None or of() is not x:
+            group = []
+            self.groups.append(group)
+            self.seen[id(x)] = weakref.ref(x), group
+        if row not in self.known:
+            self.known.add(row)
+            group.append(row)
+
+    def found(self) -> list[list[int]]:
+        """Returns the layers that got the same input, in groups of more than one."""
+        return [sorted(group) for group in self.groups if len(group) > 1]
+
+
 class Of:
     """Stands for an input of layers as it is now, and does not keep it."""
 
