@@ -53,7 +53,7 @@ class Adapters:
         own = {name: line.wanted(moves=self.mode.moves) for name, line in lines.items()}
         self.own_targets = {name: rank for name, rank in own.items() if rank is not None}
         self._list = list(self.components.values())
-        self.paths = Passes(self._list)
+        self.paths = Passes(self._list, list(self.components))
         self.cost = sum(c.cost for c in self._list)
         # how a run starts is computed on the CPU: a GPU would be waited for in every layer
         targets = [float(self.own_targets.get(n, settings.target_rank)) for n in layers]
@@ -65,8 +65,7 @@ class Adapters:
         self.max_ranks = torch.tensor([c.max_rank for c in self._list]).to(device)
         self.target_ranks = torch.tensor(targets).to(device)
         self.rate_parameter = nn.Parameter(self.mode.parameter_of(rates).to(device))
-        # the worth of each layer to the loss; empty before the first review
-        self.worths: dict[str, float] = {}
+        self.worths: dict[str, float] = {}  # to the loss, by layer; empty before the first review
         self.weights: Tensor = torch.empty(0)
         self._set_ranks(torch.tensor(ranks).to(device), ranks)
         self.refresh()
@@ -79,7 +78,7 @@ class Adapters:
             if name in given:
                 fill(component, given[name], self.weights[row], orthogonal=self.mode.competes)
             if (layer := frozen(component.module)) is not None:
-                component.join(layer, partial(self.paths.at, row))
+                component.join(layer, partial(self.paths.at, row), partial(self.paths.compute, row))
             else:
                 component.hook(partial(self._weights_of, row))
 
@@ -153,6 +152,8 @@ class Adapters:
     ) -> None:
         """Sets the ranks, given as a tensor and as `values`, and allocates their positions."""
         self._ranks, self._followed = ranks, self.rate_parameter.detach().clone()
+        if any(c.capacity_for(r) != c.capacity for c, r in zip(self._list, values, strict=True)):
+            self.paths.spare = []  # which would keep the old parameters
         for component, rank in zip(self._list, values, strict=True):
             component.rank = rank
             component.allocate(rank, optimizer)

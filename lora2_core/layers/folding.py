@@ -13,10 +13,12 @@ lora_up is divided by the same power of two: no other bit changes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .joined import Place
 from .layer import Component
 from .unit import Some, Unit
 
@@ -24,6 +26,7 @@ from .unit import Some, Unit
 LARGEST = 2.0**14
 # layers whose tensors are computed together at most: what they need meanwhile stays small
 TOGETHER = 128
+NONE = torch.empty(0)
 # gives the places in Lambda of the positions of layers, by their numbers and lengths
 Index = Callable[[list[int], list[int]], Tensor]
 
@@ -74,11 +77,16 @@ def products_of_rows(values: Tensor, others: Sequence[Tensor]) -> Tensor:
     return behind(products)
 
 
-def cast(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """Returns contiguous copies of another dtype, which lie behind each other."""
+def behind_each_other(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Returns new tensors of the same shapes and another dtype, which lie behind each other."""
     sizes = [t.numel() for t in tensors]
     values = torch.empty(sum(sizes), dtype=dtype, device=tensors[0].device)
-    copies = [v.view(t.shape) for v, t in zip(values.split(sizes), tensors, strict=True)]
+    return [v.view(t.shape) for v, t in zip(values.split(sizes), tensors, strict=True)]
+
+
+def cast(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Returns contiguous copies of another dtype, which lie behind each other."""
+    copies = behind_each_other(tensors, dtype)
     torch._foreach_copy_(copies, tensors)
     return copies
 
@@ -103,24 +111,43 @@ class Section:
 
     def __init__(
         self, units: list[list[int]], components: Sequence[Component], dtype: torch.dtype,
-        index: Index, weights: Tensor | None,
+        index: Index, *, folds: bool,
     ):  # fmt: skip
-        self.factors, self.scale = None, None
         lengths = [[components[row].capacity for row in rows] for rows in units]
         self.rows = [row for rows in units for row in rows]
         self.lengths = [length for some in lengths for length in some]
-        self.parameters = [components[row].lora_down.detach() for rows in units for row in rows]
-        values = behind(self.parameters)
-        if weights is not None:
-            self.index = index(self.rows, self.lengths)
-            self.factors = weights.index_select(0, self.index)
-            values = values * self.factors[:, None]
+        self.parameters = [components[row].lora_down.detach() for row in self.rows]
+        first = self.parameters[0]
+        self.index = index(self.rows, self.lengths) if folds else None
+        self.factors: Tensor | None = None
+        self.scale: Tensor | None = None
         if dtype == torch.float16:
-            self.scale = power_of_two(values.norm(dim=1))
-            values = values * self.scale[:, None]
-        values = values.to(dtype)
+            self.scale = first.new_empty(sum(self.lengths))
+        self.is_copy = folds or dtype != torch.float32 or len(self.rows) > 1
+        values = first
+        if self.is_copy:
+            values = first.new_empty((sum(self.lengths), first.shape[1]), dtype=dtype)
         parts = values.split([sum(some) for some in lengths]) if len(units) > 1 else (values,)
-        self.units = [Unit(*each) for each in zip(units, lengths, parts, strict=True)]
+        self.down, self.units = values, []
+        for rows, some, part in zip(units, lengths, parts, strict=True):
+            self.units.append(Unit(tuple(rows), some, part))
+
+    def fill(self, weights: Tensor | None) -> None:
+        """Computes lora_down with Lambda."""
+        if not self.is_copy:
+            return
+        values, down = behind(self.parameters), self.down
+        if self.index is not None and weights is not None:
+            self.factors = factors = weights.index_select(0, self.index)
+            if self.scale is None:
+                torch.mul(values, factors[:, None], out=down)
+                return
+            values = values * factors[:, None]
+        if self.scale is not None:
+            self.scale.copy_(power_of_two(values.norm(dim=1)))
+            torch.mul(values, self.scale[:, None], out=down)
+        else:
+            down.copy_(values)
 
     def gradients(self, of_weights: Tensor | None) -> Sequence[Tensor] | None:
         """Returns the gradients of each lora_down in fp32, None where no layer has one; adds that
@@ -143,11 +170,11 @@ class Section:
 
 
 class Sheet:
-    """What the paths of some layers compute with in one pass, in one dtype.
+    """What the paths of some layers compute with in one pass, in one dtype, after `fill`. Its views
+    are made once and serve many passes; after `release` it takes no memory until then.
 
-    groups: the numbers of the layers, those that get the same input together. weights: the
-    diagonals of Lambda behind each other, None where it is 1. `pending`: what must still be
-    computed before the gradients are complete.
+    groups: the numbers of the layers, those that get the same input together. folds: whether Lambda
+    is not 1. `pending`: what must still be computed before the gradients are complete.
     """
 
     def __init__(
@@ -155,27 +182,74 @@ class Sheet:
         groups: list[list[int]],
         components: Sequence[Component],
         dtype: torch.dtype,
-        weights: Tensor | None,
         index: Index,
+        *,
+        folds: bool,
     ):
+        self.key: Any = None  # what it was made of
         self.pending: list[Callable[[], None]] = []
         self.sections: list[Section] = []
         device = components[groups[0][0]].lora_down.device
         for some in alike([components[rows[0]].fan_in for rows in groups], device):
             for units in together([groups[i] for i in some]):
-                self.sections.append(Section(units, components, dtype, index, weights))
+                self.sections.append(Section(units, components, dtype, index, folds=folds))
         self.units = [unit for section in self.sections for unit in section.units]
         self.rows = [row for section in self.sections for row in section.rows]
         self.scales = None
-        ups = [components[row].lora_up.detach() for row in self.rows]
         if dtype == torch.float16:
-            scales = [part for s in self.sections for part in s.scale.split(s.lengths)]
-            self.scales, ups = scales, divided(ups, scales, dtype)
+            self.scales = [part for s in self.sections for part in s.scale.split(s.lengths)]
+        self.ups = [components[row].lora_up.detach() for row in self.rows]
+        self.copies = self.ups
+        self.stacks: list[tuple[list[int], Tensor]] = []
+        if dtype == torch.float16:
+            self.stack(device)
         elif dtype != torch.float32:
-            ups = cast(ups, dtype)
-        given = iter(ups)
+            self.copies = behind_each_other(self.ups, dtype)
+        given = iter(self.copies)
         for unit in self.units:
             unit.ups = [next(given) for _ in unit.rows]
+        copied = [section.down for section in self.sections if section.is_copy]
+        copied += [] if self.copies is self.ups else self.copies
+        # by layer; without an origin, which would hold the pass
+        self.places = {
+            row: Place(unit, index, NONE)
+            for unit in self.units
+            for index, row in enumerate(unit.rows)
+        }
+        storages = {t.untyped_storage()._cdata: t.untyped_storage() for t in copied}
+        self.memory = [(storage, storage.nbytes()) for storage in storages.values()]
+
+    def stack(self, device: torch.device) -> None:
+        """Makes room for lora_up of one shape behind each other."""
+        self.copies = list(self.ups)
+        for group in alike([t.shape for t in self.ups], device):
+            shape = len(group), *self.ups[group[0]].shape
+            values = self.ups[0].new_empty(shape, dtype=torch.float16)
+            self.stacks.append((group, values))
+            for index, part in zip(group, values.unbind(), strict=True):
+                self.copies[index] = part
+
+    def fill(self, weights: Tensor | None) -> None:
+        """Computes all values. weights: the diagonals of Lambda behind each other, None where it
+        is 1.
+        """
+        for storage, size in self.memory:
+            if storage.nbytes() != size:
+                storage.resize_(size)
+        for section in self.sections:
+            section.fill(weights)
+        for group, values in self.stacks:
+            ups = torch.stack([self.ups[i] for i in group])
+            torch.div(ups, torch.stack([self.scales[i] for i in group])[:, None], out=values)
+        if self.copies is not self.ups and not self.stacks:
+            torch._foreach_copy_(self.copies, self.ups)
+
+    def release(self) -> None:
+        """Gives the memory of all values back."""
+        for section in self.sections:
+            section.factors = None
+        for storage, _ in self.memory:
+            storage.resize_(0)
 
     def gradients(self, found: Some, of_weights: Tensor | None) -> None:
         """Adds the gradients in fp32 to `found`, lora_up and lora_down of every layer in turn, and

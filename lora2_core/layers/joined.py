@@ -16,11 +16,24 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ..adapter.kernels import as_kernels, as_matrix, as_point_kernels
-from .sharing import Shared, plus_product, rows_of
+from .sharing import plus_product
 from .unit import Unit
 
 ONE = ((1, 1), (0, 0), (1, 1))  # stride, padding and dilation of a kernel of one pixel
 Use = Callable[[Tensor, "Tensor | None"], Tensor]
+Own = tuple[Tensor, "Tensor | None"]
+
+
+def once(gradients: Callable[..., tuple]) -> Callable[..., tuple]:
+    """Returns the backward pass of an operation whose gradients have none themselves. It is torch's
+    once_differentiable, whose work is left out where no graph of gradients is made.
+    """
+    with_graph = once_differentiable(gradients)
+
+    def backward(ctx: Any, *given: Tensor | None) -> tuple:
+        return (with_graph if torch.is_grad_enabled() else gradients)(ctx, *given)
+
+    return backward
 
 
 class Frozen:
@@ -45,6 +58,35 @@ class Frozen:
     def __call__(self, *args: Any, **named: Any) -> Tensor:
         """Computes the layer without a path, as autograd does."""
         return type(self.module).forward(self.module, *args, **named)
+
+    def own(self, like: Tensor) -> Own | None:
+        """Returns weight and bias where the layer computes with them as they are on inputs of this
+        dtype and device, and as torch does; None where it has to be asked.
+        """
+        return self.module.weight, self.module.bias
+
+    def begin(self) -> None:
+        """Does what layers do before they compute."""
+
+    def output(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Returns what a Linear computes as a matrix, which is nobody else's, once it may `begin`;
+        rows: its input as a matrix.
+        """
+        own = self.own(x)
+        if own is None:
+            output = self.forward(x)
+            return output.reshape(-1, output.shape[-1])
+        weight, bias = own
+        return torch.mm(rows, weight.t()) if bias is None else F.linear(rows, weight, bias)
+
+    def back_into(self, there: Tensor | None, gradient: Tensor) -> Tensor:
+        """Returns the gradient of a Linear's input as a matrix, added to what is there."""
+        own = self.own(gradient)
+        if own is None:
+            return self.back(gradient, there=there)
+        if there is None:
+            return torch.mm(gradient, own[0])
+        return plus_product(there, gradient, own[0])
 
     def suits(self) -> bool:
         """Returns whether the layer computes now as it is computed here: not with a padding of
@@ -106,7 +148,7 @@ class Alone(torch.autograd.Function):
         return frozen.forward(x.detach()).data  # see JoinedLinear
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, gradient: Tensor) -> tuple:
         if ctx.frozen.fan_out is None:
             gradient = gradient.reshape(-1, gradient.shape[-1])
@@ -118,14 +160,13 @@ class Place:
     that stands for lora_down and lora_up in the graph. Operations take it and give it no gradient:
     they add those of lora_down and lora_up to the unit, and autograd knows when all have done so.
 
-    down: lora_down with Lambda, [capacity, fan_in]; up: lora_up [out, capacity]. shared: what the
-    layer's input gives all layers that have the same one.
+    down: lora_down with Lambda, [capacity, fan_in]; up: lora_up [out, capacity].
     """
 
-    __slots__ = ("down", "index", "origin", "shared", "unit", "up")
+    __slots__ = ("down", "index", "origin", "unit", "up")
 
-    def __init__(self, unit: Unit, index: int, origin: Tensor, shared: Shared | None = None):
-        self.unit, self.index, self.origin, self.shared = unit, index, origin, shared
+    def __init__(self, unit: Unit, index: int, origin: Tensor):
+        self.unit, self.index, self.origin = unit, index, origin
         self.down, self.up = unit.downs[index], unit.ups[index]
 
 
@@ -138,58 +179,71 @@ class Lent(torch.autograd.Function):
         return place.down.view_as(place.down), place.up.view_as(place.up)
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, of_down: Tensor, of_up: Tensor) -> tuple:
         ctx.unit.add(ctx.index, of_down, of_up)
         return None, None
+
+
+def plus_path(output: Tensor, hidden: Tensor, up: Tensor) -> Tensor:
+    """Adds up (down x) to the output of a Linear, a matrix, and returns it; hidden: down x."""
+    if output.dtype == up.dtype:
+        return output.addmm_(hidden, up.t())
+    output += hidden @ up.t()
+    return output
 
 
 class JoinedLinear(torch.autograd.Function):
     """A frozen Linear and its path: W0 x + up (down x)."""
 
     @staticmethod
-    def compute(x: Tensor, place: Place, frozen: Frozen) -> tuple[Tensor, Tensor]:
-        """Returns the output and down x, without a graph."""
-        up, shared = place.up, place.shared
-        output = frozen.forward(x)
-        if shared is None:
-            hidden = F.linear(rows_of(x, up.dtype), place.down)
-        else:
-            hidden = shared.hidden[place.index]
-        if output.dtype == up.dtype and output.is_contiguous():
-            output.view(-1, output.shape[-1]).addmm_(hidden, up.T)
-        else:
-            output += (hidden @ up.T).view(output.shape)
-        return output, hidden
+    def compute(
+        x: Tensor, place: Place, frozen: Frozen, hidden: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Returns the output and down x, which may be given, without a graph."""
+        up, shape = place.up, x.shape
+        rows = x.reshape(-1, shape[-1])
+        frozen.begin()
+        output = frozen.output(x, rows)
+        if hidden is None:
+            hidden = F.linear(rows if rows.dtype == up.dtype else rows.to(up.dtype), place.down)
+        plus_path(output, hidden, up)
+        return (output if len(shape) == 2 else output.view(*shape[:-1], -1)), hidden
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, _origin: Tensor, place: Place, frozen: Frozen) -> Tensor:
         output, hidden = JoinedLinear.compute(x.detach(), place, frozen)
-        ctx.save_for_backward(*((x,) if place.shared is None else ()), hidden)
+        ctx.save_for_backward(x, hidden)
         ctx.frozen, ctx.unit, ctx.index = frozen, place.unit, place.index
-        ctx.shared, ctx.shape = place.shared, x.shape
         return output.data  # no view, as torch makes one: the model may write into it
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, gradient: Tensor) -> tuple:
         unit, index = ctx.unit, ctx.index
-        flat = gradient.reshape(-1, gradient.shape[-1])
-        of_path = flat.to(unit.down.dtype)
-        shared, learns = ctx.shared, ctx.needs_input_grad[0]
-        ctx.unit = ctx.shared = None  # the loss may live on, and with it whatever stands here
-        if shared is not None:
-            shared.add(index, of_path, *ctx.saved_tensors)
-            if learns:  # which is given to x with that of the other layers
-                shared.of_x = ctx.frozen.back(flat, there=shared.of_x)
-            return None, None, None, None
+        ctx.unit = None  # the loss may live on, and with it whatever stands here
         x, hidden = ctx.saved_tensors
-        of_hidden = of_path @ unit.ups[index]
-        unit.add(index, of_hidden.T @ rows_of(x, of_path.dtype), of_path.T @ hidden)
-        if not learns:
+        flat, up = gradient.reshape(-1, gradient.shape[-1]), unit.ups[index]
+        of_path, rows = flat, x.reshape(-1, x.shape[-1])
+        if flat.dtype != up.dtype:
+            of_path, rows = flat.to(up.dtype), rows.to(up.dtype)
+        of_hidden = torch.mm(of_path, up)
+        unit.add(index, torch.mm(of_hidden.t(), rows), torch.mm(of_path.t(), hidden))
+        if not ctx.needs_input_grad[0]:
             return None, None, None, None
-        of_x = plus_product(ctx.frozen.back(flat), of_hidden, unit.downs[index])
-        return of_x.view(ctx.shape), None, None, None
+        of_x = plus_product(ctx.frozen.back_into(None, flat), of_hidden, unit.downs[index])
+        return of_x.view(x.shape), None, None, None
+
+
+def pixels_of(x: Tensor) -> Tensor:
+    """Returns the values of pictures as matrices [pictures, channels, pixels], without a copy."""
+    return x.view(*x.shape[:2], -1)
+
+
+def are_matrices(*tensors: Tensor) -> bool:
+    """Returns whether these pictures are matrices of one dtype as they lie in memory."""
+    dtype = tensors[0].dtype
+    return all(t.is_contiguous() and t.dtype == dtype for t in tensors)
 
 
 class JoinedConvolution(torch.autograd.Function):
@@ -202,7 +256,11 @@ class JoinedConvolution(torch.autograd.Function):
         output = frozen.forward(x)
         kernels = as_kernels(down, frozen.module.kernel_size)
         hidden = F.conv2d(x.to(down.dtype), kernels, None, *frozen.window())
-        output += F.conv2d(hidden, as_point_kernels(place.up))
+        if are_matrices(output, hidden, place.up):  # a kernel of one pixel is a matrix
+            up = place.up.expand(len(output), *place.up.shape)
+            pixels_of(output).baddbmm_(up, pixels_of(hidden))
+        else:
+            output += F.conv2d(hidden, as_point_kernels(place.up))
         return output, hidden
 
     @staticmethod
@@ -213,16 +271,24 @@ class JoinedConvolution(torch.autograd.Function):
         return output
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, gradient: Tensor) -> tuple:
         (x, hidden), frozen, unit, index = ctx.saved_tensors, ctx.frozen, ctx.unit, ctx.index
-        down, points = unit.downs[index], as_point_kernels(unit.ups[index])
+        down, up = unit.downs[index], unit.ups[index]
         kernels, window = as_kernels(down, frozen.module.kernel_size), frozen.window()
         of_path, given = gradient.to(down.dtype), x.to(down.dtype)
-        _, of_points = of_convolution(of_path, hidden, points, ONE, of_kernels=True)
-        of_hidden, _ = of_convolution(of_path, hidden, points, ONE)
+        if are_matrices(of_path, hidden, up):
+            matrices = pixels_of(of_path)
+            of_up = matrices @ pixels_of(hidden).mT
+            of_up = of_up[0] if len(of_up) == 1 else of_up.sum(0)
+            back = up.t().expand(len(matrices), *up.t().shape)
+            of_hidden = torch.bmm(back, matrices).view(hidden.shape)
+        else:
+            points = as_point_kernels(up)
+            of_up = as_matrix(of_convolution(of_path, hidden, points, ONE, of_kernels=True)[1])
+            of_hidden, _ = of_convolution(of_path, hidden, points, ONE)
         _, of_kernels = of_convolution(of_hidden, given, kernels, window, of_kernels=True)
-        unit.add(index, as_matrix(of_kernels), as_matrix(of_points))
+        unit.add(index, as_matrix(of_kernels), of_up)
         ctx.unit = None
         of_x = None
         if ctx.needs_input_grad[0]:

@@ -55,6 +55,7 @@ class Component:
         self.rank, self.off = 0, False
         self.handle: RemovableHandle | None = None
         self.joined: Callable | None = None
+        self.frozen: Frozen | None = None
         self.replaced: list[Callable] = []  # the module's own forward, where it had one
 
     @property
@@ -67,12 +68,16 @@ class Component:
         """Returns how many rank positions the tensors hold."""
         return self.lora_down.shape[0]
 
+    def capacity_for(self, rank: int) -> int:
+        """Returns the capacity that this rank needs."""
+        return min(-(-rank // self.tile) * self.tile, self.max_rank)
+
     def allocate(self, rank: int, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Makes the capacity the rank rounded up to a multiple of the tile. If it changes, there
         are new parameters: the positions that stay keep their values and the optimizer's moments,
         others are zero.
         """
-        capacity = min(-(-rank // self.tile) * self.tile, self.max_rank)
+        capacity = self.capacity_for(rank)
         if capacity != self.capacity:
             self.lora_down = exchanged(self.lora_down, capacity, 0, optimizer)
             self.lora_up = exchanged(self.lora_up, capacity, 1, optimizer)
@@ -92,27 +97,42 @@ class Component:
 
         self.handle = self.module.register_forward_hook(after, with_kwargs=True)
 
-    def join(self, frozen: Frozen, at: Callable[[Tensor], Place]) -> None:
+    def join(
+        self,
+        frozen: Frozen,
+        at: Callable[[Tensor], Place],
+        compute: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         """Computes the module and the path as one operation from now on, as `hook` would but for
         rounding.
 
-        at: gives the place of the path in this pass for the input that it gets.
+        at: gives the place of the path in this pass for the input that it gets. compute: gives the
+        output for it where not `alone` does.
         """
-        together = JoinedLinear if self.kernel is None else JoinedConvolution
 
         def forward(*args: Any, **named: Any) -> Tensor:
             if self.off or not self.rank:
                 return frozen(*args, **named)
             x = args[0] if args else next(iter(named.values()))  # its only input
+            suits = len(args) + len(named) == 1 and frozen.suits()
+            if suits and compute is not None:
+                return compute(x)
             place = at(x)
-            if frozen.suits() and len(args) + len(named) == 1:
-                if torch.is_grad_enabled():
-                    return together.apply(x, place.origin, place, frozen)
-                return together.compute(x, place, frozen)[0]
+            if suits:
+                return self.alone(place, place.origin, x)
             return self.path(x, frozen(*args, **named), *Lent.apply(place.origin, place))
 
         self.replaced = [vars(self.module)["forward"]] if "forward" in vars(self.module) else []
+        self.frozen = frozen
         self.module.forward, self.joined = forward, forward
+
+    def alone(self, place: Place, origin: Tensor, x: Tensor) -> Tensor:
+        """Returns the output of the module and the path, as one operation."""
+        together, frozen = JoinedLinear if self.kernel is None else JoinedConvolution, self.frozen
+        assert frozen is not None  # as long as it is joined
+        if torch.is_grad_enabled():
+            return together.apply(x, origin, place, frozen)
+        return together.compute(x, place, frozen)[0]
 
     def unhook(self) -> None:
         """Removes the path; the module is as it was."""
@@ -123,7 +143,7 @@ class Component:
             del self.module.forward
             for forward in self.replaced:
                 self.module.forward = forward
-            self.joined = None
+            self.joined = self.frozen = None
 
     def add_path(self, x: Tensor, output: Tensor, weights: Tensor | None) -> Tensor:
         """Returns output + B (Lambda A) x. An fp16 input is computed in fp32, since (Lambda A) x

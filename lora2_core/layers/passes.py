@@ -4,78 +4,22 @@ asks. The gradients of all layers come back at once too.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .folding import Sheet, path_dtype
-from .joined import Lent, Place
+from .gradients import Fold
+from .joined import JoinedLinear, Lent, Place
 from .layer import Component
-from .sharing import Given, Shared, Shares
-from .unit import Some, Unit
+from .several import Several
+from .sharing import Ahead, Given, Watch
+from .unit import Unit
 
+SPARE = 4  # sheets that are kept: one for each dtype that layers compute in
 KNOWN = 4  # times the layers: places in Lambda that are remembered
-
-
-class Fold(torch.autograd.Function):
-    """Stands for the parameters of all layers in the graph, and gives them their gradients once all
-    paths have added theirs to the sheets.
-
-    used: called then. weights: Lambda, [layers, positions]; None where it is 1. parameters: lora_up
-    and lora_down of every layer in turn. Returns a scalar without a value.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        sheets: list[Sheet],
-        used: Callable[[], None],
-        weights: Tensor | None,
-        *parameters: Tensor,
-    ) -> Tensor:
-        ctx.sheets, ctx.used, ctx.count = sheets, used, len(parameters)
-        ctx.weights = None if weights is None else weights.detach()
-        ctx.set_materialize_grads(False)
-        return parameters[0].new_empty(())
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, _gradient: None) -> tuple:
-        ctx.used()
-        of_weights = None if ctx.weights is None else torch.zeros_like(ctx.weights)
-        found: Some = [None] * ctx.count
-        for sheet in ctx.sheets:
-            sheet.gradients(found, None if of_weights is None else of_weights.view(-1))
-        return (None, None, of_weights, *found)
-
-
-class Watch:
-    """Finds the layers that get the same input, in the first pass that has gradients."""
-
-    def __init__(self) -> None:
-        self.seen: dict[int, tuple[weakref.ref, list[int]]] = {}
-        self.groups: list[list[int]] = []
-        self.known: set[int] = set()
-
-    def see(self, row: int, x: Tensor) -> None:
-        """Remembers that a layer got x, unless it has got something before."""
-        of, group = self.seen.get(id(x), (None, []))
-        if of is None or of() is not x:
-            group = []
-            self.groups.append(group)
-            self.seen[id(x)] = weakref.ref(x), group
-        if row not in self.known:
-            self.known.add(row)
-            group.append(row)
-
-    def found(self) -> list[list[int]]:
-        """Returns the layers that got the same input, in groups of more than one."""
-        return [sorted(group) for group in self.groups if len(group) > 1]
 
 
 class Pass:
@@ -83,13 +27,14 @@ class Pass:
 
     origin: stands for all parameters in the graph. sheets: made so far. places: by layer, with the
     state of its parameters. inputs: that layers share, by unit and whether there is a graph, until
-    all of its layers have had their part, and what stands for them in the graph.
+    all of its layers have had their part. ahead: what layers gave that were not asked yet.
     """
 
     def __init__(self, begun: Callable[[list[Sheet]], Tensor]):
         self.sheets: list[Sheet] = []
         self.places: dict[int, tuple[tuple, Sheet, Place]] = {}
-        self.inputs: dict[tuple[Unit, bool], tuple[Shared, Tensor]] = {}
+        self.inputs: dict[tuple[Unit, bool], Given] = {}
+        self.ahead: dict[int, Ahead] = {}
         self.origin = begun(self.sheets)
 
 
@@ -101,14 +46,29 @@ class Passes:
     that goes on must know them, since rounding depends on them.
     """
 
-    def __init__(self, components: Sequence[Component]):
+    def __init__(self, components: Sequence[Component], names: Sequence[str] = ()):
         self.components, self.folds = components, False
+        # the module of each layer, where it is one of its own: what that calls is in one block
+        parts = [name.rpartition(".") for name in names]
+        self.owners = [owner if not leaf.isdigit() else None for owner, _, leaf in parts]
         self.weights: Tensor = torch.empty(0)  # Lambda, [layers, at least every capacity]
         self.dtypes: list[torch.dtype | None] = [None] * len(components)
         self.groups: list[list[int]] | None = None
         self.watch = Watch()
         self.indices: dict[tuple, Tensor] = {}
         self.current: Pass | None = None
+        # whether torch.autograd.grad can be asked for the gradients of parameters
+        self.by_autograd = True
+        self.spare: list[Sheet] = []  # of passes that are over, for the next ones
+
+    def keep(self, sheets: list[Sheet]) -> None:
+        """Keeps the sheets of a pass that is over, but not their memory. A pass that finds out what
+        layers compute with has one for each, and they don't come again.
+        """
+        if len(sheets) <= SPARE:
+            for sheet in sheets:
+                sheet.release()
+            self.spare = list(sheets)
 
     def forget(self) -> None:
         """Frees the tensors; they are made again when they are needed."""
@@ -125,6 +85,16 @@ class Passes:
         """Computes every layer alone from the next pass on."""
         self.groups = []
         self.forget()
+
+    @contextmanager
+    def without_autograd(self) -> Iterator[None]:
+        """Lets passes inside write gradients of parameters to their `grad` alone."""
+        self.by_autograd = False
+        self.forget()
+        try:
+            yield
+        finally:
+            self.by_autograd = True
 
     @contextmanager
     def during(self, one: Pass | None) -> Iterator[None]:
@@ -150,7 +120,15 @@ class Passes:
                 self.forget()
 
         parameters = [p for c in self.components for p in (c.lora_up, c.lora_down)]
-        return Fold.apply(sheets, used, self.weights if self.folds else None, *parameters)
+        weights = self.weights if self.folds else None
+        # hooks of others are called by autograd
+        hooked = any(p._backward_hooks or p._post_accumulate_grad_hooks for p in parameters)
+        asked = self.by_autograd or hooked
+        if asked:
+            into, given = [], parameters
+        else:
+            into, given = parameters, [parameters[0].new_zeros((), requires_grad=True)]
+        return Fold.apply(sheets, used, self.keep, into, weights, *given)
 
     def of(self, row: int, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns (lora_down with Lambda, lora_up) of a layer for inputs like x, in the dtype that
@@ -161,23 +139,42 @@ class Passes:
 
     def at(self, row: int, x: Tensor) -> Place:
         """Returns the place of a layer for its input x."""
-        place = self.place(row, path_dtype(x))
-        if self.groups is None:
-            if torch.is_grad_enabled() and self.components[row].kernel is None:
-                self.watch.see(row, x)
-        elif len(place.unit.rows) > 1:
-            return self.sharing(row, place, x)
+        place = self.found(row, x)
+        return Place(place.unit, place.index, self.begun().origin)
+
+    def found(self, row: int, x: Tensor) -> Place:
+        """Returns the place of a layer for its input x, without the origin of this pass."""
+        place = self.entry(row, path_dtype(x))
+        if self.groups is None and torch.is_grad_enabled() and self.components[row].kernel is None:
+            self.watch.see(row, x)
         return place
+
+    def compute(self, row: int, x: Tensor) -> Tensor:
+        """Returns what a layer and its path make of x."""
+        now = self.current
+        if now is not None and row in now.ahead and torch.is_grad_enabled():
+            ahead = now.ahead.pop(row)
+            if ahead.suits(x) and now.places[row][0] == self.state(row):
+                return ahead.output
+            return self.components[row].alone(self.found(row, x), self.begun().origin, x)
+        place = self.found(row, x)
+        if len(place.unit.rows) > 1:
+            return self.of_several(place, x)
+        return self.components[row].alone(place, self.begun().origin, x)
 
     def place(self, row: int, dtype: torch.dtype) -> Place:
         """Returns the place of a layer."""
-        places = self.begun().places
-        if row in places:
-            state, _, place = places[row]
+        place = self.entry(row, dtype)
+        return Place(place.unit, place.index, self.begun().origin)
+
+    def entry(self, row: int, dtype: torch.dtype) -> Place:
+        """Returns the place of a layer without the origin of this pass."""
+        now = self.current or self.begun()
+        if (there := now.places.get(row)) is not None:
             if self.dtypes[row] != dtype:
-                del places[row]
-            elif state == self.state(row):
-                return place
+                del now.places[row]
+            elif there[0] == self.state(row):
+                return there[2]
             else:
                 self.forget()
         for other in self.with_same_input(row):
@@ -201,11 +198,27 @@ class Passes:
         # a preview may ask first, and training then uses it
         with torch.inference_mode(False), torch.no_grad():
             weights = self.weights.detach().reshape(-1) if self.folds else None
-            sheet = Sheet(self.units(rows), self.components, dtype, weights, self.index)
+            sheet = self.sheet(self.units(rows), dtype)
+            sheet.fill(weights)
         now.sheets.append(sheet)
-        for unit in sheet.units:
-            for index, row in enumerate(unit.rows):
-                now.places[row] = self.state(row), sheet, Place(unit, index, now.origin)
+        for row, place in sheet.places.items():
+            now.places[row] = self.state(row), sheet, place
+
+    def sheet(self, units: list[list[int]], dtype: torch.dtype) -> Sheet:
+        """Returns a sheet of these layers without values, one of before where nothing but values
+        has changed.
+        """
+        parameters = [p for c in self.components for p in (c.lora_down, c.lora_up)]
+        memory = [p.data_ptr() for p in parameters]
+        key = dtype, self.folds, self.weights.shape, units, list(map(id, parameters)), memory
+        for sheet in self.spare:
+            if sheet.key == key:
+                self.spare.remove(sheet)
+                return sheet
+        self.spare = []
+        sheet = Sheet(units, self.components, dtype, self.index, folds=self.folds)
+        sheet.key = key
+        return sheet
 
     def with_same_input(self, row: int) -> list[int]:
         """Returns a layer and those that get the same input."""
@@ -230,27 +243,55 @@ class Passes:
             self.indices[key] = torch.cat(parts).to(self.weights.device)
         return self.indices[key]
 
-    def sharing(self, row: int, place: Place, x: Tensor) -> Place:
-        """Returns the place of a layer in a unit of several: what lora_down of all of them makes of
-        x is computed when the first of them asks.
+    def run(self, rows: Sequence[int], index: int) -> tuple[int, int]:
+        """Returns which layers of a unit, from one to before another, compute together with this
+        one: those that the same module calls.
         """
-        unit, graph, inputs = place.unit, torch.is_grad_enabled(), self.begun().inputs
-        if (unit, graph) not in inputs:
-            inputs[unit, graph] = self.shared(row, place, x)
-        shared, origin = inputs[unit, graph]
-        if not shared.suits(x) or place.index not in shared.left:
-            return place  # alone
-        shared.left.discard(place.index)
-        if not shared.left:
-            del inputs[unit, graph]
-        return Place(unit, place.index, origin, shared)
+        owner = self.owners[rows[index]] if self.owners else None
+        if owner is None:
+            return index, index + 1
+        start, stop = index, index + 1
+        while start > 0 and self.owners[rows[start - 1]] == owner:
+            start -= 1
+        while stop < len(rows) and self.owners[rows[stop]] == owner:
+            stop += 1
+        return start, stop
 
-    def shared(self, row: int, place: Place, x: Tensor) -> tuple[Shared, Tensor]:
-        """Returns x as the input of all layers of a unit, and what stands for it in the graph."""
-        if torch.is_grad_enabled() and x.requires_grad:
-            shared = Shared(x, place.unit)
-            return shared, Shares.apply(x, place.origin, shared)
-        given = Given(x, place.unit)
-        if torch.is_grad_enabled():
-            self.begun().places[row][1].pending.append(given.finish)
-        return given, place.origin
+    def of_several(self, place: Place, x: Tensor) -> Tensor:
+        """Returns the output of a layer in a unit of several. Where there is a graph, those next to
+        it compute with it, and their outputs wait.
+        """
+        unit, index, graph, now = place.unit, place.index, torch.is_grad_enabled(), self.begun()
+        component, given = self.components[unit.rows[index]], None
+        if not (graph and x.requires_grad) and (given := self.given(place, x)) is None:
+            return component.alone(place, now.origin, x)
+        if given is not None and not graph and component.frozen is not None:
+            return JoinedLinear.compute(x, place, component.frozen, given.hidden[index])[0]
+        start, stop = self.run(unit.rows, index)
+        rows = unit.rows[start:stop]
+        frozen = [self.components[row].frozen for row in rows]
+        if not all(layer is not None and layer.suits() for layer in frozen):
+            return component.alone(place, now.origin, x)
+        over: list[bool] = []
+        outputs = Several.apply(x, now.origin, unit, start, frozen, given, over)
+        for row, output in zip(rows, outputs, strict=True):
+            now.ahead[row] = Ahead(x, output, over)
+        return now.ahead.pop(unit.rows[index]).output
+
+    def given(self, place: Place, x: Tensor) -> Given | None:
+        """Returns x as the input of all layers of a unit; None where this layer had its part, or
+        they got something else.
+        """
+        unit, graph, now = place.unit, torch.is_grad_enabled(), self.begun()
+        given = now.inputs.get((unit, graph))
+        if given is None:
+            given = now.inputs[unit, graph] = Given(x, unit)
+            if graph:
+                now.places[unit.rows[0]][1].pending.append(given.finish)
+        if not given.suits(x) or place.index not in given.left:
+            return None
+        both = self.run(unit.rows, place.index) if graph else (place.index, place.index + 1)
+        given.left.difference_update(range(*both))
+        if not given.left:
+            del now.inputs[unit, graph]
+        return given

@@ -1,17 +1,14 @@
 """Layers that get the same input: the host calls to_q, to_k and to_v with one tensor, and to_k and
 to_v of all blocks with the caption. What their lora_down make of it is one product, and so are its
-gradients. The gradients of the input itself are added up by the products that compute them.
+gradients. All of them compute when the first one is called (several.py).
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from .unit import Unit
@@ -39,89 +36,74 @@ def version_of(x: Tensor) -> int:
     return 0 if x.is_inference() else x._version
 
 
-class Shared:
-    """One input of the layers of a unit, `hidden` [inputs, positions of a layer], which is what
-    lora_down of each of them makes of it, and the layers that have not asked for theirs yet.
+class Watch:
+    """Finds the layers that get the same input, in the first pass that has gradients."""
 
-    of_x: the gradient of the input as a matrix, as far as layers have added to it.
-    """
+    def __init__(self) -> None:
+        self.seen: dict[int, tuple[weakref.ref, list[int]]] = {}
+        self.groups: list[list[int]] = []
+        self.known: set[int] = set()
 
-    def __init__(self, x: Tensor, unit: Unit):
+    def see(self, row: int, x: Tensor) -> None:
+        """Remembers that a layer got x, unless it has got something before."""
+        of, group = self.seen.get(id(x), (None, []))
+        if of is None or of() is not x:
+            group = []
+            self.groups.append(group)
+            self.seen[id(x)] = weakref.ref(x), group
+        if row not in self.known:
+            self.known.add(row)
+            group.append(row)
+
+    def found(self) -> list[list[int]]:
+        """Returns the layers that got the same input, in groups of more than one."""
+        return [sorted(group) for group in self.groups if len(group) > 1]
+
+
+class Of:
+    """Stands for an input of layers as it is now, and does not keep it."""
+
+    def __init__(self, x: Tensor):
         self.x, self.version = weakref.ref(x), version_of(x)
-        self.unit, self.left = unit, set(range(len(unit.rows)))
-        self.hidden: Sequence[Tensor] = ()
-        self.of_hidden: Tensor | None = None
-        self.of_each: Sequence[Tensor] = ()
-        self.of_x: Tensor | None = None
-        self.came: set[int] = set()
 
     def suits(self, x: Tensor) -> bool:
         """Returns whether this is of the tensor x, as it is now."""
         return self.x() is x and self.version == version_of(x)
 
-    def compute_hidden(self, rows: Tensor) -> None:
-        """Computes what lora_down makes of the input."""
-        self.hidden = F.linear(rows, self.unit.down).split(self.unit.lengths, 1)
 
-    def add(self, index: int, gradient: Tensor, hidden: Tensor) -> None:
-        """Adds what the gradient of a layer's output gives."""
-        unit = self.unit
-        unit.add_up(index, gradient.T @ hidden)
-        if self.of_hidden is None:
-            self.of_hidden = hidden.new_empty((hidden.shape[0], unit.down.shape[0]))
-            self.of_each = self.of_hidden.split(unit.lengths, 1)
-        torch.mm(gradient, unit.ups[index], out=self.of_each[index])
-        self.came.add(index)
+class Ahead(Of):
+    """Holds what a layer gave that has not been asked yet, since another one got the same input.
 
-    def complete(self) -> Tensor | None:
-        """Returns the gradient of `hidden`, zero for layers that had none; None if all had none."""
-        of_hidden, of_each, came = self.of_hidden, self.of_each, self.came
-        self.of_hidden, self.of_each, self.came = None, (), set()
-        if of_hidden is not None:
-            for index in set(range(len(self.unit.rows))) - came:
-                of_each[index].zero_()
-        return of_hidden
-
-
-class Shares(torch.autograd.Function):
-    """Computes the hidden values of a Shared. Returns a scalar that stands for them in the graph:
-    once all layers have added their gradients, it is the turn of the gradient of x.
+    over: holds something once the gradients of it are computed.
     """
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, _origin: Tensor, shared: Shared) -> Tensor:
-        shared.compute_hidden(rows_of(x.detach(), shared.unit.down.dtype))
-        ctx.save_for_backward(x)
-        ctx.shared = shared
-        ctx.set_materialize_grads(False)
-        return x.new_empty(())
+    def __init__(self, x: Tensor, output: Tensor, over: list[bool]):
+        super().__init__(x)
+        self.output, self.over = output, over
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, _gradient: None) -> tuple:
-        of_hidden, of_x, unit = ctx.shared.complete(), ctx.shared.of_x, ctx.shared.unit
-        ctx.shared = None  # the loss may live on, and with it whatever stands here
-        if of_hidden is None:
-            return None, None, None
-        (x,) = ctx.saved_tensors
-        unit.add_down(of_hidden.T @ rows_of(x, unit.down.dtype))
-        return plus_product(of_x, of_hidden, unit.down).view(x.shape), None, None
+    def suits(self, x: Tensor) -> bool:
+        return not self.over and super().suits(x)
 
 
-class Given(Shared):
-    """The same of an input that needs no gradient: the layers' gradients wait, and those of one
-    shape are computed together.
+class Given(Of):
+    """An input that needs no gradient, of all layers of a unit, and `hidden` [inputs, positions of
+    a layer], which is what lora_down of each of them makes of it. The layers' gradients wait, and
+    those of one shape are computed together.
+
+    left: the layers that have not asked for theirs yet.
     """
 
     def __init__(self, x: Tensor, unit: Unit):
-        super().__init__(x, unit)
+        super().__init__(x)
+        self.unit, self.left = unit, set(range(len(unit.rows)))
         self.rows = rows_of(x.detach(), unit.down.dtype)
-        self.compute_hidden(self.rows)
+        self.hidden = F.linear(self.rows, unit.down).split_with_sizes(unit.lengths, 1)
         self.waiting: dict[int, tuple[Tensor, Tensor]] = {}
         self.parts: dict[int, Tensor] = {}  # of the gradient of `hidden`
         self.bytes = 0
 
     def add(self, index: int, gradient: Tensor, hidden: Tensor) -> None:
+        """Adds what the gradient of a layer's output gives."""
         if index in self.waiting:
             self.compute()
         self.waiting[index] = gradient, hidden

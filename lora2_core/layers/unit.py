@@ -28,13 +28,22 @@ class Unit:
     def add(self, index: int, of_down: Tensor, of_up: Tensor) -> None:
         """Adds the gradients of one layer."""
         self.add_up(index, of_up)
-        if len(self.rows) > 1:
-            if self.of_down is None:
-                self.of_down = torch.zeros_like(self.down)
-            part = self.of_down.split(self.lengths)[index]
-            part += of_down
-        else:
+        self.add_downs(index, index + 1, of_down)
+
+    def add_downs(self, start: int, stop: int, of_down: Tensor) -> None:
+        """Adds the gradient of the lora_down of some layers behind each other."""
+        if stop - start == len(self.rows):
             self.add_down(of_down)
+            return
+        if self.of_down is None:
+            self.of_down = torch.zeros_like(self.down)
+        self.part(self.of_down, start, stop).add_(of_down)
+
+    def part(self, of_all: Tensor, start: int, stop: int) -> Tensor:
+        """Returns the positions of some layers behind each other, of a matrix like `down`."""
+        if stop - start == len(self.rows):
+            return of_all
+        return of_all.narrow(0, sum(self.lengths[:start]), sum(self.lengths[start:stop]))
 
     def add_up(self, index: int, of_up: Tensor) -> None:
         """Adds the gradient of a layer's lora_up."""

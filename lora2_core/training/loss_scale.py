@@ -21,6 +21,22 @@ FIRST, LARGEST = 2.0**14, 2.0**16
 GROWTH = 200
 
 
+def wholes(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Returns tensors with the same values: in place of all parts of another one, that one. A GPU
+    has less to do where they are few.
+    """
+    parts: dict[int, list[Tensor]] = {}
+    for tensor in tensors:
+        base = tensor._base
+        parts.setdefault(id(tensor if base is None else base), []).append(tensor)
+    found: list[Tensor] = []
+    for some in parts.values():
+        base = some[0]._base
+        whole = base is not None and base.numel() == sum(t.numel() for t in some)
+        found += [base] if whole else some
+    return found
+
+
 class LossScale:
     """The scale of the loss; 1 for good unless `enabled`."""
 
@@ -34,7 +50,7 @@ class LossScale:
         unscaled.
         """
         (loss * self.value).backward()
-        gradients = [p.grad for p in parameters if p.grad is not None]
+        gradients = wholes([p.grad for p in parameters if p.grad is not None])
         if self.value != 1.0 and gradients:
             torch._foreach_div_(gradients, self.value)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -17,7 +19,7 @@ from .attention import EntropyRecord
 from .auction import PRICES
 from .first_gradients import FirstGradients, nothing_learns
 from .groups import groups_of, parameters_of
-from .loss_scale import LossScale
+from .loss_scale import LossScale, wholes
 from .optimizers import TwoOptimizers, check_optimizer
 from .parallel import Processes
 from .regularisers import Dropout, cap_norms
@@ -55,6 +57,20 @@ class Step:
     megabytes: float
     ceiling: float | None = None
     without_gradient: tuple[str, ...] = ()
+
+
+@contextmanager
+def collected_later() -> Iterator[None]:
+    """Lets Python look for circles of objects after a pass, not while it makes a graph of thousands
+    of objects that are all in use.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def make_optimizer(adapters: Adapters, settings: TrainSettings) -> TwoOptimizers:
@@ -121,37 +137,23 @@ class Run:
     ) -> Iterator[Step]:
         """Trains and yields a Step after each step that is left; arguments as in `train`."""
         adapters, optimizer, price, scale = self.adapters, self.optimizer, self.price, self.scale
-        attention_weight = adapters.settings.attention_weight
         # undoes what an interrupted step left behind
         optimizer.zero_grad()
         self.generator.set_state(self.random)
         for learning_rate in self.settings.rates()[len(self.losses) :]:
             optimizer.set_learning_rate(learning_rate)
-            self.refresh()
-            if attention is not None:
-                attention.start()
-            parts, share = loss_fn(self.generator), 1.0
-            if isinstance(parts, Tensor):
-                loss = parts
-            else:
-                rest = self.refresh, attention, attention_weight
-                loss, share = accumulate(parts, scale, *rest)
-            mean_loss = loss if self.processes is None else self.processes.mean(loss)
-            total_loss = loss + price.penalty(mean_loss)
-            if attention is not None:
-                total_loss = total_loss + share * attention_weight * attention.take()
-            if not total_loss.requires_grad:
-                raise nothing_learns()
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            scale.backward(total_loss, parameters)
-            adapters.paths.forget()  # makes room for the optimizer
+            with adapters.paths.without_autograd(), collected_later():
+                mean_loss, total_loss = self.computed(loss_fn, attention, parameters)
             if self.processes is not None:
                 total_loss = self.processes.mean(total_loss)
                 self.processes.average([p.grad for p in parameters if p.grad is not None])
-            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            gradients = wholes([p.grad for p in parameters if p.grad is not None])
+            norm = torch.nn.utils.get_total_norm(gradients)
+            del gradients
             checks = torch.stack([t.detach().float() for t in (mean_loss, total_loss, norm)])
             value, *checked = checks.tolist()  # waits for the device, once a step
-            del parts, loss, mean_loss, total_loss  # and the graph of the step with what it holds
+            del mean_loss, total_loss  # and the graph of the step with what it holds
             finite_loss, finite_norm = map(math.isfinite, checked)
             good = finite_loss and finite_norm
             resting: tuple[str, ...] = ()
@@ -172,6 +174,29 @@ class Run:
             elif not (finite_loss and scale.overflowed()):
                 self.bad_steps += 1
             yield self._ended(value, resting)
+
+    def computed(
+        self, loss_fn: LossFunction, attention: EntropyRecord | None, parameters: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Computes the gradients of a step. Returns its loss L_rec and all that it minimises."""
+        weight = self.adapters.settings.attention_weight
+        self.refresh()
+        if attention is not None:
+            attention.start()
+        parts, share = loss_fn(self.generator), 1.0
+        if isinstance(parts, Tensor):
+            loss = parts
+        else:
+            loss, share = accumulate(parts, self.scale, self.refresh, attention, weight)
+        mean_loss = loss if self.processes is None else self.processes.mean(loss)
+        total_loss = loss + self.price.penalty(mean_loss)
+        if attention is not None:
+            total_loss = total_loss + share * weight * attention.take()
+        if not total_loss.requires_grad:
+            raise nothing_learns()
+        self.scale.backward(total_loss, parameters)
+        self.adapters.paths.forget()  # makes room for the optimizer
+        return mean_loss, total_loss
 
     def refresh(self) -> None:
         """Computes the diagonals of Lambda for the next pass, with dropout if there is any."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from ...layers.joined import Alone, Frozen, Use, frozen_of
+from ...layers.joined import Alone, Frozen, Own, Use, frozen_of
 from ...layers.layer import is_adaptable
 
 # older hosts have neither quantised tensors nor weights that come on side streams
@@ -48,7 +48,7 @@ class HostFrozen(Frozen):
         standard = kind.forward in FORWARDS and getattr(kind, CAST) in CASTING_FORWARDS
         # others quantise their inputs or use kernels of their own, which differ from what the
         # gradients are those of
-        self.plainly = not standard and not unpacked
+        self.plainly, self.standard = not standard and not unpacked, standard and not unpacked
         # else inputs are multiplied by it first
         self.unscaled = getattr(module, "pre_quant_scale", None) is None
 
@@ -65,6 +65,15 @@ class HostFrozen(Frozen):
             or len(module.weight_function) + len(module.bias_function) > 0
             or isinstance(weight, QUANTISED)
         )
+
+    def own(self, like: Tensor) -> Own | None:
+        if not self.standard or self.casts(like):
+            return None
+        parameters = self.module._parameters
+        return parameters["weight"], parameters["bias"]
+
+    def begin(self) -> None:
+        comfy.ops.run_every_op()
 
     def with_weight(self, like: Tensor, use: Use) -> Tensor:
         module = self.module
@@ -85,7 +94,7 @@ class HostFrozen(Frozen):
             comfy.ops.uncast_bias_weight(module, weight, bias, stream)
 
     def suits(self) -> bool:
-        return self.unscaled and super().suits()
+        return self.unscaled and (self.fan_out is None or super().suits())
 
     def forward(self, *args: Any, **named: Any) -> Tensor:
         if not self.plainly or len(args) != 1 or named or not self.suits():
