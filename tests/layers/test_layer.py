@@ -98,7 +98,7 @@ def test_gradients_are_those_of_the_dense_update(case):
     )
     i = torch.arange(component.rank)
     falling = torch.exp(-log_rate.exp() * i)
-    weights = falling * (2 / falling.sum()).detach()  # 2: the target rank, above it the rank
+    weights = falling * (2 / falling.square().sum()).sqrt().detach()  # 2: the target rank
     delta = up[:, : component.rank] @ torch.diag(weights) @ down[: component.rank]
     layer = copy.deepcopy(model[0])
     layer._forward_hooks.clear()
