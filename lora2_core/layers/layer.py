@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -128,8 +128,8 @@ class Component:
 
     def alone(self, place: Place, origin: Tensor, x: Tensor) -> Tensor:
         """Returns the output of the module and the path, as one operation."""
-        together, frozen = JoinedLinear if self.kernel is None else JoinedConvolution, self.frozen
-        assert frozen is not None  # as long as it is joined
+        together = JoinedLinear if self.kernel is None else JoinedConvolution
+        frozen = cast(Frozen, self.frozen)  # as long as it is joined
         if torch.is_grad_enabled():
             return together.apply(x, origin, place, frozen)
         return together.compute(x, place, frozen)[0]
