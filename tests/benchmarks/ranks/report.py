@@ -30,7 +30,7 @@ subjects is their geometric mean. A ratio of losses is paired by subject and see
 95 % interval over subjects, and ± is half of such an interval; in the tables and plots of B each
 subject's own level is taken off first.
 
-Sections B, C, E and F are of `adaptive` as it was before its size fell over the first half of a
+Sections A, B, C, E and F are of `adaptive` as it was before its size fell over the first half of a
 run and its wide layers learned as fast as narrow ones; H and I are of today's but for the noise
 test, which held a cliff of 50 without asking that noise be alike. D trains nothing anew.
 
