@@ -20,7 +20,8 @@ from .unit import Unit
 
 
 class Several(torch.autograd.Function):
-    """The Linears of a unit from number `start` on, as many as there are `frozen`, and their paths.
+    """Computes the Linears of a unit from number `start` on, as many as there are `frozen`, with
+    their paths.
 
     given: the input, where it needs no gradient; else None. over: gets True in the backward pass.
     """

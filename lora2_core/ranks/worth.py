@@ -77,7 +77,7 @@ def above_noise(worths: Sequence[Tensor], tolerance: float | None = None) -> lis
         if tolerance is None and len(worth):
             before = torch.cat([worth.new_tensor([least]), worth[:-1]])
             together = worth.flip(0).cumsum(0).flip(0)
-            count = torch.arange(len(worth), 0, -1, dtype=worth.dtype)
+            count = torch.arange(len(worth), 0, -1, device=worth.device)
             alike = worth * (count / 2).clamp(max=ALIKE) < together
             gone = (gone & alike & (worth * CLIFF < before)).cummax(0).values
         ranks.append(len(worth) - int((gone | (worth <= 0)).sum()))

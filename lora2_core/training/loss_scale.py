@@ -50,8 +50,9 @@ class LossScale:
         unscaled.
         """
         (loss * self.value).backward()
-        gradients = wholes([p.grad for p in parameters if p.grad is not None])
-        if self.value != 1.0 and gradients:
+        if self.value == 1.0:
+            return
+        if gradients := wholes([p.grad for p in parameters if p.grad is not None]):
             torch._foreach_div_(gradients, self.value)
 
     def step_was_good(self) -> None:

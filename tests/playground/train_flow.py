@@ -44,8 +44,8 @@ def initialise(model: nn.Module) -> None:
 
 
 class Data:
-    """Every base picture on every background as a latent, and the text features of its caption,
-    of the caption with each rare name, and of no caption.
+    """Holds every base picture on every background as a latent, and the text features of its
+    caption, of the caption with each rare name, and of no caption.
     """
 
     def __init__(self, folder: Path, parts: asset.Asset):
@@ -93,7 +93,7 @@ class Data:
 
 
 class Training:
-    """The transformer, its optimizer and a running average of its weights."""
+    """Holds the transformer, its optimizer and a running average of its weights."""
 
     def __init__(self, data: Data, parts: asset.Asset, args: argparse.Namespace):
         self.data, self.args, self.step = data, args, 0

@@ -13,7 +13,7 @@ STOP = 17
 
 
 def whole_and_resumed(make: Callable[[], tuple[Planted, Run]], path: Path) -> tuple[Run, Run]:
-    """Both runs at their end; the losses are checked to be the same."""
+    """Returns both runs at their end; checks that their losses are the same."""
     model, whole = make()
     for step in whole.steps(model.loss):
         if step.index == STOP:

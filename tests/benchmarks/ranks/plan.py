@@ -80,14 +80,14 @@ class Plan:
 
     @property
     def classes(self) -> tuple[Class, ...]:
-        """What is trained on attention alone."""
+        """Returns what is trained on attention alone."""
         if self.base_model == FLOW:
             return tuple(c for c in FLOW_CLASSES if c.layers == ATTENTION)
         return CLASSES
 
     @property
     def wide_sizes(self) -> tuple[tuple[str, int, float], ...]:
-        """Methods, ranks and shares of their bytes where all layers are trained."""
+        """Returns methods, ranks and shares of their bytes where all layers are trained."""
         if self.base_model == FLOW:
             return tuple((c.method, c.rank, 1.0) for c in FLOW_CLASSES if c.layers == WIDE)
         return WIDE_SIZES
