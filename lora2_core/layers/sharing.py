@@ -87,8 +87,8 @@ class Ahead(Of):
 
 class Given(Of):
     """Holds an input that needs no gradient, of all layers of a unit, and `hidden` [inputs,
-    positions of a layer], which is what lora_down of each of them makes of it. The layers' gradients wait, and
-    those of one shape are computed together.
+    positions of a layer], which is what lora_down of each of them makes of it. The layers'
+    gradients wait, and those of one shape are computed together.
 
     left: the layers that have not asked for theirs yet.
     """
