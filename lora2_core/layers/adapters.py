@@ -152,11 +152,7 @@ class Adapters:
     ) -> None:
         """Sets the ranks, given as a tensor and as `values`, and allocates their positions."""
         self._ranks, self._followed = ranks, self.rate_parameter.detach().clone()
-        if any(c.capacity_for(r) != c.capacity for c, r in zip(self._list, values, strict=True)):
-            self.paths.spare = []  # which would keep the old parameters
-        for component, rank in zip(self._list, values, strict=True):
-            component.rank = rank
-            component.allocate(rank, optimizer)
+        self.paths.sheets.set_ranks(values, optimizer)
 
     def take_ranks(self, ranks: list[int]) -> None:
         """Sets ranks that came with restored rates, and counts them as the ranks of these rates."""

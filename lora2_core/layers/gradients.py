@@ -19,7 +19,8 @@ class Fold(torch.autograd.Function):
 
     used: called then; ended: called with the sheets after it. weights: Lambda, [layers, positions];
     None where it is 1. parameters: lora_up and lora_down of every layer in turn; others, where
-    `into` are these and get their gradients without autograd, which takes its time for each.
+    `into` are these and get their gradients without autograd, which takes its time for each. What
+    lies behind each other gets them together then (wholes.py).
     Returns a scalar without a value.
     """
 
@@ -46,7 +47,8 @@ class Fold(torch.autograd.Function):
         of_weights = None if ctx.weights is None else torch.zeros_like(ctx.weights)
         found: Some = [None] * (len(ctx.into) or ctx.count)
         for sheet in ctx.sheets:
-            sheet.gradients(found, None if of_weights is None else of_weights.view(-1))
+            flat = None if of_weights is None else of_weights.view(-1)
+            sheet.gradients(found, flat, to_wholes=bool(ctx.into))
         ctx.ended(ctx.sheets)
         if ctx.into:
             add_gradients(ctx.into, found)

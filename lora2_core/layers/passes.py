@@ -16,9 +16,9 @@ from .joined import JoinedLinear, Lent, Place
 from .layer import Component
 from .several import Several
 from .sharing import Ahead, Given, Watch
+from .sheets import Sheets
 from .unit import Unit
 
-SPARE = 4  # sheets that are kept: one for each dtype that layers compute in
 KNOWN = 4  # times the layers: places in Lambda that are remembered
 
 
@@ -48,6 +48,7 @@ class Passes:
 
     def __init__(self, components: Sequence[Component], names: Sequence[str] = ()):
         self.components, self.folds = components, False
+        self.sheets = Sheets(components)
         # the module of each layer, where it is one of its own: what that calls is in one block
         parts = [name.rpartition(".") for name in names]
         self.owners = [owner if not leaf.isdigit() else None for owner, _, leaf in parts]
@@ -59,16 +60,6 @@ class Passes:
         self.current: Pass | None = None
         # whether torch.autograd.grad can be asked for the gradients of parameters
         self.by_autograd = True
-        self.spare: list[Sheet] = []  # of passes that are over, for the next ones
-
-    def keep(self, sheets: list[Sheet]) -> None:
-        """Keeps the sheets of a pass that is over, but not their memory. A pass that finds out what
-        layers compute with has one for each, and they don't come again.
-        """
-        if len(sheets) <= SPARE:
-            for sheet in sheets:
-                sheet.release()
-            self.spare = list(sheets)
 
     def forget(self) -> None:
         """Frees the tensors; they are made again when they are needed."""
@@ -119,7 +110,7 @@ class Passes:
             if self.current is not None and self.current.sheets is sheets:
                 self.forget()
 
-        parameters = [p for c in self.components for p in (c.lora_up, c.lora_down)]
+        parameters = self.sheets.parameters
         weights = self.weights if self.folds else None
         # hooks of others are called by autograd
         hooked = any(p._backward_hooks or p._post_accumulate_grad_hooks for p in parameters)
@@ -128,7 +119,7 @@ class Passes:
             into, given = [], parameters
         else:
             into, given = parameters, [parameters[0].new_zeros((), requires_grad=True)]
-        return Fold.apply(sheets, used, self.keep, into, weights, *given)
+        return Fold.apply(sheets, used, self.sheets.keep, into, weights, *given)
 
     def of(self, row: int, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns (lora_down with Lambda, lora_up) of a layer for inputs like x, in the dtype that
@@ -198,27 +189,12 @@ class Passes:
         # a preview may ask first, and training then uses it
         with torch.inference_mode(False), torch.no_grad():
             weights = self.weights.detach().reshape(-1) if self.folds else None
-            sheet = self.sheet(self.units(rows), dtype)
+            units, width = self.units(rows), self.weights.shape[-1]
+            sheet = self.sheets.sheet(units, dtype, self.index, width, folds=self.folds)
             sheet.fill(weights)
         now.sheets.append(sheet)
         for row, place in sheet.places.items():
             now.places[row] = self.state(row), sheet, place
-
-    def sheet(self, units: list[list[int]], dtype: torch.dtype) -> Sheet:
-        """Returns a sheet of these layers without values, one of before where nothing but values
-        has changed.
-        """
-        parameters = [p for c in self.components for p in (c.lora_down, c.lora_up)]
-        memory = [p.data_ptr() for p in parameters]
-        key = dtype, self.folds, self.weights.shape, units, list(map(id, parameters)), memory
-        for sheet in self.spare:
-            if sheet.key == key:
-                self.spare.remove(sheet)
-                return sheet
-        self.spare = []
-        sheet = Sheet(units, self.components, dtype, self.index, folds=self.folds)
-        sheet.key = key
-        return sheet
 
     def with_same_input(self, row: int) -> list[int]:
         """Returns a layer and those that get the same input."""

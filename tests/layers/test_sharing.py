@@ -241,7 +241,7 @@ def test_nothing_of_a_pass_is_held_by_itself():
             del y, pass_
             adapters.refresh()
             assert [each() for each in held] == [None, None]
-            if backward and adapters.paths.spare:
+            if backward and adapters.paths.sheets.spare:
                 assert unit().down.untyped_storage().nbytes() == 0
             else:
                 assert unit() is None
