@@ -144,6 +144,8 @@ class Sheet:
             if to_wholes and section.whole and all(there):
                 section.whole.add(values)
                 continue
+            if section.whole is not None:
+                section.whole.apart = True
             for row, part, is_there in zip(section.rows, section.parts(values), there, strict=True):
                 if is_there:
                     add(found, 2 * row + 1, part)
@@ -157,6 +159,8 @@ class Sheet:
             if to_wholes and stack.whole and len(layers) == len(stack.rows):
                 stack.whole.add(values)
                 continue
+            if stack.whole is not None:
+                stack.whole.apart = True
             for i, part in zip(layers, values.unbind(), strict=True):
                 add(found, 2 * stack.rows[i], part)
 

@@ -117,6 +117,8 @@ class Passes:
         asked = self.by_autograd or hooked
         if asked:
             into, given = [], parameters
+            for whole in self.sheets.laid:
+                whole.apart = True
         else:
             into, given = parameters, [parameters[0].new_zeros((), requires_grad=True)]
         return Fold.apply(sheets, used, self.sheets.keep, into, weights, *given)

@@ -39,21 +39,15 @@ class Sheets:
         has changed. width: of Lambda.
         """
         made_of = dtype, folds, width, units
-        now = made_of, self.memory()
         for sheet in self.spare:
-            if sheet.made_of == now:
+            if sheet.made_of == (made_of, Component.moved):
                 self.spare.remove(sheet)
                 return sheet
         self.spare = []
         sheet = Sheet(units, self.components, dtype, index, self.lay, folds=folds)
-        sheet.made_of = made_of, self.memory()
         self.tidy()
+        sheet.made_of = made_of, Component.moved
         return sheet
-
-    def memory(self) -> tuple[list[int], list[int]]:
-        """Returns which parameters there are, and where they lie."""
-        parameters = self.parameters
-        return list(map(id, parameters)), [p.data_ptr() for p in parameters]
 
     def keep(self, sheets: list[Sheet]) -> None:
         """Keeps the sheets of a pass that is over, but not their memory. A pass that finds out what
@@ -72,6 +66,7 @@ class Sheets:
             if whole.holds(members):
                 return whole
         self.laid.append(Whole(members, stacked=stacked))
+        Component.moved += 1
         return self.laid[-1]
 
     def tidy(self) -> None:

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 
 class Whole:
-    """Parameters that are parts of one. As `members` they have no gradient while `values` has one.
+    """Parameters that are parts of one, `values`, which has their gradients too. apart: whether the
+    members may have gradients of their own.
 
     stacked: they are of one shape, in front of each other; else matrices below each other.
     """
 
     def __init__(self, members: Sequence[nn.Parameter], *, stacked: bool):
-        self.members, self.stacked = list(members), stacked
+        self.members, self.stacked, self.apart = list(members), stacked, True
         self.sizes = [member.numel() for member in members]
         self.shapes = [member.shape for member in members]
         self.values = nn.Parameter(self.joined([member.detach() for member in members]))
@@ -55,6 +56,7 @@ class Whole:
 
     def spread(self) -> None:
         """Gives each member its part of the gradient."""
+        self.apart = self.apart or self.values.grad is not None
         for member, part in zip(self.members, self.gradients(), strict=False):
             member.grad = part if member.grad is None else member.grad + part
         self.values.grad = None

@@ -187,20 +187,16 @@ class TwoOptimizers:
         for group, speed in zip(self.weight_groups, self.speeds, strict=True):
             group["lr"] = learning_rate * speed
 
-    @property
-    def trained(self) -> Parameters:
-        """Returns all parameters, those that lie behind each other as one beside their members."""
-        own = [p for group in self.param_groups for p in group["params"]]
-        return [whole.values for whole in self.paths.sheets.laid] + own
-
     def gradients(self) -> list[torch.Tensor]:
         """Returns all gradients that there are."""
-        return [p.grad for p in self.trained if p.grad is not None]
+        rates = [p for member in self.members[1:] for g in member.param_groups for p in g["params"]]
+        return [p.grad for p in self.together.parameters + rates if p.grad is not None]
 
     def zero_grad(self) -> None:
         """Removes all gradients."""
-        for parameter in self.trained:
-            parameter.grad = None
+        self.together.zero_grad()
+        for member in self.members[1:]:
+            member.zero_grad()
 
     @torch.no_grad()
     def step(self) -> None:

@@ -61,8 +61,8 @@ class Step:
 
 @contextmanager
 def collected_later() -> Iterator[None]:
-    """Lets Python look for circles of objects after a pass, not while it makes a graph of thousands
-    of objects that are all in use.
+    """Lets Python look for circles of objects after a pass, not while there is a graph of thousands
+    of objects that are all in use: it would go through them again and again.
     """
     was_on = gc.isenabled()
     gc.disable()
@@ -143,15 +143,7 @@ class Run:
         for learning_rate in self.settings.rates()[len(self.losses) :]:
             optimizer.set_learning_rate(learning_rate)
             with adapters.paths.without_autograd(), collected_later():
-                mean_loss, total_loss = self.computed(loss_fn, attention)
-            if self.processes is not None:
-                total_loss = self.processes.mean(total_loss)
-                self.processes.average(optimizer.gradients())
-            norm = torch.nn.utils.get_total_norm(optimizer.gradients())
-            checks = torch.stack([t.detach().float() for t in (mean_loss, total_loss, norm)])
-            value, *checked = checks.tolist()  # waits for the device, once a step
-            del mean_loss, total_loss  # and the graph of the step with what it holds
-            finite_loss, finite_norm = map(math.isfinite, checked)
+                value, finite_loss, finite_norm = self.passed(loss_fn, attention)
             good = finite_loss and finite_norm
             resting: tuple[str, ...] = ()
             if good and not self.dropout.used:  # which gives layers no gradient now and then
@@ -171,6 +163,22 @@ class Run:
             elif not (finite_loss and scale.overflowed()):
                 self.bad_steps += 1
             yield self._ended(value, resting)
+
+    def passed(
+        self, loss_fn: LossFunction, attention: EntropyRecord | None
+    ) -> tuple[float, bool, bool]:
+        """Computes the gradients of a step. Returns its loss L_rec, and whether all that it
+        minimises and the gradients are finite. Nothing of the step's graph is left.
+        """
+        mean_loss, total_loss = self.computed(loss_fn, attention)
+        if self.processes is not None:
+            total_loss = self.processes.mean(total_loss)
+            self.processes.average(self.optimizer.gradients())
+        norm = torch.nn.utils.get_total_norm(self.optimizer.gradients())
+        checks = torch.stack([t.detach().float() for t in (mean_loss, total_loss, norm)])
+        value, *checked = checks.tolist()  # waits for the device, once a step
+        finite_loss, finite_norm = map(math.isfinite, checked)
+        return value, finite_loss, finite_norm
 
     def computed(
         self, loss_fn: LossFunction, attention: EntropyRecord | None

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
-from torch import Tensor
+from torch import nn
 from torch.optim import Optimizer
 
+from ..layers.layer import Component
 from ..layers.wholes import Whole
 
 
@@ -25,17 +26,35 @@ class Together:
     ):
         self.optimizer, self.laid, self.elementwise = optimizer, laid, elementwise
         self.states: WeakKeyDictionary[Whole, dict] = WeakKeyDictionary()
-        self.apart: WeakSet[Whole] = WeakSet()  # whose members are not trained alike
-        self.shared = False  # whether parameters ever had a count of steps together
+        self.unlike: WeakSet[Whole] = WeakSet()  # whose members are not trained alike
+        self.moved = -1
+        self.known: dict[tuple[int, ...], list[list[nn.Parameter]]] = {}
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """Returns all that can have a gradient: wholes, and parameters without or apart of one."""
+        laid = self.laid()
+        apart = [member for whole in laid if whole.apart for member in whole.members]
+        rest = [p for some in self.others(laid) for p in some]
+        return [whole.values for whole in laid] + apart + rest
+
+    def zero_grad(self) -> None:
+        """Removes all gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+        for whole in self.laid():
+            whole.apart = False
 
     @contextmanager
     def as_one(self) -> Iterator[None]:
         """Puts such parameters in place of their members in the optimizer's groups inside."""
         groups, used = self.optimizer.param_groups, self.used()
         own, state = [group["params"] for group in groups], self.optimizer.state
-        if self.shared:
-            for group, given in zip(groups, self.lists_of(used), strict=True):
-                group["params"] = given
+        others = self.others(used)
+        heads = [set(map(id, given)) for given in own] if len(own) > 1 else []
+        for number, (group, rest) in enumerate(zip(groups, others, strict=True)):
+            here = [w for w in used if not heads or id(w.members[0]) in heads[number]]
+            group["params"] = [whole.values for whole in here] + rest
         for whole in used:
             if self.states[whole]:
                 state[whole.values] = self.states[whole]
@@ -50,14 +69,32 @@ class Together:
                     self.share(whole, found)
                 self.states[whole] = found
 
+    def others(self, wholes: Sequence[Whole]) -> list[list[nn.Parameter]]:
+        """Returns the parameters of each group of the optimizer that are in none of these. They get
+        counts of steps of their own, which they may have had together.
+        """
+        if self.moved != Component.moved:
+            self.moved, self.known = Component.moved, {}
+        key = tuple(map(id, wholes))
+        if key not in self.known:
+            covered = {id(member) for whole in wholes for member in whole.members}
+            groups = [group["params"] for group in self.optimizer.param_groups]
+            self.known[key] = [[p for p in given if id(p) not in covered] for given in groups]
+            seen = {id(v) for whole in wholes for v in self.states.get(whole, {}).values()}
+            for state in (self.optimizer.state.get(p, {}) for some in self.known[key] for p in some):
+                for name, value in state.items():
+                    if torch.is_tensor(value) and value.numel() == 1:
+                        state[name] = value.clone() if id(value) in seen else value
+                        seen.add(id(state[name]))
+        return self.known[key]
+
     def used(self) -> list[Whole]:
         """Returns those that are trained as one in this step; members of others get their parts of
         the gradient.
         """
         used = []
         for whole in self.laid():
-            alone = any(member.grad is not None for member in whole.members)
-            if whole.values.grad is not None and not alone and self.joins(whole):
+            if whole.values.grad is not None and not whole.apart and self.joins(whole):
                 used.append(whole)
             else:
                 whole.spread()
@@ -66,12 +103,12 @@ class Together:
 
     def joins(self, whole: Whole) -> bool:
         """Returns whether the members are trained alike, and joins what is kept of them."""
-        if not self.elementwise or whole in self.apart:
+        if not self.elementwise or whole in self.unlike:
             return False
         if whole not in self.states:
             state = self.joined(whole)
             if state is None:
-                self.apart.add(whole)
+                self.unlike.add(whole)
                 return False
             self.share(whole, state)
             self.states[whole] = state
@@ -100,27 +137,7 @@ class Together:
 
     def share(self, whole: Whole, state: dict) -> None:
         """Gives each member its part of what is kept of all."""
-        self.shared = True
         parts = {k: whole.parts(v) for k, v in state.items() if v.shape == whole.values.shape}
         for number, member in enumerate(whole.members):
             own = {name: some[number] for name, some in parts.items()}
             self.optimizer.state[member] = {k: own.get(k, v) for k, v in state.items()}
-
-    def lists_of(self, used: list[Whole]) -> list[list[Tensor]]:
-        """Returns the parameters of each group of the optimizer, those in place of their members.
-        Other parameters get a count of steps of their own, which they may have had together.
-        """
-        covered = {id(member) for whole in used for member in whole.members}
-        firsts = {id(whole.members[0]): whole.values for whole in used}
-        seen = {id(value) for whole in used for value in self.states[whole].values()}
-        lists = []
-        for group in self.optimizer.param_groups:
-            wholes = [firsts[id(p)] for p in group["params"] if id(p) in firsts]
-            alone = [p for p in group["params"] if id(p) not in covered]
-            lists.append(wholes + alone)
-            for state in (self.optimizer.state.get(p, {}) for p in alone):
-                for name, value in state.items():
-                    if torch.is_tensor(value) and value.numel() == 1:
-                        state[name] = value.clone() if id(value) in seen else value
-                        seen.add(id(state[name]))
-        return lists
