@@ -18,7 +18,8 @@ class Whole:
     """
 
     def __init__(self, members: Sequence[nn.Parameter], *, stacked: bool):
-        self.members, self.stacked, self.apart = list(members), stacked, True
+        self.members, self.stacked = list(members), stacked
+        self.apart = any(member.grad is not None for member in members)
         self.sizes = [member.numel() for member in members]
         self.shapes = [member.shape for member in members]
         self.values = nn.Parameter(self.joined([member.detach() for member in members]))

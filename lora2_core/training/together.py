@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..layers.layer import Component
@@ -128,9 +128,7 @@ class Together:
             if all(v.shape == m.shape for v, m in zip(values, whole.members, strict=True)):
                 found[name] = whole.joined(values)
                 continue
-            different = {id(value): value for value in values}
-            numbers = torch.stack([value.reshape(()) for value in different.values()])
-            if len(different) > 1 and len(numbers.unique()) > 1:
+            if not are_equal(list({id(value): value for value in values}.values())):
                 return None
             found[name] = values[0].clone()
         return found
@@ -141,3 +139,8 @@ class Together:
         for number, member in enumerate(whole.members):
             own = {name: some[number] for name, some in parts.items()}
             self.optimizer.state[member] = {k: own.get(k, v) for k, v in state.items()}
+
+
+def are_equal(numbers: Sequence[Tensor]) -> bool:
+    """Returns whether single numbers are equal; waits for the device where there are several."""
+    return len(numbers) == 1 or len(torch.stack(list(numbers)).unique()) == 1
