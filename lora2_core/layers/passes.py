@@ -248,8 +248,9 @@ class Passes:
         start, stop = self.run(unit.rows, index)
         rows = unit.rows[start:stop]
         frozen = [self.components[row].frozen for row in rows]
-        if not all(layer is not None and layer.suits() for layer in frozen):
-            return component.alone(place, now.origin, x)
+        for layer in frozen:
+            if layer is None or not layer.suits():
+                return component.alone(place, now.origin, x)
         over: list[bool] = []
         outputs = Several.apply(x, now.origin, unit, start, frozen, given, over)
         for row, output in zip(rows, outputs, strict=True):

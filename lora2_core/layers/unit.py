@@ -18,6 +18,8 @@ class Unit:
     fan_in]; ups: lora_up of each. lengths: how many positions each has.
     """
 
+    __slots__ = ("__weakref__", "down", "downs", "lengths", "of_down", "of_ups", "rows", "ups")
+
     def __init__(self, rows: Sequence[int], lengths: Sequence[int], down: Tensor):
         self.rows, self.lengths, self.down = rows, lengths, down
         self.downs = down.split(lengths) if len(rows) > 1 else (down,)
