@@ -122,6 +122,7 @@ class Sheet:
 
     def release(self) -> None:
         """Gives the memory of all values back."""
+        self.pending.clear()
         for section in self.sections:
             section.factors = None
         for storage, _ in self.memory:
@@ -134,7 +135,6 @@ class Sheet:
         """
         for finish in self.pending:
             finish()
-        self.pending.clear()
         of_ups = {r: g for u in self.units for r, g in zip(u.rows, u.of_ups, strict=True)}
         for section in self.sections:
             values = section.gradients(of_weights)

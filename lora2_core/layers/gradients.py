@@ -17,7 +17,7 @@ class Fold(torch.autograd.Function):
     """Stands for the parameters of all layers in the graph, and gives them their gradients once all
     paths have added theirs to the sheets.
 
-    used: called then; ended: called with the sheets after it. weights: Lambda, [layers, positions];
+    used: called then; ended: called with the sheets after it, if they are over. weights: Lambda, [layers, positions];
     None where it is 1. parameters: lora_up and lora_down of every layer in turn; others, where
     `into` are these and get their gradients without autograd, which takes its time for each. What
     lies behind each other gets them together then (wholes.py).
@@ -29,7 +29,7 @@ class Fold(torch.autograd.Function):
         ctx: Any,
         sheets: list[Sheet],
         used: Callable[[], None],
-        ended: Callable[[list[Sheet]], None],
+        ended: Callable[[list[Sheet]], None] | None,
         into: Sequence[Tensor],
         weights: Tensor | None,
         *parameters: Tensor,
@@ -49,7 +49,8 @@ class Fold(torch.autograd.Function):
         for sheet in ctx.sheets:
             flat = None if of_weights is None else of_weights.view(-1)
             sheet.gradients(found, flat, to_wholes=bool(ctx.into))
-        ctx.ended(ctx.sheets)
+        if ctx.ended is not None:
+            ctx.ended(ctx.sheets)
         if ctx.into:
             add_gradients(ctx.into, found)
             found = [None] * ctx.count

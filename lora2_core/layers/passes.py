@@ -121,7 +121,9 @@ class Passes:
                 whole.apart = True
         else:
             into, given = parameters, [parameters[0].new_zeros((), requires_grad=True)]
-        return Fold.apply(sheets, used, self.sheets.keep, into, weights, *given)
+        # elsewhere than in training another graph of this pass may need them yet
+        ended = None if self.by_autograd else self.sheets.keep
+        return Fold.apply(sheets, used, ended, into, weights, *given)
 
     def of(self, row: int, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns (lora_down with Lambda, lora_up) of a layer for inputs like x, in the dtype that
