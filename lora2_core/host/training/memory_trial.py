@@ -49,6 +49,7 @@ class Trial:
     of the forward pass. per_rank: of one rank position of all layers; it is part of the others.
     gradients: of all weights, in the dtype of the model. folded: the weights as paths compute with
     them, until the backward pass is over. at_the_end: gradients while they become fp32.
+    overwrites: whether the model writes over values that its gradients need.
     """
 
     rank: int = 0
@@ -58,6 +59,7 @@ class Trial:
     gradients: int = 0
     folded: int = 0
     at_the_end: int = 0
+    overwrites: bool = False
 
     def scaled(self, share: float) -> Trial:
         """Returns the trial at `share` times the rank: gradients are in proportion to it, and of
@@ -125,9 +127,11 @@ class Kept:
         self.trial, self.weights, self.block = Trial(), weights, None
         self.seen: set[tuple[int, int]] = set()
         self.alive: list[Tensor] = []  # so that no memory gets the number of another one
+        self.packed: list[tuple[Tensor, int]] = []  # with their versions
 
     def pack(self, tensor: Tensor) -> Tensor:
         """Counts a tensor that autograd keeps."""
+        self.packed.append((tensor, tensor._version))
         if (size := self.new(tensor)) and self.block is not None:
             self.block.kept += size
         else:
@@ -201,6 +205,7 @@ def try_shapes(
             stack.enter_context(torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda t: t))
             losses = [shape_of_loss(inner, batch, options, settings) for batch in batches]
             kept.trial.per_rank = sum(per_rank)
+            kept.trial.overwrites = any(t._version != version for t, version in kept.packed)
             del losses
             return kept.trial
     except (RuntimeError, NotImplementedError, TypeError, AttributeError, ValueError) as error:
