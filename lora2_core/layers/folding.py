@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .joined import Place
+from .joined import Pair
 from .layer import Component
 from .sections import Index, Lay, Section, Stack
 from .unit import Some
@@ -95,8 +95,8 @@ class Sheet:
         copied = [section.down for section in self.sections if section.is_copy]
         copied += [stack.copies for stack in self.stacks if stack.copies is not None]
         # by layer; without an origin, which would hold the pass
-        self.places = {
-            row: Place(unit, index, NONE)
+        self.pairs = {
+            row: Pair(unit, index, NONE)
             for unit in self.units
             for index, row in enumerate(unit.rows)
         }
@@ -175,7 +175,7 @@ def together(units: list[list[int]]) -> list[list[list[int]]]:
     return lists
 
 
-def add(found: Some, place: int, gradient: Tensor) -> None:
-    """Adds a gradient to what is found at a place."""
-    there = found[place]
-    found[place] = gradient if there is None else there + gradient
+def add(found: Some, number: int, gradient: Tensor) -> None:
+    """Adds a gradient to those that were found, at this number."""
+    there = found[number]
+    found[number] = gradient if there is None else there + gradient

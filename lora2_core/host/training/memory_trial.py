@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...layers.folding import path_dtype
-from ...layers.joined import Frozen, Place
+from ...layers.joined import Frozen, Pair
 from ...layers.layer import Component
 from ...layers.unit import Unit
 from ...saying import log
@@ -267,15 +267,15 @@ def without_values(model: nn.Module) -> Iterator[set[int]]:
             table[name] = tensor
 
 
-def place_of(path: Component, made: dict, kept: Kept, x: Tensor) -> Place:
-    """Returns the place of a path for inputs like x; its tensors are counted with the gradients."""
+def pair_of(path: Component, made: dict, kept: Kept, x: Tensor) -> Pair:
+    """Returns the pair of a path for inputs like x; its tensors are counted with the gradients."""
     dtype = path_dtype(x)
     if dtype not in made:
         unit = Unit([0], [path.capacity], path.lora_down.detach().to(dtype))
         unit.ups = [path.lora_up.detach().to(dtype)]
         for tensor in (unit.down, *unit.ups):
             kept.new(tensor)
-        made[dtype] = Place(unit, 0, torch.zeros((), device=META, requires_grad=True))
+        made[dtype] = Pair(unit, 0, torch.zeros((), device=META, requires_grad=True))
     return made[dtype]
 
 
@@ -296,7 +296,7 @@ def watched_paths(
         path.rank = path.max_rank
         path.allocate(path.rank)
         if (layer := frozen(module)) is not None:
-            path.join(layer, partial(place_of, path, {}, kept))
+            path.join(layer, partial(pair_of, path, {}, kept))
         else:
             diagonal = torch.empty(path.capacity, device=META)
             path.hook(lambda diagonal=diagonal: diagonal)
