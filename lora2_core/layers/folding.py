@@ -18,7 +18,6 @@ from .joined import Pair
 from .layer import Component
 from .sections import Index, Lay, Section, Stack
 from .unit import Some
-from .wholes import Whole
 
 # layers whose tensors are computed together at most: what they need meanwhile stays small
 TOGETHER = 128
@@ -102,11 +101,6 @@ class Sheet:
         }
         storages = {t.untyped_storage()._cdata: t.untyped_storage() for t in copied}
         self.memory = [(storage, storage.nbytes()) for storage in storages.values()]
-
-    @property
-    def wholes(self) -> list[Whole]:
-        """Returns the parameters that lie behind each other."""
-        return [part.whole for part in (*self.sections, *self.stacks) if part.whole is not None]
 
     def fill(self, weights: Tensor | None) -> None:
         """Computes all values. weights: the diagonals of Lambda behind each other, None where it

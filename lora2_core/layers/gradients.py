@@ -17,10 +17,10 @@ class Fold(torch.autograd.Function):
     """Stands for the parameters of all layers in the graph, and gives them their gradients once all
     paths have added theirs to the sheets.
 
-    used: called then; ended: called with the sheets after it, if they are over. weights: Lambda, [layers, positions];
-    None where it is 1. parameters: lora_up and lora_down of every layer in turn; others, where
-    `into` are these and get their gradients without autograd, which takes its time for each. What
-    lies behind each other gets them together then (wholes.py).
+    used: called then; ended: called with the sheets after it, if they are over. weights: Lambda,
+    [layers, positions]; None where it is 1. parameters: lora_up and lora_down of every layer in
+    turn; others, where `into` are these and get their gradients without autograd, which takes its
+    time for each. What lies behind each other gets them together then (wholes.py).
     Returns a scalar without a value.
     """
 

@@ -156,8 +156,8 @@ class Alone(torch.autograd.Function):
 
 
 class Pair:
-    """What a layer's path computes with in a pass: `down`, which is lora_down with Lambda [capacity,
-    fan_in], and `up`, lora_up [out, capacity].
+    """What a layer's path computes with in a pass: `down`, lora_down with Lambda, [capacity,
+    fan_in], and `up`, which is lora_up, [out, capacity].
 
     unit, index: the unit that they are parts of, and the number of the layer in it. origin: a
     scalar that stands for them in the graph. Operations take it and give it no gradient: they add

@@ -1,5 +1,5 @@
-"""lora_down and lora_up of some layers, as their paths compute with them: lora_down of one width behind
-each other with Lambda, lora_up of one shape in front of each other.
+"""lora_down and lora_up of some layers, as their paths compute with them: lora_down of one width
+behind each other with Lambda, lora_up of one shape in front of each other.
 
 fp16 holds no number above 65,504, and with the paper's init (Lambda A) x passes that. So in fp16
 every position is scaled to a lora_down no longer than 1, which makes (Lambda A) x no longer than x.
@@ -23,7 +23,6 @@ LARGEST = 2.0**14
 Index = Callable[[list[int], list[int]], Tensor]
 # lays parameters behind each other, stacked or not; None where each stays alone
 Lay = Callable[[list[nn.Parameter], bool], "Whole | None"]
-
 
 
 def power_of_two(lengths: Tensor) -> Tensor:
@@ -104,7 +103,7 @@ class Section:
         del found
         if self.scale is not None:
             values *= self.scale[:, None]
-        if self.factors is not None:
+        if self.factors is not None and of_weights is not None:
             of_weights.index_add_(0, self.index, self.products(values))
             values *= self.factors[:, None]
         return values

@@ -1,5 +1,5 @@
-"""The sheets that all layers' paths compute with, kept from pass to pass, and how the layers' parameters
-lie in memory.
+"""The sheets that all layers' paths compute with, kept from pass to pass, and how the layers'
+parameters lie in memory.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Parameters of many layers that lie behind each other in memory. An optimizer takes them for one: on a
-GPU, a step of hundreds of tensors costs as much as hundreds of operations.
+"""Parameters of many layers that lie behind each other in memory. An optimizer takes them for one:
+to go through hundreds of tensors takes a computer longer than a GPU needs to step them.
 """
 
 from __future__ import annotations

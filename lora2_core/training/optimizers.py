@@ -130,7 +130,9 @@ class TwoOptimizers:
         self.members = [self.member(weights)]
         self.state = self.members[0].state
         elementwise = settings.optimizer in ELEMENTWISE
-        self.together = Together(self.members[0], lambda: paths.sheets.laid, elementwise=elementwise)
+        self.together = Together(
+            self.members[0], lambda: paths.sheets.laid, elementwise=elementwise
+        )
         if rates is not None:
             group = {"params": [rates[0]], "lr": rates[1], "weight_decay": 0.0}
             self.members.append(torch.optim.AdamW([group], **fused([rates[0]])))

@@ -81,7 +81,9 @@ class Together:
             groups = [group["params"] for group in self.optimizer.param_groups]
             self.known[key] = [[p for p in given if id(p) not in covered] for given in groups]
             seen = {id(v) for whole in wholes for v in self.states.get(whole, {}).values()}
-            for state in (self.optimizer.state.get(p, {}) for some in self.known[key] for p in some):
+            for state in (
+                self.optimizer.state.get(p, {}) for some in self.known[key] for p in some
+            ):
                 for name, value in state.items():
                     if torch.is_tensor(value) and value.numel() == 1:
                         state[name] = value.clone() if id(value) in seen else value

@@ -9,9 +9,9 @@ from torch.utils.checkpoint import checkpoint
 
 import lora2_core as lora2
 from lora2_core.layers import folding, passes
-from lora2_core.layers.sections import power_of_two
 from lora2_core.layers.joined import Alone, Frozen, frozen_of
 from lora2_core.layers.passes import Passes
+from lora2_core.layers.sections import power_of_two
 from tests.layers.test_layer import MODULES, component_of, fill
 
 # of what is compared, as a share of its largest value

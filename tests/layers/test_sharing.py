@@ -269,7 +269,9 @@ def test_two_passes_before_either_backward_are_those_of_one_after_the_other(dtyp
             for each in given:
                 model(*each).float().square().mean().backward()
             for one, parameter in zip(found, parameters(adapters)[1:], strict=True):
-                torch.testing.assert_close(one, parameter.grad, rtol=4 * EXACT[dtype], atol=4 * EXACT[dtype])
+                torch.testing.assert_close(
+                    one, parameter.grad, rtol=4 * EXACT[dtype], atol=4 * EXACT[dtype]
+                )
         for parameter in parameters(adapters)[1:]:
             parameter.grad = None
         adapters.refresh()

@@ -50,7 +50,8 @@ def run_of(together: bool, monkeypatch, mode="adaptive", **chosen) -> tuple[Para
     model = Parallel()
     settings = lora2.RankSettings(mode=mode, target_rank=3, max_rank=8)
     adapters = lora2.attach(model, ".*", settings, frozen=frozen_of)
-    return model, Run(adapters, lora2.TrainSettings(**{"steps": 40, "learning_rate": 1e-2} | chosen))
+    training = lora2.TrainSettings(**{"steps": 40, "learning_rate": 1e-2} | chosen)
+    return model, Run(adapters, training)
 
 
 def values(run: Run) -> dict[str, torch.Tensor]:
@@ -63,11 +64,15 @@ def values(run: Run) -> dict[str, torch.Tensor]:
     return found
 
 
+def close(name: str, one: torch.Tensor, two: torch.Tensor) -> None:
+    torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5, msg=lambda text: f"{name}: {text}")
+
+
 def same(first: Run, second: Run) -> None:
     one, two = values(first), values(second)
     assert one.keys() == two.keys()
     for name in one:
-        torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-5, msg=lambda text: f"{name}: {text}")
+        close(name, one[name], two[name])
 
 
 CHOSEN = {
@@ -147,7 +152,7 @@ def test_a_checkpoint_is_that_of_each_alone_and_goes_on_to_the_same_bytes(
     with safe_open(files[0], "pt") as one, safe_open(files[1], "pt") as two:
         assert set(one.keys()) == set(two.keys())
         for key in one.keys():  # noqa: SIM118
-            torch.testing.assert_close(one.get_tensor(key), two.get_tensor(key), rtol=1e-4, atol=1e-6)
+            close(key, one.get_tensor(key), two.get_tensor(key))
 
 
 def test_what_a_broken_step_left_behind_plays_no_part(monkeypatch):

@@ -5,7 +5,7 @@ weights and inputs are on torch's device "meta", where tensors have shapes and n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -21,8 +21,8 @@ from .examples import Example, collate
 from .gradient_checkpointing import repeated_blocks
 from .kernel_shapes import ShapesOfKernels, torchs_attention
 from .objective import DEFAULT, denoising_loss, weights_of
+from .valueless import META, on_meta, without_values
 
-META = torch.device("meta")
 GRADIENT = 4  # bytes of each gradient of lora_up and lora_down at the end, which is fp32
 # what the gradients of a block's activations take, as a share of these: 0.4 to 0.6 of them where
 # one block counts, with checkpointing (Flux, Qwen-Image, Z-Image)
@@ -233,38 +233,6 @@ def shape_of_loss(inner, batch: list[Example], options: dict, settings) -> Tenso
     noise = torch.empty_like(latents)
     options = {**options, "optimized_attention_override": torchs_attention}
     return denoising_loss(inner, latents, noise, sigma, moved, options, settings, weights)
-
-
-def on_meta(value):
-    """Returns a value with its tensors on the device without values."""
-    if torch.is_tensor(value):
-        return value.to(META)
-    if isinstance(value, (list, tuple)):
-        return type(value)(map(on_meta, value))
-    return {k: on_meta(v) for k, v in value.items()} if isinstance(value, dict) else value
-
-
-@contextmanager
-def without_values(model: nn.Module) -> Iterator[set[int]]:
-    """Puts tensors without values in place of all parameters and buffers inside, and yields which
-    memory they stand for.
-    """
-    before, made = [], []
-    try:
-        for part in model.modules():
-            for table in (part._parameters, part._buffers):
-                for name, tensor in table.items():
-                    if tensor is None:
-                        continue
-                    before.append((table, name, tensor))
-                    made.append(torch.empty(tensor.shape, dtype=tensor.dtype, device=META))
-                    table[name] = made[-1]
-                    if isinstance(tensor, nn.Parameter):
-                        table[name] = nn.Parameter(made[-1], requires_grad=False)
-        yield {tensor.untyped_storage()._cdata for tensor in made}
-    finally:
-        for table, name, tensor in before:
-            table[name] = tensor
 
 
 def pair_of(path: Component, made: dict, kept: Kept, x: Tensor) -> Pair:
