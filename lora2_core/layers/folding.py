@@ -90,7 +90,7 @@ class Sheet:
             self.stacks.append(stack)
             ups |= zip(stack.rows, stack.ups, strict=True)
         for unit in self.units:
-            unit.ups = [ups[row] for row in unit.rows]
+            unit.take([ups[row] for row in unit.rows])
         copied = [section.down for section in self.sections if section.is_copy]
         copied += [stack.copies for stack in self.stacks if stack.copies is not None]
         # by layer; without an origin, which would hold the pass

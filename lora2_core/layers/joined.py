@@ -186,11 +186,13 @@ class Lent(torch.autograd.Function):
         return None, None
 
 
-def plus_path(output: Tensor, hidden: Tensor, up: Tensor) -> Tensor:
-    """Adds up (down x) to the output of a Linear, a matrix, and returns it; hidden: down x."""
-    if output.dtype == up.dtype:
-        return output.addmm_(hidden, up.t())
-    output += hidden @ up.t()
+def plus_path(output: Tensor, hidden: Tensor, back: Tensor) -> Tensor:
+    """Adds up (down x) to the output of a Linear, a matrix, and returns it; hidden: down x, back:
+    the transpose of up.
+    """
+    if output.dtype == back.dtype:
+        return output.addmm_(hidden, back)
+    output += hidden @ back
     return output
 
 
@@ -208,7 +210,7 @@ class JoinedLinear(torch.autograd.Function):
         output = frozen.output(x, rows)
         if hidden is None:
             hidden = F.linear(rows if rows.dtype == up.dtype else rows.to(up.dtype), pair.down)
-        plus_path(output, hidden, up)
+        plus_path(output, hidden, pair.unit.backs[pair.index])
         return (output if len(shape) == 2 else output.view(*shape[:-1], -1)), hidden
 
     @staticmethod

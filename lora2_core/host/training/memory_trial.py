@@ -240,7 +240,7 @@ def pair_of(path: Component, made: dict, kept: Kept, x: Tensor) -> Pair:
     dtype = path_dtype(x)
     if dtype not in made:
         unit = Unit([0], [path.capacity], path.lora_down.detach().to(dtype))
-        unit.ups = [path.lora_up.detach().to(dtype)]
+        unit.take([path.lora_up.detach().to(dtype)])
         for tensor in (unit.down, *unit.ups):
             kept.new(tensor)
         made[dtype] = Pair(unit, 0, torch.zeros((), device=META, requires_grad=True))
