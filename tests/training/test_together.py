@@ -49,7 +49,8 @@ def run_of(together: bool, monkeypatch, mode="adaptive", **chosen) -> tuple[Para
     monkeypatch.setattr("lora2_core.layers.sheets.lie_together", lambda _: together)
     model = Parallel()
     settings = lora2.RankSettings(mode=mode, target_rank=3, max_rank=8)
-    adapters = lora2.attach(model, ".*", settings, frozen=frozen_of)
+    speeds = chosen.pop("speeds", None)
+    adapters = lora2.attach(model, ".*", settings, frozen=frozen_of, speeds=speeds)
     training = lora2.TrainSettings(**{"steps": 40, "learning_rate": 1e-2} | chosen)
     return model, Run(adapters, training)
 
@@ -82,6 +83,7 @@ CHOSEN = {
     "ema": {"ema": 0.9},
     "LoRA+": {"loraplus_lr_ratio": 4.0},
     "cut": {"max_norm": 0.1},
+    "one at half the speed": {"mode": "fixed", "speeds": {"layers.3": 0.5}},
     "sgd": {"optimizer": "sgd"},
     "scaled": {"mode": "fixed", "half": True},
 }
