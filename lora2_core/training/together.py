@@ -27,6 +27,7 @@ class Together:
         self.optimizer, self.laid, self.elementwise = optimizer, laid, elementwise
         self.states: WeakKeyDictionary[Whole, dict] = WeakKeyDictionary()
         self.unlike: WeakSet[Whole] = WeakSet()  # whose members are not trained alike
+        self.shared = False  # whether parameters ever had a count of steps together
         self.moved = -1
         self.known: dict[tuple[int, ...], list[list[nn.Parameter]]] = {}
 
@@ -73,6 +74,8 @@ class Together:
         """Returns the parameters of each group of the optimizer that are in none of these. They get
         counts of steps of their own, which they may have had together.
         """
+        if not (wholes or self.shared):  # and nothing keeps parameters that others replace
+            return [group["params"] for group in self.optimizer.param_groups]
         if self.moved != Component.moved:
             self.moved, self.known = Component.moved, {}
         key = tuple(map(id, wholes))
@@ -137,6 +140,7 @@ class Together:
 
     def share(self, whole: Whole, state: dict) -> None:
         """Gives each member its part of what is kept of all."""
+        self.shared = True
         parts = {k: whole.parts(v) for k, v in state.items() if v.shape == whole.values.shape}
         for number, member in enumerate(whole.members):
             own = {name: some[number] for name, some in parts.items()}
