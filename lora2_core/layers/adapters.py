@@ -90,12 +90,12 @@ class Adapters:
     @property
     def ranks(self) -> dict[str, int]:
         """Returns the rank that every layer has now, by name."""
-        return {name: c.rank for name, c in self.components.items()}
+        return dict(self._ranks_by_name)
 
     @property
     def parameters(self) -> int:
         """Returns the number of parameters inside the ranks."""
-        return sum(c.rank * c.cost for c in self._list)
+        return self._parameters
 
     @property
     def ceiling(self) -> float:
@@ -152,11 +152,9 @@ class Adapters:
     ) -> None:
         """Sets the ranks, given as a tensor and as `values`, and allocates their positions."""
         self._ranks, self._followed = ranks, self.rate_parameter.detach().clone()
-        if any(c.capacity_for(r) != c.capacity for c, r in zip(self._list, values, strict=True)):
-            self.paths.spare = []  # which would keep the old parameters
-        for component, rank in zip(self._list, values, strict=True):
-            component.rank = rank
-            component.allocate(rank, optimizer)
+        self.paths.sheets.set_ranks(values, optimizer)
+        self._ranks_by_name = dict(zip(self.components, values, strict=True))
+        self._parameters = sum(c.rank * c.cost for c in self._list)
 
     def take_ranks(self, ranks: list[int]) -> None:
         """Sets ranks that came with restored rates, and counts them as the ranks of these rates."""

@@ -4,10 +4,6 @@ layers at once, in the dtype that they compute in; and the gradients that come b
 On a GPU, an operation on a few values costs as much as one on thousands of them. Layers of one
 width lie behind each other, so that a few operations serve them all, and layers that get the same
 input are one matrix.
-
-fp16 holds no number above 65,504, and with the paper's init (Lambda A) x passes that. So in fp16
-every position is scaled to a lora_down no longer than 1, which makes (Lambda A) x no longer than x.
-lora_up is divided by the same power of two: no other bit changes.
 """
 
 from __future__ import annotations
@@ -18,17 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .joined import Place
+from .joined import Pair
 from .layer import Component
-from .unit import Some, Unit
+from .sections import Index, Lay, Section, Stack
+from .unit import Some
 
-# how far a position is scaled in fp16: further, and lora_up might overflow
-LARGEST = 2.0**14
 # layers whose tensors are computed together at most: what they need meanwhile stays small
 TOGETHER = 128
 NONE = torch.empty(0)
-# gives the places in Lambda of the positions of layers, by their numbers and lengths
-Index = Callable[[list[int], list[int]], Tensor]
 
 
 def path_dtype(x: Tensor) -> torch.dtype:
@@ -38,14 +31,6 @@ def path_dtype(x: Tensor) -> torch.dtype:
     if x.dtype == torch.float16 and x.is_cpu:
         return torch.float32
     return x.dtype
-
-
-def power_of_two(lengths: Tensor) -> Tensor:
-    """Returns for each length the power of two that makes it at most 1; 1 where it is."""
-    lengths = lengths.clamp(1.0, LARGEST)
-    # the mantissa of the next smaller number is below 1 for powers of two as well, and exact
-    below = torch.nextafter(lengths, torch.zeros_like(lengths))
-    return torch.frexp(below).mantissa / below
 
 
 def alike(sizes: Sequence[object], device: torch.device) -> list[list[int]]:
@@ -62,111 +47,9 @@ def alike(sizes: Sequence[object], device: torch.device) -> list[list[int]]:
     ]
 
 
-def behind(tensors: Sequence[Tensor | None]) -> Tensor:
-    """Returns tensors behind each other; a single one itself."""
-    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
-
-
-def products_of_rows(values: Tensor, others: Sequence[Tensor]) -> Tensor:
-    """Returns the inner product of each row of a matrix with that of others behind each other. A
-    CPU takes one after the other, which stay in its cache (24 layers of 2048: 1.3 ms, not 11).
-    """
-    groups = [[others[i] for i in group] for group in alike([0] * len(others), values.device)]
-    parts = values.split([sum(other.shape[0] for other in group) for group in groups])
-    products = [(part * behind(group)).sum(1) for part, group in zip(parts, groups, strict=True)]
-    return behind(products)
-
-
-def behind_each_other(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """Returns new tensors of the same shapes and another dtype, which lie behind each other."""
-    sizes = [t.numel() for t in tensors]
-    values = torch.empty(sum(sizes), dtype=dtype, device=tensors[0].device)
-    return [v.view(t.shape) for v, t in zip(values.split(sizes), tensors, strict=True)]
-
-
-def cast(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """Returns contiguous copies of another dtype, which lie behind each other."""
-    copies = behind_each_other(tensors, dtype)
-    torch._foreach_copy_(copies, tensors)
-    return copies
-
-
-def divided(
-    tensors: Sequence[Tensor], scales: Sequence[Tensor], dtype: torch.dtype
-) -> list[Tensor]:
-    """Returns each lora_up, or its gradient, with its columns divided by its scales."""
-    places: list[Tensor] = list(tensors)
-    for group in alike([t.shape for t in tensors], tensors[0].device):
-        values = torch.stack([tensors[i] for i in group]).float()
-        values /= torch.stack([scales[i] for i in group])[:, None]
-        for index, part in zip(group, values.to(dtype).unbind(), strict=True):
-            places[index] = part
-    return places
-
-
-class Section:
-    """Units of one width behind each other. factors: Lambda of their positions, at the places
-    `index` gives for layers of these lengths; scale: that of fp16. None where they are 1.
-    """
-
-    def __init__(
-        self, units: list[list[int]], components: Sequence[Component], dtype: torch.dtype,
-        index: Index, *, folds: bool,
-    ):  # fmt: skip
-        lengths = [[components[row].capacity for row in rows] for rows in units]
-        self.rows = [row for rows in units for row in rows]
-        self.lengths = [length for some in lengths for length in some]
-        self.parameters = [components[row].lora_down.detach() for row in self.rows]
-        first = self.parameters[0]
-        self.index = index(self.rows, self.lengths) if folds else None
-        self.factors: Tensor | None = None
-        self.scale: Tensor | None = None
-        if dtype == torch.float16:
-            self.scale = first.new_empty(sum(self.lengths))
-        self.is_copy = folds or dtype != torch.float32 or len(self.rows) > 1
-        values = first
-        if self.is_copy:
-            values = first.new_empty((sum(self.lengths), first.shape[1]), dtype=dtype)
-        parts = values.split([sum(some) for some in lengths]) if len(units) > 1 else (values,)
-        self.down, self.units = values, []
-        for rows, some, part in zip(units, lengths, parts, strict=True):
-            self.units.append(Unit(tuple(rows), some, part))
-
-    def fill(self, weights: Tensor | None) -> None:
-        """Computes lora_down with Lambda."""
-        if not self.is_copy:
-            return
-        values, down = behind(self.parameters), self.down
-        if self.index is not None and weights is not None:
-            self.factors = factors = weights.index_select(0, self.index)
-            if self.scale is None:
-                torch.mul(values, factors[:, None], out=down)
-                return
-            values = values * factors[:, None]
-        if self.scale is not None:
-            self.scale.copy_(power_of_two(values.norm(dim=1)))
-            torch.mul(values, self.scale[:, None], out=down)
-        else:
-            down.copy_(values)
-
-    def gradients(self, of_weights: Tensor | None) -> Sequence[Tensor] | None:
-        """Returns the gradients of each lora_down in fp32, None where no layer has one; adds that
-        of Lambda to `of_weights`.
-        """
-        if all(unit.of_down is None for unit in self.units):
-            return None
-        found = []
-        for unit in self.units:
-            found.append(torch.zeros_like(unit.down) if unit.of_down is None else unit.of_down)
-            unit.of_down = None
-        values = behind(found).float()  # nobody else's: it is written into
-        del found
-        if self.scale is not None:
-            values *= self.scale[:, None]
-        if self.factors is not None:
-            of_weights.index_add_(0, self.index, products_of_rows(values, self.parameters))
-            values *= self.factors[:, None]
-        return values.split(self.lengths) if len(self.lengths) > 1 else (values,)
+def lie_together(device: torch.device) -> bool:
+    """Returns whether parameters of many layers lie behind each other on a device."""
+    return len(alike((0, 0), device)) == 1
 
 
 class Sheet:
@@ -183,51 +66,41 @@ class Sheet:
         components: Sequence[Component],
         dtype: torch.dtype,
         index: Index,
+        lay: Lay,
         *,
         folds: bool,
     ):
-        self.key: Any = None  # what it was made of
+        self.made_of: Any = None
         self.pending: list[Callable[[], None]] = []
         self.sections: list[Section] = []
         device = components[groups[0][0]].lora_down.device
         for some in alike([components[rows[0]].fan_in for rows in groups], device):
             for units in together([groups[i] for i in some]):
-                self.sections.append(Section(units, components, dtype, index, folds=folds))
+                self.sections.append(Section(units, components, dtype, index, lay, folds=folds))
         self.units = [unit for section in self.sections for unit in section.units]
-        self.rows = [row for section in self.sections for row in section.rows]
-        self.scales = None
+        rows = [row for section in self.sections for row in section.rows]
+        scales: list[Tensor] = []
         if dtype == torch.float16:
-            self.scales = [part for s in self.sections for part in s.scale.split(s.lengths)]
-        self.ups = [components[row].lora_up.detach() for row in self.rows]
-        self.copies = self.ups
-        self.stacks: list[tuple[list[int], Tensor]] = []
-        if dtype == torch.float16:
-            self.stack(device)
-        elif dtype != torch.float32:
-            self.copies = behind_each_other(self.ups, dtype)
-        given = iter(self.copies)
+            scales = [part for s in self.sections for part in s.scale.split(s.lengths)]
+        self.stacks: list[Stack] = []
+        ups: dict[int, Tensor] = {}
+        for group in alike([components[row].lora_up.shape for row in rows], device):
+            some_scales = [scales[i] for i in group] if scales else None
+            stack = Stack([rows[i] for i in group], components, dtype, lay, some_scales)
+            self.stacks.append(stack)
+            ups |= zip(stack.rows, stack.ups, strict=True)
         for unit in self.units:
-            unit.ups = [next(given) for _ in unit.rows]
+            unit.take([ups[row] for row in unit.rows])
         copied = [section.down for section in self.sections if section.is_copy]
-        copied += [] if self.copies is self.ups else self.copies
+        copied += [stack.copies for stack in self.stacks if stack.copies is not None]
         # by layer; without an origin, which would hold the pass
-        self.places = {
-            row: Place(unit, index, NONE)
+        self.pairs = {
+            row: Pair(unit, index, NONE)
             for unit in self.units
             for index, row in enumerate(unit.rows)
         }
         storages = {t.untyped_storage()._cdata: t.untyped_storage() for t in copied}
         self.memory = [(storage, storage.nbytes()) for storage in storages.values()]
-
-    def stack(self, device: torch.device) -> None:
-        """Makes room for lora_up of one shape behind each other."""
-        self.copies = list(self.ups)
-        for group in alike([t.shape for t in self.ups], device):
-            shape = len(group), *self.ups[group[0]].shape
-            values = self.ups[0].new_empty(shape, dtype=torch.float16)
-            self.stacks.append((group, values))
-            for index, part in zip(group, values.unbind(), strict=True):
-                self.copies[index] = part
 
     def fill(self, weights: Tensor | None) -> None:
         """Computes all values. weights: the diagonals of Lambda behind each other, None where it
@@ -238,43 +111,52 @@ class Sheet:
                 storage.resize_(size)
         for section in self.sections:
             section.fill(weights)
-        for group, values in self.stacks:
-            ups = torch.stack([self.ups[i] for i in group])
-            torch.div(ups, torch.stack([self.scales[i] for i in group])[:, None], out=values)
-        if self.copies is not self.ups and not self.stacks:
-            torch._foreach_copy_(self.copies, self.ups)
+        for stack in self.stacks:
+            stack.fill()
 
     def release(self) -> None:
         """Gives the memory of all values back."""
+        self.pending.clear()
         for section in self.sections:
             section.factors = None
         for storage, _ in self.memory:
             storage.resize_(0)
 
-    def gradients(self, found: Some, of_weights: Tensor | None) -> None:
+    def gradients(self, found: Some, of_weights: Tensor | None, *, to_wholes: bool = False) -> None:
         """Adds the gradients in fp32 to `found`, lora_up and lora_down of every layer in turn, and
-        to `of_weights`. Layers that had none are left out.
+        to `of_weights`. Layers that had none are left out. to_wholes: where all parameters that lie
+        behind each other have one, it is added there instead.
         """
         for finish in self.pending:
             finish()
-        self.pending.clear()
-        of_ups = [gradient for unit in self.units for gradient in unit.of_ups]
-        used = [i for i, gradient in enumerate(of_ups) if gradient is not None]
+        of_ups = {r: g for u in self.units for r, g in zip(u.rows, u.of_ups, strict=True)}
         for section in self.sections:
-            there = [g is not None for unit in section.units for g in unit.of_ups]
-            of_downs = section.gradients(of_weights)
-            for row, gradient, is_there in zip(section.rows, of_downs or (), there, strict=False):
+            values = section.gradients(of_weights)
+            if values is None:
+                continue
+            there = [of_ups[row] is not None for row in section.rows]
+            if to_wholes and section.whole and all(there):
+                section.whole.add(values)
+                continue
+            if section.whole is not None:
+                section.whole.apart = True
+            for row, part, is_there in zip(section.rows, section.parts(values), there, strict=True):
                 if is_there:
-                    add(found, 2 * row + 1, gradient)
+                    add(found, 2 * row + 1, part)
         for unit in self.units:
             unit.of_ups = [None] * len(unit.rows)
-        some = [of_ups[i] for i in used]
-        if some and self.scales is not None:
-            some = divided(some, [self.scales[i] for i in used], torch.float32)
-        elif some and some[0].dtype != torch.float32:
-            some = cast(some, torch.float32)
-        for i, gradient in zip(used, some, strict=True):
-            add(found, 2 * self.rows[i], gradient)
+        for stack in self.stacks:
+            layers = [i for i, row in enumerate(stack.rows) if of_ups[row] is not None]
+            if not layers:
+                continue
+            values = stack.gradients([of_ups.pop(stack.rows[i]) for i in layers], layers)
+            if to_wholes and stack.whole and len(layers) == len(stack.rows):
+                stack.whole.add(values)
+                continue
+            if stack.whole is not None:
+                stack.whole.apart = True
+            for i, part in zip(layers, values.unbind(), strict=True):
+                add(found, 2 * stack.rows[i], part)
 
 
 def together(units: list[list[int]]) -> list[list[list[int]]]:
@@ -287,7 +169,7 @@ def together(units: list[list[int]]) -> list[list[list[int]]]:
     return lists
 
 
-def add(found: Some, place: int, gradient: Tensor) -> None:
-    """Adds a gradient to what is found at a place."""
-    there = found[place]
-    found[place] = gradient if there is None else there + gradient
+def add(found: Some, number: int, gradient: Tensor) -> None:
+    """Adds a gradient to those that were found, at this number."""
+    there = found[number]
+    found[number] = gradient if there is None else there + gradient

@@ -17,9 +17,10 @@ class Fold(torch.autograd.Function):
     """Stands for the parameters of all layers in the graph, and gives them their gradients once all
     paths have added theirs to the sheets.
 
-    used: called then; ended: called with the sheets after it. weights: Lambda, [layers, positions];
-    None where it is 1. parameters: lora_up and lora_down of every layer in turn; others, where
-    `into` are these and get their gradients without autograd, which takes its time for each.
+    used: called then; ended: called with the sheets after it, if they are over. weights: Lambda,
+    [layers, positions]; None where it is 1. parameters: lora_up and lora_down of every layer in
+    turn; others, where `into` are these and get their gradients without autograd, which takes its
+    time for each. What lies behind each other gets them together then (wholes.py).
     Returns a scalar without a value.
     """
 
@@ -28,7 +29,7 @@ class Fold(torch.autograd.Function):
         ctx: Any,
         sheets: list[Sheet],
         used: Callable[[], None],
-        ended: Callable[[list[Sheet]], None],
+        ended: Callable[[list[Sheet]], None] | None,
         into: Sequence[Tensor],
         weights: Tensor | None,
         *parameters: Tensor,
@@ -46,8 +47,10 @@ class Fold(torch.autograd.Function):
         of_weights = None if ctx.weights is None else torch.zeros_like(ctx.weights)
         found: Some = [None] * (len(ctx.into) or ctx.count)
         for sheet in ctx.sheets:
-            sheet.gradients(found, None if of_weights is None else of_weights.view(-1))
-        ctx.ended(ctx.sheets)
+            flat = None if of_weights is None else of_weights.view(-1)
+            sheet.gradients(found, flat, to_wholes=bool(ctx.into))
+        if ctx.ended is not None:
+            ctx.ended(ctx.sheets)
         if ctx.into:
             add_gradients(ctx.into, found)
             found = [None] * ctx.count

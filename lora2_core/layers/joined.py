@@ -155,12 +155,13 @@ class Alone(torch.autograd.Function):
         return ctx.frozen.back(gradient, ctx.like).view(ctx.like.shape), None
 
 
-class Place:
-    """Where a layer's path stands in a pass: the `index` of the layer in its unit, and a scalar
-    that stands for lora_down and lora_up in the graph. Operations take it and give it no gradient:
-    they add those of lora_down and lora_up to the unit, and autograd knows when all have done so.
+class Pair:
+    """What a layer's path computes with in a pass: `down`, lora_down with Lambda, [capacity,
+    fan_in], and `up`, which is lora_up, [out, capacity].
 
-    down: lora_down with Lambda, [capacity, fan_in]; up: lora_up [out, capacity].
+    unit, index: the unit that they are parts of, and the number of the layer in it. origin: a
+    scalar that stands for them in the graph. Operations take it and give it no gradient: they add
+    those of lora_down and lora_up to the unit, and autograd knows when all have done so.
     """
 
     __slots__ = ("down", "index", "origin", "unit", "up")
@@ -171,12 +172,12 @@ class Place:
 
 
 class Lent(torch.autograd.Function):
-    """Gives lora_down and lora_up of a place to operations of torch."""
+    """Gives lora_down and lora_up of a pair to operations of torch."""
 
     @staticmethod
-    def forward(ctx: Any, _origin: Tensor, place: Place) -> tuple[Tensor, Tensor]:
-        ctx.unit, ctx.index = place.unit, place.index
-        return place.down.view_as(place.down), place.up.view_as(place.up)
+    def forward(ctx: Any, _origin: Tensor, pair: Pair) -> tuple[Tensor, Tensor]:
+        ctx.unit, ctx.index = pair.unit, pair.index
+        return pair.down.view_as(pair.down), pair.up.view_as(pair.up)
 
     @staticmethod
     @once
@@ -185,11 +186,13 @@ class Lent(torch.autograd.Function):
         return None, None
 
 
-def plus_path(output: Tensor, hidden: Tensor, up: Tensor) -> Tensor:
-    """Adds up (down x) to the output of a Linear, a matrix, and returns it; hidden: down x."""
-    if output.dtype == up.dtype:
-        return output.addmm_(hidden, up.t())
-    output += hidden @ up.t()
+def plus_path(output: Tensor, hidden: Tensor, back: Tensor) -> Tensor:
+    """Adds up (down x) to the output of a Linear, a matrix, and returns it; hidden: down x, back:
+    the transpose of up.
+    """
+    if output.dtype == back.dtype:
+        return output.addmm_(hidden, back)
+    output += hidden @ back
     return output
 
 
@@ -198,23 +201,23 @@ class JoinedLinear(torch.autograd.Function):
 
     @staticmethod
     def compute(
-        x: Tensor, place: Place, frozen: Frozen, hidden: Tensor | None = None
+        x: Tensor, pair: Pair, frozen: Frozen, hidden: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Returns the output and down x, which may be given, without a graph."""
-        up, shape = place.up, x.shape
+        up, shape = pair.up, x.shape
         rows = x.reshape(-1, shape[-1])
         frozen.begin()
         output = frozen.output(x, rows)
         if hidden is None:
-            hidden = F.linear(rows if rows.dtype == up.dtype else rows.to(up.dtype), place.down)
-        plus_path(output, hidden, up)
+            hidden = F.linear(rows if rows.dtype == up.dtype else rows.to(up.dtype), pair.down)
+        plus_path(output, hidden, pair.unit.backs[pair.index])
         return (output if len(shape) == 2 else output.view(*shape[:-1], -1)), hidden
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, _origin: Tensor, place: Place, frozen: Frozen) -> Tensor:
-        output, hidden = JoinedLinear.compute(x.detach(), place, frozen)
+    def forward(ctx: Any, x: Tensor, _origin: Tensor, pair: Pair, frozen: Frozen) -> Tensor:
+        output, hidden = JoinedLinear.compute(x.detach(), pair, frozen)
         ctx.save_for_backward(x, hidden)
-        ctx.frozen, ctx.unit, ctx.index = frozen, place.unit, place.index
+        ctx.frozen, ctx.unit, ctx.index = frozen, pair.unit, pair.index
         return output.data  # no view, as torch makes one: the model may write into it
 
     @staticmethod
@@ -250,24 +253,24 @@ class JoinedConvolution(torch.autograd.Function):
     """A frozen Conv2d and its path: the kernels of lora_down, and those of lora_up of one pixel."""
 
     @staticmethod
-    def compute(x: Tensor, place: Place, frozen: Frozen) -> tuple[Tensor, Tensor]:
+    def compute(x: Tensor, pair: Pair, frozen: Frozen) -> tuple[Tensor, Tensor]:
         """Returns the output and down x, without a graph."""
-        down = place.down
+        down = pair.down
         output = frozen.forward(x)
         kernels = as_kernels(down, frozen.module.kernel_size)
         hidden = F.conv2d(x.to(down.dtype), kernels, None, *frozen.window())
-        if are_matrices(output, hidden, place.up):  # a kernel of one pixel is a matrix
-            up = place.up.expand(len(output), *place.up.shape)
+        if are_matrices(output, hidden, pair.up):  # a kernel of one pixel is a matrix
+            up = pair.up.expand(len(output), *pair.up.shape)
             pixels_of(output).baddbmm_(up, pixels_of(hidden))
         else:
-            output += F.conv2d(hidden, as_point_kernels(place.up))
+            output += F.conv2d(hidden, as_point_kernels(pair.up))
         return output, hidden
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, _origin: Tensor, place: Place, frozen: Frozen) -> Tensor:
-        output, hidden = JoinedConvolution.compute(x.detach(), place, frozen)
+    def forward(ctx: Any, x: Tensor, _origin: Tensor, pair: Pair, frozen: Frozen) -> Tensor:
+        output, hidden = JoinedConvolution.compute(x.detach(), pair, frozen)
         ctx.save_for_backward(x, hidden)
-        ctx.frozen, ctx.unit, ctx.index = frozen, place.unit, place.index
+        ctx.frozen, ctx.unit, ctx.index = frozen, pair.unit, pair.index
         return output
 
     @staticmethod

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 from ..adapter.kernels import as_kernels, as_point_kernels
-from .joined import Frozen, JoinedConvolution, JoinedLinear, Lent, Place
+from .joined import Frozen, JoinedConvolution, JoinedLinear, Lent, Pair
 from .moments import Moments, exchanged, turned
 
 # rank positions: the matrix units of GPUs compute in multiples of 8
@@ -37,7 +37,12 @@ def is_adaptable(module: nn.Module) -> bool:
 class Component:
     """The path of one layer: lora_up [fan_out, capacity] and lora_down [capacity, fan_in]. For a
     convolution fan_in is input channels times the size of the kernel.
+
+    moved: how often a parameter of any layer became another one, or its memory did. Where nothing
+    has moved, nobody needs to look at each of hundreds.
     """
+
+    moved = 0
 
     def __init__(self, module: nn.Module, max_rank: int, device: torch.device, tile: int = TILE):
         self.module, self.tile = module, tile
@@ -57,6 +62,11 @@ class Component:
         self.joined: Callable | None = None
         self.frozen: Frozen | None = None
         self.replaced: list[Callable] = []  # the module's own forward, where it had one
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in ("lora_up", "lora_down"):
+            Component.moved += 1
+        super().__setattr__(name, value)
 
     @property
     def cost(self) -> int:
@@ -100,13 +110,13 @@ class Component:
     def join(
         self,
         frozen: Frozen,
-        at: Callable[[Tensor], Place],
+        at: Callable[[Tensor], Pair],
         compute: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         """Computes the module and the path as one operation from now on, as `hook` would but for
         rounding.
 
-        at: gives the place of the path in this pass for the input that it gets. compute: gives the
+        at: gives the pair of the path in this pass for the input that it gets. compute: gives the
         output for it where not `alone` does.
         """
 
@@ -117,22 +127,22 @@ class Component:
             suits = len(args) + len(named) == 1 and frozen.suits()
             if suits and compute is not None:
                 return compute(x)
-            place = at(x)
+            pair = at(x)
             if suits:
-                return self.alone(place, place.origin, x)
-            return self.path(x, frozen(*args, **named), *Lent.apply(place.origin, place))
+                return self.alone(pair, pair.origin, x)
+            return self.path(x, frozen(*args, **named), *Lent.apply(pair.origin, pair))
 
         self.replaced = [vars(self.module)["forward"]] if "forward" in vars(self.module) else []
         self.frozen = frozen
         self.module.forward, self.joined = forward, forward
 
-    def alone(self, place: Place, origin: Tensor, x: Tensor) -> Tensor:
+    def alone(self, pair: Pair, origin: Tensor, x: Tensor) -> Tensor:
         """Returns the output of the module and the path, as one operation."""
         together = JoinedLinear if self.kernel is None else JoinedConvolution
         frozen = cast(Frozen, self.frozen)  # as long as it is joined
         if torch.is_grad_enabled():
-            return together.apply(x, origin, place, frozen)
-        return together.compute(x, place, frozen)[0]
+            return together.apply(x, origin, pair, frozen)
+        return together.compute(x, pair, frozen)[0]
 
     def unhook(self) -> None:
         """Removes the path; the module is as it was."""

@@ -12,27 +12,27 @@ from torch import Tensor
 
 from .folding import Sheet, path_dtype
 from .gradients import Fold
-from .joined import JoinedLinear, Lent, Place
+from .joined import JoinedLinear, Lent, Pair
 from .layer import Component
 from .several import Several
 from .sharing import Ahead, Given, Watch
+from .sheets import Sheets
 from .unit import Unit
 
-SPARE = 4  # sheets that are kept: one for each dtype that layers compute in
 KNOWN = 4  # times the layers: places in Lambda that are remembered
 
 
 class Pass:
     """What the paths of all layers compute with until Lambda or a parameter changes.
 
-    origin: stands for all parameters in the graph. sheets: made so far. places: by layer, with the
+    origin: stands for all parameters in the graph. sheets: made so far. pairs: by layer, with the
     state of its parameters. inputs: that layers share, by unit and whether there is a graph, until
     all of its layers have had their part. ahead: what layers gave that were not asked yet.
     """
 
     def __init__(self, begun: Callable[[list[Sheet]], Tensor]):
         self.sheets: list[Sheet] = []
-        self.places: dict[int, tuple[tuple, Sheet, Place]] = {}
+        self.pairs: dict[int, tuple[tuple, Sheet, Pair]] = {}
         self.inputs: dict[tuple[Unit, bool], Given] = {}
         self.ahead: dict[int, Ahead] = {}
         self.origin = begun(self.sheets)
@@ -48,6 +48,7 @@ class Passes:
 
     def __init__(self, components: Sequence[Component], names: Sequence[str] = ()):
         self.components, self.folds = components, False
+        self.sheets = Sheets(components)
         # the module of each layer, where it is one of its own: what that calls is in one block
         parts = [name.rpartition(".") for name in names]
         self.owners = [owner if not leaf.isdigit() else None for owner, _, leaf in parts]
@@ -59,16 +60,6 @@ class Passes:
         self.current: Pass | None = None
         # whether torch.autograd.grad can be asked for the gradients of parameters
         self.by_autograd = True
-        self.spare: list[Sheet] = []  # of passes that are over, for the next ones
-
-    def keep(self, sheets: list[Sheet]) -> None:
-        """Keeps the sheets of a pass that is over, but not their memory. A pass that finds out what
-        layers compute with has one for each, and they don't come again.
-        """
-        if len(sheets) <= SPARE:
-            for sheet in sheets:
-                sheet.release()
-            self.spare = list(sheets)
 
     def forget(self) -> None:
         """Frees the tensors; they are made again when they are needed."""
@@ -119,60 +110,64 @@ class Passes:
             if self.current is not None and self.current.sheets is sheets:
                 self.forget()
 
-        parameters = [p for c in self.components for p in (c.lora_up, c.lora_down)]
+        parameters = self.sheets.parameters
         weights = self.weights if self.folds else None
         # hooks of others are called by autograd
         hooked = any(p._backward_hooks or p._post_accumulate_grad_hooks for p in parameters)
         asked = self.by_autograd or hooked
         if asked:
             into, given = [], parameters
+            for whole in self.sheets.laid:
+                whole.apart = True
         else:
             into, given = parameters, [parameters[0].new_zeros((), requires_grad=True)]
-        return Fold.apply(sheets, used, self.keep, into, weights, *given)
+        # elsewhere than in training another graph of this pass may need them yet
+        ended = None if self.by_autograd else self.sheets.keep
+        return Fold.apply(sheets, used, ended, into, weights, *given)
 
     def of(self, row: int, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns (lora_down with Lambda, lora_up) of a layer for inputs like x, in the dtype that
         its path computes in; differentiable where gradients are computed.
         """
-        place = self.place(row, path_dtype(x))
-        return Lent.apply(place.origin, place)
+        pair = self.pair(row, path_dtype(x))
+        return Lent.apply(pair.origin, pair)
 
-    def at(self, row: int, x: Tensor) -> Place:
-        """Returns the place of a layer for its input x."""
-        place = self.found(row, x)
-        return Place(place.unit, place.index, self.begun().origin)
+    def at(self, row: int, x: Tensor) -> Pair:
+        """Returns the pair of a layer for its input x."""
+        pair = self.pair_for(row, x)
+        return Pair(pair.unit, pair.index, self.begun().origin)
 
-    def found(self, row: int, x: Tensor) -> Place:
-        """Returns the place of a layer for its input x, without the origin of this pass."""
-        place = self.entry(row, path_dtype(x))
+    def pair_for(self, row: int, x: Tensor) -> Pair:
+        """Returns the pair of a layer for its input x, without the origin of this pass."""
+        pair = self.entry(row, path_dtype(x))
         if self.groups is None and torch.is_grad_enabled() and self.components[row].kernel is None:
             self.watch.see(row, x)
-        return place
+        return pair
 
     def compute(self, row: int, x: Tensor) -> Tensor:
         """Returns what a layer and its path make of x."""
         now = self.current
         if now is not None and row in now.ahead and torch.is_grad_enabled():
             ahead = now.ahead.pop(row)
-            if ahead.suits(x) and now.places[row][0] == self.state(row):
+            if ahead.suits(x) and now.pairs[row][0] == self.state(row):
                 return ahead.output
-            return self.components[row].alone(self.found(row, x), self.begun().origin, x)
-        place = self.found(row, x)
-        if len(place.unit.rows) > 1:
-            return self.of_several(place, x)
-        return self.components[row].alone(place, self.begun().origin, x)
+            return self.components[row].alone(self.pair_for(row, x), self.begun().origin, x)
+        pair = self.pair_for(row, x)
+        if len(pair.unit.rows) > 1:
+            return self.of_several(pair, x)
+        return self.components[row].alone(pair, self.begun().origin, x)
 
-    def place(self, row: int, dtype: torch.dtype) -> Place:
-        """Returns the place of a layer."""
-        place = self.entry(row, dtype)
-        return Place(place.unit, place.index, self.begun().origin)
+    def pair(self, row: int, dtype: torch.dtype) -> Pair:
+        """Returns the pair of a layer."""
+        pair = self.entry(row, dtype)
+        return Pair(pair.unit, pair.index, self.begun().origin)
 
-    def entry(self, row: int, dtype: torch.dtype) -> Place:
-        """Returns the place of a layer without the origin of this pass."""
+    def entry(self, row: int, dtype: torch.dtype) -> Pair:
+        """Returns the pair of a layer without the origin of this pass."""
         now = self.current or self.begun()
-        if (there := now.places.get(row)) is not None:
+        if (there := now.pairs.get(row)) is not None:
             if self.dtypes[row] != dtype:
-                del now.places[row]
+                del now.pairs[row]
             elif there[0] == self.state(row):
                 return there[2]
             else:
@@ -180,7 +175,7 @@ class Passes:
         for other in self.with_same_input(row):
             self.dtypes[other] = dtype
         self.make(dtype)
-        return self.begun().places[row][2]
+        return self.begun().pairs[row][2]
 
     def state(self, row: int) -> tuple:
         """Returns what changes when a layer's parameters do."""
@@ -193,32 +188,17 @@ class Passes:
         rows = [
             row
             for row, component in enumerate(self.components)
-            if self.dtypes[row] == dtype and component.rank and row not in now.places
+            if self.dtypes[row] == dtype and component.rank and row not in now.pairs
         ]
         # a preview may ask first, and training then uses it
         with torch.inference_mode(False), torch.no_grad():
             weights = self.weights.detach().reshape(-1) if self.folds else None
-            sheet = self.sheet(self.units(rows), dtype)
+            units, width = self.units(rows), self.weights.shape[-1]
+            sheet = self.sheets.sheet(units, dtype, self.index, width, folds=self.folds)
             sheet.fill(weights)
         now.sheets.append(sheet)
-        for row, place in sheet.places.items():
-            now.places[row] = self.state(row), sheet, place
-
-    def sheet(self, units: list[list[int]], dtype: torch.dtype) -> Sheet:
-        """Returns a sheet of these layers without values, one of before where nothing but values
-        has changed.
-        """
-        parameters = [p for c in self.components for p in (c.lora_down, c.lora_up)]
-        memory = [p.data_ptr() for p in parameters]
-        key = dtype, self.folds, self.weights.shape, units, list(map(id, parameters)), memory
-        for sheet in self.spare:
-            if sheet.key == key:
-                self.spare.remove(sheet)
-                return sheet
-        self.spare = []
-        sheet = Sheet(units, self.components, dtype, self.index, folds=self.folds)
-        sheet.key = key
-        return sheet
+        for row, pair in sheet.pairs.items():
+            now.pairs[row] = self.state(row), sheet, pair
 
     def with_same_input(self, row: int) -> list[int]:
         """Returns a layer and those that get the same input."""
@@ -257,40 +237,41 @@ class Passes:
             stop += 1
         return start, stop
 
-    def of_several(self, place: Place, x: Tensor) -> Tensor:
+    def of_several(self, pair: Pair, x: Tensor) -> Tensor:
         """Returns the output of a layer in a unit of several. Where there is a graph, those next to
         it compute with it, and their outputs wait.
         """
-        unit, index, graph, now = place.unit, place.index, torch.is_grad_enabled(), self.begun()
+        unit, index, graph, now = pair.unit, pair.index, torch.is_grad_enabled(), self.begun()
         component, given = self.components[unit.rows[index]], None
-        if not (graph and x.requires_grad) and (given := self.given(place, x)) is None:
-            return component.alone(place, now.origin, x)
+        if not (graph and x.requires_grad) and (given := self.given(pair, x)) is None:
+            return component.alone(pair, now.origin, x)
         if given is not None and not graph and component.frozen is not None:
-            return JoinedLinear.compute(x, place, component.frozen, given.hidden[index])[0]
+            return JoinedLinear.compute(x, pair, component.frozen, given.hidden[index])[0]
         start, stop = self.run(unit.rows, index)
         rows = unit.rows[start:stop]
         frozen = [self.components[row].frozen for row in rows]
-        if not all(layer is not None and layer.suits() for layer in frozen):
-            return component.alone(place, now.origin, x)
+        for layer in frozen:
+            if layer is None or not layer.suits():
+                return component.alone(pair, now.origin, x)
         over: list[bool] = []
         outputs = Several.apply(x, now.origin, unit, start, frozen, given, over)
         for row, output in zip(rows, outputs, strict=True):
             now.ahead[row] = Ahead(x, output, over)
         return now.ahead.pop(unit.rows[index]).output
 
-    def given(self, place: Place, x: Tensor) -> Given | None:
+    def given(self, pair: Pair, x: Tensor) -> Given | None:
         """Returns x as the input of all layers of a unit; None where this layer had its part, or
         they got something else.
         """
-        unit, graph, now = place.unit, torch.is_grad_enabled(), self.begun()
+        unit, graph, now = pair.unit, torch.is_grad_enabled(), self.begun()
         given = now.inputs.get((unit, graph))
         if given is None:
             given = now.inputs[unit, graph] = Given(x, unit)
             if graph:
-                now.places[unit.rows[0]][1].pending.append(given.finish)
-        if not given.suits(x) or place.index not in given.left:
+                now.pairs[unit.rows[0]][1].pending.append(given.finish)
+        if not given.suits(x) or pair.index not in given.left:
             return None
-        both = self.run(unit.rows, place.index) if graph else (place.index, place.index + 1)
+        both = self.run(unit.rows, pair.index) if graph else (pair.index, pair.index + 1)
         given.left.difference_update(range(*both))
         if not given.left:
             del now.inputs[unit, graph]

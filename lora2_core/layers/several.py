@@ -43,8 +43,8 @@ class Several(torch.autograd.Function):
             ctx.save_for_backward(*hidden)
         outputs = []
         frozen[0].begin()
-        for layer, down_x, up in zip(frozen, hidden, unit.ups[start:stop], strict=True):
-            output = plus_path(layer.output(x_now, rows), down_x, up)
+        for layer, down_x, back in zip(frozen, hidden, unit.backs[start:stop], strict=True):
+            output = plus_path(layer.output(x_now, rows), down_x, back)
             # no view, as torch makes one: the model may write into it
             outputs.append(output if len(shape) == 2 else output.view(*shape[:-1], -1).data)
         ctx.frozen, ctx.unit, ctx.start, ctx.given = frozen, unit, start, given

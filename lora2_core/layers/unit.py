@@ -15,15 +15,32 @@ class Unit:
     the gradients of that.
 
     rows: the numbers of the layers. down: lora_down with Lambda of all of them, [positions,
-    fan_in]; ups: lora_up of each. lengths: how many positions each has.
+    fan_in]; ups: lora_up of each; backs: its transpose. lengths: how many positions each has.
     """
+
+    __slots__ = (
+        "__weakref__",
+        "backs",
+        "down",
+        "downs",
+        "lengths",
+        "of_down",
+        "of_ups",
+        "rows",
+        "ups",
+    )
 
     def __init__(self, rows: Sequence[int], lengths: Sequence[int], down: Tensor):
         self.rows, self.lengths, self.down = rows, lengths, down
         self.downs = down.split(lengths) if len(rows) > 1 else (down,)
         self.ups: list[Tensor] = []
+        self.backs: list[Tensor] = []
         self.of_down: Tensor | None = None
         self.of_ups: Some = [None] * len(rows)
+
+    def take(self, ups: list[Tensor]) -> None:
+        """Takes lora_up of each layer."""
+        self.ups, self.backs = ups, [up.t() for up in ups]
 
     def add(self, index: int, of_down: Tensor, of_up: Tensor) -> None:
         """Adds the gradients of one layer."""

@@ -14,6 +14,7 @@ from ..layers.adapters import Adapters
 from ..layers.folding import alike
 from ..layers.layer import Component
 from ..layers.moments import together_to
+from ..layers.sections import stacked
 from ..ranks.rank import rank_loss, rate_for
 from ..ranks.worth import CLIFF, above_noise, drawn_on, position_worth, tempered
 from .settings import FALLING
@@ -234,11 +235,6 @@ def singular_worths(
         for row, worth in zip(group, singular_worth(ups, squares, turn).unbind(), strict=True):
             worths[row] = worth
     return worths
-
-
-def stacked(tensors: Sequence[Tensor]) -> Tensor:
-    """Returns tensors of one shape as one; of a single one no copy."""
-    return tensors[0][None] if len(tensors) == 1 else torch.stack(list(tensors))
 
 
 def singular_worth(lora_up: Tensor, squares: Tensor, turn: tuple[Tensor, Tensor] | None) -> Tensor:

@@ -43,7 +43,8 @@ class FirstGradients:
             return ()
         self.looked += 1
         components = self.adapters.components
-        found = {n: components[n].lora_up.grad for n in self.missing}
+        given = self.adapters.paths.sheets.gradients()
+        found = {n: given.get(components[n].lora_up) for n in self.missing}
         there = [name for name, gradient in found.items() if gradient is not None]
         if there:
             norms = torch.stack(torch._foreach_norm([found[name] for name in there])).tolist()

@@ -8,7 +8,7 @@ does nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -21,22 +21,6 @@ FIRST, LARGEST = 2.0**14, 2.0**16
 GROWTH = 200
 
 
-def wholes(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Returns tensors with the same values: in place of all parts of another one, that one. A GPU
-    has less to do where they are few.
-    """
-    parts: dict[int, list[Tensor]] = {}
-    for tensor in tensors:
-        base = tensor._base
-        parts.setdefault(id(tensor if base is None else base), []).append(tensor)
-    found: list[Tensor] = []
-    for some in parts.values():
-        base = some[0]._base
-        whole = base is not None and base.numel() == sum(t.numel() for t in some)
-        found += [base] if whole else some
-    return found
-
-
 class LossScale:
     """The scale of the loss; 1 for good unless `enabled`."""
 
@@ -45,15 +29,13 @@ class LossScale:
         self.enabled = enabled
         self.good = 0
 
-    def backward(self, loss: Tensor, parameters: Sequence[Tensor]) -> None:
-        """Runs the backward pass of the scaled loss; the parameters' gradients come out
-        unscaled.
+    def backward(self, loss: Tensor, gradients: Callable[[], list[Tensor]]) -> None:
+        """Runs the backward pass of the scaled loss. gradients: gives those that it makes, which
+        come out unscaled.
         """
         (loss * self.value).backward()
-        if self.value == 1.0:
-            return
-        if gradients := wholes([p.grad for p in parameters if p.grad is not None]):
-            torch._foreach_div_(gradients, self.value)
+        if self.value != 1.0 and (found := gradients()):
+            torch._foreach_div_(found, self.value)
 
     def step_was_good(self) -> None:
         """Counts a good step, and doubles the scale after GROWTH of them."""

@@ -14,9 +14,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..layers.moments import OURS
+from ..layers.passes import Passes
 from .groups import UP
 from .named_optimizers import make, switch, tried
 from .settings import ONE_LEARNING_RATE, TrainSettings
+from .together import Together
 
 # devices on which torch has a fused AdamW
 FUSED = ("cpu", "cuda", "mps", "xpu")
@@ -89,6 +91,8 @@ KINDS: dict[str, Make] = {
 }  # fmt: skip
 # optimizers whose weight decay TwoOptimizers computes
 DECAYED_HERE = ("sgd", "prodigy")
+# optimizers that treat every value as if it were alone, and may take many parameters for one
+ELEMENTWISE = ("adamw", "adam")
 # optimizers that keep no mean squared gradients of every weight; the auction needs lora_up's
 NO_SQUARES = ("sgd", *STILL)
 
@@ -98,7 +102,8 @@ class TwoOptimizers:
     (weights first, then nu), state, zero_grad and step.
 
     groups: the weights by name, with their factors of the learning rate.
-    rates: the parameter of nu and its learning rate; None where nu is not trained.
+    rates: the parameter of nu and its learning rate; None where nu is not trained. paths: of the
+    layers, which know what lies behind each other.
     squares: the mean squared gradients of lora_up are kept even if the optimizer keeps none.
 
     weight_decay is that of torch's AdamW: the decay of a complete run, divided by the sum of its
@@ -111,9 +116,11 @@ class TwoOptimizers:
         groups: Sequence[Group],
         rates: tuple[nn.Parameter, float] | None,
         settings: TrainSettings,
+        paths: Passes,
         *,
         squares: bool,
     ):
+        self.paths = paths
         self.settings, self.squares, self.steps = settings, squares, 0
         total = sum(settings.rates())
         self.weight_decay = settings.weight_decay / total if total > 0 else 0.0
@@ -122,6 +129,10 @@ class TwoOptimizers:
         weights = list(groups[0][0].values()) if self.speeds == [1.0] else self.as_groups(groups)
         self.members = [self.member(weights)]
         self.state = self.members[0].state
+        elementwise = settings.optimizer in ELEMENTWISE
+        self.together = Together(
+            self.members[0], lambda: paths.sheets.laid, elementwise=elementwise
+        )
         if rates is not None:
             group = {"params": [rates[0]], "lr": rates[1], "weight_decay": 0.0}
             self.members.append(torch.optim.AdamW([group], **fused([rates[0]])))
@@ -178,15 +189,29 @@ class TwoOptimizers:
         for group, speed in zip(self.weight_groups, self.speeds, strict=True):
             group["lr"] = learning_rate * speed
 
+    def gradients(self) -> list[torch.Tensor]:
+        """Returns all gradients that there are."""
+        rates = [p for member in self.members[1:] for g in member.param_groups for p in g["params"]]
+        return [p.grad for p in self.together.parameters + rates if p.grad is not None]
+
     def zero_grad(self) -> None:
         """Removes all gradients."""
-        for member in self.members:
+        self.together.zero_grad()
+        for member in self.members[1:]:
             member.zero_grad()
 
     @torch.no_grad()
     def step(self) -> None:
         """Makes one step of both optimizers and of the running means."""
         self.steps += 1
+        with self.together.as_one():
+            self.step_of_weights()
+        for member in self.members[1:]:
+            member.step()
+        self.paths.forget()  # weights that are parts of others don't count how often they change
+
+    def step_of_weights(self) -> None:
+        """Makes one step of the weights and their running means."""
         trained = [p for p in self.weights if p.grad is not None]
         if self.settings.max_norm > 0:
             torch.nn.utils.clip_grad_norm_(trained, self.settings.max_norm)
@@ -195,8 +220,7 @@ class TwoOptimizers:
             learning_rate = self.param_groups[0]["lr"] / self.speeds[0]
             torch._foreach_mul_(trained + firsts, 1 - learning_rate * self.weight_decay)
         ours = self.take_ours() if self.begins_anew else {}
-        for member in self.members:
-            member.step()
+        self.members[0].step()
         for parameter, kept in ours.items():
             self.state[parameter] |= kept
         # the following means lie in the state, where they turn with the rank positions

@@ -19,7 +19,7 @@ from .attention import EntropyRecord
 from .auction import PRICES
 from .first_gradients import FirstGradients, nothing_learns
 from .groups import groups_of, parameters_of
-from .loss_scale import LossScale, wholes
+from .loss_scale import LossScale
 from .optimizers import TwoOptimizers, check_optimizer
 from .parallel import Processes
 from .regularisers import Dropout, cap_norms
@@ -61,8 +61,8 @@ class Step:
 
 @contextmanager
 def collected_later() -> Iterator[None]:
-    """Lets Python look for circles of objects after a pass, not while it makes a graph of thousands
-    of objects that are all in use.
+    """Lets Python look for circles of objects after a pass, not while there is a graph of thousands
+    of objects that are all in use: it would go through them again and again.
     """
     was_on = gc.isenabled()
     gc.disable()
@@ -84,7 +84,7 @@ def make_optimizer(adapters: Adapters, settings: TrainSettings) -> TwoOptimizers
     rates = (
         (adapters.rate_parameter, rate_learning_rate(adapters, settings)) if mode.moves else None
     )
-    return TwoOptimizers(groups, rates, settings, squares=mode.competes)
+    return TwoOptimizers(groups, rates, settings, adapters.paths, squares=mode.competes)
 
 
 def rate_learning_rate(adapters: Adapters, settings: TrainSettings) -> float:
@@ -142,19 +142,8 @@ class Run:
         self.generator.set_state(self.random)
         for learning_rate in self.settings.rates()[len(self.losses) :]:
             optimizer.set_learning_rate(learning_rate)
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
             with adapters.paths.without_autograd(), collected_later():
-                mean_loss, total_loss = self.computed(loss_fn, attention, parameters)
-            if self.processes is not None:
-                total_loss = self.processes.mean(total_loss)
-                self.processes.average([p.grad for p in parameters if p.grad is not None])
-            gradients = wholes([p.grad for p in parameters if p.grad is not None])
-            norm = torch.nn.utils.get_total_norm(gradients)
-            del gradients
-            checks = torch.stack([t.detach().float() for t in (mean_loss, total_loss, norm)])
-            value, *checked = checks.tolist()  # waits for the device, once a step
-            del mean_loss, total_loss  # and the graph of the step with what it holds
-            finite_loss, finite_norm = map(math.isfinite, checked)
+                value, finite_loss, finite_norm = self.passed(loss_fn, attention)
             good = finite_loss and finite_norm
             resting: tuple[str, ...] = ()
             if good and not self.dropout.used:  # which gives layers no gradient now and then
@@ -175,8 +164,24 @@ class Run:
                 self.bad_steps += 1
             yield self._ended(value, resting)
 
+    def passed(
+        self, loss_fn: LossFunction, attention: EntropyRecord | None
+    ) -> tuple[float, bool, bool]:
+        """Computes the gradients of a step. Returns its loss L_rec, and whether all that it
+        minimises and the gradients are finite. Nothing of the step's graph is left.
+        """
+        mean_loss, total_loss = self.computed(loss_fn, attention)
+        if self.processes is not None:
+            total_loss = self.processes.mean(total_loss)
+            self.processes.average(self.optimizer.gradients())
+        norm = torch.nn.utils.get_total_norm(self.optimizer.gradients())
+        checks = torch.stack([t.detach().float() for t in (mean_loss, total_loss, norm)])
+        value, *checked = checks.tolist()  # waits for the device, once a step
+        finite_loss, finite_norm = map(math.isfinite, checked)
+        return value, finite_loss, finite_norm
+
     def computed(
-        self, loss_fn: LossFunction, attention: EntropyRecord | None, parameters: Sequence[Tensor]
+        self, loss_fn: LossFunction, attention: EntropyRecord | None
     ) -> tuple[Tensor, Tensor]:
         """Computes the gradients of a step. Returns its loss L_rec and all that it minimises."""
         weight = self.adapters.settings.attention_weight
@@ -194,7 +199,7 @@ class Run:
             total_loss = total_loss + share * weight * attention.take()
         if not total_loss.requires_grad:
             raise nothing_learns()
-        self.scale.backward(total_loss, parameters)
+        self.scale.backward(total_loss, self.optimizer.gradients)
         self.adapters.paths.forget()  # makes room for the optimizer
         return mean_loss, total_loss
 

@@ -13,7 +13,9 @@ from lora2_core.host.training import offloading, overwritten
 from lora2_core.host.training.choices import Choices
 from lora2_core.host.training.fused import plain_form
 from lora2_core.host.training.gradient_checkpointing import Way
-from lora2_core.host.training.loan import on_loan
+from lora2_core.host.training.loan import lent, on_loan
+from lora2_core.host.training.memory_plan import Wanted, plan
+from lora2_core.host.training.memory_trial import try_shapes
 from lora2_core.host.training.objective import Draw, forward_mode, loss_of
 from lora2_core.host.training.out_of_place import OutOfPlace, overwriting_refused
 from lora2_core.host.training.overwritten import overwriting_allowed
@@ -24,7 +26,7 @@ from lora2_core.layers.targets import TargetSettings
 from tests.host.examples import examples_of
 from tests.tiers import fast
 
-from .flow_models import LTXV, build
+from .flow_models import LTXV, build, pictures
 
 
 @pytest.fixture(autouse=True)
@@ -104,6 +106,21 @@ def test_a_model_that_overwrites_learns_and_the_next_run_knows(caplog):
         again = train_on(model, *data(), choices, lambda step: None)
     assert again.losses == out.losses and "writes over values" in caplog.text
     assert not overwritten.overwrites(model.model.diffusion_model), "a run leaves nothing behind"
+
+
+@pytest.mark.parametrize("name", [LTXV, "Flux", "Qwen-Image"])
+def test_a_pass_without_values_tells_it_before_the_first_step(name):
+    """A refused step would leave a graph behind that is never given back."""
+    model = build(name)
+    layers = TargetSettings().chosen(model.model)
+    with torch.inference_mode(), lent(model) as loan:
+        given = data() if name is LTXV else pictures(name)
+        batch = examples_of(model, loan.inner, *given)
+        shapes = [batch], layers, dict.fromkeys(layers, 4), {}
+        trial = try_shapes([loan.inner], loan.inner, loan.frozen.of, *shapes)
+    assert trial.overwrites == (name is LTXV)
+    wanted = Wanted(1, 1, 4, 4, trial, TrainSettings())
+    assert plan(wanted, 10**12, "auto", lower_start=False).overwrites == trial.overwrites
 
 
 def test_every_gradient_of_such_a_model_agrees_with_differences():

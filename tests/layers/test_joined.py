@@ -9,9 +9,9 @@ from torch.utils.checkpoint import checkpoint
 
 import lora2_core as lora2
 from lora2_core.layers import folding, passes
-from lora2_core.layers.folding import power_of_two
 from lora2_core.layers.joined import Alone, Frozen, frozen_of
 from lora2_core.layers.passes import Passes
+from lora2_core.layers.sections import power_of_two
 from tests.layers.test_layer import MODULES, component_of, fill
 
 # of what is compared, as a share of its largest value
@@ -407,16 +407,16 @@ def test_folding_costs_a_few_operations_however_many_layers_there_are(monkeypatc
         made = Passes(components)
         made.dtypes = [torch.bfloat16] * count
         made.renew(weights, folds=True)
-        made.place(0, torch.bfloat16)  # where their positions are in Lambda is known from now on
+        made.pair(0, torch.bfloat16)  # where their positions are in Lambda is known from now on
         made.forget()
         kernels.clear()
         with Count():
-            places = [made.place(row, torch.bfloat16) for row in range(count)]
+            pairs = [made.pair(row, torch.bfloat16) for row in range(count)]
             before = len(kernels)
-            for place in places:
-                place.unit.add(0, torch.ones_like(place.down), torch.ones_like(place.up))
+            for pair in pairs:
+                pair.unit.add(0, torch.ones_like(pair.down), torch.ones_like(pair.up))
             kernels[before:] = []
-            places[0].origin.backward()
+            pairs[0].origin.backward()
         counts.append(len(kernels))
         assert all(p.grad is not None for p in (*parameters, weights))
     assert counts[0] == counts[1] <= 22, kernels

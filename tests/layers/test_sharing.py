@@ -241,9 +241,37 @@ def test_nothing_of_a_pass_is_held_by_itself():
             del y, pass_
             adapters.refresh()
             assert [each() for each in held] == [None, None]
-            if backward and adapters.paths.spare:
+            if backward and adapters.paths.sheets.spare:
                 assert unit().down.untyped_storage().nbytes() == 0
             else:
                 assert unit() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("mode", ["fixed", "adaptive"])
+@pytest.mark.parametrize("dtype", EXACT, ids=str)
+def test_two_passes_before_either_backward_are_those_of_one_after_the_other(dtype, mode, device):
+    """As where someone else computes the loss. Lambda has gradients once, as torch says it."""
+    model, adapters = made(frozen_of, dtype, mode)
+    given = [inputs(dtype) for _ in range(2)]
+    for _ in range(2):  # layers alone, and together
+        first, second = (model(*each).float().square().mean() for each in given)
+        first.backward()
+        if mode == "adaptive":
+            with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+                second.backward()
+        else:
+            second.backward()
+            found = [p.grad.clone() for p in parameters(adapters)[1:]]
+            for parameter in parameters(adapters)[1:]:
+                parameter.grad = None
+            for each in given:
+                model(*each).float().square().mean().backward()
+            for one, parameter in zip(found, parameters(adapters)[1:], strict=True):
+                torch.testing.assert_close(
+                    one, parameter.grad, rtol=4 * EXACT[dtype], atol=4 * EXACT[dtype]
+                )
+        for parameter in parameters(adapters)[1:]:
+            parameter.grad = None
+        adapters.refresh()

@@ -16,9 +16,10 @@ from .examples import UNFIT, Example, encode
 from .frozen import FrozenLayers
 from .loan import Loan
 from .memory_plan import Plan, plan, size, too_little
-from .memory_trial import shape_of_loss, without_values
+from .memory_trial import shape_of_loss
 from .objective import DEFAULT
 from .room import PLANNED, Task, available_memory, begins_lower, wanted_memory
+from .valueless import without_values
 
 TOKENS, TOKENS_OF_T5 = 77, 256  # of a caption: UNets, and all others
 RATIO = 8  # pixels to a latent's side, where the model's format does not say

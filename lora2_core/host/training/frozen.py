@@ -94,7 +94,7 @@ class HostFrozen(Frozen):
             comfy.ops.uncast_bias_weight(module, weight, bias, stream)
 
     def suits(self) -> bool:
-        return self.unscaled and (self.fan_out is None or super().suits())
+        return self.unscaled and super().suits()
 
     def forward(self, *args: Any, **named: Any) -> Tensor:
         if not self.plainly or len(args) != 1 or named or not self.suits():

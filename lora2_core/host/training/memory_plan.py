@@ -58,7 +58,8 @@ class Need:
 class Plan:
     """Says what a run will do. available: bytes that the card can give it. offloaded: bytes of
     what checkpointed blocks get that lie in RAM meanwhile. start_rank: the rank that its layers
-    begin with at most, None as the settings have it.
+    begin with at most, None as the settings have it. overwrites: whether the model writes over
+    values that its gradients need.
     """
 
     need: Need
@@ -66,6 +67,7 @@ class Plan:
     checkpointing: bool
     offloaded: int = 0
     start_rank: int | None = None
+    overwrites: bool = False
 
     @property
     def in_ram(self) -> int:
@@ -169,7 +171,8 @@ def plan(run: Wanted, available: int, checkpointing: str, *, lower_start: bool) 
 def planned_way(run: Wanted, available: int, way: Way) -> Plan:
     """Returns the plan of a run with this choice of checkpointing."""
     offloaded = sum(block.inputs for block in run.trial.blocks) if way == "offload" else 0
-    return Plan(run.need(way), available, way != "off", offloaded)
+    overwrites = run.trial.overwrites
+    return Plan(run.need(way), available, way != "off", offloaded, overwrites=overwrites)
 
 
 def highest(need: Callable[[int], Need], run: Wanted, made: Plan) -> int:

@@ -5,7 +5,7 @@ weights and inputs are on torch's device "meta", where tensors have shapes and n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...layers.folding import path_dtype
-from ...layers.joined import Frozen, Place
+from ...layers.joined import Frozen, Pair
 from ...layers.layer import Component
 from ...layers.unit import Unit
 from ...saying import log
@@ -21,8 +21,8 @@ from .examples import Example, collate
 from .gradient_checkpointing import repeated_blocks
 from .kernel_shapes import ShapesOfKernels, torchs_attention
 from .objective import DEFAULT, denoising_loss, weights_of
+from .valueless import META, on_meta, without_values
 
-META = torch.device("meta")
 GRADIENT = 4  # bytes of each gradient of lora_up and lora_down at the end, which is fp32
 # what the gradients of a block's activations take, as a share of these: 0.4 to 0.6 of them where
 # one block counts, with checkpointing (Flux, Qwen-Image, Z-Image)
@@ -49,6 +49,7 @@ class Trial:
     of the forward pass. per_rank: of one rank position of all layers; it is part of the others.
     gradients: of all weights, in the dtype of the model. folded: the weights as paths compute with
     them, until the backward pass is over. at_the_end: gradients while they become fp32.
+    overwrites: whether the model writes over values that its gradients need.
     """
 
     rank: int = 0
@@ -58,6 +59,7 @@ class Trial:
     gradients: int = 0
     folded: int = 0
     at_the_end: int = 0
+    overwrites: bool = False
 
     def scaled(self, share: float) -> Trial:
         """Returns the trial at `share` times the rank: gradients are in proportion to it, and of
@@ -125,9 +127,11 @@ class Kept:
         self.trial, self.weights, self.block = Trial(), weights, None
         self.seen: set[tuple[int, int]] = set()
         self.alive: list[Tensor] = []  # so that no memory gets the number of another one
+        self.packed: list[tuple[Tensor, int]] = []  # with their versions
 
     def pack(self, tensor: Tensor) -> Tensor:
         """Counts a tensor that autograd keeps."""
+        self.packed.append((tensor, tensor._version))
         if (size := self.new(tensor)) and self.block is not None:
             self.block.kept += size
         else:
@@ -201,6 +205,7 @@ def try_shapes(
             stack.enter_context(torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda t: t))
             losses = [shape_of_loss(inner, batch, options, settings) for batch in batches]
             kept.trial.per_rank = sum(per_rank)
+            kept.trial.overwrites = any(t._version != version for t, version in kept.packed)
             del losses
             return kept.trial
     except (RuntimeError, NotImplementedError, TypeError, AttributeError, ValueError) as error:
@@ -230,47 +235,15 @@ def shape_of_loss(inner, batch: list[Example], options: dict, settings) -> Tenso
     return denoising_loss(inner, latents, noise, sigma, moved, options, settings, weights)
 
 
-def on_meta(value):
-    """Returns a value with its tensors on the device without values."""
-    if torch.is_tensor(value):
-        return value.to(META)
-    if isinstance(value, (list, tuple)):
-        return type(value)(map(on_meta, value))
-    return {k: on_meta(v) for k, v in value.items()} if isinstance(value, dict) else value
-
-
-@contextmanager
-def without_values(model: nn.Module) -> Iterator[set[int]]:
-    """Puts tensors without values in place of all parameters and buffers inside, and yields which
-    memory they stand for.
-    """
-    before, made = [], []
-    try:
-        for part in model.modules():
-            for table in (part._parameters, part._buffers):
-                for name, tensor in table.items():
-                    if tensor is None:
-                        continue
-                    before.append((table, name, tensor))
-                    made.append(torch.empty(tensor.shape, dtype=tensor.dtype, device=META))
-                    table[name] = made[-1]
-                    if isinstance(tensor, nn.Parameter):
-                        table[name] = nn.Parameter(made[-1], requires_grad=False)
-        yield {tensor.untyped_storage()._cdata for tensor in made}
-    finally:
-        for table, name, tensor in before:
-            table[name] = tensor
-
-
-def place_of(path: Component, made: dict, kept: Kept, x: Tensor) -> Place:
-    """Returns the place of a path for inputs like x; its tensors are counted with the gradients."""
+def pair_of(path: Component, made: dict, kept: Kept, x: Tensor) -> Pair:
+    """Returns the pair of a path for inputs like x; its tensors are counted with the gradients."""
     dtype = path_dtype(x)
     if dtype not in made:
         unit = Unit([0], [path.capacity], path.lora_down.detach().to(dtype))
-        unit.ups = [path.lora_up.detach().to(dtype)]
+        unit.take([path.lora_up.detach().to(dtype)])
         for tensor in (unit.down, *unit.ups):
             kept.new(tensor)
-        made[dtype] = Place(unit, 0, torch.zeros((), device=META, requires_grad=True))
+        made[dtype] = Pair(unit, 0, torch.zeros((), device=META, requires_grad=True))
     return made[dtype]
 
 
@@ -291,7 +264,7 @@ def watched_paths(
         path.rank = path.max_rank
         path.allocate(path.rank)
         if (layer := frozen(module)) is not None:
-            path.join(layer, partial(place_of, path, {}, kept))
+            path.join(layer, partial(pair_of, path, {}, kept))
         else:
             diagonal = torch.empty(path.capacity, device=META)
             path.hook(lambda diagonal=diagonal: diagonal)

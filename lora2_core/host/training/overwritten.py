@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
+from ...saying import log
 from .out_of_place import OutOfPlace
 
 AUGMENTED = {
@@ -51,6 +52,7 @@ def overwrites(model: nn.Module) -> bool:
 @contextmanager
 def remembered(model: nn.Module) -> Iterator[None]:
     """Notes inside that a model writes over what its gradients need."""
+    log.info("This model writes over values that its gradients need: they are copied before.")
     _models.add(model)
     try:
         yield

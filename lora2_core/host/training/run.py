@@ -125,7 +125,6 @@ def steps_that_keep(setup: Setup, steps: Callable[[Setup], Iterator[Step]]) -> I
         if overwrites(model) or not setup.run.between_steps or not is_overwriting(error):
             raise
         cleared(error)
-    log.info("This model writes over values that its gradients need: they are copied before.")
     with remembered(model):
         yield from steps(setup)
 

@@ -30,6 +30,7 @@ from .inputs import Inputs
 from .loan import Loan, lent
 from .memory_plan import Plan
 from .objective import Renew, make_loss
+from .overwritten import remembered
 from .pictures import Pictures, naming
 from .preserving import Preservation, with_class
 from .prior import make_joint_loss, naming_the_prior
@@ -108,6 +109,8 @@ def set_up(model, inputs: Inputs, choices: Choices) -> Iterator[Setup]:
         plan = planned(Task(loan, layers, start, examples, prior_examples, options, choices))
         if plan is not None:
             loan.leave_room(plan.beside)
+            if plan.overwrites:
+                stack.enter_context(remembered(loan.inner.diffusion_model))
         settings = beginning_at(choices.rank, plan)
         adapters = attach_to(loan, layers, start, settings, choices, text_encoder)
         stack.callback(adapters.detach)
