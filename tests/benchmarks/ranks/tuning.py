@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tests.benchmarks.ranks import rivals
 from tests.benchmarks.ranks.pictures import TUNING
-from tests.benchmarks.ranks.runs import ATTENTION, FLOW, PLAYGROUND, Ledger, Run
+from tests.benchmarks.ranks.runs import ATTENTION, FLOW, PLAYGROUND, Cut, Ledger, Run
 
 RATES = "rates.json"
 GRID = (1e-2, 2e-2)
@@ -21,7 +22,7 @@ PAPER_GRID = (3.2e-4, 1e-3, 3.2e-3)
 WIDE_GRID = (5e-3, 1e-2)
 FLOW_GRID = (1e-2, 2e-2)
 MOST_MOVES = 2  # of each edge
-FLOW_MOVES = 1  # on the second base
+FEW_MOVES = 1  # on the second base, and of the rivals
 PAPER_RANK = 8
 PLAIN_RANKS = (1, 2, 4, 8, 16, 32, 64)
 ADAPTIVE_RANKS = (1, 2, 4, 8, 16, 32)
@@ -49,6 +50,8 @@ class Class:
 
     @property
     def grid(self) -> tuple[float, ...]:
+        if self.method in rivals.GRIDS:
+            return rivals.GRIDS[self.method]
         if self.base == FLOW:
             return FLOW_GRID
         if self.layers != ATTENTION:
@@ -57,7 +60,13 @@ class Class:
 
     @property
     def moves(self) -> int:
-        return FLOW_MOVES if self.base == FLOW else MOST_MOVES
+        few = self.base == FLOW or self.method in rivals.GRIDS
+        return FEW_MOVES if few else MOST_MOVES
+
+    @property
+    def cuts(self) -> tuple[Cut, ...]:
+        """What is cut from the adapter; the loss of the last cut decides."""
+        return ((self.method, float(rivals.TUNED_RANK)),) if self.method == rivals.THRESHOLD else ()
 
     def runs(self, rate: float, steps: int, subjects: tuple[str, ...] = TUNING) -> list[Run]:
         return [
@@ -68,6 +77,7 @@ class Class:
                 rate,
                 steps=steps,
                 own=0,
+                cuts=self.cuts,
                 layers=self.layers,
                 base=self.base,
             )
@@ -83,11 +93,14 @@ CLASSES = (
 WIDE_CLASSES = tuple(
     Class(method, rank, WIDE) for method in ("fixed", "adaptive") for rank in WIDE_RANKS
 )
+RIVAL_CLASSES = tuple(
+    Class(m, rivals.trained_rank(m, rivals.TUNED_RANK), WIDE) for m in rivals.METHODS
+)
 FLOW_CLASSES = (
     *(Class(m, rank, WIDE, FLOW) for rank in FLOW_WIDE_RANKS for m in ("fixed", "adaptive")),
     *(Class(m, rank, base=FLOW) for m, ranks in FLOW_RANKS.items() for rank in ranks),
 )
-EVERY_CLASS = (*CLASSES, *WIDE_CLASSES, *FLOW_CLASSES)
+EVERY_CLASS = (*CLASSES, *WIDE_CLASSES, *RIVAL_CLASSES, *FLOW_CLASSES)
 
 
 def mean_loss(rows: list[dict]) -> float:
@@ -126,7 +139,7 @@ def tune(classes: Sequence[Class], ledger: Ledger, work: Work, steps: int, *, qu
         work([run for c in classes for r in rates[c] for run in c.runs(r, steps, subjects)])
         for c in classes:
             for rate in rates[c]:
-                rows = [ledger.of(run)[0] for run in c.runs(rate, steps, subjects)]
+                rows = [ledger.of(run)[-1] for run in c.runs(rate, steps, subjects)]
                 losses[c][rate] = mean_loss(rows)
             rates[c] = [] if quick or not rates[c] else next_rates(losses[c], c.grid, c.moves)
     return {c.name: choice(losses[c]) for c in classes}
@@ -149,7 +162,10 @@ def write_rates(folder: Path, found: dict) -> dict:
 
 
 def tuned(run: Run, rates: dict) -> Run:
-    """The run at the rate of its class."""
+    """The run at the rate of its class; rivals have that of one size at all."""
     if run.method == "base":
         return run
-    return replace(run, rate=rates[Class(run.method, run.rank, run.layers, run.base).name]["rate"])
+    rank = run.rank
+    if run.method in rivals.METHODS:
+        rank = rivals.trained_rank(run.method, rivals.TUNED_RANK)
+    return replace(run, rate=rates[Class(run.method, rank, run.layers, run.base).name]["rate"])
