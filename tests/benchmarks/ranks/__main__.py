@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from tests.benchmarks.ranks import report, wide
+from tests.benchmarks.ranks import report, rivals, wide
 from tests.benchmarks.ranks.crew import work_off
 from tests.benchmarks.ranks.found import SEEDS
 from tests.benchmarks.ranks.plan import STEPS, Plan
@@ -25,6 +25,7 @@ from tests.benchmarks.ranks.tuning import (
     EVERY_CLASS,
     FLOW_CLASSES,
     RATES,
+    RIVAL_CLASSES,
     WIDE_CLASSES,
     Class,
     tune,
@@ -36,9 +37,9 @@ from tests.hosting.provision import cache_folder
 from tests.playground.evaluate import Base
 from tests.playground.pictures import load
 
-METHODS = ("fixed", "paper", "adaptive")
+METHODS = ("fixed", "paper", "adaptive", *rivals.METHODS)
 RUNS = {"B": Plan.quality, "C": Plan.truncation, "E": Plan.styles, "H": wide.runs}
-TUNED = {"B": CLASSES, "H": WIDE_CLASSES}  # else those of adaptive
+TUNED = {"B": CLASSES, "H": (*WIDE_CLASSES, *RIVAL_CLASSES)}  # else those of adaptive
 ADAPTIVE = [c for c in CLASSES if c.method == "adaptive"]
 
 

@@ -38,7 +38,7 @@ NAMES = {
     "inputs per byte": "plain LoRA, ranks by the spectrum of inputs per byte",
     "weights": "plain LoRA, ranks by the spectrum of weights",
 }
-SIZES = ((1, 0.5), (1, 1.0), (2, 1.0), (4, 1.0))  # rank, and share of its bytes
+SIZES = ((1, 1.0), (1, 0.5), (2, 1.0), (4, 1.0))  # rank, and share of its bytes
 TUNED_RANK = 1  # learning rates are tuned at its bytes and used at all
 # of OFT: the smallest blocks that change anything, 2 x 2, need more
 TOO_SMALL = {("oft", 0.5), (f"oft{BARE}", 0.5)}
@@ -56,6 +56,13 @@ def trained_rank(method: str, rank: int) -> int:
     adapter before it is cut.
     """
     return FULL_RANK if method == THRESHOLD else rank
+
+
+def cuts_of(method: str) -> tuple[tuple[str, float], ...]:
+    """Returns what is cut from an adapter that is trained once for all sizes; () for others."""
+    if method != THRESHOLD:
+        return ()
+    return tuple((method, rank * share) for rank, share in SIZES)
 
 
 def claimed(losses: dict[str, float]) -> list[str]:
