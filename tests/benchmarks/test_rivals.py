@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import nn
 
+from lora2_core import RankedLora
+from lora2_core.host.apply import apply_lora
+from lora2_core.host.playground import load_playground
+from lora2_core.layers.targets import TargetSettings
+from lora2_core.playground import asset
+from lora2_core.playground.subjects import examples
+from tests.benchmarks.held_out import encode, held_out_loss
 from tests.benchmarks.ranks import other_kinds, spectra
+from tests.benchmarks.ranks.tuning import WIDE
 from tests.hosting.provision import cache_folder
 
 
@@ -75,3 +83,25 @@ def test_ranks_by_a_spectrum_take_the_largest_shares_that_fit():
     assert found == {"a": 1, "b": 1}
     assert spectra.ranks_by(spectrum, both, 200, per_parameter=False) == {"a": 0, "b": 1}
     assert spectra.ranks_by(spectrum, both, 200, per_parameter=True) == {"a": 2, "b": 0}
+
+
+@pytest.mark.parametrize("kind", ["lokr", "oft"])
+def test_what_is_measured_is_what_was_trained(lycoris, kind: str):
+    """The loss with lycoris-lora's modules beside the layers, and with the file in the host."""
+    model, clip, vae = load_playground(asset.load())
+    images, captions = examples("owl", 2)
+    pictures = encode(clip, vae, images, captions)
+    chosen = TargetSettings(WIDE).chosen(model.model)
+    setting = other_kinds.setting_for(kind, chosen, 45352)
+    with torch.inference_mode(False), other_kinds.attached(kind, chosen, setting, 0) as modules:
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for module in modules.values():
+                for p in module.parameters():
+                    p += 0.1 * torch.randn(p.shape, generator=generator)
+        beside = held_out_loss(model, pictures)
+        lora = RankedLora({}, others={n: other_kinds.change_of(m) for n, m in modules.items()})
+    plain = held_out_loss(model, pictures)
+    assert lora.megabytes() <= 2 * 45352 / 1e6
+    found = held_out_loss(apply_lora(model, None, lora, 1.0, 1.0)[0], pictures)
+    assert found == pytest.approx(beside, rel=1e-3) and abs(found / plain - 1) > 0.05

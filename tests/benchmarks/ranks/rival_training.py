@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 
-from torch import nn
-
 from lora2_core import RankedLora, RankSettings
 from lora2_core.adapter.compress import compress
 from lora2_core.host.training.choices import Choices
@@ -41,34 +39,28 @@ class Rivals:
         if run.method in rivals.SPLITS:
             return self.recovered(run)
         if run.method == rivals.THRESHOLD:
-            return self.full(run, run.steps, run.rate)
+            return self.bench.trained(run, self.plain(run, rivals.FULL_RANK))
         if run.method in rivals.OTHER_KINDS:
             return self.other_kind(run)
         return self.by_spectrum(run)
 
-    def layers(self, run: Run) -> dict[str, nn.Module]:
-        return TargetSettings(run.layers).chosen(self.bench.model.model)
-
-    def full(self, run: Run, steps: int, rate: float) -> RankedLora:
-        """Plain LoRA of the full rank."""
-        rank = RankSettings("fixed", rivals.FULL_RANK)
-        return self.bench.trained(run, self.bench.choices(replace(run, steps=steps, rate=rate), rank))
+    def plain(self, run: Run, rank: int = 1) -> Choices:
+        return self.bench.choices(run, RankSettings("fixed", rank))
 
     def recovered(self, run: Run) -> RankedLora:
         steps = round(run.steps * rivals.SPLITS[run.method])
-        whole = self.full(run, steps, rivals.FIRST_RATE)
+        first = replace(run, steps=steps, rate=rivals.FIRST_RATE)
+        whole = self.bench.trained(run, self.plain(first, rivals.FULL_RANK))
         cut = compress(whole, budget_mb=megabytes(self.bench.parameters(run)), tolerance=0)
         rest = replace(run, steps=run.steps - steps, seed=run.seed + ANOTHER_SEED)
-        choices = at_ranks(self.bench.choices(rest, RankSettings("fixed")), cut.ranks)
         start = StartSettings(cut, adopt_layers=False)
-        return self.bench.trained(run, replace(choices, start=start))
+        return self.bench.trained(run, replace(at_ranks(self.plain(rest), cut.ranks), start=start))
 
     def _setting(self, kind: str, layers: str, parameters: float) -> other_kinds.Setting:
-        found = TargetSettings(layers).chosen(self.bench.model.model)
-        return other_kinds.setting_for(kind, found, parameters)
+        return other_kinds.setting_for(kind, self.bench.layers(layers), parameters)
 
     def other_kind(self, run: Run) -> RankedLora:
-        choices = self.bench.choices(run, RankSettings("fixed"))
+        choices = self.plain(run)
         if rivals.OTHER_KINDS[run.method]:
             bare = replace(choices.training, schedule="constant", weight_decay=0.0)
             choices = replace(choices, training=bare)
@@ -78,14 +70,12 @@ class Rivals:
         return other_kinds.train(self.bench.model, pictures, choices, kind, setting)
 
     def by_spectrum(self, run: Run) -> RankedLora:
-        layers = self.layers(run)
+        layers, pictures = self.bench.layers(run.layers), self.bench.sets(run.pictures)["train"]
         if run.method == "weights":
             spectrum = spectra.of_weights(layers)
         else:
-            pictures = self.bench.sets(run.pictures)["train"]
             spectrum = spectra.of_inputs(self.bench.model, layers, pictures)
-        ranks = spectra.ranks_by(
-            spectrum, layers, self.bench.parameters(run),
-            per_parameter=run.method.endswith("per byte"),
-        )  # fmt: skip
-        return self.bench.trained(run, at_ranks(self.bench.choices(run, RankSettings("fixed")), ranks))
+        per_byte = run.method.endswith("per byte")
+        parameters = self.bench.parameters(run)
+        ranks = spectra.ranks_by(spectrum, layers, parameters, per_parameter=per_byte)
+        return self.bench.trained(run, at_ranks(self.plain(run), ranks))

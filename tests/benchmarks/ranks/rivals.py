@@ -3,8 +3,8 @@
 recovered: plain LoRA of rank 64, cut to the size by the pack's own compress after a share of the
 steps, then trained on. threshold: the same without training on; all layers are cut at one singular
 value (PARA, arXiv 2024). lokr, oft: through lycoris-lora. inputs, weights: plain LoRA whose ranks
-come from a spectrum known before training (spectra.py). Of a family with several ways, the one with the least loss on the tuning subjects
-is claimed on the test subjects.
+come from a spectrum known before training (spectra.py). Of a family with several ways, the one with
+the least loss on the tuning subjects is claimed on the test subjects.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from __future__ import annotations
 RIVALS = "1"  # count up when what a rival does changes: its results are then made anew
 THRESHOLD = "threshold"  # trained once, at FULL_RANK, and cut to every size
 FULL_RANK = 64
-SPLITS = {"recovered 3/4": 0.75, "recovered 1/2": 0.5}  # share of the steps before the cut
+# share of the steps before the cut
+SPLITS = {"recovered 1/4": 0.25, "recovered 1/2": 0.5, "recovered 3/4": 0.75}
 # of the steps before the cut: the best of THRESHOLD, which is trained the same way
 FIRST_RATE = 5e-3
 BARE = " bare"  # with a constant learning rate and no weight decay, not the pack's
@@ -27,8 +28,7 @@ FAMILIES = {
 }
 METHODS = tuple(method for family in FAMILIES.values() for method in family)
 NAMES = {
-    "recovered 3/4": "rank 64 for 3/4 of the steps, compressed, trained on",
-    "recovered 1/2": "rank 64 for 1/2 of the steps, compressed, trained on",
+    **{way: f"rank 64, compressed at {way.split()[1]} of the steps, trained on" for way in SPLITS},
     THRESHOLD: "rank 64 cut by one threshold",
     "lokr": "LoKr",
     f"lokr{BARE}": "LoKr, constant rate, no decay",

@@ -27,12 +27,12 @@ from tests.benchmarks.ranks.tuning import RIVAL_CLASSES, WIDE, tuned
 
 RESULT = "background"  # the loss that decides
 ABOUT_RIVALS = (
-    "The controls from \"rank 64\" on have the steps and, at most, the bytes of that mean rank. Their "
-    "learning rates, and of several ways the one that is here, are chosen on the tuning subjects at "
-    f"mean rank {others.TUNED_RANK} and used at all sizes. Rank {others.FULL_RANK} that is trained on has a learning rate of "
-    f"{others.FIRST_RATE:g} before it is compressed. LoKr and OFT are those of lycoris-lora, with "
-    "the setting whose file comes nearest to the size; OFT's holds whole blocks, though half of a "
-    "block says all."
+    'The controls from "rank 64" on have as many steps and at most the bytes of that mean rank. '
+    "Their learning rates, and which way of several is claimed, are chosen on the tuning subjects "
+    f"at mean rank {others.TUNED_RANK} and used at all sizes. Before it is compressed, rank "
+    f"{others.FULL_RANK} has a learning rate of {others.FIRST_RATE:g}. LoKr and OFT are those of "
+    "lycoris-lora, with the setting whose file comes nearest to the size. A file of OFT holds "
+    "blocks of which one half says all."
 )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import comfy.utils
 import torch
+from torch import nn
 
 from lora2_core import RankedLora, RankSettings, TrainSettings
 from lora2_core.host.apply import apply_lora
@@ -70,8 +71,11 @@ class Bench:
 
     def _cost(self, layers: str) -> int:
         """Parameters that one rank in each of these layers has."""
-        chosen = TargetSettings(layers).chosen(self.model.model)
-        return sum(len(m.weight) + m.weight[0].numel() for m in chosen.values())
+        return sum(len(m.weight) + m.weight[0].numel() for m in self.layers(layers).values())
+
+    def layers(self, layers: str) -> dict[str, nn.Module]:
+        """The layers of a kind, by name."""
+        return TargetSettings(layers).chosen(self.model.model)
 
     def parameters(self, run: Run) -> float:
         """The parameters that a run may have: the share of those of its rank."""
@@ -113,8 +117,8 @@ class Bench:
         if run.own:
             row["own"] = held_out_loss(model, self.own(run.own))
         if lora is not None:
-            layers = TargetSettings(run.layers).chosen(self.model.model)
-            row |= {"mb": lora.megabytes(), "ranks": [lora.ranks.get(n, 0) for n in layers]}
+            ranks = [lora.ranks.get(name, 0) for name in self.layers(run.layers)]
+            row |= {"mb": lora.megabytes(), "ranks": ranks}
         if lora is not None and lora.others:
             row["setting"] = dict(lora.origin.run.settings)
         if run.samples and run.pictures not in STYLE_SETS:
