@@ -277,7 +277,7 @@ def test_tuning_looks_at_the_cut(tmp_path: Path):
         return config["rate"] if config["cut"] is None else 1 / config["rate"]
 
     found = tune(classes, ledger, lambda runs: finish(ledger, runs, loss), 10, quick=False)
-    assert found["threshold 64, all in blocks"]["rate"] == 2 * classes[0].grid[-1]
+    assert found["threshold 64, all in blocks"]["rate"] == classes[0].grid[-1]
 
 
 def test_adaptive_is_compared_with_every_rival_and_the_best_of_them(tmp_path: Path):

@@ -22,7 +22,7 @@ PAPER_GRID = (3.2e-4, 1e-3, 3.2e-3)
 WIDE_GRID = (5e-3, 1e-2)
 FLOW_GRID = (1e-2, 2e-2)
 MOST_MOVES = 2  # of each edge
-FEW_MOVES = 1  # on the second base, and of the rivals
+FLOW_MOVES = 1  # on the second base
 PAPER_RANK = 8
 PLAIN_RANKS = (1, 2, 4, 8, 16, 32, 64)
 ADAPTIVE_RANKS = (1, 2, 4, 8, 16, 32)
@@ -60,8 +60,9 @@ class Class:
 
     @property
     def moves(self) -> int:
-        few = self.base == FLOW or self.method in rivals.GRIDS
-        return FEW_MOVES if few else MOST_MOVES
+        if self.base == FLOW:
+            return FLOW_MOVES
+        return 0 if self.method in rivals.GRIDS else MOST_MOVES
 
     @property
     def cuts(self) -> tuple[Cut, ...]:
@@ -114,13 +115,13 @@ def next_rates(
     losses: dict[float, float], grid: tuple[float, ...], moves: int = MOST_MOVES
 ) -> list[float]:
     """The rates to try next: a step further where the best so far is an edge."""
-    tried, step = sorted(losses), grid[-1] / grid[-2]
+    tried = sorted(losses)
     best = min(tried, key=losses.get)
     below, above = sum(r < grid[0] for r in tried), sum(r > grid[-1] for r in tried)
     if best == tried[-1] and above < moves:
-        return [two_digits(best * step)]
+        return [two_digits(best * grid[-1] / grid[-2])]
     if best == tried[0] and below < moves:
-        return [two_digits(best / step)]
+        return [two_digits(best * grid[-2] / grid[-1])]
     return []
 
 
