@@ -61,5 +61,5 @@ def version_of(method: str) -> str:
             did = " ".join(small_run(mode)).encode()
     finally:
         torch.set_num_threads(before)
-    rival = f"{method} {rivals.RIVALS}".encode() if method in rivals.METHODS else b""
+    rival = rivals.version(method).encode() if method in rivals.METHODS else b""
     return f"{MEASURES}-{digest(did + (SOURCES if method == 'adaptive' else rival))}"
