@@ -32,7 +32,8 @@ ABOUT_RIVALS = (
     f"at mean rank {others.TUNED_RANK} and used at all sizes. Before it is compressed, rank "
     f"{others.FULL_RANK} has a learning rate of {others.FIRST_RATE:g}. LoKr and OFT are those of "
     "lycoris-lora, with the setting whose file comes nearest to the size. A file of OFT holds "
-    "blocks of which one half says all."
+    "blocks of which one half says all. The best control of its bytes may be smaller; one that "
+    "has no size that small stands with its smallest."
 )
 
 
@@ -116,7 +117,7 @@ def rivals(wide: Quality, attention: Quality, size: float) -> dict[str, Values]:
         if theirs == size and method != "adaptive":
             same = "same layers and rank" if method == "fixed" else "same layers"
             found[f"{NAMES[method]}, {same}"] = wide.log((method, size), RESULT)
-    if len(found) > 1:
+    if has_rivals(wide):
         name, best = best_control(wide, size)
         found[f"the best of these of its bytes ({name})"] = best
     if attention.pairs:
@@ -129,13 +130,20 @@ def rivals(wide: Quality, attention: Quality, size: float) -> dict[str, Values]:
     return found
 
 
+def has_rivals(wide: Quality) -> bool:
+    return any(method in others.METHODS for method, _ in wide.points)
+
+
 def best_control(wide: Quality, size: float) -> tuple[str, Values]:
-    """Returns the best control on the same layers that is no larger than `adaptive` at a size, of
-    the pairs that all controls of the size have: its name and the logarithms of its loss.
+    """Returns the best control on the same layers that is no larger than `adaptive` at a size, or
+    has no size that small, of the pairs that all controls have at their nearest size: its name and
+    the logarithms of its loss.
     """
     mb = wide.point(("adaptive", size), RESULT).mb
-    at_size = [wide.points[key] for key in wide.sizes if key[1] == size]
-    there = {pair: mb[pair] for pair in mb if all(pair in rows for rows in at_size)}
+    nearest: dict[str, dict] = {}
+    for key in sorted(wide.sizes, key=lambda key: -abs(math.log(key[1] / size))):
+        nearest[key[0]] = wide.points[key]
+    there = {pair: mb[pair] for pair in mb if all(pair in rows for rows in nearest.values())}
 
     def complete(point: Point) -> bool:
         return point.log.keys() >= there.keys()
@@ -166,7 +174,7 @@ def table(wide: Quality, attention: Quality) -> str:
             lines.append([NAMES[method], f"{size:g}", others.NO_SETTING, *[""] * (3 + len(LOSSES))])
     head = ["method", "mean rank", "MB", "ranks or setting", "runs", *LOSSES.values(), "s"]
     parts = [markdown(head, lines)]
-    if any(method in others.METHODS for method, _ in keys):
+    if has_rivals(wide):
         parts.append(ABOUT_RIVALS)
     compare = []
     for method, size in keys:
@@ -233,7 +241,7 @@ def about(
         plain = ""
         if ("fixed", size) in wide.points:
             plain = f", {compared(ours, wide.log(('fixed', size), RESULT))} over plain LoRA there"
-        if any(key[1] == size and key[0] in others.METHODS for key in wide.points):
+        if has_rivals(wide):
             name, control = best_control(wide, size)
             plain += f", {compared(ours, control)} over the best control there ({name})"
         said.append(f"{geometric_mean(wide.log(('adaptive', size), 'mb')):.2f} MB: {ratio}{plain}")
