@@ -1,8 +1,8 @@
 """All experiments on ranks; an interrupted run goes on where it stopped.
 
 A: planted ranks, B: quality at equal bytes, C: truncation, D: compression, E: rank maps of styles,
-F: departures from the paper, one by one, G: random problems of planted ranks, H: all layers, against
-other ways to spend the same bytes.
+F: departures from the paper, one by one, G: random problems of planted ranks, H: all layers,
+against other ways to spend the same bytes.
 `--base flow` makes the runs of H on the second base, the flow transformer that `nox -s train-flow`
 trains: experiment I. Results are JSON lines in FOLDER, tables and plots are written there too;
 learning rates are tuned first.
