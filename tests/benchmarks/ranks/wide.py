@@ -32,8 +32,8 @@ ABOUT_RIVALS = (
     f"at mean rank {others.TUNED_RANK} and used at all sizes. Before it is compressed, rank "
     f"{others.FULL_RANK} has a learning rate of {others.FIRST_RATE:g}. LoKr and OFT are those of "
     "lycoris-lora, with the setting whose file comes nearest to the size. A file of OFT holds "
-    "blocks of which one half says all. The best control of its bytes may be smaller; one that "
-    "has no size that small stands with its smallest."
+    "blocks of which one half says all. A control without a row has its loss on the tuning "
+    "subjects alone, at the end of this page. Seconds of the controls are of a busy machine."
 )
 
 
@@ -117,9 +117,8 @@ def rivals(wide: Quality, attention: Quality, size: float) -> dict[str, Values]:
         if theirs == size and method != "adaptive":
             same = "same layers and rank" if method == "fixed" else "same layers"
             found[f"{NAMES[method]}, {same}"] = wide.log((method, size), RESULT)
-    if has_rivals(wide):
-        name, best = best_control(wide, size)
-        found[f"the best of these of its bytes ({name})"] = best
+    if (control := best_control(wide, size)) is not None:
+        found[f"the best of these of its bytes ({control[0]})"] = control[1]
     if attention.pairs:
         there = {pair: mb for pair, mb in ours.mb.items() if pair in attention.pairs}
         if there:
@@ -134,22 +133,26 @@ def has_rivals(wide: Quality) -> bool:
     return any(method in others.METHODS for method, _ in wide.points)
 
 
-def best_control(wide: Quality, size: float) -> tuple[str, Values]:
-    """Returns the best control on the same layers that is no larger than `adaptive` at a size, or
-    has no size that small, of the pairs that all controls have at their nearest size: its name and
-    the logarithms of its loss.
+def best_control(wide: Quality, size: float) -> tuple[str, Values] | None:
+    """Returns the best control on the same layers that is no larger than `adaptive` at a size, of
+    the pairs that all of them have at their nearest size: its name and the logarithms of its loss.
+    None without rivals, or where no control is that small.
     """
     mb = wide.point(("adaptive", size), RESULT).mb
+    small = {method for method, least in wide.sizes if least <= size} - {"adaptive"}
     nearest: dict[str, dict] = {}
     for key in sorted(wide.sizes, key=lambda key: -abs(math.log(key[1] / size))):
-        nearest[key[0]] = wide.points[key]
+        if key[0] in small:
+            nearest[key[0]] = wide.points[key]
     there = {pair: mb[pair] for pair in mb if all(pair in rows for rows in nearest.values())}
-
-    def complete(point: Point) -> bool:
-        return point.log.keys() >= there.keys()
-
-    controls = {n: list(filter(complete, p)) for n, p in wide.controls(RESULT).items()}
-    return envelope({name: points for name, points in controls.items() if points}, there)
+    if not small or not there or not has_rivals(wide):
+        return None
+    controls: dict[str, list[Point]] = defaultdict(list)
+    for method, theirs in wide.sizes:
+        point = wide.point((method, theirs), RESULT)
+        if method in small and point.log.keys() >= there.keys():
+            controls[NAMES[method]].append(point)
+    return envelope(controls, there)
 
 
 def of_adaptive(attention: Quality) -> list:
@@ -241,9 +244,9 @@ def about(
         plain = ""
         if ("fixed", size) in wide.points:
             plain = f", {compared(ours, wide.log(('fixed', size), RESULT))} over plain LoRA there"
-        if has_rivals(wide):
-            name, control = best_control(wide, size)
-            plain += f", {compared(ours, control)} over the best control there ({name})"
+        if (control := best_control(wide, size)) is not None:
+            ratio_there = compared(ours, control[1])
+            plain += f", {ratio_there} over the best control there ({control[0]})"
         said.append(f"{geometric_mean(wide.log(('adaptive', size), 'mb')):.2f} MB: {ratio}{plain}")
     return (
         f"**{title}.** Loss of `adaptive` on all layers in blocks, unseen "
