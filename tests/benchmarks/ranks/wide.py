@@ -82,7 +82,9 @@ def runs(plan: Plan, rates: dict) -> list[Run]:
 
 
 def collect(plan: Plan, ledger: Ledger, rates: dict) -> Quality:
-    """Returns what is there of each method and size; not every pair has all of them."""
+    """Returns what is there of each method and size; not every pair has all of them. Rivals count
+    once they have every subject.
+    """
     points: dict = defaultdict(dict)
     for size in plan.wide_sizes:
         for pair in plan.pairs:
@@ -93,7 +95,12 @@ def collect(plan: Plan, ledger: Ledger, rates: dict) -> Quality:
             cut = row["config"]["cut"]
             size = cut[1] if cut else run.rank * run.share
             points[run.method, size][run.pictures, run.seed] = row
-    return Quality(dict(points), {})
+    complete = {
+        key: rows
+        for key, rows in points.items()
+        if key[0] not in others.METHODS or {s for s, _ in rows} == set(plan.subjects)
+    }
+    return Quality(complete, {})
 
 
 def best_of(attention: Quality) -> tuple[str, float]:
