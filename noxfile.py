@@ -205,8 +205,9 @@ def exactness(session: nox.Session) -> None:
 @nox.session(name="bench-ranks", venv_backend="none")
 def bench_ranks(session: nox.Session) -> None:
     """All experiments on ranks (hours); goes on where it stopped. Default: their own results."""
+    path = beside(session, "clients", *CLIENTS)  # lycoris-lora trains two of the controls of H
     arguments = session.posargs or ["tests/benchmarks/ranks/results"]
-    in_host(session, "-m", "tests.hosting.inprocess", "tests.benchmarks.ranks", *arguments)
+    in_host(session, "-m", "tests.hosting.inprocess", "tests.benchmarks.ranks", *arguments, **path)
 
 
 @nox.session(venv_backend="none")

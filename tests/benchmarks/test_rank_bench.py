@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.ranks import quality, statistics, styles, truncation, wide
+from tests.benchmarks.ranks import quality, rivals, statistics, styles, truncation, wide
 from tests.benchmarks.ranks.pictures import STYLE_SETS, TEST, TUNING, split, style_set
 from tests.benchmarks.ranks.plan import RESIZE_RANKS, RESIZES, Plan
 from tests.benchmarks.ranks.runs import ATTENTION, FLOW, PLAYGROUND, Ledger, Run, key_of
@@ -18,6 +18,7 @@ from tests.benchmarks.ranks.tuning import (
     CLASSES,
     FLOW_CLASSES,
     FLOW_WIDE_RANKS,
+    RIVAL_CLASSES,
     WIDE,
     WIDE_CLASSES,
     WIDE_RANKS,
@@ -146,10 +147,11 @@ def test_a_current_result_wins_over_a_reused_one(tmp_path: Path):
 
 def test_versions_differ_by_method_and_repeat():
     version_of.cache_clear()
-    first = {m: version_of(m) for m in ("fixed", "paper", "adaptive", "base")}
+    methods = ("fixed", "paper", "adaptive", "base", "lokr", "threshold")
+    first = {m: version_of(m) for m in methods}
     version_of.cache_clear()
     assert {m: version_of(m) for m in first} == first
-    assert len(set(first.values())) == 4
+    assert len(set(first.values())) == len(methods)
 
 
 # plan
@@ -228,6 +230,85 @@ def test_all_layers_are_compared_with_attention_alone(tmp_path: Path):
     assert text.count("| 0.900 (0.900 to 0.900), 12 of 12 |") == len(WIDE_RANKS)
     assert text.count("| 0.500 (0.500 to 0.500), 12 of 12 |") == 2 * (len(WIDE_RANKS) + 1)
     assert "0.500 (0.500 to 0.500), 12 of 12, 0.900" in wide.about(found, attention)
+
+
+# rivals
+
+
+def of_rivals(loss: dict[str, float] | None = None) -> dict:
+    """Rates as if all rivals had been tuned, with these losses or 1."""
+    return {
+        c.name: {"rate": 0.01, "loss": (loss or {}).get(c.method, 1.0)}
+        for c in (*CLASSES, *WIDE_CLASSES, *RIVAL_CLASSES)
+    }
+
+
+def test_the_best_way_of_each_family_is_claimed():
+    plan, rates = Plan(10, 1), of_rivals({"lokr bare": 0.5, "weights": 0.7, "oft bare": 2.0})
+    methods = {run.method for run in wide.rival_runs(plan, rates)}
+    assert methods == {"recovered 1/4", "threshold", "lokr bare", "oft", "weights"}
+    assert rivals.claimed({"oft": 1.0}) == ["oft"]
+    assert not wide.rival_runs(plan, {})
+    assert not wide.rival_runs(replace(plan, base_model=FLOW), rates)
+
+
+def test_rivals_have_the_sizes_of_all_others_where_they_can():
+    """Each at the rate of one size; what is cut is trained once."""
+    rates = of_rivals()
+    rates["threshold 64, all in blocks"]["rate"] = 0.005
+    runs = [run for run in wide.rival_runs(Plan(10, 1), rates) if run.pictures == TEST[0]]
+    sizes = {method: [] for method in rivals.claimed({c.method: 1.0 for c in RIVAL_CLASSES})}
+    for run in runs:
+        cuts = [size for _, size in run.cuts]
+        sizes[run.method] += cuts or [run.rank * run.share]
+        assert run.rate == (0.005 if cuts else 0.01) and run.layers == WIDE
+    everywhere = {rank * share for rank, share in rivals.SIZES}
+    assert {method: set(found) for method, found in sizes.items()} == {
+        method: everywhere - {0.5} if method == "oft" else everywhere for method in sizes
+    }
+    assert sum(run.method == "threshold" for run in runs) == 1
+
+
+def test_tuning_looks_at_the_cut(tmp_path: Path):
+    """What is trained to be cut has the rate at which the cut is best."""
+    ledger, classes = Ledger(tmp_path), [c for c in RIVAL_CLASSES if c.method == "threshold"]
+
+    def loss(config: dict) -> float:
+        return config["rate"] if config["cut"] is None else 1 / config["rate"]
+
+    found = tune(classes, ledger, lambda runs: finish(ledger, runs, loss), 10, quick=False)
+    assert found["threshold 64, all in blocks"]["rate"] == classes[0].grid[-1]
+
+
+def test_adaptive_is_compared_with_every_rival_and_the_best_of_them(tmp_path: Path):
+    """Made-up losses: LoKr is the best control at half of them, the others are at 0.2."""
+    plan, ledger, rates = Plan(10, 2), Ledger(tmp_path), of_rivals()
+    losses = {"adaptive": 0.1, "lokr": 0.125}
+    finish(ledger, plan.quality(rates), lambda c: 0.2)
+    finish(ledger, wide.runs(plan, rates), lambda c: losses.get(c["method"], 0.2))
+    attention, found = quality.collect(plan, ledger, rates), wide.collect(plan, ledger, rates)
+    text = wide.table(found, attention)
+    assert "one threshold, same layers | 0.500 (0.500 to 0.500), 12 of 12 |" in text
+    assert text.count("| LoKr, same layers | 0.800 (0.800 to 0.800), 12 of 12 |") == 4
+    assert text.count("| the best of these of its bytes (LoKr") == 4
+    assert f"| OFT | 0.5 | {rivals.NO_SETTING} |" in text
+    assert "0.800 (0.800 to 0.800), 12 of 12 over the best control" in wide.about(found, attention)
+
+
+def test_a_rival_counts_once_it_has_every_subject(tmp_path: Path):
+    plan, ledger, rates = Plan(10, 1), Ledger(tmp_path), of_rivals()
+    finish(ledger, wide.runs(plan, {c.name: rates[c.name] for c in WIDE_CLASSES}))
+    runs = wide.rival_runs(plan, rates)
+    finish(ledger, [r for r in runs if r.method == "lokr" or r.pictures in TEST[:2]])
+    methods = {method for method, _ in wide.collect(plan, ledger, rates).points}
+    assert methods == {"fixed", "adaptive", "lokr"}
+
+
+def test_the_row_of_another_kind_has_its_setting():
+    setting = {"factor": -1, "lora_dim": 6, "alpha": 6, "decompose_both": True, "use_tucker": False}
+    rows = [{"ranks": [0, 0], "setting": setting}]
+    assert wide.spread(rows) == "factor -1, lora_dim 6, decompose_both"
+    assert wide.spread([{"ranks": [0, 2]}, {"ranks": [1, 7]}]) == "0 to 7"
 
 
 def test_the_second_base_has_runs_of_its_own(tmp_path: Path):
@@ -349,7 +430,7 @@ def test_quality_table_gives_the_paired_ratio(tmp_path: Path):
     assert len(found.pairs) == 12
     assert "0.900 (0.900 to 0.900)" in quality.ratio_table(found, "background")
     text = quality.table(found)
-    assert all(name in text for name in quality.NAMES.values())
+    assert all(quality.NAMES[method] in text for method, _ in found.sizes)
     assert "No adaptive adapter reaches" in text, "rank 64 of plain is best here"
 
 

@@ -6,7 +6,7 @@ import torch
 from lora2_core import LoraLayer, RankedLora
 from lora2_core.adapter.compress import compress, relative_error
 from tests.benchmarks.ranks import controls
-from tests.benchmarks.ranks.controls import sv_fro, sv_ratio, uniform
+from tests.benchmarks.ranks.controls import sv_fro, sv_ratio, threshold_ranks, uniform
 from tests.toys import random_lora
 
 
@@ -44,6 +44,22 @@ def test_sv_fro_keeps_the_fewest_that_hold_the_share(share: float, ranks: tuple)
 )
 def test_sv_ratio_keeps_what_is_no_further_below_the_first(ratio: float, ranks: tuple):
     assert tuple(sv_ratio(LORA, ratio).ranks.values()) == ranks
+
+
+@pytest.mark.parametrize(
+    ("least", "ranks"), [(2.5, (1, 0)), (1.9, (1, 4)), (1.2, (2, 4)), (0.01, (4, 4)), (4, (0, 0))]
+)
+def test_threshold_keeps_what_is_as_large_in_any_layer(least: float, ranks: tuple):
+    assert tuple(threshold_ranks(LORA, least).values()) == ranks
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.5, 1.0])
+def test_the_largest_threshold_cut_keeps_the_largest_singular_values(share: float):
+    found = controls.largest_threshold(RANDOM, share * RANDOM.parameters)
+    assert found.parameters <= share * RANDOM.parameters
+    kept = torch.cat([layer.energy for layer in found.layers.values()])
+    left = torch.cat([RANDOM.layers[n].energy[y.rank :] for n, y in found.layers.items()])
+    assert share == 1 or kept.min() >= left.max()
 
 
 def test_uniform_keeps_the_same_of_every_layer_as_far_as_it_goes():

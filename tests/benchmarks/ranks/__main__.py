@@ -1,7 +1,8 @@
 """All experiments on ranks; an interrupted run goes on where it stopped.
 
 A: planted ranks, B: quality at equal bytes, C: truncation, D: compression, E: rank maps of styles,
-F: departures from the paper, one by one, G: random problems of planted ranks, H: all layers.
+F: departures from the paper, one by one, G: random problems of planted ranks, H: all layers,
+against other ways to spend the same bytes.
 `--base flow` makes the runs of H on the second base, the flow transformer that `nox -s train-flow`
 trains: experiment I. Results are JSON lines in FOLDER, tables and plots are written there too;
 learning rates are tuned first.
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from tests.benchmarks.ranks import report, wide
+from tests.benchmarks.ranks import report, rivals, wide
 from tests.benchmarks.ranks.crew import work_off
 from tests.benchmarks.ranks.found import SEEDS
 from tests.benchmarks.ranks.plan import STEPS, Plan
@@ -25,6 +26,7 @@ from tests.benchmarks.ranks.tuning import (
     EVERY_CLASS,
     FLOW_CLASSES,
     RATES,
+    RIVAL_CLASSES,
     WIDE_CLASSES,
     Class,
     tune,
@@ -36,9 +38,9 @@ from tests.hosting.provision import cache_folder
 from tests.playground.evaluate import Base
 from tests.playground.pictures import load
 
-METHODS = ("fixed", "paper", "adaptive")
+METHODS = ("fixed", "paper", "adaptive", *rivals.METHODS)
 RUNS = {"B": Plan.quality, "C": Plan.truncation, "E": Plan.styles, "H": wide.runs}
-TUNED = {"B": CLASSES, "H": WIDE_CLASSES}  # else those of adaptive
+TUNED = {"B": CLASSES, "H": (*WIDE_CLASSES, *RIVAL_CLASSES)}  # else those of adaptive
 ADAPTIVE = [c for c in CLASSES if c.method == "adaptive"]
 
 

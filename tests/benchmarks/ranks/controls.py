@@ -1,6 +1,7 @@
 """The usual ways to make a LoRA smaller, layer by layer, for comparison.
 
-All take an adapter in its singular basis, keep the first positions of every layer and at least one.
+All take an adapter in its singular basis and keep the first positions of every layer; all but one
+threshold for all layers keep at least one.
 sv_fro and sv_ratio mean what kohya's resize_lora means by these names.
 """
 
@@ -56,6 +57,11 @@ def uniform_ranks(lora: RankedLora, rank: int) -> Ranks:
     return {name: min(rank, layer.rank) for name, layer in lora.layers.items()}
 
 
+def threshold_ranks(lora: RankedLora, least: float) -> Ranks:
+    """Of each layer how many singular values are at least `least`, one for all layers; may be 0."""
+    return {n: int((x.energy.sqrt() >= least).sum()) for n, x in lora.layers.items()}
+
+
 def parameters_of(lora: RankedLora, ranks: Mapping[str, int]) -> int:
     """What a cut to these ranks would have."""
     return sum(layer.cost * ranks[name] for name, layer in lora.layers.items())
@@ -92,3 +98,10 @@ def largest_sv_ratio(lora: RankedLora, parameters: float) -> RankedLora:
 def largest_uniform(lora: RankedLora, parameters: float) -> RankedLora:
     most = max(lora.ranks.values())
     return largest(lora, lambda rank: uniform_ranks(lora, int(rank)), 1, most, parameters)
+
+
+def largest_threshold(lora: RankedLora, parameters: float) -> RankedLora:
+    """One threshold of singular values for all layers (PARA); bisects its logarithm, from 1e6 to
+    1e-12. A layer may end at rank 0.
+    """
+    return largest(lora, lambda log: threshold_ranks(lora, 10**-log), -6.0, 12.0, parameters)

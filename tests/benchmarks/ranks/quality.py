@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tests.benchmarks.ranks import rivals
 from tests.benchmarks.ranks.plan import Plan
 from tests.benchmarks.ranks.runs import Ledger
 from tests.benchmarks.ranks.statistics import (
@@ -28,6 +29,7 @@ NAMES = {
     "uniform": "rank 64 cut to one rank",
     "paper": "paper",
     "adaptive": "adaptive",
+    **rivals.NAMES,
 }
 LOSSES = {
     "background": "unseen backgrounds",

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tests.benchmarks.ranks import rivals
 from tests.benchmarks.ranks.pictures import TUNING
-from tests.benchmarks.ranks.runs import ATTENTION, FLOW, PLAYGROUND, Ledger, Run
+from tests.benchmarks.ranks.runs import ATTENTION, FLOW, PLAYGROUND, Cut, Ledger, Run
 
 RATES = "rates.json"
 GRID = (1e-2, 2e-2)
@@ -49,6 +50,8 @@ class Class:
 
     @property
     def grid(self) -> tuple[float, ...]:
+        if self.method in rivals.GRIDS:
+            return rivals.GRIDS[self.method]
         if self.base == FLOW:
             return FLOW_GRID
         if self.layers != ATTENTION:
@@ -57,7 +60,14 @@ class Class:
 
     @property
     def moves(self) -> int:
-        return FLOW_MOVES if self.base == FLOW else MOST_MOVES
+        if self.base == FLOW:
+            return FLOW_MOVES
+        return 0 if self.method in rivals.GRIDS else MOST_MOVES
+
+    @property
+    def cuts(self) -> tuple[Cut, ...]:
+        """What is cut from the adapter; the loss of the last cut decides."""
+        return ((self.method, float(rivals.TUNED_RANK)),) if self.method == rivals.THRESHOLD else ()
 
     def runs(self, rate: float, steps: int, subjects: tuple[str, ...] = TUNING) -> list[Run]:
         return [
@@ -68,6 +78,7 @@ class Class:
                 rate,
                 steps=steps,
                 own=0,
+                cuts=self.cuts,
                 layers=self.layers,
                 base=self.base,
             )
@@ -83,11 +94,14 @@ CLASSES = (
 WIDE_CLASSES = tuple(
     Class(method, rank, WIDE) for method in ("fixed", "adaptive") for rank in WIDE_RANKS
 )
+RIVAL_CLASSES = tuple(
+    Class(m, rivals.trained_rank(m, rivals.TUNED_RANK), WIDE) for m in rivals.METHODS
+)
 FLOW_CLASSES = (
     *(Class(m, rank, WIDE, FLOW) for rank in FLOW_WIDE_RANKS for m in ("fixed", "adaptive")),
     *(Class(m, rank, base=FLOW) for m, ranks in FLOW_RANKS.items() for rank in ranks),
 )
-EVERY_CLASS = (*CLASSES, *WIDE_CLASSES, *FLOW_CLASSES)
+EVERY_CLASS = (*CLASSES, *WIDE_CLASSES, *RIVAL_CLASSES, *FLOW_CLASSES)
 
 
 def mean_loss(rows: list[dict]) -> float:
@@ -101,13 +115,13 @@ def next_rates(
     losses: dict[float, float], grid: tuple[float, ...], moves: int = MOST_MOVES
 ) -> list[float]:
     """The rates to try next: a step further where the best so far is an edge."""
-    tried, step = sorted(losses), grid[-1] / grid[-2]
+    tried = sorted(losses)
     best = min(tried, key=losses.get)
     below, above = sum(r < grid[0] for r in tried), sum(r > grid[-1] for r in tried)
     if best == tried[-1] and above < moves:
-        return [two_digits(best * step)]
+        return [two_digits(best * grid[-1] / grid[-2])]
     if best == tried[0] and below < moves:
-        return [two_digits(best / step)]
+        return [two_digits(best * grid[-2] / grid[-1])]
     return []
 
 
@@ -126,7 +140,7 @@ def tune(classes: Sequence[Class], ledger: Ledger, work: Work, steps: int, *, qu
         work([run for c in classes for r in rates[c] for run in c.runs(r, steps, subjects)])
         for c in classes:
             for rate in rates[c]:
-                rows = [ledger.of(run)[0] for run in c.runs(rate, steps, subjects)]
+                rows = [ledger.of(run)[-1] for run in c.runs(rate, steps, subjects)]
                 losses[c][rate] = mean_loss(rows)
             rates[c] = [] if quick or not rates[c] else next_rates(losses[c], c.grid, c.moves)
     return {c.name: choice(losses[c]) for c in classes}
@@ -149,7 +163,10 @@ def write_rates(folder: Path, found: dict) -> dict:
 
 
 def tuned(run: Run, rates: dict) -> Run:
-    """The run at the rate of its class."""
+    """The run at the rate of its class; rivals have that of one size at all."""
     if run.method == "base":
         return run
-    return replace(run, rate=rates[Class(run.method, run.rank, run.layers, run.base).name]["rate"])
+    rank = run.rank
+    if run.method in rivals.METHODS:
+        rank = rivals.trained_rank(run.method, rivals.TUNED_RANK)
+    return replace(run, rate=rates[Class(run.method, rank, run.layers, run.base).name]["rate"])

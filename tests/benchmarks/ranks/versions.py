@@ -2,7 +2,8 @@
 
 `fixed` and `paper` are named by what they do, so that work on `adaptive` leaves their results
 valid: the losses of a small run, to four digits. `adaptive` is named by the sources of the core's
-ROOMS as well. `base` trains nothing. The host seam and the pictures are not part of the names:
+ROOMS as well. The rivals (rivals.py) are named by what `fixed` does and by their own count.
+`base` trains nothing. The host seam and the pictures are not part of the names:
 after a change there that matters, count MEASURES up.
 """
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import lora2_core
+from tests.benchmarks.ranks import rivals
 
 MEASURES = "1"  # count up when what is measured changes
 CORE = Path(lora2_core.__file__).parent
@@ -55,7 +57,9 @@ def version_of(method: str) -> str:
     torch.set_num_threads(1)
     try:
         with torch.inference_mode(False):
-            did = " ".join(small_run(method)).encode()
+            mode = "fixed" if method in rivals.METHODS else method
+            did = " ".join(small_run(mode)).encode()
     finally:
         torch.set_num_threads(before)
-    return f"{MEASURES}-{digest(did + (SOURCES if method == 'adaptive' else b''))}"
+    rival = rivals.version(method).encode() if method in rivals.METHODS else b""
+    return f"{MEASURES}-{digest(did + (SOURCES if method == 'adaptive' else rival))}"

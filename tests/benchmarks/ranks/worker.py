@@ -13,6 +13,7 @@ from pathlib import Path
 
 import comfy.utils
 import torch
+from torch import nn
 
 from lora2_core import RankedLora, RankSettings, TrainSettings
 from lora2_core.host.apply import apply_lora
@@ -21,17 +22,27 @@ from lora2_core.host.training.choices import Choices
 from lora2_core.host.training.run import train_on
 from lora2_core.layers.targets import TargetSettings
 from lora2_core.playground import asset
-from lora2_core.units import BYTES_PER_PARAMETER, MEGABYTE
+from lora2_core.units import megabytes
 from tests.benchmarks.held_out import Pictures, encode, held_out_loss, own_pictures
-from tests.benchmarks.ranks.controls import largest_sv_fro, largest_sv_ratio, largest_uniform
+from tests.benchmarks.ranks import rivals
+from tests.benchmarks.ranks.controls import (
+    largest_sv_fro,
+    largest_sv_ratio,
+    largest_threshold,
+    largest_uniform,
+)
 from tests.benchmarks.ranks.features import Features
 from tests.benchmarks.ranks.pictures import STYLE_SETS, Picture, sets_of
+from tests.benchmarks.ranks.rival_training import Rivals
 from tests.benchmarks.ranks.runs import FLOW, PLAYGROUND, Run
 from tests.benchmarks.ranks.versions import version_of
 from tests.playground import flow
 
 BATCH, MAX_RANK = 8, 96
-RESIZE = {"sv_fro": largest_sv_fro, "sv_ratio": largest_sv_ratio, "uniform": largest_uniform}
+RESIZE = {
+    "sv_fro": largest_sv_fro, "sv_ratio": largest_sv_ratio, "uniform": largest_uniform,
+    rivals.THRESHOLD: largest_threshold,
+}  # fmt: skip
 
 
 class Bench:
@@ -44,7 +55,7 @@ class Bench:
         else:
             loaded = load_playground(parts)
         self.model, self.clip, self.vae = loaded
-        self.cost = cache(self._cost)
+        self.cost, self.rivals = cache(self._cost), Rivals(self)
         self.features = cache(lambda: Features(playground))
         self.sets, self.own = cache(self._sets), cache(self._own)
 
@@ -60,19 +71,32 @@ class Bench:
 
     def _cost(self, layers: str) -> int:
         """Parameters that one rank in each of these layers has."""
-        chosen = TargetSettings(layers).chosen(self.model.model)
-        return sum(len(m.weight) + m.weight[0].numel() for m in chosen.values())
+        return sum(len(m.weight) + m.weight[0].numel() for m in self.layers(layers).values())
+
+    def layers(self, layers: str) -> dict[str, nn.Module]:
+        """The layers of a kind, by name."""
+        return TargetSettings(layers).chosen(self.model.model)
+
+    def parameters(self, run: Run) -> float:
+        """The parameters that a run may have: the share of those of its rank."""
+        return run.share * run.rank * self.cost(run.layers)
+
+    def choices(self, run: Run, rank: RankSettings) -> Choices:
+        training = TrainSettings(run.steps, run.rate, run.seed)
+        return Choices(rank, training, BATCH, target=TargetSettings(run.layers))
 
     def train(self, run: Run) -> RankedLora:
-        budget = 0.0
-        if run.share != 1:
-            budget = run.share * run.rank * self.cost(run.layers) * BYTES_PER_PARAMETER / MEGABYTE
+        if run.method in rivals.METHODS:
+            return self.rivals.train(run)
+        budget = 0.0 if run.share == 1 else megabytes(self.parameters(run))
         settings = RankSettings(
             mode=run.method, target_rank=run.rank, max_rank=MAX_RANK, budget_mb=budget
         )
-        training = TrainSettings(run.steps, run.rate, run.seed)
+        return self.trained(run, self.choices(run, settings))
+
+    def trained(self, run: Run, choices: Choices) -> RankedLora:
+        """The adapter that the choices make of a run's pictures."""
         pictures = self.sets(run.pictures)["train"]
-        choices = Choices(settings, training, BATCH, target=TargetSettings(run.layers))
         outcome = train_on(self.model, *pictures, choices, lambda step: None)
         if outcome.stopped_by is not None:
             print(f"{run.to_json()} stopped: {outcome.stopped_by}", file=sys.stderr)
@@ -93,7 +117,10 @@ class Bench:
         if run.own:
             row["own"] = held_out_loss(model, self.own(run.own))
         if lora is not None:
-            row |= {"mb": lora.megabytes(), "ranks": list(lora.ranks.values())}
+            ranks = [lora.ranks.get(name, 0) for name in self.layers(run.layers)]
+            row |= {"mb": lora.megabytes(), "ranks": ranks}
+        if lora is not None and lora.others:
+            row["setting"] = dict(lora.origin.run.settings)
         if run.samples and run.pictures not in STYLE_SETS:
             row |= self.features().compare(model, self.clip, self.vae, sets_of(run.pictures))
         return row
