@@ -25,8 +25,8 @@ from .rank import (
 # Figures: "F" is section F of docs/results.md, the loss on unseen pictures with one choice changed.
 
 # adaptive: a run starts at this many times the target rank and descends to it
-# (F: at 1 and at 2 times +11.4%, at 6 times +4.1%)
-FIRST_SHARE = 3
+# (sections F and G: other values)
+FIRST_SHARE = 6
 # adaptive: how far ln(nu) can move in a run; every step moves it by 15 / steps at most. Between the
 # highest rank of 4096 and a layer that is given up lie ln(4096 / 0.3) = 9.5
 RATE_TRAVEL = 15.0

@@ -93,5 +93,5 @@ def matched_std(weights: Tensor, fan_in: int) -> float:
 
 
 def rank_loss(rates: Tensor, target_rate: float | Tensor) -> Tensor:
-    """Returns L_rank = sum over layers of |nu - nu*|, a scalar."""
+    """Returns L_rank = sum over layers of |nu - nu*|, a scalar; in adaptive mode of ln(nu)."""
     return (rates - target_rate).abs().sum()

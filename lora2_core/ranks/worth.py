@@ -19,9 +19,8 @@ from ..adapter.allocation import descending
 CLIFF = 25.0
 # no more than this share of mean_worth,
 NOISE = 0.03
-# and about as much as those behind it: they are all together worth this many times as much, or, if
-# they are fewer than twice as many, half as many times as there are of them
-ALIKE = 4
+# and less than this many times as much as the next but one
+ALIKE = 4.0
 
 
 def position_worth(lora_up: Tensor, second_moment: Tensor) -> Tensor:
@@ -61,24 +60,50 @@ def mean_worth(worths: Sequence[Tensor]) -> float:
     return float(everything.square().sum()) / total if total > 0 else 0.0
 
 
-def above_noise(worths: Sequence[Tensor], tolerance: float | None = None) -> list[int]:
+def above_noise(
+    worths: Sequence[Tensor],
+    tolerance: float | None = None,
+    lost: Sequence[Sequence[float]] | None = None,
+) -> list[int]:
     """Returns the rank of each layer without its noise.
 
     With a tolerance, the positions below tolerance * mean_worth are cut off. Without one, positions
     are cut off only where they lie below NOISE * mean_worth, behind a cliff, where worth falls
-    CLIFF times from one position to the next, and are much ALIKE: what falls on behind a cliff is
-    signal. For the first position of a layer, NOISE * mean_worth stands for the position before.
-    Worths that fall gently are kept uncut. Positions that are worth nothing are always cut off.
+    CLIFF times from one position to the next, and are ALIKE: what falls on behind a cliff, or
+    stands there alone, is signal. A whole layer goes where NOISE * mean_worth is a cliff above it,
+    it has none inside, and its positions are alike. Worths that fall gently are kept uncut.
+    Positions that are worth nothing are always cut off.
+
+    lost: the worths of the positions that each layer has given back, with which it is judged.
     """
     least = (NOISE if tolerance is None else tolerance) * mean_worth(worths)
     ranks = []
-    for worth in map(descending, worths):
-        gone = worth < least
-        if tolerance is None and len(worth):
-            before = torch.cat([worth.new_tensor([least]), worth[:-1]])
-            together = worth.flip(0).cumsum(0).flip(0)
-            count = torch.arange(len(worth), 0, -1, device=worth.device)
-            alike = worth * (count / 2).clamp(max=ALIKE) < together
-            gone = (gone & alike & (worth * CLIFF < before)).cummax(0).values
-        ranks.append(len(worth) - int((gone | (worth <= 0)).sum()))
+    for kept, gone in zip(map(descending, worths), lost or [()] * len(worths), strict=True):
+        signal = int((kept > 0).sum())
+        if tolerance is not None:
+            signal = min(signal, int((kept >= least).sum()))
+        elif signal:
+            signal = before_noise(kept[:signal], kept.new_tensor(gone), least)
+        ranks.append(signal)
     return ranks
+
+
+def before_noise(worth: Tensor, lost: Tensor, least: float) -> int:
+    """Returns how many positions of a layer come before noise, 0 where all is noise.
+
+    worth: falling, (positions,), above 0. lost: of positions that it has given back. least: noise
+    is worth less.
+    """
+    whole = torch.cat([worth, lost.clamp(max=float(worth[-1]))])
+    steep = whole * CLIFF < torch.cat([whole.new_tensor([least]), whole[:-1]])
+    noise = (whole < least) & steep & alike(whole)
+    if found := noise[1:].nonzero().flatten().tolist():
+        return min(len(worth), 1 + found[0])
+    return 0 if bool(steep[0] & alike(worth)[0]) else len(worth)
+
+
+def alike(worth: Tensor) -> Tensor:
+    """Returns whether each position is about as much worth as the next but one. worth: falling,
+    (positions,).
+    """
+    return worth < ALIKE * torch.cat([worth, worth.new_zeros(2)])[2:]

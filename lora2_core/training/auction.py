@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from ..adapter.allocation import share_out
+from ..adapter.allocation import descending, share_out
 from ..layers.adapters import Adapters
 from ..layers.folding import alike
 from ..layers.layer import Component
@@ -25,12 +23,9 @@ REVIEWS = 10
 # the share of the run at which the adapter has shrunk to the allowed size, and from which reviews
 # cut off noise: there the learning rate begins to fall, and noise separates from signal
 SIZED = 1 - FALLING
-# in units of ln(nu), 0.25 being a quarter of the rank: nearer to its target than this, the pull on
-# nu fades, so that ranks come to rest
-NEAR = 0.25
-# the rank before rounding that stands for rank 0, for which nu would be infinite: so far below
-# where rounding gives 1 that a rate that comes to rest near its target gives 0
-LAYER_GIVEN_UP = 0.5 * math.exp(-2 * NEAR)
+# the rank before rounding that stands for rank 0, for which nu would be infinite: one that rounds
+# to 0
+LAYER_GIVEN_UP = 0.3
 CPU = torch.device("cpu")
 
 
@@ -84,7 +79,7 @@ class AuctionPrice(NoPrice):
     the scale of the loss does not matter.
     """
 
-    STATE = ("index", "level", "first_size", "lowest", "targets", "cleaned")
+    STATE = ("index", "level", "first_size", "lowest", "targets", "cleaned", "lost")
 
     def __init__(self, adapters: Adapters, steps: int):
         self.adapters, self.steps = adapters, steps
@@ -96,13 +91,14 @@ class AuctionPrice(NoPrice):
         self.targets: Tensor | None = None
         # the ranks at which layers gave noise back; None where one has not yet
         self.cleaned: list[int | None] = [None] * len(adapters.components)
+        # the worths of the positions that each layer gave back last
+        self.lost: list[list[float]] = [[]] * len(adapters.components)
         self.index = 0
 
     def penalty(self, loss: Tensor) -> Tensor:
         if self.targets is None:
             return torch.zeros_like(loss)
-        log_rates = self.adapters.rate_parameter
-        distance = F.huber_loss(log_rates, self.targets, reduction="sum", delta=NEAR) / NEAR
+        distance = rank_loss(self.adapters.rate_parameter, self.targets)
         return self.weight * (self.level or 0.0) * distance
 
     def allowed(self) -> float:
@@ -143,6 +139,9 @@ class AuctionPrice(NoPrice):
             chosen = self.without_noise(worths, compared)
         else:
             chosen = share_out(compared, [c.cost for c in components], self.allowed())
+        for row, (worth, rank) in enumerate(zip(worths, chosen, strict=True)):
+            if rank < len(worth):
+                self.lost[row] = descending(worth)[rank:].tolist()
         if self.targets is not None:
             turns = {row: t for row, t in turns.items() if chosen[row] < components[row].rank}
         adapters.turn(turns, optimizer)
@@ -181,7 +180,7 @@ class AuctionPrice(NoPrice):
         """Returns the rank of each layer without noise. A layer that has given noise back is judged
         no more.
         """
-        judged = above_noise(worths, self.adapters.settings.tolerance)
+        judged = above_noise(worths, self.adapters.settings.tolerance, self.lost)
         return [
             rank if clean is None else min(len(worth), clean)
             for worth, rank, clean in zip(worths, judged, self.cleaned, strict=True)

@@ -107,7 +107,9 @@ def test_the_unet_and_the_text_encoder_learn(playground, started, back_end, chec
     started(back_end)
     out = train_on(*data, Choices.of(fields), quiet)
     assert out.stopped_by is None and out.losses == wanted.losses
-    assert never_learned(out.lora) == []
+    given_up = [n for n, layer in wanted.lora.layers.items() if layer.rank == 0]
+    assert len(given_up) < len(wanted.lora.layers) // 8
+    assert never_learned(out.lora) == given_up
     assert any(name.startswith("lora_te") for name in out.lora.layers)
 
 

@@ -55,7 +55,7 @@ def test_losses_and_adapter_are_the_same(playground, mode: str, way: str, monkey
     assert again.stopped_by is None and again.losses == pytest.approx(plain.losses, rel=1e-5)
     for name, layer in plain.lora.layers.items():
         apart = again.lora.layers[name].delta() - layer.delta()
-        assert apart.norm() < 1e-3 * layer.delta().norm(), "but for rounding"
+        assert apart.norm() <= 1e-3 * layer.delta().norm(), "but for rounding"
     assert again.lora.origin.run.settings["checkpointing"] is True
 
 

@@ -302,7 +302,7 @@ def test_targets_that_choose_nothing_are_refused(targets: str, message: str):
 
 def test_adaptive_layers_start_with_orthogonal_rows_of_an_ordinary_loras_norm():
     model = nn.ModuleDict({"a": nn.Linear(64, 48), "c": nn.Conv2d(8, 40, 3)})
-    adapters = lora2.attach(model, "a|c", lora2.RankSettings(target_rank=8))
+    adapters = lora2.attach(model, "a|c", lora2.RankSettings(target_rank=4))
     for component in adapters.components.values():
         rows = component.lora_down[: component.rank].detach()
         assert component.rank == 24

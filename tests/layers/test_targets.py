@@ -219,7 +219,7 @@ def test_targets_of_single_layers():
     wanted = [rate_for(rank, 0.9) for rank in (8, 4, 4)]
     assert PaperPrice(paper, 10).target.tolist() == pytest.approx(wanted)
     adaptive = targeted("adaptive", lines)
-    assert list(adaptive.ranks.values()) == [16, 2, 12]
+    assert list(adaptive.ranks.values()) == [16, 2, 16]
     assert adaptive.ceiling == 64 * (8 + 4 + 4)
     wanted = torch.tensor([8.0, 4, 4])  # each moves as far as a plain LoRA of its target
     torch.testing.assert_close(adaptive.weights.square().sum(1).detach(), wanted)

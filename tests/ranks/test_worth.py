@@ -158,8 +158,8 @@ def test_a_cliff_to_what_is_still_worth_something_takes_nothing():
     """NOISE of the mean position's worth lies between the two tails."""
     above, below, first = 4.0 * NOISE * 1.1, 4.0 * NOISE * 0.5, 4.0 * NOISE * CLIFF
     others = [4.0] * 9999
-    assert above_noise(tensors([[first, above, above], others]))[0] == 3
-    assert above_noise(tensors([[first, below, below], others]))[0] == 1
+    assert above_noise(tensors([[first, *[above] * 3], others]))[0] == 4
+    assert above_noise(tensors([[first, *[below] * 3], others]))[0] == 1
 
 
 @given(
@@ -186,16 +186,32 @@ def test_what_falls_on_behind_a_cliff_is_signal():
     assert above_noise(tensors([[1.0, *[0.5 / CLIFF] * 8], others])) == [1, 9]
 
 
+@pytest.mark.parametrize("tail", [[0.5], [0.5, 0.5], [0.5, 0.4, 0.05]])
+def test_what_stands_alone_behind_a_cliff_is_signal(tail: list[float]):
+    """Of a layer that had its noise taken by the size, a cliff inside its signal may be left."""
+    layer = [1.0, *(worth / CLIFF for worth in tail)]
+    assert above_noise(tensors([layer, [4.0] * 9])) == [len(layer), 9]
+
+
+def test_a_layer_far_below_a_typical_position_stays_where_its_noise_is_further_below():
+    """Whether that is there yet, or was given back."""
+    low, noise, others = [1e-4] * 8, [1e-7] * 12, [4.0] * 9
+    for kept in (low, low[:1]):
+        assert above_noise(tensors([kept, others])) == [0 if len(kept) > 2 else 1, 9]
+        assert above_noise(tensors([kept + noise, others])) == [len(kept), 9]
+        assert above_noise(tensors([kept, others]), lost=[noise, []]) == [len(kept), 9]
+
+
 def test_a_cliff_above_the_noise_excuses_nothing_below_it():
     """The tail's first position must itself be noise."""
     first, last = 4.0 * NOISE * 1.1, 4.0 * NOISE * 0.9
-    layer = [4.0 * CLIFF * first, first, last, last]
-    assert above_noise(tensors([[4.0] * 999999, layer]))[1] == 4
+    layer = [4.0 * CLIFF * first, first, *[last] * 3]
+    assert above_noise(tensors([[4.0] * 999999, layer]))[1] == 5
 
 
 def test_a_strong_position_keeps_those_before_it():
-    assert above_noise(tensors([[5.0, 0.001, 4.0, 0.001], [5.0, 5.0]])) == [3, 2]
-    assert above_noise(tensors([[5.0, 0.001, 4.0, 0.001], [5.0, 5.0]]), 0.1) == [3, 2]
+    assert above_noise(tensors([[5.0, 0.001, 4.0, *[0.001] * 3], [5.0, 5.0]])) == [3, 2]
+    assert above_noise(tensors([[5.0, 0.001, 4.0, *[0.001] * 3], [5.0, 5.0]]), 0.1) == [3, 2]
 
 
 @given(layers=LAYERS, tolerance=st.floats(0, 1))

@@ -15,7 +15,6 @@ from lora2_core.ranks.worth import position_worth
 from lora2_core.training import auction as prices
 from lora2_core.training.auction import (
     LAYER_GIVEN_UP,
-    NEAR,
     REVIEWS,
     SIZED,
     AuctionPrice,
@@ -206,17 +205,15 @@ def test_the_penalty_is_nothing_before_the_first_review():
 
 @pytest.mark.parametrize(("weight", "factor"), [(None, AUCTION_WEIGHT), (0.5, 0.5), (0.0, 0.0)])
 def test_the_penalty_is_the_distance_to_each_layers_target(weight: float | None, factor: float):
-    """|ln nu - ln nu*| less NEAR / 2 for all that is further than NEAR, a parabola inside."""
     price = auction(rank_weight=weight)
     rates = price.adapters.rate_parameter
     loss = torch.tensor(3.0, requires_grad=True)
     price.review(Stopped(price.adapters, {}), 3.0)  # the level of the loss
     price.targets = rates.detach() + torch.tensor([1.0, 0.1, -2.0])
     found = price.penalty(loss)
-    distance = (1 - NEAR / 2) + 0.1**2 / (2 * NEAR) + (2 - NEAR / 2)
-    assert found.item() == pytest.approx(factor * 3 * distance, rel=1e-5)
+    assert found.item() == pytest.approx(factor * 3 * (1 + 0.1 + 2), rel=1e-5)
     found.backward()
-    expected = [-factor * 3, -factor * 3 * 0.1 / NEAR, factor * 3]
+    expected = [-factor * 3, -factor * 3, factor * 3]
     assert rates.grad.tolist() == pytest.approx(expected, rel=1e-4, abs=1e-9)
     assert loss.grad is None, "the loss itself is not weighed up"
     assert all(c.lora_up.grad is None for c in price.adapters.components.values())
@@ -308,16 +305,25 @@ def test_a_layer_is_judged_no_more_once_it_has_given_noise_back():
     assert price.cleaned == [2, None, None]
     worths[0] = [9.0, 0.01, 1e-4]  # the rank follows its target bit by bit
     assert settled(price, worths) == [2, 6, 6]
-    worths[2] = [9.0, 0.01]
+    worths[2] = [9.0, *[0.01] * 3]
     assert settled(price, worths) == [2, 6, 1]
 
 
 def test_the_room_of_noise_goes_to_the_layer_that_loses_most_without_it():
     """12 positions are allowed; the third layer's next ones would be worth most."""
     price = auction(target_rank=4)
-    worths = [[9.0, 0.5, 1e-5, 1e-5], [9.0, 4.0, 1.0, 0.3], [9.0, 8.0, 7.0, 6.0]]
+    worths = [[9.0, 0.5, *[1e-5] * 3], [9.0, 4.0, 1.0, 0.3], [9.0, 8.0, 7.0, 6.0]]
     assert settled(price, worths) == [2, 4, 6]
     assert price.cleaned == [2, None, None]
+
+
+def test_noise_is_told_by_what_its_layer_has_lost():
+    """One position is left behind a cliff: far above those that the size took, or like them."""
+    worths, price = [[9.0, 0.01], [9.0] * 4, [9.0] * 4], auction(target_rank=4)
+    for lost, found in (([], None), ([1e-3] * 4, None), ([0.01, 0.009], 1)):
+        price.lost[0] = lost
+        settled(price, worths)
+        assert price.cleaned == [found, None, None]
 
 
 def test_noise_stays_where_nothing_is_worth_much_more():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ...training.settings import TrainSettings
@@ -151,36 +151,42 @@ def plan(run: Wanted, available: int, checkpointing: str, *, lower_start: bool) 
     """Returns the plan of a run: the fastest way that fits. checkpointing: one of WAYS, or `auto`
     for what is needed. lower_start: whether it may begin with lower ranks. The plan may not fit.
 
-    Weights stay in RAM only with checkpointing, where that is free to choose: it costs a third more
-    time, and copies in every step cost more. What blocks get is less than the weights are.
+    A slower way is taken where half the ranks at the start do not fit either. Weights stay in RAM
+    only with checkpointing, where that is free to choose: it costs a third more time, and copies in
+    every step cost more. What blocks get is less than the weights are.
     """
     ways = WAYS if checkpointing == "auto" else (checkpointing,)
-    plans = {way: planned_way(run, available, way) for way in ways}
-    for made in plans.values():
-        if not made.in_ram:
-            return made
+    starts = [run.rank]
+    if lower_start and run.rank > run.target:
+        starts.append(max(run.target, run.rank // 2))
+    for way in ways:
+        for start in starts:
+            made = planned_way(run, available, way, start)
+            if not made.in_ram:
+                return made
     # nothing is kept in RAM for nothing
-    way = next((w for w in ways[1:] if plans[w].fits), min(ways, key=lambda w: run.need(w).least))
-    made = plans[way]
-    if not made.fits and lower_start and run.rank > run.target:
-        rank = highest(lambda r: run.at_rank(r).need(way), run, made)
-        made = replace(made, need=run.at_rank(rank).need(way), start_rank=rank)
-    return made
+    plans = {way: planned_way(run, available, way, starts[-1]) for way in ways}
+    way = next((w for w in ways[1:] if plans[w].fits), min(ways, key=lambda w: plans[w].need.least))
+    if lower_start and not plans[way].fits:
+        return planned_way(run, available, way, highest(run, available, way))
+    return plans[way]
 
 
-def planned_way(run: Wanted, available: int, way: Way) -> Plan:
-    """Returns the plan of a run with this choice of checkpointing."""
+def planned_way(run: Wanted, available: int, way: Way, start: int) -> Plan:
+    """Returns the plan of a run with this choice of checkpointing and highest rank at the start."""
     offloaded = sum(block.inputs for block in run.trial.blocks) if way == "offload" else 0
-    overwrites = run.trial.overwrites
-    return Plan(run.need(way), available, way != "off", offloaded, overwrites=overwrites)
+    need = run.at_rank(start).need(way)
+    lowered = start if start < run.rank else None
+    return Plan(need, available, way != "off", offloaded, lowered, run.trial.overwrites)
 
 
-def highest(need: Callable[[int], Need], run: Wanted, made: Plan) -> int:
+def highest(run: Wanted, available: int, way: Way) -> int:
     """Returns the highest rank to begin with that fits, at least the target."""
     low, high = run.target, run.rank
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if need(middle).least <= made.available else (low, middle - 1)
+        fits = run.at_rank(middle).need(way).least <= available
+        low, high = (middle, high) if fits else (low, middle - 1)
     return low
 
 

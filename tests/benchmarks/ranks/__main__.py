@@ -123,7 +123,7 @@ def main() -> None:
     asked = flow if args.base == FLOW else plan
 
     def work(runs: list[Run]) -> None:
-        prepare(args.playground, runs)
+        prepare(args.playground, [run for run in runs if not ledger.done(run)])
         work_off(runs, ledger, args.playground, args.workers)
 
     def tuned_rates(classes: Sequence[Class]) -> dict:

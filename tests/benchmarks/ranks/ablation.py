@@ -84,7 +84,7 @@ VARIANTS: dict[str, list[Change]] = {
     "every layer keeps a rank": [constant(auction, "share_out", at_least_one)],
     "start at the target": [constant(modes, "FIRST_SHARE", 1)],
     "start at twice the target": [constant(modes, "FIRST_SHARE", 2)],
-    "start at six times the target": [constant(modes, "FIRST_SHARE", 6)],
+    "start at three times the target": [constant(modes, "FIRST_SHARE", 3)],
     "size reached, and noise cut, from a fifth of the run": [constant(auction, "SIZED", 0.2)],
     "constant learning rate": [constant(training, "FALLING", 0.0)],
     "no weight decay": [default(weight_decay=0.0)],

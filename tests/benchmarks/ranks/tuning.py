@@ -19,7 +19,7 @@ from tests.benchmarks.ranks.runs import ATTENTION, FLOW, PLAYGROUND, Cut, Ledger
 RATES = "rates.json"
 GRID = (1e-2, 2e-2)
 PAPER_GRID = (3.2e-4, 1e-3, 3.2e-3)
-WIDE_GRID = (5e-3, 1e-2)
+WIDE_GRID = (1e-2, 1.4e-2, 2e-2)
 FLOW_GRID = (1e-2, 2e-2)
 MOST_MOVES = 2  # of each edge
 FLOW_MOVES = 1  # on the second base

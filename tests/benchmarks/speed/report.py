@@ -64,8 +64,8 @@ MISSES = """What is missed, and why, by the profiles below:
 - *adaptive* does more than *fixed*: the reviews (all positions of the model compared, every tenth
   of a run), the product of Λ and lora_down and its gradient, and, while rates move, keeping each
   update as it is.
-- Setup at SDXL's shape: an adaptive run begins at three times the target rank, and the random rows
-  of 560 layers at rank 192 are made orthogonal. QR takes half of the time, the normal numbers a
+- Setup at SDXL's shape: an adaptive run begins above the target rank, and the random rows of 560
+  layers at rank 192 are made orthogonal. QR takes half of the time, the normal numbers a
   fifth. (A Gram matrix and its Cholesky factor in place of QR take as long here.)"""
 
 
