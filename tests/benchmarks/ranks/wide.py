@@ -200,7 +200,24 @@ def table(wide: Quality, attention: Quality) -> str:
         "often it is lower):",
         markdown(["mean rank", "MB", "over", "ratio"], compare),
     ]
+    if others_losses := over_plain(wide):
+        parts += [
+            "`adaptive` over plain LoRA, same layers and rank, on all pictures:",
+            markdown(["mean rank", *LOSSES.values()], others_losses),
+        ]
     return "\n\n".join(parts)
+
+
+def over_plain(wide: Quality) -> list[list[str]]:
+    """Returns the ratios of all losses over those of plain LoRA, a line for each size."""
+    both = [size for method, size in wide.sizes if method == "adaptive"]
+    keys = [
+        (("adaptive", size), ("fixed", size)) for size in both if ("fixed", size) in wide.points
+    ]
+    return [
+        [f"{ours[1]:g}", *(compared(wide.log(ours, m), wide.log(plain, m)) for m in LOSSES)]
+        for ours, plain in keys
+    ]
 
 
 def spread(rows: Collection[dict]) -> str:
