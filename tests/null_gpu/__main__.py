@@ -95,7 +95,7 @@ def steps() -> Table:
 def adaptivity() -> Table:
     """What reviews of all ranks and copies of the adapter cost of a run of RUN steps."""
     rows = [["SDXL fp16, 512 px, adaptive", "a review", "syncs", "a copy", "of a run's host time"]]
-    for start in (384, 64):
+    for start in (256, 64):
         row = row_of(replace(SDXL, mode="adaptive", start=start, review=True))
         name = f"at rank {start}"
         if "review" not in row or "seconds" not in row:

@@ -15,7 +15,7 @@ CASES = {
     "SDXL fp16, 512 px": SDXL,
     "SDXL fp16, 1024 px": replace(SDXL, pixels=1024),
     "SDXL fp16, 1024 px, checkpointing": replace(SDXL, pixels=1024, checkpointing="on"),
-    "SDXL fp16, 512 px, adaptive (starts at 384)": replace(SDXL, mode="adaptive"),
+    "SDXL fp16, 512 px, adaptive (starts at 256)": replace(SDXL, mode="adaptive"),
     "the same, rates moving": replace(SDXL, mode="adaptive", moving=True),
     "SDXL fp16, 512 px, batch 4": replace(SDXL, batch=4),
     "SDXL fp16, 512 px, all linear + conv": replace(SDXL, layers="all linear + conv"),
