@@ -26,7 +26,7 @@ TRAINERS = {  # of the table of steps: heading -> variant
     "ComfyUI's built-in trainer": "built-in",
 }
 COLUMNS = {  # of the table of memory: heading -> variant
-    "as a run begins by default": BEGINS,
+    "as a run began by default": BEGINS,
     "with `start_rank` 64": "adaptive",
     "ComfyUI's built-in trainer": "built-in",
 }
