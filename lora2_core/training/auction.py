@@ -14,7 +14,7 @@ from ..layers.layer import Component
 from ..layers.moments import together_to
 from ..layers.sections import stacked
 from ..ranks.rank import rank_loss, rate_for
-from ..ranks.worth import CLIFF, above_noise, drawn_on, position_worth, tempered
+from ..ranks.worth import CLIFF, NOISE, above_noise, drawn_on, mean_worth, position_worth, tempered
 from .settings import FALLING
 
 # the run in equal parts, with a review of all ranks between each two (section G of docs/results.md:
@@ -164,7 +164,7 @@ class AuctionPrice(NoPrice):
         signal = [w[:n] for w, n in zip(compared, limits, strict=True)]
         chosen = share_out(signal, costs, self.allowed())
         spare = self.allowed() - sum(c * n for c, n in zip(costs, chosen, strict=True))
-        wishes = self.wishes(compared, chosen, spare)
+        wishes = self.wishes(worths, compared, chosen, spare)
         if sum(c * len(w) for c, w in zip(costs, wishes, strict=True)) > spare:
             for row, (worth, limit) in enumerate(zip(compared, limits, strict=True)):
                 if chosen[row] == limit < len(worth):
@@ -186,18 +186,22 @@ class AuctionPrice(NoPrice):
             for worth, rank, clean in zip(worths, judged, self.cleaned, strict=True)
         ]
 
-    def wishes(self, compared: list[Tensor], chosen: list[int], spare: float) -> list[Tensor]:
+    def wishes(
+        self, worths: list[Tensor], compared: list[Tensor], chosen: list[int], spare: float
+    ) -> list[Tensor]:
         """Returns what further positions of each layer would be worth. A layer that has or had
-        noise, or that has just lost positions, has none; neither has any where a tolerance asks for
-        small files.
+        noise, whose last position is worth no more than noise, or that has just lost positions, has
+        none; neither has any where a tolerance asks for small files.
 
         Nothing of it is measured: the layer's own worths are drawn on as they fall. A position that
         turns out as noise makes room at a later review.
         """
         found, small = [], self.adapters.settings.tolerance is not None
+        least = NOISE * mean_worth(worths)
         for row, component in enumerate(self.adapters.components.values()):
             worth, room = compared[row], 0
-            if 0 < chosen[row] == len(worth) and self.cleaned[row] is None and not small:
+            full = 0 < chosen[row] == len(worth) and self.cleaned[row] is None and not small
+            if full and worths[row].min() >= least:
                 room = min(component.max_rank - len(worth), int(spare / component.cost))
             found.append(drawn_on(worth, room) if room > 0 else worth[:0])
         return found
