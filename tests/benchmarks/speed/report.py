@@ -35,8 +35,8 @@ trainer of these layers can do without. Ours and PEFT adapt the attention layers
 trainer adapts every layer, norm and bias, as it always does; so does *every layer* of ours, but for
 norms and biases. *adaptive* and *paper* start at rank 64, so that all modes have the same ranks;
 *first steps* is how an adaptive run started by default when this was measured, at rank 192 (256
-today); the goals of memory and setup are judged by it. An adaptive step has its share of the reviews of all ranks in a
-run of default length.
+today); the goals of memory and setup are judged by it. An adaptive step has its share of the
+reviews of all ranks in a run of default length.
 
 Variants take turns, each in a process of its own, and the second step of each turn counts, when the
 caches hold its own data again; the ratio is the median of the rounds, with its range. Peak memory
