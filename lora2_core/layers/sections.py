@@ -44,7 +44,7 @@ def stacked(tensors: Sequence[Tensor]) -> Tensor:
 
 
 class Section:
-    """Units of one width behind each other. factors: Lambda of their positions, at the places
+    """Holds units of one width behind each other. factors: Lambda of their positions, at the places
     `index` gives for layers of these lengths; scale: that of fp16. None where they are 1.
     """
 
@@ -95,12 +95,12 @@ class Section:
         """
         if all(unit.of_down is None for unit in self.units):
             return None
-        found = []
+        of_downs = []
         for unit in self.units:
-            found.append(torch.zeros_like(unit.down) if unit.of_down is None else unit.of_down)
+            of_downs.append(torch.zeros_like(unit.down) if unit.of_down is None else unit.of_down)
             unit.of_down = None
-        values = behind(found).float()  # nobody else's: it is written into
-        del found
+        values = behind(of_downs).float()  # nobody else's: it is written into
+        del of_downs
         if self.scale is not None:
             values *= self.scale[:, None]
         if self.factors is not None and of_weights is not None:
@@ -123,8 +123,8 @@ class Section:
 
 
 class Stack:
-    """lora_up of layers of one shape in front of each other. copies: those that are computed with,
-    in their dtype; in fp16 divided by `scales`, those of each layer's positions.
+    """Holds lora_up of layers of one shape in front of each other. copies: those that are computed
+    with, in their dtype; in fp16 divided by `scales`, those of each layer's positions.
     """
 
     def __init__(

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 
 class Whole:
-    """Parameters that are parts of one, `values`, which has their gradients too. apart: whether the
-    members may have gradients of their own.
+    """Holds parameters that are parts of one, `values`, which has their gradients too. apart:
+    whether the members may have gradients of their own.
 
     stacked: they are of one shape, in front of each other; else matrices below each other.
     """
