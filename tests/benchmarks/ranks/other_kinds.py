@@ -30,8 +30,8 @@ BLOCKS = range(2, 33)  # a block of 1 x 1 changes nothing
 
 
 def settings_of(kind: str) -> Iterator[Setting]:
-    """The settings of a kind that are tried for a size, the same for all layers; LoKr's scale is
-    1 in all of them.
+    """Returns the settings of a kind that are tried for a size, the same for all layers; LoKr's
+    scale is 1 in all of them.
     """
     if kind == "oft":
         yield from ({"lora_dim": block} for block in BLOCKS)
@@ -52,7 +52,9 @@ def module_of(kind: str, name: str, layer: nn.Module, setting: Setting) -> nn.Mo
 
 
 def change_of(module: nn.Module) -> OtherChange:
-    """What a module has learned, as its file has it; its scale is 1, so that alpha is left out."""
+    """Returns what a module has learned, as its file has it; its scale is 1, so that alpha is left
+    out.
+    """
     tensors = {f".{n}": t.detach().half() for n, t in module.state_dict().items()}
     return OtherChange({ending: t for ending, t in tensors.items() if ending != ".alpha"})
 
@@ -67,8 +69,8 @@ def parameters_of(kind: str, layers: Mapping[str, nn.Module], setting: Setting) 
 
 
 def setting_for(kind: str, layers: Mapping[str, nn.Module], parameters: float) -> Setting:
-    """The setting that comes nearest to so many parameters and not above; ValueError without
-    one.
+    """Returns the setting that comes nearest to so many parameters and not above; ValueError
+    without one.
     """
     with torch.inference_mode(False), torch.no_grad():
         sizes = [(parameters_of(kind, layers, s), s) for s in settings_of(kind)]
@@ -98,8 +100,8 @@ def attached(
 
 
 def train(model, pictures: Pictures, choices: Choices, kind: str, setting: Setting) -> RankedLora:
-    """The adapter after the steps of `choices`, whose rank settings say the schedule and the weight
-    decay alone.
+    """Returns the adapter after the steps of `choices`, whose rank settings say the schedule and
+    the weight decay alone.
     """
     choices = replace(choices, loss=with_usual(choices.loss, model))
     subject = check_inputs(model, *pictures, choices).subject

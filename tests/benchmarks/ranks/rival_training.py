@@ -20,7 +20,7 @@ ANOTHER_SEED = 1000  # added to the run's after a cut, so that no batch comes tw
 
 
 def at_ranks(choices: Choices, ranks: Mapping[str, int]) -> Choices:
-    """The choices as plain LoRA of these ranks; layers of rank 0 are left out."""
+    """Returns the choices as plain LoRA of these ranks; layers of rank 0 are left out."""
     names = {re.escape(name): rank for name, rank in ranks.items() if rank}
     lines = "\n".join(f"^{name}$ = {rank}" for name, rank in names.items())
     target = TargetSettings(REGEX, f"^({'|'.join(names)})$")

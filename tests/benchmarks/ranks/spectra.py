@@ -17,7 +17,7 @@ from tests.benchmarks.held_out import Pictures, held_out_loss
 
 
 def patches(layer: nn.Module, x: Tensor) -> Tensor:
-    """What a layer's weight is multiplied with, (positions, fan_in)."""
+    """Returns what a layer's weight is multiplied with, (positions, fan_in)."""
     if not isinstance(layer, nn.Conv2d):
         return x.flatten(0, -2)
     shape = layer.kernel_size, layer.dilation, layer.padding, layer.stride
@@ -25,8 +25,8 @@ def patches(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def of_inputs(model, layers: Mapping[str, nn.Module], pictures: Pictures) -> list[Tensor]:
-    """The variance of each layer's inputs along each of their principal directions, falling, over
-    all training pictures at ten noise levels.
+    """Returns the variance of each layer's inputs along each of their principal directions,
+    falling, over all training pictures at ten noise levels.
     """
     moments: dict[str, list] = {}
 
@@ -50,7 +50,7 @@ def of_inputs(model, layers: Mapping[str, nn.Module], pictures: Pictures) -> lis
 
 
 def of_weights(layers: Mapping[str, nn.Module]) -> list[Tensor]:
-    """The squared singular values of each layer's weight, falling."""
+    """Returns the squared singular values of each layer's weight, falling."""
     return [torch.linalg.svdvals(m.weight.flatten(1).double()).square() for m in layers.values()]
 
 
@@ -61,7 +61,7 @@ def ranks_by(
     *,
     per_parameter: bool,
 ) -> dict[str, int]:
-    """The rank of each layer, 0 among them, within so many parameters."""
+    """Returns the rank of each layer, 0 among them, within so many parameters."""
     shapes = [m.weight.flatten(1).shape for m in layers.values()]
     worths = []
     for spectrum, shape in zip(spectra, shapes, strict=True):
