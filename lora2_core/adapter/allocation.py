@@ -18,16 +18,29 @@ def descending(worth: Tensor) -> Tensor:
     return worth.flip(0).cummax(0).values.flip(0)
 
 
-def share_out(worths: Sequence[Tensor], costs: Sequence[float], parameters: float) -> list[int]:
+def share_out(
+    worths: Sequence[Tensor], costs: Sequence[float], parameters: float, *, fill: bool = False
+) -> list[int]:
     """Returns the rank of each layer that keeps the most worth within so many parameters.
 
     worths: of the positions of each layer. costs: parameters of one position of each layer.
     Positions are taken by worth per parameter. Since raised worth falls along a layer, a prefix of
-    each layer is taken. A layer may end at rank 0.
+    each layer is taken. A layer may end at rank 0. The first position that does not fit ends it, so
+    that a smaller size keeps a part of what a larger one does; with `fill`, layers of cheaper
+    positions go on while there is room.
     """
     order, layer_of, cost = ranking(worths, costs)
-    kept = order[cost[order].cumsum(0) <= parameters]
-    return torch.bincount(layer_of[kept], minlength=len(worths)).tolist()
+    kept = []
+    while len(order):
+        sizes = cost[order].cumsum(0)
+        fitting = int((sizes <= parameters).sum())
+        kept.append(order[:fitting])
+        if not fill:
+            break
+        parameters -= float(sizes[fitting - 1]) if fitting else 0.0
+        order = order[fitting:]
+        order = order[cost[order] <= parameters]
+    return torch.bincount(layer_of[torch.cat(kept or [order])], minlength=len(worths)).tolist()
 
 
 def ranking(worths: Sequence[Tensor], costs: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,12 +15,10 @@ from ..adapter.allocation import descending
 
 # Section G of docs/results.md shows what other values of these do to random planted ranks.
 
-# noise begins where a position is worth this many times less than the one before it,
-CLIFF = 25.0
-# no more than this share of mean_worth,
+# noise begins where worth falls this many times as far to a position as over the next two
+CLIFF = 6.0
+# and the position is worth no more than this share of mean_worth
 NOISE = 0.03
-# and less than this many times as much as the next but one
-ALIKE = 4.0
 
 
 def position_worth(lora_up: Tensor, second_moment: Tensor) -> Tensor:
@@ -68,11 +66,11 @@ def above_noise(
     """Returns the rank of each layer without its noise.
 
     With a tolerance, the positions below tolerance * mean_worth are cut off. Without one, positions
-    are cut off only where they lie below NOISE * mean_worth, behind a cliff, where worth falls
-    CLIFF times from one position to the next, and are ALIKE: what falls on behind a cliff, or
-    stands there alone, is signal. A whole layer goes where NOISE * mean_worth is a cliff above it,
-    it has none inside, and its positions are alike. Worths that fall gently are kept uncut.
-    Positions that are worth nothing are always cut off.
+    are cut off only where they lie below NOISE * mean_worth and behind a cliff: worth falls CLIFF
+    times as far to the first of them as from there over the next two. A signal alone behind a cliff
+    has another one behind it, and stays. A whole layer goes where NOISE * mean_worth is a cliff
+    above it and it has none inside. Worths that fall gently are kept uncut. Positions that are
+    worth nothing are always cut off.
 
     lost: the worths of the positions that each layer has given back, with which it is judged.
     """
@@ -94,16 +92,10 @@ def before_noise(worth: Tensor, lost: Tensor, least: float) -> int:
     worth: falling, (positions,), above 0. lost: of positions that it has given back. least: noise
     is worth less.
     """
-    whole = torch.cat([worth, lost.clamp(max=float(worth[-1]))])
-    steep = whole * CLIFF < torch.cat([whole.new_tensor([least]), whole[:-1]])
-    noise = (whole < least) & steep & alike(whole)
-    if found := noise[1:].nonzero().flatten().tolist():
+    tail = torch.cat([worth, lost.clamp(max=float(worth[-1]))])
+    to_it = torch.cat([tail.new_tensor([least]), tail[:-1]]) / tail
+    after_it = tail / torch.cat([tail, tail.new_zeros(2)])[2:]
+    cliff = to_it > CLIFF * after_it
+    if found := (cliff & (tail < least))[1:].nonzero().flatten().tolist():
         return min(len(worth), 1 + found[0])
-    return 0 if bool(steep[0] & alike(worth)[0]) else len(worth)
-
-
-def alike(worth: Tensor) -> Tensor:
-    """Returns whether each position is about as much worth as the next but one. worth: falling,
-    (positions,).
-    """
-    return worth < ALIKE * torch.cat([worth, worth.new_zeros(2)])[2:]
+    return 0 if cliff[0] else len(worth)

@@ -138,7 +138,8 @@ class AuctionPrice(NoPrice):
         if time >= SIZED:
             chosen = self.without_noise(worths, compared)
         else:
-            chosen = share_out(compared, [c.cost for c in components], self.allowed())
+            costs = [c.cost for c in components]
+            chosen = share_out(compared, costs, self.allowed(), fill=True)
         for row, (worth, rank) in enumerate(zip(worths, chosen, strict=True)):
             if rank < len(worth):
                 self.lost[row] = descending(worth)[rank:].tolist()
@@ -162,14 +163,14 @@ class AuctionPrice(NoPrice):
         costs = [c.cost for c in self.adapters.components.values()]
         limits = self.signal(worths)
         signal = [w[:n] for w, n in zip(compared, limits, strict=True)]
-        chosen = share_out(signal, costs, self.allowed())
+        chosen = share_out(signal, costs, self.allowed(), fill=True)
         spare = self.allowed() - sum(c * n for c, n in zip(costs, chosen, strict=True))
         wishes = self.wishes(worths, compared, chosen, spare)
         if sum(c * len(w) for c, w in zip(costs, wishes, strict=True)) > spare:
             for row, (worth, limit) in enumerate(zip(compared, limits, strict=True)):
                 if chosen[row] == limit < len(worth):
                     wishes[row] = worth[limit:] * CLIFF
-        gained = share_out(wishes, costs, spare)
+        gained = share_out(wishes, costs, spare, fill=True)
         chosen = [rank + more for rank, more in zip(chosen, gained, strict=True)]
         for row, (worth, limit) in enumerate(zip(worths, limits, strict=True)):
             if chosen[row] <= limit < len(worth):

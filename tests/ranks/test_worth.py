@@ -149,7 +149,7 @@ def test_the_mean_worth_is_that_of_useful_positions():
 
 
 def test_noise_behind_a_cliff_goes():
-    noise = [0.9 / CLIFF, 0.8 / CLIFF, 0.7 / CLIFF]
+    noise = [0.09 / CLIFF, 0.08 / CLIFF, 0.07 / CLIFF]
     layers = tensors([[5.0, 4.0, 3.0, *noise], [1.0, *noise], [4.0, 4.0]])
     assert above_noise(layers) == [3, 1, 2]
 

@@ -320,7 +320,7 @@ def test_the_room_of_noise_goes_to_the_layer_that_loses_most_without_it():
 def test_noise_is_told_by_what_its_layer_has_lost():
     """One position is left behind a cliff: far above those that the size took, or like them."""
     worths, price = [[9.0, 0.01], [9.0] * 4, [9.0] * 4], auction(target_rank=4)
-    for lost, found in (([], None), ([1e-3] * 4, None), ([0.01, 0.009], 1)):
+    for lost, found in (([], None), ([1e-5] * 4, None), ([0.01, 0.009], 1)):
         price.lost[0] = lost
         settled(price, worths)
         assert price.cleaned == [found, None, None]
