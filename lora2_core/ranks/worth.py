@@ -19,6 +19,8 @@ from ..adapter.allocation import descending
 CLIFF = 6.0
 # and the position is worth no more than this share of mean_worth
 NOISE = 0.03
+# the most times its share of the layer's energy that a position has of the layer's worth
+ENERGY = 30.0
 
 
 def position_worth(lora_up: Tensor, second_moment: Tensor) -> Tensor:
@@ -28,8 +30,16 @@ def position_worth(lora_up: Tensor, second_moment: Tensor) -> Tensor:
     lora_up is B, [out, rank], or those of several layers in front of each other; second_moment is
     Adam's running mean of its squared gradient. This is the diagonal second-order term, with the
     empirical Fisher information as curvature (LeCun, Denker, Solla 1989).
+
+    Where a rank is nearly the width of its layer, lora_down is nearly singular. Its last directions
+    then get mean squares that are millions of times too large, since these are turned as if the
+    gradients of different positions were uncorrelated. So no position's share of its layer's worth
+    is more than ENERGY times its share of the energy sum_o B_oi^2, which is of the update itself.
     """
-    return (lora_up.square() * second_moment).sum(-2)
+    squares = lora_up.square()
+    worth, energy = (squares * second_moment).sum(-2), squares.sum(-2)
+    shares = energy / energy.sum(-1, keepdim=True).clamp(min=torch.finfo(energy.dtype).tiny)
+    return worth.minimum(ENERGY * shares * worth.sum(-1, keepdim=True))
 
 
 def tempered(worth: Tensor) -> Tensor:

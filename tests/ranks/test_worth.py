@@ -13,6 +13,7 @@ from torch import Tensor
 from lora2_core.adapter.allocation import descending, share_out
 from lora2_core.ranks.worth import (
     CLIFF,
+    ENERGY,
     NOISE,
     above_noise,
     mean_worth,
@@ -41,22 +42,29 @@ def size(costs: list[int], ranks: list[int]) -> int:
     return sum(c * r for c, r in zip(costs, ranks, strict=True))
 
 
-def greedy(worths: list[Tensor], costs: list[int], parameters: float) -> list[int]:
-    """One position after the other, the most worth a parameter first, until one is too much."""
-    ranks, used = [0] * len(worths), 0
+def greedy(
+    worths: list[Tensor], costs: list[int], parameters: float, *, fill: bool = False
+) -> list[int]:
+    """One position after the other, the most worth a parameter first, until one is too much; with
+    `fill`, until each is.
+    """
+    ranks, used, full = [0] * len(worths), 0, set()
     while True:
         offers = [
             (float(w[r:].max()) / c, -i)
             for i, (w, r, c) in enumerate(zip(worths, ranks, costs, strict=True))
-            if r < len(w)
+            if r < len(w) and i not in full
         ]
         if not offers:
             return ranks
         layer = -max(offers)[1]
-        if used + costs[layer] > parameters:
+        if used + costs[layer] <= parameters:
+            ranks[layer] += 1
+            used += costs[layer]
+        elif fill:
+            full.add(layer)
+        else:
             return ranks
-        ranks[layer] += 1
-        used += costs[layer]
 
 
 @given(layers=LAYERS, costs=COSTS, parameters=st.floats(0, 200))
@@ -124,6 +132,27 @@ def test_position_worth_is_the_diagonal_second_order_term():
     expected = [sum(float(up[o, i] ** 2 * moment[o, i]) for o in range(7)) for i in range(3)]
     assert position_worth(up, moment).tolist() == pytest.approx(expected, rel=1e-5)
     assert position_worth(torch.zeros(7, 0), torch.zeros(7, 0)).shape == (0,)
+
+
+def test_a_direction_without_energy_is_worth_nothing():
+    """However large its mean square: a share of the worth needs a share of the update."""
+    up, moment = torch.ones(4, 3), torch.ones(4, 3)
+    up[:, 2], moment[:, 2] = 1e-4, 1e9
+    worth = position_worth(up, moment)
+    total = float(moment[:, 2].sum() * 1e-8) + 8
+    assert worth.tolist() == pytest.approx([4, 4, ENERGY * 1e-8 / 2 * total], rel=1e-4)
+
+
+@given(layers=LAYERS, costs=COSTS, parameters=st.floats(0, 200))
+@settings(max_examples=200, deadline=None)
+def test_a_size_is_filled(layers, costs, parameters):
+    worths = tensors(layers)
+    costs = costs[: len(worths)]
+    ranks = share_out(worths, costs, parameters, fill=True)
+    assert ranks == greedy(worths, costs, parameters, fill=True)
+    room = parameters - size(costs, ranks)
+    lots = zip(worths, costs, ranks, strict=True)
+    assert room >= 0 and not any(len(w) > r and c <= room for w, c, r in lots)
 
 
 @given(worths=st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=6), factor=st.floats(1e-3, 1e3))

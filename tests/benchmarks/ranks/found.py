@@ -42,6 +42,8 @@ VARIANTS: dict[str, tuple[object, str, float]] = {
     "a cliff of 30": (worth, "CLIFF", 30.0),
     "noise below 0.003 of a typical worth, not 0.03": (worth, "NOISE", 0.003),
     "noise below 0.3": (worth, "NOISE", 0.3),
+    "a share of worth up to 3 times that of energy, not 30": (worth, "ENERGY", 3.0),
+    "any times": (worth, "ENERGY", 1e30),
     "rates move a third as far in a step": (modes, "RATE_TRAVEL", 5.0),
     "three times as far": (modes, "RATE_TRAVEL", 45.0),
 }
@@ -72,8 +74,8 @@ def likeness(first: Sequence[int], second: Sequence[int]) -> float:
 
 
 def found(problem: Problem, settings: RankSettings, visible: list[int], ideal: float) -> dict:
-    """A run's ranks against the planted ones, its error without noise over the oracle's, and the
-    share of the planted ranks' size that it uses.
+    """A run's ranks against the planted ones, its error without noise over the oracle's, the share
+    of the planted ranks' size that it uses, and whether a further position of any layer would fit.
     """
     net, adapters = trained(problem, settings)
     ranks = list(adapters.ranks.values())
@@ -85,6 +87,7 @@ def found(problem: Problem, settings: RankSettings, visible: list[int], ideal: f
     return {
         "ranks": ranks, "right": all(right), "spearman": likeness(ranks, visible),
         "error": net.clean_error() / ideal, "used": size / problem.megabytes,
+        "room": SLACK * problem.megabytes - size >= min(map(sum, problem.shapes)) * 2e-6,
     }  # fmt: skip
 
 
@@ -172,10 +175,12 @@ def summary(results: dict) -> str:
                 f"{sum(e <= GOOD for e in errors)} of {len(runs)}",
                 f"{median(alike):.2f}", f"{min(alike):.2f}",
                 f"{min(run['used'] for run in runs):.1%}" if size == SIZE else "",
+                f"{sum(run['room'] for run in runs)} of {len(runs)}" if size == SIZE else "",
             ]
         )  # fmt: skip
     head = ["nets", "size asked", "every rank right", "error over oracle's: median", "worst"]
     head += [f"at most {GOOD:g}", "Spearman: median", "lowest", "least share of the size used"]
+    head += ["a further position would have fitted"]
     return markdown(head, lines)
 
 
