@@ -198,8 +198,12 @@ def parallel(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def exactness(session: nox.Session) -> None:
-    """What must be exact: loaders alike, the model untouched, the seed obeyed."""
-    in_host(session, "-m", "tests.hosting.inprocess", "tests.benchmarks.exactness")
+    """What must be exact: loaders alike, the model untouched, the seed obeyed; and how exact
+    gradients on quantised models are (`-- quantised` for these alone, a minute).
+    """
+    if session.posargs != ["quantised"]:
+        in_host(session, "-m", "tests.hosting.inprocess", "tests.benchmarks.exactness")
+    in_host(session, "-m", "tests.hosting.inprocess", "tests.benchmarks.quantised")
 
 
 @nox.session(name="bench-ranks", venv_backend="none")

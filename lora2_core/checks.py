@@ -19,6 +19,12 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} is {quoted(value)}: choose {', '.join(choices)}.")
 
 
+def check_switch(name: str, value: bool) -> None:
+    """Raises ValueError unless value is a bool."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} is {quoted(value)}: give True or False.")
+
+
 def check_text(name: str, value: str) -> None:
     """Raises ValueError unless value is a str."""
     if not isinstance(value, str):

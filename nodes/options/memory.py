@@ -1,4 +1,6 @@
-"""LoRA² Memory Options: gradient checkpointing and gradient accumulation."""
+"""LoRA² Memory Options: gradient checkpointing, gradient accumulation, and how quantised layers
+compute.
+"""
 
 from __future__ import annotations
 
@@ -34,5 +36,13 @@ class LoRA2MemoryOptions(OptionsNode):
                 optional=True,
                 tooltip="Each step adds up the gradients of so many batches, as one batch that "
                 "many times larger, with the memory of one.",
+            ),
+            io.Boolean.Input(
+                "straight_through",
+                default=False,
+                optional=True,
+                tooltip="Quantised layers (fp8 scaled, int8, nvfp4) compute as they do when "
+                "pictures are made; gradients go through the dequantised weight. Off: both use the "
+                "dequantised weight.",
             ),
         ]

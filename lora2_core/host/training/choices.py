@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from ...checks import check_choice, check_range
+from ...checks import check_choice, check_range, check_switch
 from ...layers.targets import TargetSettings
 from ...ranks.settings import RankSettings
 from ...training.loss import LossSettings
@@ -46,6 +46,8 @@ class Choices:
         which costs a third more time and saves most of the memory; `offload` also keeps what blocks
         get in RAM. `auto`: as the plan of the memory says, else from the first step on that finds
         too little.
+    straight_through: whether quantised layers compute as they do while the host samples, and only
+        their gradients with the dequantised weight; else both do with that.
     previews: the pictures that are drawn on the way.
     """
 
@@ -65,6 +67,7 @@ class Choices:
     snapshots: SnapshotSettings = SnapshotSettings()
     validation: ValidationSettings = ValidationSettings()
     preserve: PreserveSettings = PreserveSettings()
+    straight_through: bool = False
 
     @classmethod
     def of(cls, options: Mapping[str, object]) -> Choices:
@@ -98,6 +101,7 @@ class Choices:
         check_range("batch_size", self.batch_size, 1, LARGEST_BATCH, integer=True)
         parts = self.gradient_accumulation_steps
         check_range("gradient_accumulation_steps", parts, 1, LARGEST_BATCH, integer=True)
+        check_switch("straight_through", self.straight_through)
         if not isinstance(self.previews, tuple) or not all(
             isinstance(preview, Preview) for preview in self.previews
         ):

@@ -46,6 +46,7 @@ def settings_of(choices: Choices) -> dict:
         | choices.validation.facts()
         | {"batch_size": choices.batch_size}
         | ({"gradient_accumulation_steps": accumulation} if accumulation > 1 else {})
+        | ({"straight_through": True} if choices.straight_through else {})
     )
 
 

@@ -4,15 +4,21 @@ The host casts weights when it computes: those that are stored in fewer bits, an
 RAM. Autograd would keep the copies, which are a second model, or which lie in memory that the next
 layer writes into. So each such layer is one operation that casts its weight again in the backward
 pass.
+
+Quantised layers of the host also quantise their inputs, or use kernels of their own. Here they
+compute with the dequantised weight, so that values and gradients belong together; or, straight
+through, as they do while the host samples, and only gradients go through the dequantised weight.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
+import comfy.model_management
 import comfy.ops
 import torch
 from torch import Tensor, nn
@@ -30,6 +36,9 @@ ITS_OWN = comfy.ops.disable_weight_init.Linear, comfy.ops.disable_weight_init.Co
 FORWARDS = {kind.forward for kind in ITS_OWN}
 CASTING_FORWARDS = {kind.forward_comfy_cast_weights for kind in ITS_OWN}
 CAST = "forward_comfy_cast_weights"
+# inside, the host's kernels compute: a flow model is computed under a mode (out_of_place.py) that
+# puts forms in their place that have gradients, and some of these forms take other arguments
+KERNELS = torch._C.DisableTorchFunction
 
 
 def in_ram(module: nn.Module, x: Tensor) -> bool:
@@ -48,9 +57,24 @@ class HostFrozen(Frozen):
         standard = kind.forward in FORWARDS and getattr(kind, CAST) in CASTING_FORWARDS
         # others quantise their inputs or use kernels of their own, which differ from what the
         # gradients are those of
-        self.plainly, self.standard = not standard and not unpacked, standard and not unpacked
-        # else inputs are multiplied by it first
-        self.unscaled = getattr(module, "pre_quant_scale", None) is None
+        self.own_forward, self.standard = not standard and not unpacked, standard and not unpacked
+        self.straight_through = False
+        # the host's fp8 kernel clamps its input in place
+        self.writes = isinstance(module, comfy.ops.fp8_ops.Linear)
+
+    @property
+    def plainly(self) -> bool:
+        """Returns whether the layer computes with its plain weight what its host forward does in
+        another way.
+        """
+        return self.own_forward and not self.straight_through
+
+    @property
+    def quantised(self) -> bool:
+        """Returns whether the weight is stored in 8 bits or fewer."""
+        weight = self.module._parameters.get("weight")
+        small = weight is not None and weight.dtype.itemsize == 1
+        return small or isinstance(weight, QUANTISED)
 
     def casts(self, x: Tensor) -> bool:
         """Returns whether the layer computes on x with a copy of its weight."""
@@ -77,6 +101,9 @@ class HostFrozen(Frozen):
 
     def with_weight(self, like: Tensor, use: Use) -> Tensor:
         module = self.module
+        if (scale := getattr(module, "pre_quant_scale", None)) is not None:  # of the inputs
+            scale = comfy.model_management.cast_to_device(scale, like.device, like.dtype)
+            use = partial(with_scaled_weight, use, scale)
         if not self.casts(like):
             parameters = module._parameters
             return use(parameters["weight"], parameters["bias"])
@@ -84,21 +111,23 @@ class HostFrozen(Frozen):
             return use(*module.cast_bias_weight(like))
         if not OFFLOADABLE:
             return use(*comfy.ops.cast_bias_weight(module, like))
-        weight, bias, stream = comfy.ops.cast_bias_weight(
-            module, like, offloadable=True, compute_dtype=like.dtype
-        )
+        with KERNELS():
+            weight, bias, stream = comfy.ops.cast_bias_weight(
+                module, like, offloadable=True, compute_dtype=like.dtype
+            )
         try:
-            plain = weight.dequantize() if isinstance(weight, QUANTISED) else weight
+            with KERNELS():
+                plain = weight.dequantize() if isinstance(weight, QUANTISED) else weight
             return use(plain.to(like.dtype), bias)
         finally:
             comfy.ops.uncast_bias_weight(module, weight, bias, stream)
 
-    def suits(self) -> bool:
-        return self.unscaled and super().suits()
-
     def forward(self, *args: Any, **named: Any) -> Tensor:
         if not self.plainly or len(args) != 1 or named or not self.suits():
-            return super().forward(*args, **named)
+            if self.writes:
+                args = tuple(x.clone() for x in args)
+            with KERNELS() if self.straight_through else nullcontext():
+                return super().forward(*args, **named)
         (x,) = args
         comfy.ops.run_every_op()
         if self.fan_out is None:
@@ -109,9 +138,14 @@ class HostFrozen(Frozen):
         if len(args) == 1 and not named and self.suits():
             (x,) = args
             graph = torch.is_grad_enabled() and x.requires_grad
-            if graph and (self.plainly or self.casts(x)):
+            if graph and (self.own_forward or self.casts(x)):
                 return Alone.apply(x, self)
         return self.forward(*args, **named)
+
+
+def with_scaled_weight(use: Use, scale: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Returns use(weight, bias) with the weight that belongs to inputs without their scale."""
+    return use(weight * scale, bias)
 
 
 class Again(torch.autograd.Function):
@@ -168,6 +202,14 @@ def layer_of(module: nn.Module) -> HostFrozen | Recomputed | None:
     return Recomputed(module) if from_host else None
 
 
+def has_quantised_layers(modules: Iterable[nn.Module]) -> bool:
+    """Returns whether the host computes any of these modules with a quantised weight of its own."""
+    return any(
+        isinstance(layer := layer_of(module), HostFrozen) and layer.own_forward and layer.quantised
+        for module in modules
+    )
+
+
 class FrozenLayers:
     """Lets all of the host's layers among these modules compute so, until `remove`."""
 
@@ -182,6 +224,14 @@ class FrozenLayers:
         """Returns a layer as one that can be joined with its path, None where it can't."""
         layer = self.layers.get(module)
         return layer if isinstance(layer, HostFrozen) else frozen_of(module)
+
+    def straight_through(self) -> None:
+        """Lets quantised layers compute as the host does while it samples; gradients go through the
+        dequantised weight.
+        """
+        for layer in self.layers.values():
+            if isinstance(layer, HostFrozen):
+                layer.straight_through = layer.own_forward
 
     def remove(self) -> None:
         """Gives every layer its own forward back."""

@@ -10,6 +10,7 @@ from ...units import megabytes
 from ..playground import PlaygroundSDXL
 from .captions import has_strength
 from .choices import Choices
+from .frozen import has_quantised_layers
 
 SLOW = 1e-3  # learning rate: below it the playground hardly learns
 LARGE_FOR_CPU = 20_000_000  # parameters: below it a CPU is quick enough
@@ -35,9 +36,17 @@ def hints(model, choices: Choices, positive: list | None = None) -> list[Note]:
         said.append("budget_mb counts in adaptive mode only: here target_rank decides.")
     elif 0 < rank.budget_mb < one_rank(model, choices):
         said.append("budget_mb is below one rank of every layer: many layers will have none.")
+    if choices.straight_through and not quantised(model, choices):
+        said.append("This model has no quantised layers: straight_through changes nothing.")
     if has_strength(positive):
         said.append("The strength of a caption is not used in training.")
     return said + choices.start.notes()
+
+
+def quantised(model, choices: Choices) -> bool:
+    """Returns whether the models that are trained have quantised layers of the host."""
+    patchers = [model, choices.text.clip.patcher] if choices.text.used else [model]
+    return any(has_quantised_layers(patcher.model.modules()) for patcher in patchers)
 
 
 def one_rank(model, choices: Choices) -> float:

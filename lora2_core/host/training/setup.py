@@ -111,6 +111,8 @@ def set_up(model, inputs: Inputs, choices: Choices) -> Iterator[Setup]:
             loan.leave_room(plan.beside)
             if plan.overwrites:
                 stack.enter_context(remembered(loan.inner.diffusion_model))
+        if choices.straight_through:  # what is planned has no values to quantise
+            loan.frozen.straight_through()
         settings = beginning_at(choices.rank, plan)
         adapters = attach_to(loan, layers, start, settings, choices, text_encoder)
         stack.callback(adapters.detach)

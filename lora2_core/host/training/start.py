@@ -11,7 +11,7 @@ from torch import nn
 from ...adapter.expressing import expressed
 from ...adapter.lora import RankedLora
 from ...adapter.origin import Note
-from ...checks import check_range
+from ...checks import check_range, check_switch
 from ...layers.layer import is_adaptable
 from ...layers.starting import fingerprint
 from ...paths import quoted
@@ -42,8 +42,7 @@ class StartSettings:
 
     def __post_init__(self) -> None:
         check_range("strength", self.start_strength, 0.01, 10)
-        if not isinstance(self.adopt_layers, bool):
-            raise ValueError(f"adopt_layers is {quoted(self.adopt_layers)}: give True or False.")
+        check_switch("adopt_layers", self.adopt_layers)
         if self.start_from is not None and not isinstance(self.start_from, RankedLora):
             raise ValueError(
                 f"The adapter to start from is {quoted(self.start_from)}: connect LoRA2 Start "
