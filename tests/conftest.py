@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # enter() moves it to the end
 from tests.hosting import inprocess  # noqa: E402
@@ -29,6 +30,8 @@ from tests.hosting.provision import lock  # noqa: E402
 from tests.hosting.server import ComfyServer  # noqa: E402
 from tests.tiers import group  # noqa: E402
 
+settings.register_profile("untimed", deadline=None)  # a busy machine is no fault
+settings.load_profile("untimed")
 HOST = Path(os.environ["LORA2_HOST"]) if os.environ.get("LORA2_HOST") else None
 NO_HOST = (
     "This needs the host: run `python -m nox -s tests`, or set LORA2_HOST to a ComfyUI folder."

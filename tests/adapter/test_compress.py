@@ -66,7 +66,7 @@ def test_the_tolerance_is_met_with_hardly_a_parameter_too_many(seed: int, tolera
 
 
 @given(tolerance=st.floats(0.001, 0.99))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_one_position_less_would_miss_the_tolerance(tolerance: float):
     whole = LORA.rotated()
     cut = compress(LORA, tolerance=tolerance)
@@ -75,7 +75,7 @@ def test_one_position_less_would_miss_the_tolerance(tolerance: float):
 
 
 @given(budget=BUDGETS, tolerance=st.floats(0.01, 0.9))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_of_both_the_one_that_asks_for_less_decides(budget: float, tolerance: float):
     by_size, by_error = (
         compress(LORA, budget_mb=budget, tolerance=0),
@@ -87,7 +87,7 @@ def test_of_both_the_one_that_asks_for_less_decides(budget: float, tolerance: fl
 
 
 @given(tolerances=st.tuples(st.floats(0.001, 0.99), st.floats(0.001, 0.99)))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_larger_tolerance_never_raises_a_rank(tolerances: tuple[float, float]):
     tight, loose = (compress(LORA, tolerance=t).ranks for t in sorted(tolerances))
     assert all(loose[name] <= tight[name] for name in SHAPES)

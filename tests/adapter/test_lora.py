@@ -103,7 +103,7 @@ def naive_within(lora: RankedLora, parameters: float) -> dict[str, int]:
 
 
 @given(share=st.floats(0, 1.1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_cut_takes_the_least_energy_a_parameter_and_never_exceeds(share: float):
     budget = share * LORA.parameters
     cut = LORA.within(budget)
@@ -112,7 +112,7 @@ def test_a_cut_takes_the_least_energy_a_parameter_and_never_exceeds(share: float
 
 
 @given(share=st.floats(0, 1.1), factors=st.lists(st.floats(1e-3, 1e3), max_size=len(SHAPES)))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_cut_weighs_energy_by_what_the_loss_made_of_it(share: float, factors: list[float]):
     """A layer that the file says nothing of counts as 1."""
     known = dict(zip(SHAPES, factors, strict=False))
@@ -132,7 +132,7 @@ def test_a_layer_that_the_loss_does_not_feel_goes_first():
 
 
 @given(shares=st.tuples(st.floats(0, 1), st.floats(0, 1)))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_larger_budget_never_lowers_a_rank(shares: tuple[float, float]):
     small, large = (LORA.within(s * LORA.parameters).ranks for s in sorted(shares))
     assert all(small[name] <= large[name] for name in LORA.layers)

@@ -68,7 +68,7 @@ def greedy(
 
 
 @given(layers=LAYERS, costs=COSTS, parameters=st.floats(0, 200))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_the_auction_is_the_greedy_one(layers, costs, parameters):
     worths = tensors(layers)
     costs = costs[: len(worths)]
@@ -78,7 +78,7 @@ def test_the_auction_is_the_greedy_one(layers, costs, parameters):
 
 
 @given(layers=LAYERS, costs=COSTS, share=st.floats(0, 1))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_no_ranks_of_its_size_are_worth_more(layers, costs, share):
     """Against every choice of ranks; worths fall along a layer, as they do in its own basis."""
     worths = falling(layers)
@@ -91,7 +91,7 @@ def test_no_ranks_of_its_size_are_worth_more(layers, costs, share):
 
 
 @given(layers=LAYERS, costs=COSTS, sizes=st.tuples(st.floats(0, 200), st.floats(0, 200)))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_more_room_never_lowers_a_rank(layers, costs, sizes):
     worths = tensors(layers)
     costs = costs[: len(worths)]
@@ -100,7 +100,7 @@ def test_more_room_never_lowers_a_rank(layers, costs, sizes):
 
 
 @given(layers=LAYERS, costs=COSTS, share=st.floats(0, 1))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_position_taken_is_worth_a_prefix(layers, costs, share):
     """Where a layer ends, nothing behind it would have been taken before what was."""
     worths = [descending(w) for w in tensors(layers)]
@@ -144,7 +144,7 @@ def test_a_direction_without_energy_is_worth_nothing():
 
 
 @given(layers=LAYERS, costs=COSTS, parameters=st.floats(0, 200))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_size_is_filled(layers, costs, parameters):
     worths = tensors(layers)
     costs = costs[: len(worths)]

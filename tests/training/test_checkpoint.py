@@ -263,7 +263,7 @@ def refused(data: bytes) -> str:
     return message
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.data())
 def test_every_flipped_bit_is_found(good: bytes, data):
     header = 8 + int.from_bytes(good[:8], "little")
@@ -274,7 +274,7 @@ def test_every_flipped_bit_is_found(good: bytes, data):
     refused(bytes(damaged))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_cut_and_foreign_bytes_are_found(good: bytes, data):
     cut = st.integers(0, len(good) - 1).map(lambda end: good[:end])

@@ -89,9 +89,9 @@ def test_every_optimizer_learns(case: tuple[str, str]):
 
 @pytest.mark.parametrize("name", RATES)
 def test_ranks_are_learned_with_every_optimizer(name: str, monkeypatch):
-    """Those that begin anew where positions turn leave one or two positions of noise in a layer."""
+    """Adafactor begins anew where positions turn, and leaves two positions of noise."""
     monkeypatch.setitem(RATES, "adafactor", 0.03)
-    expected = [13, 1, 7] if name in optimizers.STILL else PLANTED
+    expected = [13, 2, 6] if name == "adafactor" else PLANTED
     assert list(run(name, "adaptive", 500)[0].ranks.values()) == expected
 
 
