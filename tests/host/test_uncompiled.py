@@ -70,13 +70,14 @@ def test_quantised_layers_are_computed_without(captured):
     assert bytes_of(found)[:2] == bytes_of(wanted)[:2]
 
 
-def test_weights_that_are_stored_in_fp8_are_cast_in_the_compiled_block(captured):
+def test_weights_that_are_cast_are_computed_without(captured):
+    """The compiler would keep the copies for the backward pass, which are a second model."""
     model = quantised.with_layers(quantised.KINDS["fp8 without a scale"], plain=False)
     options = {"steps": 2, "mode": "fixed", "targets": r"double_blocks\.0", "layers": "regex"}
     found, said = trained((model, *pictures("Flux")), **options, **WITH)
-    assert said == [] and captured
+    assert [note[3] for note in said] == ["weights are cast as they are used"] and not captured
     wanted, _ = trained((model, *pictures("Flux")), **options)
-    assert found.losses == pytest.approx(wanted.losses, rel=1e-2), "in bf16"
+    assert bytes_of(found)[:2] == bytes_of(wanted)[:2]
 
 
 def test_weights_in_ram_are_computed_without(captured, monkeypatch):

@@ -86,11 +86,13 @@ class CompiledBlock:
         device = self.owner.adapters.device
         for layer in self.layers:
             module, weight = layer.module, layer.module._parameters.get("weight")
-            missing = weight is None and isinstance(layer, HostFrozen)
-            if missing or "_v" in module.__dict__:
+            frozen = isinstance(layer, HostFrozen)
+            if (weight is None and frozen) or "_v" in module.__dict__:
                 return "weights lie in RAM"
             if weight is not None and weight.device != device:
                 return "weights lie in RAM"
+            if frozen and weight.dtype != self.owner.dtype:  # the compiler would keep the copies
+                return "weights are cast as they are used"
             if module.weight_function or module.bias_function:
                 return "weights are patched as they are used"
         return None
@@ -148,7 +150,7 @@ class CompiledBlocks:
 
     def __init__(self, loan: Loan, adapters: Adapters, say: Callable[[Note], None]):
         self.adapters, self.frozen, self.say, self.on = adapters, loan.frozen, say, False
-        self.dtype = path_dtype(torch.empty(0, dtype=loan.inner.get_dtype_inference()))
+        self.dtype = loan.inner.get_dtype_inference()
         self.errors = errors()
         self.numbers: dict[nn.Module, tuple[int, Component]] = {
             component.module: (row, component)
@@ -220,7 +222,8 @@ class CompiledBlocks:
     def path(self, row: int, component: Component) -> tuple[Tensor, Tensor]:
         """Returns what the path of a layer computes with in this pass."""
         passes = self.adapters.paths
-        dtype = passes.dtypes[row] or self.dtype
+        like = torch.empty(0, dtype=self.dtype, device=component.lora_down.device)
+        dtype = passes.dtypes[row] or path_dtype(like)
         if component.rank:
             pair = passes.pair(row, dtype)
         else:  # a layer that was given up has the tensors, and they change nothing
