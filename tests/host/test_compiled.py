@@ -2,6 +2,9 @@
 that is as before.
 """
 
+import gc
+import weakref
+
 import folder_paths
 import pytest
 import torch
@@ -90,6 +93,28 @@ def test_pictures_of_two_shapes_are_compiled_apart_and_no_more(playground, captu
     found, said = trained(data, lambda step: counts.append(len(captured)), **options, **WITH)
     assert said == [] and counts[0] < counts[-1] == counts[-2] == 2 * counts[0]
     assert_alike(found, trained(data, **options)[0])
+
+
+def test_what_was_compiled_is_forgotten_with_the_run(playground, captured, monkeypatch):
+    from torch._dynamo.eval_frame import _debug_get_cache_entry_list
+
+    held, made = [], []
+    first, copy_of = compiled.CompiledBlocks.__init__, compiled.own_copy
+
+    def begin(blocks, loan, adapters, say) -> None:
+        first(blocks, loan, adapters, say)
+        held.extend(map(weakref.ref, (blocks, adapters)))
+
+    def noted(name: str):
+        made.append(copy_of(name))
+        return made[-1]
+
+    monkeypatch.setattr(compiled.CompiledBlocks, "__init__", begin)
+    monkeypatch.setattr(compiled, "own_copy", noted)
+    trained(data_of(playground), steps=2, **WITH)
+    gc.collect()
+    assert made and not any(_debug_get_cache_entry_list(copy.__code__) for copy in made)
+    assert len(held) == 2 and all(each() is None for each in held)
 
 
 @pytest.mark.parametrize("end", ["finished", "interrupted", "failed"])

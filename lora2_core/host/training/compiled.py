@@ -11,6 +11,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from ...saying import log
 from ...training.run import Run, Step
 from .attention import OVERRIDE
 from .blocks import tensors_of
-from .compiler import backend, errors, reason_against, reason_of
+from .compiler import backend, errors, forget, reason_against, reason_of
 from .frozen import HostFrozen
 from .gradient_checkpointing import repeated_blocks
 from .loan import Loan
@@ -55,14 +56,10 @@ class CompiledBlock:
         numbers = owner.numbers
         self.paths = [(m, *numbers[m]) for m in self.modules if m in numbers]
         self.layers = [owner.frozen.layers[m] for m in self.modules if m in owner.frozen.layers]
-        self.kind = (
-            type(block),
-            tuple(
-                (type(m), *(tuple(p.shape) for p in m._parameters.values() if p is not None))
-                + ((numbers[m][1].capacity,) if m in numbers else ())
-                for m in self.modules
-            ),
-        )
+        self.kind: list[tuple] = [(type(block), *(c.capacity for _, _, c in self.paths))]
+        for m in self.modules:
+            shapes = [tuple(p.shape) for p in m._parameters.values() if p is not None]
+            self.kind.append((type(m), m in numbers, *shapes))
         self.refused: str | None = None
         if not all(map(self.is_known, self.modules[1:])):
             self.refused = "a layer computes in a way of its own"
@@ -87,9 +84,8 @@ class CompiledBlock:
         for layer in self.layers:
             module, weight = layer.module, layer.module._parameters.get("weight")
             frozen = isinstance(layer, HostFrozen)
-            if (weight is None and frozen) or "_v" in module.__dict__:
-                return "weights lie in RAM"
-            if weight is not None and weight.device != device:
+            elsewhere = frozen if weight is None else weight.device != device
+            if elsewhere or "_v" in module.__dict__:
                 return "weights lie in RAM"
             if frozen and weight.dtype != self.owner.dtype:  # the compiler would keep the copies
                 return "weights are cast as they are used"
@@ -111,8 +107,9 @@ class CompiledBlock:
                     with self.captured():
                         return run(self.block, given, other)
                 except owner.errors as error:
-                    reason = self.refused = reason_of(error)
                     log.debug("torch.compile: %s", error, exc_info=error)
+                    reason = reason_of(error)
+                    owner.refuse(self.kind, reason)
         owner.leave_out(self, reason)
         return self.plain(*args, **named)
 
@@ -158,6 +155,7 @@ class CompiledBlocks:
         }
         self.blocks: list[CompiledBlock] = []
         self.functions: dict[tuple, dict[tuple, Callable]] = {}
+        self.copies: list[FunctionType] = []
         self.zeros: dict[tuple[torch.Size, torch.dtype], Tensor] = {}
         self.left_out: dict[CompiledBlock, str] = {}
         self.said: set[str] = set()
@@ -166,6 +164,7 @@ class CompiledBlocks:
 
     def install(self, blocks: list[nn.Module], stack: ExitStack) -> None:
         """Compiles these blocks from now on, until the stack is left."""
+        stack.callback(forget, self.copies)
         for block in blocks:
             if "forward" in vars(block):
                 continue
@@ -210,13 +209,14 @@ class CompiledBlocks:
         None where there are too many.
         """
         flags = tuple((t.shape, t.dtype, t.requires_grad) for t in tensors_of((args, named)))
-        of_kind = self.functions.setdefault(block.kind, {})
+        of_kind = self.functions.setdefault(tuple(block.kind), {})
         key = torch.is_grad_enabled(), flags
         if key not in of_kind:
             if len(of_kind) >= MOST_SHAPES:
                 return None
-            code = own_copy(f"block_{len(self.functions)}_{len(of_kind)}")
-            of_kind[key] = torch.compile(code, backend=backend, fullgraph=True, dynamic=False)
+            own = own_copy(f"block_{len(self.functions)}_{len(of_kind)}")
+            self.copies.append(own)
+            of_kind[key] = torch.compile(own, backend=backend, fullgraph=True, dynamic=False)
         return of_kind[key]
 
     def path(self, row: int, component: Component) -> tuple[Tensor, Tensor]:
@@ -246,8 +246,8 @@ class CompiledBlocks:
         self.left_out[block] = reason
         if reason not in self.said:
             self.said.add(reason)
-            same = sum(each.reason_now() == reason for each in self.blocks)
-            note = [PARTLY, str(max(1, same)), str(len(self.blocks)), reason]
+            same = [b for b in self.blocks if b.kind == block.kind or b.reason_now() == reason]
+            note = [PARTLY, str(len(same)), str(len(self.blocks)), reason]
             log.warning(PARTLY.format(*note[1:]))
             self.say(note)
 
@@ -256,7 +256,13 @@ class CompiledBlocks:
         for block in self.blocks:
             block.refused = block.refused or reason
         for block in self.blocks:
-            self.leave_out(block, block.refused or reason)
+            self.leave_out(block, block.refused)
+
+    def refuse(self, kind: list, reason: str) -> None:
+        """Computes all blocks of a kind without from now on."""
+        for block in self.blocks:
+            if block.kind == kind:
+                block.refused = block.refused or reason
 
 
 def reason_to_refuse(options: Mapping, device: torch.device, *, records: bool) -> str | None:

@@ -7,7 +7,8 @@ torch's compiler is imported where it is used, which takes seconds.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from types import FunctionType
 
 import torch
 
@@ -55,6 +56,14 @@ def backend(module: torch.fx.GraphModule, inputs: list) -> Callable:
     out_of_place(module.graph)
     module.recompile()
     return compile_fx(module, inputs)
+
+
+def forget(functions: Iterable[FunctionType]) -> None:
+    """Frees what was compiled of these functions."""
+    from torch._dynamo.eval_frame import reset_code
+
+    for function in functions:
+        reset_code(function.__code__)
 
 
 def errors() -> tuple[type[Exception], ...]:
