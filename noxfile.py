@@ -222,6 +222,13 @@ def bench(session: nox.Session) -> None:
     in_host(session, "-m", *module, *session.posargs, **path)
 
 
+@nox.session(name="bench-compile", venv_backend="none")
+def bench_compile(session: nox.Session) -> None:
+    """Seconds of a step with and without torch.compile (a quarter of an hour)."""
+    module = ("tests.hosting.inprocess", "tests.benchmarks.compiling")
+    in_host(session, "-m", *module, *session.posargs, OMP_NUM_THREADS="1")
+
+
 @nox.session(name="bench-options", venv_backend="none")
 def bench_options(session: nox.Session) -> None:
     """Training options on the playground: LoRA+, dropout, caps, preservation, each against a run

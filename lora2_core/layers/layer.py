@@ -38,6 +38,7 @@ class Component:
     """The path of one layer: lora_up [fan_out, capacity] and lora_down [capacity, fan_in]. For a
     convolution fan_in is input channels times the size of the kernel.
 
+    keeps: whether the capacity stays while the rank falls.
     moved: how often a parameter of any layer became another one, or its memory did. Where nothing
     has moved, nobody needs to look at each of hundreds.
     """
@@ -57,7 +58,7 @@ class Component:
         self.max_rank = min(max_rank, self.fan_in, self.fan_out)
         self.lora_down = nn.Parameter(torch.zeros(0, self.fan_in, device=device))
         self.lora_up = nn.Parameter(torch.zeros(self.fan_out, 0, device=device))
-        self.rank, self.off = 0, False
+        self.rank, self.off, self.keeps = 0, False, False
         self.handle: RemovableHandle | None = None
         self.joined: Callable | None = None
         self.frozen: Frozen | None = None
@@ -79,8 +80,15 @@ class Component:
         return self.lora_down.shape[0]
 
     def capacity_for(self, rank: int) -> int:
-        """Returns the capacity that this rank needs."""
-        return min(-(-rank // self.tile) * self.tile, self.max_rank)
+        """Returns the capacity that this rank needs, or the one there is where that is kept. Where
+        that is too little, it doubles: what was compiled for it is then compiled again.
+        """
+        needed = min(-(-rank // self.tile) * self.tile, self.max_rank)
+        if not self.keeps or needed == self.capacity:
+            return needed
+        if needed < self.capacity:
+            return self.capacity
+        return min(max(needed, 2 * self.capacity), self.max_rank)
 
     def allocate(self, rank: int, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Makes the capacity the rank rounded up to a multiple of the tile. If it changes, there

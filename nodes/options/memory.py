@@ -1,5 +1,5 @@
-"""LoRA² Memory Options: gradient checkpointing, gradient accumulation, and how quantised layers
-compute.
+"""LoRA² Memory Options: gradient checkpointing, gradient accumulation, how quantised layers
+compute, and torch.compile.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ class LoRA2MemoryOptions(OptionsNode):
     title = "Memory Options"
     description = "Trades speed for memory: gradient checkpointing and gradient accumulation."
     aliases = ["gradient checkpointing", "gradient accumulation", "out of memory", "vram", "oom"]
+    aliases += ["torch.compile", "straight-through estimator", "quantised"]
 
     @classmethod
     def fields(cls) -> list[io.Input]:
@@ -44,5 +45,13 @@ class LoRA2MemoryOptions(OptionsNode):
                 tooltip="Quantised layers (fp8 scaled, int8, nvfp4) compute as they do when "
                 "pictures are made; gradients go through the dequantised weight. Off: both use the "
                 "dequantised weight.",
+            ),
+            io.Boolean.Input(
+                "torch_compile",
+                default=False,
+                optional=True,
+                tooltip="Blocks are compiled by torch.compile in the first step, which takes "
+                "minutes: later steps may be faster. Memory and time of a step stay those of the "
+                "first ranks.",
             ),
         ]

@@ -43,6 +43,7 @@ def measure(case: Case) -> dict:
         "planned": need and (need["weights"] + need["adapter"] + need["step"]) / 1e9,
         "plan": row.get("plan"),
         "checkpointed": row.get("checkpointed"),
+        "notes": row.get("notes", []),
     }
 
 

@@ -30,6 +30,8 @@ CASES = {
     "SDXL fp16, 512 px, default": replace(SDXL, mode="adaptive"),
     "SDXL fp16, 1024 px, fixed 64": replace(SDXL, pixels=1024),
     "SDXL fp16, 1024 px, fixed 64, checkpointing": replace(SDXL, pixels=1024, checkpointing="on"),
+    "SDXL fp16, 512 px, fixed 64, torch_compile": replace(SDXL, compiled=True),
+    "SDXL fp16, 1024 px, fixed 64, torch_compile": replace(SDXL, pixels=1024, compiled=True),
     "SDXL fp16, 1024 px, default": replace(
         SDXL, pixels=1024, mode="adaptive", checkpointing="auto"
     ),
@@ -38,6 +40,9 @@ CASES = {
     ),
     "Flux bf16, 1024 px, fixed 64": replace(
         SDXL, model="flux", dtype="bf16", pixels=1024, checkpointing="auto"
+    ),
+    "Flux bf16, 1024 px, fixed 64, torch_compile": replace(
+        SDXL, model="flux", dtype="bf16", pixels=1024, checkpointing="auto", compiled=True
     ),
 }
 
@@ -54,7 +59,7 @@ def row_of(case: Case) -> dict:
 
 def limit_of(case: Case) -> Case:
     """Returns what a case is compared with."""
-    return replace(case, mode="limit", checkpointing="off", start=0)
+    return replace(case, mode="limit", checkpointing="off", start=0, compiled=False)
 
 
 def line(name: str, row: dict, limit: dict) -> list[str]:

@@ -144,3 +144,23 @@ def folder(tmp_path, monkeypatch) -> Path:
         Image.fromarray(pixels).save(folder / f"{index}.png")
         (folder / f"{index}.txt").write_text(caption, encoding="utf-8")
     return folder
+
+
+@pytest.fixture
+def captured(monkeypatch) -> list[int]:
+    """The sizes of the graphs that torch.compile captured; they compute as they are, which takes no
+    compiler, and seconds instead of minutes.
+    """
+    from lora2_core.host.training import compiled, compiler
+
+    found: list[int] = []
+
+    def as_it_is(module, inputs):
+        compiler.out_of_place(module.graph)
+        module.recompile()
+        found.append(len(module.graph.nodes))
+        return module.forward
+
+    monkeypatch.setattr(compiled, "backend", as_it_is)
+    monkeypatch.setattr(compiled, "reason_against", lambda device: None)
+    return found

@@ -27,7 +27,7 @@ class Case:
     moving: rates move in every step. layers: as in LoRA2 Target Options. gigabytes: of the card.
     review: what a review of all ranks and a copy of the adapter cost is measured too.
     ordered: with the allocator of cuda_malloc, the host's default on new cards; copies are checked
-    for what they must wait for.
+    for what they must wait for. compiled: blocks are compiled by torch.compile, on real cards only.
     """
 
     model: str = "sdxl"
@@ -44,6 +44,7 @@ class Case:
     review: bool = False
     ordered: bool = False
     optimizer: str = "adamw"
+    compiled: bool = False
     steps: int = WARM + MEASURED
 
     @property
@@ -91,7 +92,7 @@ def choices_of(case: Case):
         {
             "mode": case.mode, "target_rank": case.rank, "steps": 100_000, "layers": case.layers,
             "checkpointing": case.checkpointing, "batch_size": case.batch,
-            "optimizer": case.optimizer, **start,
+            "optimizer": case.optimizer, "torch_compile": case.compiled, **start,
         }
     )  # fmt: skip
 
@@ -105,7 +106,7 @@ def steps(case: Case, model, data, row: dict):
     choices = choices_of(case)
     with torch.inference_mode():
         inputs = check_inputs(model, *data, choices)
-        with set_up(model, inputs, choices) as setup:
+        with set_up(model, inputs, choices, row.setdefault("notes", []).append) as setup:
             row["model"] = loaded(model)
             row["whole"] = model.model_size() / 1e9
             if setup.plan is not None:

@@ -48,6 +48,7 @@ class Choices:
         too little.
     straight_through: whether quantised layers compute as they do while the host samples, and only
         their gradients with the dequantised weight; else both do with that.
+    torch_compile: whether the model's blocks are compiled by torch.compile.
     previews: the pictures that are drawn on the way.
     """
 
@@ -68,6 +69,7 @@ class Choices:
     validation: ValidationSettings = ValidationSettings()
     preserve: PreserveSettings = PreserveSettings()
     straight_through: bool = False
+    torch_compile: bool = False
 
     @classmethod
     def of(cls, options: Mapping[str, object]) -> Choices:
@@ -102,6 +104,7 @@ class Choices:
         parts = self.gradient_accumulation_steps
         check_range("gradient_accumulation_steps", parts, 1, LARGEST_BATCH, integer=True)
         check_switch("straight_through", self.straight_through)
+        check_switch("torch_compile", self.torch_compile)
         if not isinstance(self.previews, tuple) or not all(
             isinstance(preview, Preview) for preview in self.previews
         ):

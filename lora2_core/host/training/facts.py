@@ -47,6 +47,7 @@ def settings_of(choices: Choices) -> dict:
         | {"batch_size": choices.batch_size}
         | ({"gradient_accumulation_steps": accumulation} if accumulation > 1 else {})
         | ({"straight_through": True} if choices.straight_through else {})
+        | ({"torch_compile": True} if choices.torch_compile else {})
     )
 
 

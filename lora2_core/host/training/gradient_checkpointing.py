@@ -58,16 +58,18 @@ class Way:
 
     def compute(self, forward: Callable, args: tuple, named: dict) -> Any:
         """Returns what a block computes, with gradients for which it is computed again."""
-        kind = getattr(forward, "__func__", forward)
+        plain = getattr(forward, "plain", forward)  # of a block that is compiled
+        kind = getattr(plain, "__func__", plain)
         if self.apart and not is_copying() and self.checked.get(kind, True):
             tensors = [t for t in tensors_of((args, named)) if t.requires_grad]
-            block = Block(forward, args, named, self.hold)
             if kind not in self.checked:
-                self.checked[kind] = block.is_apart(self.passes, tensors)
+                tried = Block(plain, args, named, self.hold)
+                self.checked[kind] = tried.is_apart(self.passes, tensors)
             if self.checked[kind]:
+                block = Block(forward, args, named, self.hold)
                 return block.checkpointed(self.passes, tensors)
             self.passes.share_nothing()  # what is kept is counted, which sharing changes
-        return Segment(forward, self.mode, self.hold)(*args, **named)
+        return Segment(plain, self.mode, self.hold)(*args, **named)
 
     def around(self, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """Returns the forward as one that is computed again in the backward pass.

@@ -33,9 +33,9 @@ OF_TRAIN = {
     "steps", "learning_rate", "batch_size", "mode", "target_rank", "budget_mb", "max_rank", "seed",
 }  # fmt: skip
 OTHERS = {
-    "checkpointing", "gradient_accumulation_steps", "straight_through", "prior_weight",
-    "preserve_weight", "mask_blur", "mask_floor", "validation_split", "validation_every",
-    "return_best", "picture_losses", "text_learning_rate", "text_targets",
+    "checkpointing", "gradient_accumulation_steps", "straight_through", "torch_compile",
+    "prior_weight", "preserve_weight", "mask_blur", "mask_floor", "validation_split",
+    "validation_every", "return_best", "picture_losses", "text_learning_rate", "text_targets",
 }  # fmt: skip
 KINDS = RankSettings, TrainSettings, TargetSettings, LossSettings
 # what a preset may set: no files, folders, pictures or models

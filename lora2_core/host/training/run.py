@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import comfy.model_management
 
 from ...adapter.lora import RankedLora
+from ...adapter.origin import Note
 from ...layers.finish import finish
 from ...saying import log
 from ...training.run import Step, TrainingDiverged
@@ -60,18 +61,20 @@ def train_on(
     on_preview: Callable[[Drawn], None] = lambda drawn: None,
     on_plan: Callable[[Plan], None] = lambda plan: None,
     on_validated: Callable[[Validated], None] = lambda validated: None,
+    on_note: Callable[[Note], None] = lambda note: None,
 ) -> Outcome:
     """Trains beside a ModelPatcher's frozen layers and returns the outcome; the model leaves as it
     came in.
 
     on_step is called after every step and may raise (the host's interrupt): the outcome then holds
     what was learned so far, and the exception. on_preview is called with every preview, on_plan
-    before the first step where the run's memory is planned, on_validated with every held-out loss.
+    before the first step where the run's memory is planned, on_validated with every held-out loss,
+    on_note with a sentence where something is done otherwise than chosen.
     Raises ValueError for bad input, before anything is trained.
     """
     choices = replace(choices, loss=with_usual(choices.loss, model))
     inputs = check_inputs(model, latents, positive, choices)
-    with set_up(model, inputs, choices) as setup:
+    with set_up(model, inputs, choices, on_note) as setup:
         if setup.plan is not None:
             on_plan(setup.plan)
         observers = observe(model, choices, setup, on_step, on_preview, on_validated)

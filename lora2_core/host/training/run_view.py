@@ -7,6 +7,7 @@ from collections.abc import Callable
 import comfy.model_management
 import comfy.utils
 
+from ...adapter.origin import Note
 from ...training.run import Step
 from ..only_said import OnlySaid
 from .advice import advice
@@ -53,6 +54,10 @@ class RunView:
         """Shows what a run's memory is planned to be, from the next event on."""
         self.say(lambda: self.progress.notes.extend(plan.notes))
 
+    def note(self, note: Note) -> None:
+        """Shows a sentence from the next event on."""
+        self.say(self.progress.notes.append, note)
+
     def train(self, model, latents: list, positive: list) -> Outcome:
         """Trains as `train_on` does, and shows all of it; `begin` comes before."""
         self.inner = model.model
@@ -60,6 +65,7 @@ class RunView:
             return train_on(
                 model, latents, positive, self.choices, self.after,
                 on_preview=self.show, on_plan=self.plan, on_validated=self.validate,
+                on_note=self.note,
             )  # fmt: skip
 
     def __enter__(self) -> RunView:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 
 import comfy.model_management
 import torch
 from torch import nn
 
 from ...adapter.lora import RankedLora
+from ...adapter.origin import Note
 from ...layers.adapters import Adapters, attach
 from ...ranks.settings import RankSettings
 from ...training.attention import EntropyRecord
@@ -22,6 +24,7 @@ from ...units import megabytes
 from .accumulated import make_parts
 from .attention import OVERRIDE
 from .choices import Choices
+from .compiled import CompiledBlocks, compiled_blocks
 from .cross_attention import recorded_attention
 from .examples import Example, make_examples
 from .gradient_checkpointing import GradientCheckpointing
@@ -36,7 +39,7 @@ from .preserving import Preservation, with_class
 from .prior import make_joint_loss, naming_the_prior
 from .room import Task, beginning_at, planned
 from .text_encoder import TextEncoder, text_layers
-from .trial_forward import check_model_takes
+from .trial_forward import check_model_takes, forward
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,8 @@ class Setup:
     examples, prior_examples: what is learned from.
     loss_fn: L_rec of a random batch. probes: losses of single pictures.
     attention: what the model's cross-attention looks at, None where the loss does not use it.
-    plan: of its memory, None where that is not known.
+    plan: of its memory, None where that is not known. compiled: its blocks, None where they are
+    not.
     """
 
     started: datetime
@@ -63,6 +67,7 @@ class Setup:
     run: Run
     probes: Probes
     plan: Plan | None = None
+    compiled: CompiledBlocks | None = None
 
     @property
     def all_examples(self) -> list[Example]:
@@ -71,14 +76,18 @@ class Setup:
 
     def steps(self) -> Iterator[Step]:
         """Returns the steps that are left of the run."""
-        return self.run.steps(self.loss_fn, self.attention)
+        steps = partial(self.run.steps, self.loss_fn, self.attention)
+        return steps() if self.compiled is None else self.compiled.steps(self.run, steps)
 
 
 @contextmanager
-def set_up(model, inputs: Inputs, choices: Choices) -> Iterator[Setup]:
+def set_up(
+    model, inputs: Inputs, choices: Choices, say: Callable[[Note], None] = lambda note: None
+) -> Iterator[Setup]:
     """Yields a training that is ready for its first step. Afterwards everything is undone in the
-    opposite order: attention, gradient checkpointing, adapters, and the loan at last. Raises
-    ValueError where the inputs or choices don't suit the model.
+    opposite order: attention, gradient checkpointing, compiled blocks, adapters, and the loan at
+    last. `say` is called with what turns out otherwise than chosen. Raises ValueError where the
+    inputs or choices don't suit the model.
     """
     started = datetime.now(timezone.utc)
     with ExitStack() as stack:
@@ -117,6 +126,11 @@ def set_up(model, inputs: Inputs, choices: Choices) -> Iterator[Setup]:
         adapters = attach_to(loan, layers, start, settings, choices, text_encoder)
         stack.callback(adapters.detach)
         check_budget(adapters)
+        compiled = None
+        if choices.torch_compile:
+            compiled = compiled_blocks(loan, adapters, say, stack)
+            if compiled is not None:  # finds out what layers compute with
+                forward(loan.inner, examples[0], options)
         models = [patcher.model for patcher in loan.patchers]
         checkpointing = GradientCheckpointing(models, adapters, stack)
         offload = choices.checkpointing == "offload" or (plan is not None and plan.offloaded > 0)
@@ -145,7 +159,7 @@ def set_up(model, inputs: Inputs, choices: Choices) -> Iterator[Setup]:
         )  # fmt: skip
         yield Setup(
             started, loan, text_encoder, examples, prior_examples,
-            adapters, checkpointing, loss_fn, attention, run, probes, plan,
+            adapters, checkpointing, loss_fn, attention, run, probes, plan, compiled,
         )  # fmt: skip
 
 

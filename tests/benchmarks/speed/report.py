@@ -23,7 +23,8 @@ FILE = "performance.md"
 COMMAND = "python -m nox -s bench -- --report"
 TITLES = {name: spec.title for name, spec in SPECS.items()}
 HOW = f"""All of this is measured in the real host, on models of real shape with random weights, on
-a CPU. A graphics card was not measured. This command prints the page from the stored results.
+a CPU. A graphics card was not measured. torch.compile is [measured apart](options.md#torchcompile);
+on a CPU it brings nothing. This command prints the page from the stored results.
 Without `--report` it first measures what is missing there, which takes hours:
 
 ```
