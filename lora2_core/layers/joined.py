@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..adapter.kernels import as_kernels, as_matrix, as_point_kernels
+from ..adapter.kernels import as_kernels, as_point_kernels
 from .operation import Operation, once
 from .sharing import plus_product
 from .unit import Unit
 
 ONE = ((1, 1), (0, 0), (1, 1))  # stride, padding and dilation of a kernel of one pixel
+INPUT, BOTH = (True, False), (True, True)  # gradients of a convolution: of input and kernels
 Use = Callable[[Tensor, "Tensor | None"], Tensor]
 Own = tuple[Tensor, "Tensor | None"]
 
@@ -94,7 +95,9 @@ class Frozen:
         takes and gives matrices, and adds to what is `there`.
         """
         if self.fan_out is not None:
-            back = lambda w, _: of_convolution(gradient, x, w, self.window())[0]  # noqa: E731
+            back = lambda w, _: of_convolution(  # noqa: E731
+                gradient, x, w, self.window(), wanted=INPUT
+            )[0]
         elif there is not None:
             back = lambda w, _: plus_product(there, gradient, w)  # noqa: E731
         else:
@@ -113,13 +116,14 @@ def frozen_of(module: nn.Module) -> Frozen | None:
 
 
 def of_convolution(
-    gradient: Tensor, x: Tensor, kernels: Tensor, window: tuple, *, of_kernels: bool = False
+    gradient: Tensor, x: Tensor, kernels: Tensor, window: tuple, *, wanted: tuple[bool, bool]
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Returns the gradients of a convolution's input, or of its kernels."""
-    wanted = (not of_kernels, of_kernels, False)
+    """Returns the gradients of a convolution's input and of its kernels, None for one that is not
+    wanted.
+    """
     stride, padding, dilation = window
     return torch.ops.aten.convolution_backward(
-        gradient, x, kernels, None, stride, padding, dilation, False, (0, 0), 1, wanted
+        gradient, x, kernels, None, stride, padding, dilation, False, (0, 0), 1, (*wanted, False)
     )[:2]
 
 
@@ -247,7 +251,7 @@ class JoinedConvolution(Operation):
         kernels = as_kernels(down, frozen.module.kernel_size)
         hidden = F.conv2d(x.to(down.dtype), kernels, None, *frozen.window())
         if are_matrices(output, hidden, pair.up):  # a kernel of one pixel is a matrix
-            up = pair.up.expand(len(output), *pair.up.shape)
+            up = pair.up.expand(len(output), -1, -1)
             pixels_of(output).baddbmm_(up, pixels_of(hidden))
         else:
             output += F.conv2d(hidden, as_point_kernels(pair.up))
@@ -264,24 +268,25 @@ class JoinedConvolution(Operation):
     @once
     def backward(ctx: Any, gradient: Tensor) -> tuple:
         (x, hidden), frozen, pair = ctx.saved_tensors, ctx.frozen, ctx.pair
-        down, up = pair.down, pair.up
-        kernels, window = as_kernels(down, frozen.module.kernel_size), frozen.window()
+        ctx.pair = None  # the loss may live on, and with it whatever stands here
+        down, up, learns = pair.down, pair.up, ctx.needs_input_grad[0]
         of_path, given = gradient.to(down.dtype), x.to(down.dtype)
         if are_matrices(of_path, hidden, up):
             matrices = pixels_of(of_path)
-            of_up = matrices @ pixels_of(hidden).mT
+            of_up = torch.bmm(matrices, pixels_of(hidden).mT)
             of_up = of_up[0] if len(of_up) == 1 else of_up.sum(0)
-            back = up.t().expand(len(matrices), *up.t().shape)
+            back = pair.back.expand(len(matrices), -1, -1)
             of_hidden = torch.bmm(back, matrices).view(hidden.shape)
         else:
             points = as_point_kernels(up)
-            of_up = as_matrix(of_convolution(of_path, hidden, points, ONE, of_kernels=True)[1])
-            of_hidden, _ = of_convolution(of_path, hidden, points, ONE)
-        _, of_kernels = of_convolution(of_hidden, given, kernels, window, of_kernels=True)
-        pair.unit.add(pair.index, as_matrix(of_kernels), of_up)
-        ctx.pair = None
-        of_x = None
-        if ctx.needs_input_grad[0]:
-            of_x = frozen.back(gradient, x)
-            of_x += of_convolution(of_hidden, given, kernels, window)[0]
+            of_hidden, of_points = of_convolution(of_path, hidden, points, ONE, wanted=BOTH)
+            of_up = of_points.flatten(1)
+        kernels = as_kernels(down, frozen.module.kernel_size)
+        window, wanted = frozen.window(), (learns, True)
+        of_given, of_kernels = of_convolution(of_hidden, given, kernels, window, wanted=wanted)
+        pair.unit.add(pair.index, of_kernels.flatten(1), of_up)
+        if not learns:
+            return None, None, None, None
+        of_x = frozen.back(gradient, x)
+        of_x += of_given
         return of_x, None, None, None
