@@ -7,7 +7,7 @@ in memory that other layers use too, autograd must not keep it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -117,7 +117,7 @@ def frozen_of(module: nn.Module) -> Frozen | None:
 
 def of_convolution(
     gradient: Tensor, x: Tensor, kernels: Tensor, window: tuple, *, wanted: tuple[bool, bool]
-) -> tuple[Tensor | None, Tensor | None]:
+) -> Sequence[Any]:
     """Returns the gradients of a convolution's input and of its kernels, None for one that is not
     wanted.
     """

@@ -26,8 +26,11 @@ def rescale(
     that lie behind each other. The ratio of all other layers is 1.
     """
     numbers = {id(layer.lora_up): row for row, layer in enumerate(layers)}
-    found = {whole: [numbers.get(id(m)) for m in whole.members] for whole in wholes if whole.kept}
-    joined = {whole: some for whole, some in found.items() if None not in some}
+    joined = {
+        whole: [numbers[id(member)] for member in whole.members]
+        for whole in wholes
+        if whole.kept and all(id(member) in numbers for member in whole.members)
+    }
     rescale_wholes(joined, ratio)
     apart = set(rows).difference(*joined.values())
     rows = [row for row in rows if row in apart]
@@ -52,8 +55,9 @@ def rescale_wholes(wholes: dict[Whole, list[int]], ratio: Tensor) -> None:
     for whole, own in zip(wholes, of_all.split([len(s) for s in wholes.values()]), strict=True):
         own = own[:, None, : whole.values.shape[-1]]
         whole.values.div_(own)
-        for name in MOMENTS & whole.kept.keys():
-            whole.kept[name].mul_(turned(name, own, 1 / own, own))
+        for name, moment in (whole.kept or {}).items():
+            if name in MOMENTS:
+                moment.mul_(turned(name, own, 1 / own, own))
 
 
 class Columns:
