@@ -60,6 +60,7 @@ class Adapters:
         self.started = start is not None
         given = starting_layers(start, self.components) if start is not None else {}
         self.given_rows = [row for row, name in enumerate(self.components) if name in given]
+        self._allowed = allowed_parameters(self.components, self.settings, self.own_targets)
         ranks = list(first_ranks(self.components, settings, self.own_targets, given).values())
         rates = rate_for(1.0, settings.quantile) / torch.tensor(ranks, dtype=torch.float32)
         self.max_ranks = torch.tensor([c.max_rank for c in self._list]).to(device)
@@ -102,9 +103,7 @@ class Adapters:
         """Returns how many parameters the settings allow: the budget, or every layer at its target
         rank. In fixed mode it is their number now.
         """
-        if not self.mode.moves:
-            return float(self.parameters)
-        return allowed_parameters(self.components, self.settings, self.own_targets)
+        return self._allowed if self.mode.moves else float(self.parameters)
 
     @property
     def mean_ceiling(self) -> float:
@@ -181,7 +180,9 @@ class Adapters:
         values, moved = torch.stack([ranks, changed.long()]).tolist()  # one device sync
         if not any(moved):
             return []
-        self._set_ranks(ranks, values, optimizer)
+        if values != old:
+            self._set_ranks(ranks, values, optimizer)
+        self._followed = self.rate_parameter.detach().clone()
         self.refresh()
         moments = moments_of(optimizer)
         if self.mode.competes:
@@ -216,7 +217,7 @@ class Adapters:
         before, kept = before[:, :length], now[:, :length]
         ratio = torch.ones_like(now)
         ratio[:, :length] = torch.where((before > 0) & (kept > 0), kept / before, 1.0)
-        rescale(self._list, rows, ratio, moments)
+        rescale(self._list, rows, ratio, moments, self.paths.sheets.laid)
 
     def singular_turns(self) -> dict[int, tuple[Tensor, Tensor]]:
         """Returns singular_turn's (turn, inverse), fp64, by the row of each layer that changes."""

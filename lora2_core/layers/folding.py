@@ -9,6 +9,7 @@ input are one matrix.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from .joined import Pair
 from .layer import Component
-from .sections import Index, Lay, Section, Stack
+from .sections import Index, Lay, Section, Stack, behind
 from .unit import Some
 
 # layers whose tensors are computed together at most: what they need meanwhile stays small
@@ -78,15 +79,19 @@ class Sheet:
             for units in together([groups[i] for i in some]):
                 self.sections.append(Section(units, components, dtype, index, lay, folds=folds))
         self.units = [unit for section in self.sections for unit in section.units]
-        rows = [row for section in self.sections for row in section.rows]
-        scales: list[Tensor] = []
-        if dtype == torch.float16:
-            scales = [part for s in self.sections for part in s.scale.split(s.lengths)]
+        paths = [(unit, index) for unit in self.units for index in range(len(unit.rows))]
+        rows = [unit.rows[index] for unit, index in paths]
+        lengths = [components[row].capacity for row in rows]
+        starts = [0, *accumulate(lengths)]
         self.stacks: list[Stack] = []
         ups: dict[int, Tensor] = {}
         for group in alike([components[row].lora_up.shape for row in rows], device):
-            some_scales = [scales[i] for i in group] if scales else None
-            stack = Stack([rows[i] for i in group], components, dtype, lay, some_scales)
+            some = [rows[i] for i in group]
+            places: Tensor | None = None
+            if dtype == torch.float16:
+                firsts = torch.tensor([starts[i] for i in group], device=device)
+                places = firsts[:, None] + torch.arange(lengths[group[0]], device=device)
+            stack = Stack(some, components, dtype, lay, [paths[i] for i in group], places)
             self.stacks.append(stack)
             ups |= zip(stack.rows, stack.ups, strict=True)
         for unit in self.units:
@@ -111,14 +116,18 @@ class Sheet:
                 storage.resize_(size)
         for section in self.sections:
             section.fill(weights)
+        scales = [section.scale for section in self.sections if section.scale is not None]
+        scale = behind(scales) if scales else None
         for stack in self.stacks:
-            stack.fill()
+            stack.fill(scale)
 
     def release(self) -> None:
         """Gives the memory of all values back."""
         self.pending.clear()
         for section in self.sections:
             section.factors = None
+        for stack in self.stacks:
+            stack.scale = None
         for storage, _ in self.memory:
             storage.resize_(0)
 
@@ -129,34 +138,10 @@ class Sheet:
         """
         for finish in self.pending:
             finish()
-        of_ups = {r: g for u in self.units for r, g in zip(u.rows, u.of_ups, strict=True)}
         for section in self.sections:
-            values = section.gradients(of_weights)
-            if values is None:
-                continue
-            there = [of_ups[row] is not None for row in section.rows]
-            if to_wholes and section.whole and all(there):
-                section.whole.add(values)
-                continue
-            if section.whole is not None:
-                section.whole.apart = True
-            for row, part, is_there in zip(section.rows, section.parts(values), there, strict=True):
-                if is_there:
-                    add(found, 2 * row + 1, part)
-        for unit in self.units:
-            unit.of_ups = [None] * len(unit.rows)
+            section.gradients(found, of_weights, to_whole=to_wholes)
         for stack in self.stacks:
-            layers = [i for i, row in enumerate(stack.rows) if of_ups[row] is not None]
-            if not layers:
-                continue
-            values = stack.gradients([of_ups.pop(stack.rows[i]) for i in layers], layers)
-            if to_wholes and stack.whole and len(layers) == len(stack.rows):
-                stack.whole.add(values)
-                continue
-            if stack.whole is not None:
-                stack.whole.apart = True
-            for i, part in zip(layers, values.unbind(), strict=True):
-                add(found, 2 * stack.rows[i], part)
+            stack.gradients(found, to_whole=to_wholes)
 
 
 def together(units: list[list[int]]) -> list[list[list[int]]]:
@@ -167,9 +152,3 @@ def together(units: list[list[int]]) -> list[list[list[int]]]:
             lists.append([])
         lists[-1].append(unit)
     return lists
-
-
-def add(found: Some, number: int, gradient: Tensor) -> None:
-    """Adds a gradient to those that were found, at this number."""
-    there = found[number]
-    found[number] = gradient if there is None else there + gradient

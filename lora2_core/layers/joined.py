@@ -7,33 +7,22 @@ in memory that other layers use too, autograd must not keep it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from ..adapter.kernels import as_kernels, as_matrix, as_point_kernels
+from ..adapter.kernels import as_kernels, as_point_kernels
+from .operation import Operation, once
 from .sharing import plus_product
 from .unit import Unit
 
 ONE = ((1, 1), (0, 0), (1, 1))  # stride, padding and dilation of a kernel of one pixel
+INPUT, BOTH = (True, False), (True, True)  # gradients of a convolution: of input and kernels
 Use = Callable[[Tensor, "Tensor | None"], Tensor]
 Own = tuple[Tensor, "Tensor | None"]
-
-
-def once(gradients: Callable[..., tuple]) -> Callable[..., tuple]:
-    """Returns the backward pass of an operation whose gradients have none themselves. It is torch's
-    once_differentiable, whose work is left out where no graph of gradients is made.
-    """
-    with_graph = once_differentiable(gradients)
-
-    def backward(ctx: Any, *given: Tensor | None) -> tuple:
-        return (with_graph if torch.is_grad_enabled() else gradients)(ctx, *given)
-
-    return backward
 
 
 class Frozen:
@@ -65,28 +54,26 @@ class Frozen:
         """
         return self.module.weight, self.module.bias
 
-    def begin(self) -> None:
-        """Does what layers do before they compute."""
-
-    def output(self, x: Tensor, rows: Tensor) -> Tensor:
-        """Returns what a Linear computes as a matrix, which is nobody else's, once it may `begin`;
-        rows: its input as a matrix.
+    def output(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Returns what a Linear computes as a matrix, which is nobody else's, and its weight where
+        that is its `own`, so that autograd may keep it. rows: x as a matrix.
         """
         own = self.own(x)
         if own is None:
             output = self.forward(x)
-            return output.reshape(-1, output.shape[-1])
+            return output.reshape(-1, output.shape[-1]), None
         weight, bias = own
-        return torch.mm(rows, weight.t()) if bias is None else F.linear(rows, weight, bias)
+        return F.linear(rows, weight, bias), weight
 
-    def back_into(self, there: Tensor | None, gradient: Tensor) -> Tensor:
-        """Returns the gradient of a Linear's input as a matrix, added to what is there."""
-        own = self.own(gradient)
-        if own is None:
+    def back_into(self, there: Tensor | None, gradient: Tensor, weight: Tensor | None) -> Tensor:
+        """Returns the gradient of a Linear's input as a matrix, added to what is there; weight: the
+        one that `output` returned.
+        """
+        if weight is None:
             return self.back(gradient, there=there)
         if there is None:
-            return torch.mm(gradient, own[0])
-        return plus_product(there, gradient, own[0])
+            return torch.mm(gradient, weight)
+        return plus_product(there, gradient, weight)
 
     def suits(self) -> bool:
         """Returns whether the layer computes now as it is computed here: not with a padding of
@@ -108,7 +95,9 @@ class Frozen:
         takes and gives matrices, and adds to what is `there`.
         """
         if self.fan_out is not None:
-            back = lambda w, _: of_convolution(gradient, x, w, self.window())[0]  # noqa: E731
+            back = lambda w, _: of_convolution(  # noqa: E731
+                gradient, x, w, self.window(), wanted=INPUT
+            )[0]
         elif there is not None:
             back = lambda w, _: plus_product(there, gradient, w)  # noqa: E731
         else:
@@ -127,17 +116,18 @@ def frozen_of(module: nn.Module) -> Frozen | None:
 
 
 def of_convolution(
-    gradient: Tensor, x: Tensor, kernels: Tensor, window: tuple, *, of_kernels: bool = False
-) -> tuple[Tensor | None, Tensor | None]:
-    """Returns the gradients of a convolution's input, or of its kernels."""
-    wanted = (not of_kernels, of_kernels, False)
+    gradient: Tensor, x: Tensor, kernels: Tensor, window: tuple, *, wanted: tuple[bool, bool]
+) -> Sequence[Any]:
+    """Returns the gradients of a convolution's input and of its kernels, None for one that is not
+    wanted.
+    """
     stride, padding, dilation = window
     return torch.ops.aten.convolution_backward(
-        gradient, x, kernels, None, stride, padding, dilation, False, (0, 0), 1, wanted
+        gradient, x, kernels, None, stride, padding, dilation, False, (0, 0), 1, (*wanted, False)
     )[:2]
 
 
-class Alone(torch.autograd.Function):
+class Alone(Operation):
     """Computes a frozen layer, and keeps no copy of its weight."""
 
     @staticmethod
@@ -157,21 +147,21 @@ class Alone(torch.autograd.Function):
 
 class Pair:
     """What a layer's path computes with in a pass: `down`, lora_down with Lambda, [capacity,
-    fan_in], and `up`, which is lora_up, [out, capacity].
+    fan_in], `up`, which is lora_up, [out, capacity], and `back`, the transpose of that.
 
     unit, index: the unit that they are parts of, and the number of the layer in it. origin: a
     scalar that stands for them in the graph. Operations take it and give it no gradient: they add
     those of lora_down and lora_up to the unit, and autograd knows when all have done so.
     """
 
-    __slots__ = ("down", "index", "origin", "unit", "up")
+    __slots__ = ("back", "down", "index", "origin", "unit", "up")
 
     def __init__(self, unit: Unit, index: int, origin: Tensor):
         self.unit, self.index, self.origin = unit, index, origin
-        self.down, self.up = unit.downs[index], unit.ups[index]
+        self.down, self.up, self.back = unit.downs[index], unit.ups[index], unit.backs[index]
 
 
-class Lent(torch.autograd.Function):
+class Lent(Operation):
     """Gives lora_down and lora_up of a pair to operations of torch."""
 
     @staticmethod
@@ -196,45 +186,46 @@ def plus_path(output: Tensor, hidden: Tensor, back: Tensor) -> Tensor:
     return output
 
 
-class JoinedLinear(torch.autograd.Function):
+class JoinedLinear(Operation):
     """A frozen Linear and its path: W0 x + up (down x)."""
 
     @staticmethod
     def compute(
         x: Tensor, pair: Pair, frozen: Frozen, hidden: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Returns the output and down x, which may be given, without a graph."""
-        up, shape = pair.up, x.shape
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Returns the output, down x as a matrix, which may be given, and the frozen layer's own
+        weight, without a graph.
+        """
+        shape, up = x.shape, pair.up
         rows = x.reshape(-1, shape[-1])
-        frozen.begin()
-        output = frozen.output(x, rows)
+        output, weight = frozen.output(x, rows)
         if hidden is None:
             hidden = F.linear(rows if rows.dtype == up.dtype else rows.to(up.dtype), pair.down)
-        plus_path(output, hidden, pair.unit.backs[pair.index])
-        return (output if len(shape) == 2 else output.view(*shape[:-1], -1)), hidden
+        plus_path(output, hidden, pair.back)
+        return (output if len(shape) == 2 else output.view(*shape[:-1], -1)), hidden, weight
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, _origin: Tensor, pair: Pair, frozen: Frozen) -> Tensor:
-        output, hidden = JoinedLinear.compute(x.detach(), pair, frozen)
+        output, hidden, ctx.weight = JoinedLinear.compute(x.detach(), pair, frozen)
         ctx.save_for_backward(x, hidden)
-        ctx.frozen, ctx.unit, ctx.index = frozen, pair.unit, pair.index
+        ctx.frozen, ctx.pair = frozen, pair
         return output.data  # no view, as torch makes one: the model may write into it
 
     @staticmethod
     @once
     def backward(ctx: Any, gradient: Tensor) -> tuple:
-        unit, index = ctx.unit, ctx.index
-        ctx.unit = None  # the loss may live on, and with it whatever stands here
+        pair, weight = ctx.pair, ctx.weight
+        ctx.pair = ctx.weight = None  # the loss may live on, and with it whatever stands here
         x, hidden = ctx.saved_tensors
-        flat, up = gradient.reshape(-1, gradient.shape[-1]), unit.ups[index]
+        flat, up = gradient.reshape(-1, gradient.shape[-1]), pair.up
         of_path, rows = flat, x.reshape(-1, x.shape[-1])
         if flat.dtype != up.dtype:
             of_path, rows = flat.to(up.dtype), rows.to(up.dtype)
         of_hidden = torch.mm(of_path, up)
-        unit.add(index, torch.mm(of_hidden.t(), rows), torch.mm(of_path.t(), hidden))
+        pair.unit.add(pair.index, torch.mm(of_hidden.t(), rows), torch.mm(of_path.t(), hidden))
         if not ctx.needs_input_grad[0]:
             return None, None, None, None
-        of_x = plus_product(ctx.frozen.back_into(None, flat), of_hidden, unit.downs[index])
+        of_x = plus_product(ctx.frozen.back_into(None, flat, weight), of_hidden, pair.down)
         return of_x.view(x.shape), None, None, None
 
 
@@ -249,7 +240,7 @@ def are_matrices(*tensors: Tensor) -> bool:
     return all(t.is_contiguous() and t.dtype == dtype for t in tensors)
 
 
-class JoinedConvolution(torch.autograd.Function):
+class JoinedConvolution(Operation):
     """A frozen Conv2d and its path: the kernels of lora_down, and those of lora_up of one pixel."""
 
     @staticmethod
@@ -260,7 +251,7 @@ class JoinedConvolution(torch.autograd.Function):
         kernels = as_kernels(down, frozen.module.kernel_size)
         hidden = F.conv2d(x.to(down.dtype), kernels, None, *frozen.window())
         if are_matrices(output, hidden, pair.up):  # a kernel of one pixel is a matrix
-            up = pair.up.expand(len(output), *pair.up.shape)
+            up = pair.up.expand(len(output), -1, -1)
             pixels_of(output).baddbmm_(up, pixels_of(hidden))
         else:
             output += F.conv2d(hidden, as_point_kernels(pair.up))
@@ -270,31 +261,32 @@ class JoinedConvolution(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, _origin: Tensor, pair: Pair, frozen: Frozen) -> Tensor:
         output, hidden = JoinedConvolution.compute(x.detach(), pair, frozen)
         ctx.save_for_backward(x, hidden)
-        ctx.frozen, ctx.unit, ctx.index = frozen, pair.unit, pair.index
+        ctx.frozen, ctx.pair = frozen, pair
         return output
 
     @staticmethod
     @once
     def backward(ctx: Any, gradient: Tensor) -> tuple:
-        (x, hidden), frozen, unit, index = ctx.saved_tensors, ctx.frozen, ctx.unit, ctx.index
-        down, up = unit.downs[index], unit.ups[index]
-        kernels, window = as_kernels(down, frozen.module.kernel_size), frozen.window()
+        (x, hidden), frozen, pair = ctx.saved_tensors, ctx.frozen, ctx.pair
+        ctx.pair = None  # the loss may live on, and with it whatever stands here
+        down, up, learns = pair.down, pair.up, ctx.needs_input_grad[0]
         of_path, given = gradient.to(down.dtype), x.to(down.dtype)
         if are_matrices(of_path, hidden, up):
             matrices = pixels_of(of_path)
-            of_up = matrices @ pixels_of(hidden).mT
+            of_up = torch.bmm(matrices, pixels_of(hidden).mT)
             of_up = of_up[0] if len(of_up) == 1 else of_up.sum(0)
-            back = up.t().expand(len(matrices), *up.t().shape)
+            back = pair.back.expand(len(matrices), -1, -1)
             of_hidden = torch.bmm(back, matrices).view(hidden.shape)
         else:
             points = as_point_kernels(up)
-            of_up = as_matrix(of_convolution(of_path, hidden, points, ONE, of_kernels=True)[1])
-            of_hidden, _ = of_convolution(of_path, hidden, points, ONE)
-        _, of_kernels = of_convolution(of_hidden, given, kernels, window, of_kernels=True)
-        unit.add(index, as_matrix(of_kernels), of_up)
-        ctx.unit = None
-        of_x = None
-        if ctx.needs_input_grad[0]:
-            of_x = frozen.back(gradient, x)
-            of_x += of_convolution(of_hidden, given, kernels, window)[0]
+            of_hidden, of_points = of_convolution(of_path, hidden, points, ONE, wanted=BOTH)
+            of_up = of_points.flatten(1)
+        kernels = as_kernels(down, frozen.module.kernel_size)
+        window, wanted = frozen.window(), (learns, True)
+        of_given, of_kernels = of_convolution(of_hidden, given, kernels, window, wanted=wanted)
+        pair.unit.add(pair.index, of_kernels.flatten(1), of_up)
+        if not learns:
+            return None, None, None, None
+        of_x = frozen.back(gradient, x)
+        of_x += of_given
         return of_x, None, None, None

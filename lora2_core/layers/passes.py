@@ -149,8 +149,9 @@ class Passes:
         now = self.current
         if now is not None and row in now.ahead and torch.is_grad_enabled():
             ahead = now.ahead.pop(row)
+            output = ahead.outputs.pop(row)
             if ahead.suits(x) and now.pairs[row][0] == self.state(row):
-                return ahead.output
+                return output
             return self.components[row].alone(self.pair_for(row, x), self.begun().origin, x)
         pair = self.pair_for(row, x)
         if len(pair.unit.rows) > 1:
@@ -254,10 +255,11 @@ class Passes:
             if layer is None or not layer.suits():
                 return component.alone(pair, now.origin, x)
         over: list[bool] = []
-        outputs = Several.apply(x, now.origin, unit, start, frozen, given, over)
-        for row, output in zip(rows, outputs, strict=True):
-            now.ahead[row] = Ahead(x, output, over)
-        return now.ahead.pop(unit.rows[index]).output
+        made = Several.apply(x, now.origin, unit, start, frozen, given, over)
+        outputs = dict(zip(rows, made, strict=True))
+        output = outputs.pop(unit.rows[index])
+        now.ahead |= dict.fromkeys(outputs, Ahead(x, outputs, over))
+        return output
 
     def given(self, pair: Pair, x: Tensor) -> Given | None:
         """Returns x as the input of all layers of a unit; None where this layer had its part, or

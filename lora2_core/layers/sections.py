@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .layer import Component
-from .unit import Unit
+from .unit import Some, Unit
 from .wholes import Whole
 
 # how far a position is scaled in fp16: further, and lora_up might overflow
@@ -43,20 +43,59 @@ def stacked(tensors: Sequence[Tensor]) -> Tensor:
     return tensors[0][None] if len(tensors) == 1 else torch.stack(list(tensors))
 
 
-class Section:
-    """Holds units of one width behind each other. factors: Lambda of their positions, at the places
-    `index` gives for layers of these lengths; scale: that of fp16. None where they are 1.
+def add(found: Some, number: int, gradient: Tensor) -> None:
+    """Adds a gradient to those that were found, at this number."""
+    there = found[number]
+    found[number] = gradient if there is None else there + gradient
+
+
+class Members:
+    """Parameters of layers of these rows, all lora_up or all lora_down, with the gradients that
+    their paths got. whole: where they lie behind each other. first: their place in a layer's pair
+    (lora_up, lora_down).
     """
+
+    first = 0
+
+    def __init__(self, rows: list[int], parameters: Sequence[nn.Parameter], lay: Lay):
+        self.rows, self.whole = rows, lay(list(parameters), self.first == 0)
+        self.parameters = [parameter.detach() for parameter in parameters]
+
+    def parts(self, values: Tensor) -> Sequence[Tensor]:
+        """Returns the part of each layer."""
+        raise NotImplementedError
+
+    def give(self, values: Tensor, there: list[bool], found: Some, *, to_whole: bool) -> None:
+        """Adds gradients to `found`, or to those of the whole where all of its members have one.
+
+        values: the gradients of all layers, joined; there: whether each has one.
+        """
+        if self.whole is not None and to_whole and all(there):
+            self.whole.add(values)
+            return
+        if self.whole is not None:
+            self.whole.apart = True
+        for row, part, is_there in zip(self.rows, self.parts(values), there, strict=True):
+            if is_there:
+                add(found, 2 * row + self.first, part)
+
+
+class Section(Members):
+    """Holds lora_down of units of one width behind each other. factors: Lambda of their positions,
+    at the places `index` gives for layers of these lengths; scale: that of fp16. None where they
+    are 1.
+    """
+
+    first = 1
 
     def __init__(
         self, units: list[list[int]], components: Sequence[Component], dtype: torch.dtype,
         index: Index, lay: Lay, *, folds: bool,
     ):  # fmt: skip
-        lengths = [[components[row].capacity for row in rows] for rows in units]
-        self.rows = [row for rows in units for row in rows]
+        rows = [row for some in units for row in some]
+        super().__init__(rows, [components[row].lora_down for row in rows], lay)
+        lengths = [[components[row].capacity for row in some] for some in units]
         self.lengths = [length for some in lengths for length in some]
-        self.whole = lay([components[row].lora_down for row in self.rows], False)
-        self.parameters = [components[row].lora_down.detach() for row in self.rows]
         first = self.parameters[0]
         self.index = index(self.rows, self.lengths) if folds else None
         self.factors: Tensor | None = None
@@ -69,8 +108,8 @@ class Section:
             values = first.new_empty((sum(self.lengths), first.shape[1]), dtype=dtype)
         parts = values.split([sum(some) for some in lengths]) if len(units) > 1 else (values,)
         self.down, self.units = values, []
-        for rows, some, part in zip(units, lengths, parts, strict=True):
-            self.units.append(Unit(tuple(rows), some, part))
+        for some, some_lengths, part in zip(units, lengths, parts, strict=True):
+            self.units.append(Unit(tuple(some), some_lengths, part))
 
     def fill(self, weights: Tensor | None) -> None:
         """Computes lora_down with Lambda."""
@@ -89,24 +128,25 @@ class Section:
         else:
             self.down.copy_(values)
 
-    def gradients(self, of_weights: Tensor | None) -> Tensor | None:
-        """Returns the gradients of all lora_down behind each other in fp32, None where no layer has
-        one; adds that of Lambda to `of_weights`.
+    def gradients(self, found: Some, of_weights: Tensor | None, *, to_whole: bool) -> None:
+        """Adds the gradients of lora_down in fp32 to `found`, or to those of the whole, and that of
+        Lambda to `of_weights`. Layers that had none are left out.
         """
         if all(unit.of_down is None for unit in self.units):
-            return None
+            return
         of_downs = []
         for unit in self.units:
             of_downs.append(torch.zeros_like(unit.down) if unit.of_down is None else unit.of_down)
             unit.of_down = None
-        values = behind(of_downs).float()  # nobody else's: it is written into
+        values = behind(of_downs)
         del of_downs
-        if self.scale is not None:
-            values *= self.scale[:, None]
+        # nobody else's from here on: it is written into
+        values = values.float() if self.scale is None else values * self.scale[:, None]
         if self.factors is not None and of_weights is not None:
             of_weights.index_add_(0, self.index, self.products(values))
             values *= self.factors[:, None]
-        return values
+        there = [of_up is not None for unit in self.units for of_up in unit.of_ups]
+        self.give(values, there, found, to_whole=to_whole)
 
     def products(self, values: Tensor) -> Tensor:
         """Returns the inner product of each row with that of lora_down. A CPU takes one layer after
@@ -118,41 +158,56 @@ class Section:
         return behind([(part * own).sum(1) for part, own in pairs])
 
     def parts(self, values: Tensor) -> Sequence[Tensor]:
-        """Returns the part of each layer."""
         return values.split(self.lengths) if len(self.lengths) > 1 else (values,)
 
 
-class Stack:
+class Stack(Members):
     """Holds lora_up of layers of one shape in front of each other. copies: those that are computed
-    with, in their dtype; in fp16 divided by `scales`, those of each layer's positions.
+    with, in their dtype; in fp16 divided by `scale`, that of each layer's positions, which are at
+    the places `index` of all layers' scales. paths: the unit of each layer, and its number in it.
     """
 
     def __init__(
         self, rows: list[int], components: Sequence[Component], dtype: torch.dtype, lay: Lay,
-        scales: list[Tensor] | None,
+        paths: list[tuple[Unit, int]], index: Tensor | None,
     ):  # fmt: skip
-        self.rows, self.scales = rows, scales
-        self.whole = lay([components[row].lora_up for row in rows], True)
-        self.parameters = [components[row].lora_up.detach() for row in rows]
+        super().__init__(rows, [components[row].lora_up for row in rows], lay)
+        self.paths, self.index = paths, index
+        self.scale: Tensor | None = None
         self.copies: Tensor | None = None
         if dtype != torch.float32:
             first = self.parameters[0]
             self.copies = first.new_empty((len(rows), *first.shape), dtype=dtype)
         self.ups = self.parameters if self.copies is None else self.copies.unbind()
 
-    def fill(self) -> None:
-        """Computes the copies."""
+    def fill(self, scales: Tensor | None) -> None:
+        """Computes the copies. scales: of the positions of all layers, None where they are 1."""
         if self.copies is None:
             return
         values = self.whole.values.detach() if self.whole else stacked(self.parameters)
-        if self.scales is None:
+        if scales is None or self.index is None:
             self.copies.copy_(values)
         else:
-            torch.div(values, stacked(self.scales)[:, None], out=self.copies)
+            self.scale = scales[self.index][:, None]
+            torch.div(values, self.scale, out=self.copies)
 
-    def gradients(self, found: Sequence[Tensor], layers: Sequence[int]) -> Tensor:
-        """Returns the gradients of some of the layers in fp32, in front of each other."""
-        values = stacked(found).float()
-        if self.scales is not None:
-            values = values / stacked([self.scales[i] for i in layers])[:, None]
-        return values
+    def gradients(self, found: Some, *, to_whole: bool) -> None:
+        """Adds the gradients of lora_up in fp32 to `found`, or to those of the whole. Layers that
+        had none are left out.
+        """
+        of_ups = [unit.of_ups[index] for unit, index in self.paths]
+        there = [of_up is not None for of_up in of_ups]
+        if not any(there):
+            return
+        for unit, index in self.paths:
+            unit.of_ups[index] = None
+        if not all(there):
+            none = torch.zeros_like(self.ups[0])
+            of_ups = [none if of_up is None else of_up for of_up in of_ups]
+        values = behind(of_ups).view(-1, *self.ups[0].shape)
+        del of_ups
+        values = values.float() if self.scale is None else values / self.scale
+        self.give(values, there, found, to_whole=to_whole)
+
+    def parts(self, values: Tensor) -> Sequence[Tensor]:
+        return values.unbind()

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .joined import Frozen, once, plus_path
+from .joined import Frozen, plus_path
+from .operation import Operation, once
 from .sharing import Given, plus_product
 from .unit import Unit
 
 
-class Several(torch.autograd.Function):
+class Several(Operation):
     """Computes the Linears of a unit from number `start` on, as many as there are `frozen`, with
     their paths.
 
@@ -41,13 +42,15 @@ class Several(torch.autograd.Function):
         else:
             hidden = given.hidden[start:stop]
             ctx.save_for_backward(*hidden)
-        outputs = []
-        frozen[0].begin()
+        outputs, weights = [], []
         for layer, down_x, back in zip(frozen, hidden, unit.backs[start:stop], strict=True):
-            output = plus_path(layer.output(x_now, rows), down_x, back)
+            output, weight = layer.output(x_now, rows)
+            weights.append(weight)
+            plus_path(output, down_x, back)
             # no view, as torch makes one: the model may write into it
             outputs.append(output if len(shape) == 2 else output.view(*shape[:-1], -1).data)
         ctx.frozen, ctx.unit, ctx.start, ctx.given = frozen, unit, start, given
+        ctx.weights = weights
         ctx.over = over
         ctx.set_materialize_grads(False)
         return tuple(outputs)
@@ -55,9 +58,11 @@ class Several(torch.autograd.Function):
     @staticmethod
     @once
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple:
-        unit, start, given, none = ctx.unit, ctx.start, ctx.given, (None,) * 7
+        unit, start, given, weights = ctx.unit, ctx.start, ctx.given, ctx.weights
         ctx.over.append(True)
-        ctx.unit = ctx.given = None  # the loss may live on, and with it whatever stands here
+        # the loss may live on, and with it whatever stands here
+        ctx.unit = ctx.given = ctx.weights = None
+        none = (None,) * 7
         came = [(i, g.reshape(-1, g.shape[-1])) for i, g in enumerate(gradients) if g is not None]
         dtype = unit.down.dtype
         if given is not None:
@@ -78,7 +83,7 @@ class Several(torch.autograd.Function):
             of_path = flat if flat.dtype == dtype else flat.to(dtype)
             unit.add_up(start + i, torch.mm(of_path.t(), hidden[i]))
             torch.mm(of_path, unit.ups[start + i], out=of_each[i])
-            of_x = ctx.frozen[i].back_into(of_x, flat)
+            of_x = ctx.frozen[i].back_into(of_x, flat, weights[i])
         path = rows if rows.dtype == dtype else rows.to(dtype)
         unit.add_downs(start, stop, torch.mm(of_hidden.t(), path))
         of_x = plus_product(of_x, of_hidden, unit.part(unit.down, start, stop))

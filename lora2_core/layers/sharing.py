@@ -72,14 +72,14 @@ class Of:
 
 
 class Ahead(Of):
-    """Holds what a layer gave that has not been asked yet, since another one got the same input.
+    """Holds what layers gave that have not been asked yet, since another one got the same input.
 
-    over: holds something once the gradients of it are computed.
+    outputs: by the number of the layer. over: holds something once their gradients are computed.
     """
 
-    def __init__(self, x: Tensor, output: Tensor, over: list[bool]):
+    def __init__(self, x: Tensor, outputs: dict[int, Tensor], over: list[bool]):
         super().__init__(x)
-        self.output, self.over = output, over
+        self.outputs, self.over = outputs, over
 
     def suits(self, x: Tensor) -> bool:
         return not self.over and super().suits(x)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 class Whole:
     """Holds parameters that are parts of one, `values`, which has their gradients too. apart:
-    whether the members may have gradients of their own.
+    whether the members may have gradients of their own. kept: what an optimizer keeps of `values`,
+    whose parts it keeps of the members; None where it keeps something of each alone.
 
     stacked: they are of one shape, in front of each other; else matrices below each other.
     """
@@ -20,6 +21,7 @@ class Whole:
     def __init__(self, members: Sequence[nn.Parameter], *, stacked: bool):
         self.members, self.stacked = list(members), stacked
         self.apart = any(member.grad is not None for member in members)
+        self.kept: dict | None = None
         self.sizes = [member.numel() for member in members]
         self.shapes = [member.shape for member in members]
         self.values = nn.Parameter(self.joined([member.detach() for member in members]))

@@ -4,15 +4,34 @@ optimizer makes some of them NaN or infinite.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from .run import Run, Step
-from .run_state import Tree, captured, joined, restore_adapters, split
+from .run_state import Tree, captured_adapters, joined, restore_adapters, split
 
 # steps between two copies, once a run has passed that many. A copy takes about as long as reading
 # the adapter twice, so every 25 steps it is lost among them, and at most 25 steps are lost with it
 EVERY = 25
+
+
+def memory_of(tensor: Tensor) -> int:
+    """Returns what tells the memory of a tensor from that of others while it lives."""
+    return tensor.untyped_storage()._cdata
+
+
+def wholes_of(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Returns the memory of these fp32 tensors as flat tensors, each once: those of many layers lie
+    behind each other, and are one copy.
+    """
+    found: dict[int, Tensor] = {}
+    for tensor in tensors:
+        if memory_of(tensor) not in found:
+            size = tensor.untyped_storage().nbytes() // tensor.element_size()
+            found[memory_of(tensor)] = tensor.as_strided((size,), (1,), 0)
+    return list(found.values())
 
 
 class Copies:
@@ -30,12 +49,16 @@ class Copies:
         tensors: dict[str, Tensor] = {}
         plain = split(tree, tensors)
         packed = {k: t for k, t in tensors.items() if t.dtype == torch.float32}
-        flat = self.room(sum(t.numel() for t in packed.values()), packed)
-        for name, part in zip(
-            packed, flat.split([t.numel() for t in packed.values()]), strict=True
-        ):
-            copy = part.view(tensors[name].shape)
-            tensors[name] = copy.copy_(tensors[name], non_blocking=True)
+        wholes, copies = wholes_of(list(packed.values())), {}
+        sizes = [whole.numel() for whole in wholes]
+        flat = self.room(sum(sizes), packed)
+        for whole, part in zip(wholes, flat.split(sizes), strict=True):
+            copies[memory_of(whole)] = part.copy_(whole, non_blocking=True)
+        for name, t in packed.items():
+            copy = copies[memory_of(t)]
+            tensors[name] = copy.as_strided(
+                t.shape, t.stride(), copy.storage_offset() + t.storage_offset()
+            )
         rest = {name: t.to("cpu", copy=True) for name, t in tensors.items() if name not in packed}
         return joined(plain, tensors | rest)
 
@@ -66,7 +89,7 @@ class LastGood:
 
     def captured(self) -> dict:
         """Returns the state of the adapter, its tensors the run's own."""
-        return captured(self.run)["adapters"]
+        return captured_adapters(self.run.adapters)
 
     def finite(self) -> bool:
         """Returns whether all values of the adapter are finite; it waits for the device once."""

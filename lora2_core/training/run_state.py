@@ -53,18 +53,9 @@ def joined(plain: object, tensors: Mapping[str, Tensor]) -> Tree:
 
 def captured(run: Run) -> dict:
     """Returns the state of a run between two steps; its tensors are the run's own, not copies."""
-    adapters = run.adapters
     state = {
-        "adapters": {
-            "ranks": list(adapters.ranks.values()),
-            "rates": adapters.rate_parameter,
-            "random": adapters.generator.get_state(),
-            "worths": adapters.worths,
-            "same_input": adapters.paths.groups,
-            "lora_up": {name: c.lora_up for name, c in adapters.components.items()},
-            "lora_down": {name: c.lora_down for name, c in adapters.components.items()},
-        },
-        "optimizer": optimizer_state(run.optimizer, adapters),
+        "adapters": captured_adapters(run.adapters),
+        "optimizer": optimizer_state(run.optimizer, run.adapters),
         "price": {name: getattr(run.price, name) for name in run.price.STATE},
         "random": run.random,
         "scale": {"value": run.scale.value, "good": run.scale.good},
@@ -73,6 +64,19 @@ def captured(run: Run) -> dict:
         "mean_ranks": torch.tensor(run.mean_ranks, dtype=torch.float64),
     }
     return state | ({"observed": run.observed} if run.observed else {})
+
+
+def captured_adapters(adapters: Adapters) -> dict:
+    """Returns the state of the adapters alone, as `captured` does."""
+    return {
+        "ranks": list(adapters.ranks.values()),
+        "rates": adapters.rate_parameter,
+        "random": adapters.generator.get_state(),
+        "worths": adapters.worths,
+        "same_input": adapters.paths.groups,
+        "lora_up": {name: c.lora_up for name, c in adapters.components.items()},
+        "lora_down": {name: c.lora_down for name, c in adapters.components.items()},
+    }
 
 
 def restore(run: Run, state: Mapping) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,8 @@ class Together:
         self, optimizer: Optimizer, laid: Callable[[], Sequence[Whole]], *, elementwise: bool
     ):
         self.optimizer, self.laid, self.elementwise = optimizer, laid, elementwise
-        self.states: WeakKeyDictionary[Whole, dict] = WeakKeyDictionary()
+        for whole in laid():
+            whole.kept = None  # by an optimizer of before
         self.unlike: WeakSet[Whole] = WeakSet()  # whose members are not trained alike
         self.shared = False  # whether parameters ever had a count of steps together
         self.moved = -1
@@ -57,8 +58,8 @@ class Together:
             here = [w for w in used if not heads or id(w.members[0]) in heads[number]]
             group["params"] = [whole.values for whole in here] + rest
         for whole in used:
-            if self.states[whole]:
-                state[whole.values] = self.states[whole]
+            if whole.kept:
+                state[whole.values] = whole.kept
         try:
             yield
         finally:
@@ -68,7 +69,7 @@ class Together:
                 found = state.pop(whole.values, {})
                 if found.keys() != state.get(whole.members[0], {}).keys():
                     self.share(whole, found)
-                self.states[whole] = found
+                whole.kept = found
 
     def others(self, wholes: Sequence[Whole]) -> list[list[nn.Parameter]]:
         """Returns the parameters of each group of the optimizer that are in none of these. They get
@@ -83,7 +84,7 @@ class Together:
             covered = {id(member) for whole in wholes for member in whole.members}
             groups = [group["params"] for group in self.optimizer.param_groups]
             self.known[key] = [[p for p in given if id(p) not in covered] for given in groups]
-            seen = {id(v) for whole in wholes for v in self.states.get(whole, {}).values()}
+            seen = {id(v) for whole in wholes for v in (whole.kept or {}).values()}
             for state in (
                 self.optimizer.state.get(p, {}) for some in self.known[key] for p in some
             ):
@@ -103,20 +104,20 @@ class Together:
                 used.append(whole)
             else:
                 whole.spread()
-                self.states.pop(whole, None)
+                whole.kept = None
         return used
 
     def joins(self, whole: Whole) -> bool:
         """Returns whether the members are trained alike, and joins what is kept of them."""
         if not self.elementwise or whole in self.unlike:
             return False
-        if whole not in self.states:
+        if whole.kept is None:
             state = self.joined(whole)
             if state is None:
                 self.unlike.add(whole)
                 return False
             self.share(whole, state)
-            self.states[whole] = state
+            whole.kept = state
         return True
 
     def joined(self, whole: Whole) -> dict | None:

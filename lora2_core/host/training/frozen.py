@@ -86,7 +86,8 @@ class HostFrozen(Frozen):
             or weight.dtype != x.dtype
             or (bias is not None and bias.dtype != x.dtype)
             or in_ram(module, x)
-            or len(module.weight_function) + len(module.bias_function) > 0
+            or bool(module.weight_function)
+            or bool(module.bias_function)
             or isinstance(weight, QUANTISED)
         )
 
@@ -95,9 +96,6 @@ class HostFrozen(Frozen):
             return None
         parameters = self.module._parameters
         return parameters["weight"], parameters["bias"]
-
-    def begin(self) -> None:
-        comfy.ops.run_every_op()
 
     def with_weight(self, like: Tensor, use: Use) -> Tensor:
         module = self.module

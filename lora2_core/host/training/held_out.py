@@ -18,7 +18,7 @@ from ...saying import log
 from ...training.last_good import Copies
 from ...training.loss import LossSettings
 from ...training.run import Run, Step
-from ...training.run_state import captured, restore_adapters
+from ...training.run_state import captured_adapters, restore_adapters
 from ...training.validation import picture_steps, schedule, spread
 from ..only_said import OnlySaid
 from .examples import Example
@@ -178,7 +178,7 @@ class Validation:
             return
         self.settle()
         if not adapters.mode.competes or adapters.parameters <= NEARLY * adapters.ceiling:
-            copy = Copies().of(captured(self.run)["adapters"])
+            copy = Copies().of(captured_adapters(self.run.adapters))
             self.state["candidate"] = {"step": step, "adapters": copy}
 
     def settle(self) -> None:
