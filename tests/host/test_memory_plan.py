@@ -5,12 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from lora2_core import Adapters, RankSettings, TrainSettings, attach
 from lora2_core.host.training import frozen, memory_plan
 from lora2_core.host.training.examples import collate
 from lora2_core.host.training.gradient_checkpointing import Way, checkpointed, repeated_blocks
-from lora2_core.host.training.kernel_shapes import torchs_attention
+from lora2_core.host.training.kernel_shapes import Norm, torchs_attention
 from lora2_core.host.training.loan import Loan, lent
 from lora2_core.host.training.memory import out_of_memory
 from lora2_core.host.training.memory_plan import Need, Wanted, plan, remedies, too_little
@@ -37,6 +39,15 @@ def model_and_data(name: str, dtype: torch.dtype):
     )
 
 
+class NormsOfGpu(TorchFunctionMode):
+    """Lets RMS norms keep what a GPU's kernel does; on a CPU they also keep a copy in fp32."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in (F.rms_norm, torch.rms_norm):
+            return Norm.apply(args[0], args[2] if len(args) > 2 else (kwargs or {}).get("weight"))
+        return func(*args, **(kwargs or {}))
+
+
 def kept_bytes(inner, batch, adapters) -> int:
     """What autograd keeps of a real forward pass: all memory that is no weight, each once."""
     tensors = [*inner.parameters(), *inner.buffers()]
@@ -49,7 +60,8 @@ def kept_bytes(inner, batch, adapters) -> int:
         return tensor
 
     latents, conditions = collate(batch)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with hooks, NormsOfGpu():
         options = {"optimized_attention_override": torchs_attention}
         sigma, noise = torch.ones(len(latents)), torch.zeros_like(latents)
         loss = denoising_loss(inner, latents, noise, sigma, conditions, options)
