@@ -13,7 +13,10 @@ from .base import AUTO, OptionsNode, chain
 class LoRA2MemoryOptions(OptionsNode):
     node_id = "LoRA2MemoryOptions"
     title = "Memory Options"
-    description = "Trades speed for memory: gradient checkpointing and gradient accumulation."
+    description = (
+        "Trades speed for memory: gradient checkpointing and gradient accumulation. Also how "
+        "quantised layers compute, and torch.compile."
+    )
     aliases = ["gradient checkpointing", "gradient accumulation", "out of memory", "vram", "oom"]
     aliases += ["torch.compile", "straight-through estimator", "quantised"]
 
@@ -50,8 +53,8 @@ class LoRA2MemoryOptions(OptionsNode):
                 "torch_compile",
                 default=False,
                 optional=True,
-                tooltip="Blocks are compiled by torch.compile in the first step, which takes "
-                "minutes: later steps may be faster. Memory and time of a step stay those of the "
-                "first ranks.",
+                tooltip="Blocks are compiled by torch.compile in the first step, which can "
+                "take minutes: later steps may be faster. Memory and time of a step stay those of "
+                "the first ranks.",
             ),
         ]

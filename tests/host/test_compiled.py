@@ -9,7 +9,7 @@ import folder_paths
 import pytest
 import torch
 
-from lora2_core.host.training import compiled, compiler
+from lora2_core.host.training import compiled, compiled_block, compiler
 from lora2_core.host.training.choices import Choices
 from lora2_core.host.training.run import train_on
 from lora2_core.layers.layer import Component
@@ -133,7 +133,7 @@ def test_everything_is_put_back(end: str, playground, captured, monkeypatch):
     assert (found.stopped_by is None) == (end == "finished") and captured
     assert (state_of(playground.model), hooks_of(playground.model)) == before
     assert [type(module) for module in playground.model.model.modules()] == kinds
-    left = {"forward", compiled.PATH}
+    left = {"forward", compiled_block.PATH}
     assert not any(left & vars(m).keys() for m in playground.model.model.modules())
     assert torch._dynamo.config.get_config_copy() == config
 

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LANGUAGES = sorted(path.name for path in (ROOT / "locales").iterdir())
 SCRIPTS = "\n".join(p.read_text(encoding="utf-8") for p in sorted((ROOT / "web").rglob("*.js")))
-HOST = ("advice", "compiled", "hints", "memory_plan", "odd_values", "start")
+HOST = ("advice", "compiled", "compiled_block", "hints", "memory_plan", "odd_values", "start")
 HINTS = [
     *(ROOT / "lora2_core/host/training" / f"{name}.py" for name in HOST),
     ROOT / "nodes/apply.py",

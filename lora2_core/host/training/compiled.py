@@ -10,132 +10,33 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from types import FunctionType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import _len_torch_function_stack, _pop_mode_temporarily
 
 from ...adapter.origin import Note
 from ...layers.adapters import Adapters
 from ...layers.folding import path_dtype
 from ...layers.joined import Lent, Pair
-from ...layers.layer import Component, is_adaptable
+from ...layers.layer import Component
 from ...layers.unit import Unit
 from ...saying import log
 from ...training.run import Run, Step
 from .attention import OVERRIDE
 from .blocks import tensors_of
+from .compiled_block import MOST_SHAPES, CompiledBlock
 from .compiler import backend, errors, forget, reason_against, reason_of
-from .frozen import HostFrozen
 from .gradient_checkpointing import repeated_blocks
 from .loan import Loan
-from .overwritten import is_copying
-from .traced import PATH, own_copy, traced, without_place
+from .traced import own_copy
 
 PATCHES = ("patches", "patches_replace")
-# of one kind of block: pictures and captions of other shapes are compiled apart, which takes a
-# minute each on a CPU; more of them are computed as ever
-MOST_SHAPES = 16
 WITHOUT = "torch.compile is not used: {0}."
 PARTLY = "{0} of {1} blocks are computed without torch.compile: {2}."
-
-
-class CompiledBlock:
-    """One repeated block, in the place of its forward. plain: that forward.
-
-    layers: those that the host computes, by how they do on loan. paths: the adapter's layers among
-    them, with their numbers.
-    """
-
-    def __init__(self, owner: CompiledBlocks, block: nn.Module):
-        self.owner, self.block, self.plain = owner, block, block.forward
-        self.modules = list(block.modules())
-        numbers = owner.numbers
-        self.paths = [(m, *numbers[m]) for m in self.modules if m in numbers]
-        self.layers = [owner.frozen.layers[m] for m in self.modules if m in owner.frozen.layers]
-        self.kind: list[tuple] = [(type(block), *(c.capacity for _, _, c in self.paths))]
-        for m in self.modules:
-            shapes = [tuple(p.shape) for p in m._parameters.values() if p is not None]
-            self.kind.append((type(m), m in numbers, *shapes))
-        self.refused: str | None = None
-        if not all(map(self.is_known, self.modules[1:])):
-            self.refused = "a layer computes in a way of its own"
-
-    def is_known(self, module: nn.Module) -> bool:
-        """Returns whether a layer computes in a way that can be captured."""
-        if module._forward_hooks or module._forward_pre_hooks:
-            return False
-        frozen, adapted = self.owner.frozen, module in self.owner.numbers
-        if is_adaptable(module):
-            layer = self.owner.numbers[module][1].frozen if adapted else frozen.of(module)
-            if layer is None or not layer.suits():
-                return False
-            return not isinstance(layer, HostFrozen) or layer.standard
-        return "forward" not in vars(module) or module in frozen.layers
-
-    def reason_now(self) -> str | None:
-        """Returns why the block can't be computed compiled now, None where it can."""
-        if self.refused is not None:
-            return self.refused
-        device = self.owner.adapters.device
-        for layer in self.layers:
-            module, weight = layer.module, layer.module._parameters.get("weight")
-            frozen = isinstance(layer, HostFrozen)
-            elsewhere = frozen if weight is None else weight.device != device
-            if elsewhere or "_v" in module.__dict__:
-                return "weights lie in RAM"
-            if frozen and weight.dtype != self.owner.dtype:  # the compiler would keep the copies
-                return "weights are cast as they are used"
-            if module.weight_function or module.bias_function:
-                return "weights are patched as they are used"
-        return None
-
-    def __call__(self, *args: Any, **named: Any) -> Any:
-        owner = self.owner
-        if not owner.on or is_copying() or any(c.off for _, _, c in self.paths):
-            return self.plain(*args, **named)
-        if (reason := self.reason_now()) is None:
-            given = tuple(map(without_place, args))
-            other = {name: without_place(value) for name, value in named.items()}
-            if (run := owner.function(self, given, other)) is None:
-                reason = f"there are more than {MOST_SHAPES} shapes"
-            else:
-                try:
-                    with self.captured():
-                        return run(self.block, given, other)
-                except owner.errors as error:
-                    log.debug("torch.compile: %s", error, exc_info=error)
-                    reason = reason_of(error)
-                    owner.refuse(self.kind, reason)
-        owner.leave_out(self, reason)
-        return self.plain(*args, **named)
-
-    @contextmanager
-    def captured(self) -> Iterator[None]:
-        """Lets the block's layers compute inside in a way that torch can capture, with the paths of
-        this pass. The modes of out_of_place.py are off: the compiler does what they do.
-        """
-        before = [(m, vars(m).pop("forward", None), type(m)) for m in self.modules[1:]]
-        try:
-            for module, _, kind in before:
-                if is_adaptable(module):
-                    module.__class__ = traced(kind)
-            for module, row, component in self.paths:
-                module.__dict__[PATH] = self.owner.path(row, component)
-            with ExitStack() as stack:
-                for _ in range(_len_torch_function_stack()):
-                    stack.enter_context(_pop_mode_temporarily())
-                yield
-        finally:
-            for module, forward, kind in before:
-                module.__dict__.pop(PATH, None)
-                if type(module) is not kind:
-                    module.__class__ = kind
-                if forward is not None:
-                    module.forward = forward
+SOME = "Some blocks are computed without torch.compile: {0}."
+OTHERS = "another node computes them"
 
 
 class CompiledBlocks:
@@ -157,17 +58,16 @@ class CompiledBlocks:
         self.functions: dict[tuple, dict[tuple, Callable]] = {}
         self.copies: list[FunctionType] = []
         self.zeros: dict[tuple[torch.Size, torch.dtype], Tensor] = {}
-        self.left_out: dict[CompiledBlock, str] = {}
-        self.said: set[str] = set()
-        for component in adapters.components.values():
-            component.keeps = True
+        self.left_out: set[CompiledBlock] = set()
+        self.said: set[tuple] = set()
 
     def install(self, blocks: list[nn.Module], stack: ExitStack) -> None:
         """Compiles these blocks from now on, until the stack is left."""
         stack.callback(forget, self.copies)
-        for block in blocks:
-            if "forward" in vars(block):
-                continue
+        free = [block for block in blocks if "forward" not in vars(block)]
+        if len(free) < len(blocks):
+            self.tell(PARTLY, str(len(blocks) - len(free)), str(len(blocks)), OTHERS)
+        for block in free:
             self.blocks.append(CompiledBlock(self, block))
             block.forward = self.blocks[-1]
             stack.callback(self.take_away, block)
@@ -185,7 +85,7 @@ class CompiledBlocks:
             yield from self.compiled(steps)
             return
         except self.errors as error:
-            if not run.between_steps:
+            if not run.between_steps or run.processes is not None:  # others would be left waiting
                 raise
             traceback.clear_frames(error.__traceback__)
             self.give_up(reason_of(error))
@@ -209,10 +109,10 @@ class CompiledBlocks:
         None where there are too many.
         """
         flags = tuple((t.shape, t.dtype, t.requires_grad) for t in tensors_of((args, named)))
-        of_kind = self.functions.setdefault(tuple(block.kind), {})
+        of_kind = self.functions.setdefault(block.kind, {})
         key = torch.is_grad_enabled(), flags
         if key not in of_kind:
-            if len(of_kind) >= MOST_SHAPES:
+            if sum(graph == key[0] for graph, _ in of_kind) >= MOST_SHAPES:
                 return None
             own = own_copy(f"block_{len(self.functions)}_{len(of_kind)}")
             self.copies.append(own)
@@ -239,30 +139,42 @@ class CompiledBlocks:
             self.zeros[key] = torch.zeros(like.shape, dtype=dtype, device=like.device)
         return self.zeros[key]
 
+    def tell(self, *note: str) -> None:
+        """Says a sentence, in the log too."""
+        log.warning(note[0].format(*note[1:]))
+        self.say(list(note))
+
+    def tell_once(self, *note: str) -> None:
+        """Says a sentence, unless it was said before."""
+        if note not in self.said:
+            self.said.add(note)
+            self.tell(*note)
+
     def leave_out(self, block: CompiledBlock, reason: str) -> None:
-        """Says once that a block is computed without."""
+        """Computes a block without, and says of how many that is so."""
         if block in self.left_out:
             return
-        self.left_out[block] = reason
-        if reason not in self.said:
-            self.said.add(reason)
-            same = [b for b in self.blocks if b.kind == block.kind or b.reason_now() == reason]
-            note = [PARTLY, str(len(same)), str(len(self.blocks)), reason]
-            log.warning(PARTLY.format(*note[1:]))
-            self.say(note)
+        same = [b for b in self.blocks if b.kind == block.kind or b.reason_now() == reason]
+        for one in same:
+            one.keep(False)
+        self.left_out.update(same)
+        self.tell(PARTLY, str(len(same)), str(len(self.blocks)), reason)
 
     def give_up(self, reason: str) -> None:
         """Computes everything without from now on."""
         for block in self.blocks:
             block.refused = block.refused or reason
-        for block in self.blocks:
-            self.leave_out(block, block.refused)
+            block.keep(False)
+        self.tell_once(WITHOUT, reason)
 
-    def refuse(self, kind: list, reason: str) -> None:
+    def refuse(self, kind: tuple, reason: str) -> None:
         """Computes all blocks of a kind without from now on."""
         for block in self.blocks:
             if block.kind == kind:
                 block.refused = block.refused or reason
+                block.keep(False)
+                self.left_out.add(block)
+        self.tell_once(SOME, reason)
 
 
 def reason_to_refuse(options: Mapping, device: torch.device, *, records: bool) -> str | None:

@@ -16,6 +16,7 @@ from ...layers.adapters import Adapters
 from ...layers.layer import is_adaptable
 from ...layers.passes import Passes
 from .blocks import Block, tensors_of
+from .compiled_block import INSIDE, OVERWRITES, CompiledBlock
 from .offloading import Hold, Offload
 from .out_of_place import OutOfPlace, writes_allowed
 from .overwritten import is_copying, keep, overwrites
@@ -58,7 +59,7 @@ class Way:
 
     def compute(self, forward: Callable, args: tuple, named: dict) -> Any:
         """Returns what a block computes, with gradients for which it is computed again."""
-        plain = getattr(forward, "plain", forward)  # of a block that is compiled
+        plain = forward.plain if isinstance(forward, CompiledBlock) else forward
         kind = getattr(plain, "__func__", plain)
         if self.apart and not is_copying() and self.checked.get(kind, True):
             tensors = [t for t in tensors_of((args, named)) if t.requires_grad]
@@ -69,6 +70,8 @@ class Way:
                 block = Block(forward, args, named, self.hold)
                 return block.checkpointed(self.passes, tensors)
             self.passes.share_nothing()  # what is kept is counted, which sharing changes
+        if isinstance(forward, CompiledBlock):
+            forward.without(OVERWRITES if is_copying() else INSIDE)
         return Segment(plain, self.mode, self.hold)(*args, **named)
 
     def around(self, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:

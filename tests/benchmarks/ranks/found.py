@@ -23,7 +23,7 @@ from tests.benchmarks.ranks.quality import markdown
 from tests.benchmarks.ranks.statistics import spearman
 
 SEEDS = (600, 639)  # the first and the last
-VARIED = (1, 2, 4, 5, 12, 118, 502, 517)  # of the seeds that were looked at
+VARIED = (1, 2, 4, 5, 12, 106, 118, 502, 517)  # of the seeds that were looked at
 SLACK = 1.0001  # of the size that is asked for, for rounding
 NONE, SIZE = "none", "the planted ranks'"
 CEILING = 64  # mean rank of runs with no size asked

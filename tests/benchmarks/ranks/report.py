@@ -30,9 +30,9 @@ subjects is their geometric mean. A ratio of losses is paired by subject and see
 95 % interval over subjects, and ± is half of such an interval; in the tables and plots of B each
 subject's own level is taken off first.
 
-Sections A, G and H and the second base are of today's `adaptive`. B, C, E and F are of it as it was
-before its size fell over the first half of a run and its wide layers learned as fast as narrow
-ones. D trains nothing anew.
+Sections A, G, H and I are of today's `adaptive`. B, C, E and F are of it as it was before its size
+fell over the first half of a run and its wide layers learned as fast as narrow ones. D trains
+nothing anew.
 
 This command prints the page from the stored results. Without `--report` it first runs what is
 missing there, which takes hours:
