@@ -227,9 +227,31 @@ def test_all_layers_are_compared_with_attention_alone(tmp_path: Path):
     attention = quality.collect(plan, ledger, rates)
     found = wide.collect(plan, ledger, rates)
     text = wide.table(found, attention)
-    assert text.count("| 0.900 (0.900 to 0.900), 12 of 12 |") == len(WIDE_RANKS)
+    losses, _, _ = text.partition("on all pictures")
+    assert losses.count("| 0.900 (0.900 to 0.900), 12 of 12 |") == len(WIDE_RANKS)
     assert text.count("| 0.500 (0.500 to 0.500), 12 of 12 |") == 2 * (len(WIDE_RANKS) + 1)
     assert "0.500 (0.500 to 0.500), 12 of 12, 0.900" in wide.about(found, attention)
+
+
+def test_a_size_that_is_decided_has_no_further_seeds(tmp_path: Path):
+    """Made-up losses: at rank 1 adaptive is always better by as much, at rank 2 for every other
+    subject.
+    """
+    plan, ledger = Plan(10, 3), Ledger(tmp_path)
+    rates = {c.name: {"rate": 0.01} for c in [*CLASSES, *WIDE_CLASSES]}
+
+    def loss(config: dict) -> float:
+        better = config["rank"] == 1 or TEST.index(config["pictures"]) % 2
+        ours = config["method"] == "adaptive" and config["rank"] in (1, 2) and better
+        return 0.1 + 0.001 * TEST.index(config["pictures"]) - 0.01 * ours
+
+    first = wide.undecided(plan, ledger, rates, 0)
+    finish(ledger, first, loss)
+    again = wide.undecided(plan, ledger, rates, 1)
+    sizes = {(run.method, run.rank * run.share) for run in again}
+    assert ("fixed", 1) not in sizes and ("adaptive", 1) not in sizes
+    assert {("fixed", 2), ("adaptive", 2), ("adaptive", 0.5)} <= sizes
+    assert {run.seed for run in again} == {1} and wide.undecided(plan, ledger, rates, 0) == first
 
 
 # rivals

@@ -5,7 +5,7 @@ F: departures from the paper, one by one, G: random problems of planted ranks, H
 against other ways to spend the same bytes.
 `--base flow` makes the runs of H on the second base, the flow transformer that `nox -s train-flow`
 trains: experiment I. Results are JSON lines in FOLDER, tables and plots are written there too;
-learning rates are tuned first.
+learning rates are tuned first. A size of H has further seeds until it is decided.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from tests.playground.evaluate import Base
 from tests.playground.pictures import load
 
 METHODS = ("fixed", "paper", "adaptive", *rivals.METHODS)
-RUNS = {"B": Plan.quality, "C": Plan.truncation, "E": Plan.styles, "H": wide.runs}
+RUNS = {"B": Plan.quality, "C": Plan.truncation, "E": Plan.styles}
 TUNED = {"B": CLASSES, "H": (*WIDE_CLASSES, *RIVAL_CLASSES)}  # else those of adaptive
 ADAPTIVE = [c for c in CLASSES if c.method == "adaptive"]
 
@@ -146,7 +146,11 @@ def main() -> None:
             else:
                 classes = FLOW_CLASSES if args.base == FLOW else TUNED.get(letter, ADAPTIVE)
                 rates = known if args.tuned else tuned_rates(classes)
-                work(RUNS[letter](asked, rates))
+                if letter == "H":
+                    for seed in range(asked.seeds):
+                        work(wide.undecided(asked, ledger, rates, seed))
+                else:
+                    work(RUNS[letter](asked, rates))
     rates = json.loads(path.read_text()) if path.exists() else {}
     print(report.write(plan, flow, ledger, rates, args.folder, args.folder))
     if args.report and not args.quick:
