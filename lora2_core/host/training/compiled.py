@@ -26,7 +26,7 @@ from ...saying import log
 from ...training.run import Run, Step
 from .attention import OVERRIDE
 from .blocks import tensors_of
-from .compiled_block import MOST_SHAPES, CompiledBlock
+from .compiled_block import INSIDE, MOST_SHAPES, CompiledBlock
 from .compiler import backend, errors, forget, reason_against, reason_of
 from .gradient_checkpointing import repeated_blocks
 from .loan import Loan
@@ -154,7 +154,10 @@ class CompiledBlocks:
         """Computes a block without, and says of how many that is so."""
         if block in self.left_out:
             return
-        same = [b for b in self.blocks if b.kind == block.kind or b.reason_now() == reason]
+        if reason == INSIDE:  # which all blocks of a kind share; others hold for each alone
+            same = [b for b in self.blocks if b.kind == block.kind]
+        else:
+            same = [b for b in self.blocks if b is block or b.reason_now() == reason]
         for one in same:
             one.keep(False)
         self.left_out.update(same)
