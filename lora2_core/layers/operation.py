@@ -13,8 +13,8 @@ from torch.autograd.function import once_differentiable
 
 
 class Operation(torch.autograd.Function):
-    """An operation that no transform of torch.func goes through: torch looks for these in every
-    argument of every call, which takes it a third of the time of the call.
+    """Computes an operation that no transform of torch.func goes through: torch looks for these in
+    every argument of every call, which takes it a third of the time of the call.
     """
 
     @classmethod

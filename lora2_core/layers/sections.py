@@ -50,7 +50,7 @@ def add(found: Some, number: int, gradient: Tensor) -> None:
 
 
 class Members:
-    """Parameters of layers of these rows, all lora_up or all lora_down, with the gradients that
+    """Holds lora_up or lora_down of the layers of these rows, and passes on the gradients that
     their paths got. whole: where they lie behind each other. first: their place in a layer's pair
     (lora_up, lora_down).
     """

@@ -66,7 +66,7 @@ class CompiledBlocks:
         stack.callback(forget, self.copies)
         free = [block for block in blocks if "forward" not in vars(block)]
         if len(free) < len(blocks):
-            self.tell(PARTLY, str(len(blocks) - len(free)), str(len(blocks)), OTHERS)
+            tell(self.say, PARTLY, str(len(blocks) - len(free)), str(len(blocks)), OTHERS)
         for block in free:
             self.blocks.append(CompiledBlock(self, block))
             block.forward = self.blocks[-1]
@@ -139,16 +139,11 @@ class CompiledBlocks:
             self.zeros[key] = torch.zeros(like.shape, dtype=dtype, device=like.device)
         return self.zeros[key]
 
-    def tell(self, *note: str) -> None:
-        """Says a sentence, in the log too."""
-        log.warning(note[0].format(*note[1:]))
-        self.say(list(note))
-
     def tell_once(self, *note: str) -> None:
         """Says a sentence, unless it was said before."""
         if note not in self.said:
             self.said.add(note)
-            self.tell(*note)
+            tell(self.say, *note)
 
     def leave_out(self, block: CompiledBlock, reason: str) -> None:
         """Computes a block without, and says of how many that is so."""
@@ -161,23 +156,27 @@ class CompiledBlocks:
         for one in same:
             one.keep(False)
         self.left_out.update(same)
-        self.tell(PARTLY, str(len(same)), str(len(self.blocks)), reason)
+        tell(self.say, PARTLY, str(len(same)), str(len(self.blocks)), reason)
 
     def give_up(self, reason: str) -> None:
         """Computes everything without from now on."""
         for block in self.blocks:
-            block.refused = block.refused or reason
-            block.keep(False)
+            block.refuse(reason)
         self.tell_once(WITHOUT, reason)
 
     def refuse(self, kind: tuple, reason: str) -> None:
         """Computes all blocks of a kind without from now on."""
         for block in self.blocks:
             if block.kind == kind:
-                block.refused = block.refused or reason
-                block.keep(False)
+                block.refuse(reason)
                 self.left_out.add(block)
         self.tell_once(SOME, reason)
+
+
+def tell(say: Callable[[Note], None], *note: str) -> None:
+    """Says a sentence, in the log too."""
+    log.warning(note[0].format(*note[1:]))
+    say(list(note))
 
 
 def reason_to_refuse(options: Mapping, device: torch.device, *, records: bool) -> str | None:
@@ -206,8 +205,7 @@ def compiled_blocks(
     if reason is None and not blocks:
         reason = "no layer that is trained is in a block that repeats"
     if reason is not None:
-        log.warning(WITHOUT.format(reason))
-        say([WITHOUT, reason])
+        tell(say, WITHOUT, reason)
         return None
     made = CompiledBlocks(loan, adapters, say)
     made.install(blocks, stack)

@@ -32,7 +32,7 @@ INSIDE = "gradients are needed of more than their outputs"
 
 
 class CompiledBlock:
-    """One repeated block, in the place of its forward. plain: that forward.
+    """Computes one repeated block, in the place of its forward. plain: that forward.
 
     layers: those that the host computes, by how they do on loan. paths: the adapter's layers among
     them, with their numbers.
@@ -64,6 +64,11 @@ class CompiledBlock:
         """Says whether the capacities of its layers stay while ranks fall."""
         for _, _, component in self.paths:
             component.keeps = keeps
+
+    def refuse(self, reason: str) -> None:
+        """Computes the block without torch.compile from now on; the first reason stays."""
+        self.refused = self.refused or reason
+        self.keep(False)
 
     def is_known(self, module: nn.Module) -> bool:
         """Returns whether a layer computes in a way that can be captured."""

@@ -13,6 +13,7 @@ from types import FunctionType
 import torch
 
 from .fused import plain_form
+from .trial_forward import LONGEST_REASON
 
 AUGMENTED = {
     operator.iadd: torch.add,
@@ -20,7 +21,6 @@ AUGMENTED = {
     operator.imul: torch.mul,
     operator.itruediv: torch.true_divide,
 }
-LONGEST_REASON = 200  # characters of torch's own sentence, so that ours is read to its end
 
 
 def out_of_place(graph: torch.fx.Graph) -> None:

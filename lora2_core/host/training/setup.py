@@ -120,7 +120,7 @@ def set_up(
             loan.leave_room(plan.beside)
             if plan.overwrites:
                 stack.enter_context(remembered(loan.inner.diffusion_model))
-        if choices.straight_through:  # what is planned has no values to quantise
+        if choices.straight_through:  # after the plan, whose pass has no values to quantise
             loan.frozen.straight_through()
         settings = beginning_at(choices.rank, plan)
         adapters = attach_to(loan, layers, start, settings, choices, text_encoder)
