@@ -78,9 +78,9 @@ def above_noise(
     With a tolerance, the positions below tolerance * mean_worth are cut off. Without one, positions
     are cut off only where they lie below NOISE * mean_worth and behind a cliff: worth falls CLIFF
     times as far to the first of them as from there over the next two. A lone signal behind a
-    cliff has a second cliff behind it, and stays. A whole layer goes where NOISE * mean_worth is a cliff
-    above it and it has none inside. Worths that fall gently are kept uncut. Positions that are
-    worth nothing are always cut off.
+    cliff has a second cliff behind it, and stays. A whole layer goes where NOISE * mean_worth is a
+    cliff above it and it has none inside. Worths that fall gently are kept uncut. Positions that
+    are worth nothing are always cut off.
 
     lost: the worths of the positions that each layer has given back, with which it is judged.
     """
