@@ -11,8 +11,8 @@ SLACK = 1e-13
 
 
 def singular_turn(gram_up: Tensor, gram_down: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns (turn, inverse), both [rank, rank] in fp64, which bring an update U D to its singular
-    basis: U D = (U inverse) (turn D).
+    """Returns (turn, inverse), both [..., rank, rank] in fp64, which bring an update U D to its
+    singular basis: U D = (U inverse) (turn D).
 
     gram_up = U^T U, gram_down = D D^T. The rows of turn D are orthonormal. The columns of U inverse
     are orthogonal; their lengths are the singular values, largest first. With gram_down = L L^T and
@@ -20,11 +20,12 @@ def singular_turn(gram_up: Tensor, gram_down: Tensor) -> tuple[Tensor, Tensor]:
     rounding does to V, and U may have less than full rank.
     """
     down = gram_down.double()
-    slack = SLACK * down.diagonal().mean().clamp(min=1e-300)
-    lower = torch.linalg.cholesky(down + slack * torch.eye(len(down), dtype=down.dtype))
-    _, vectors = torch.linalg.eigh(lower.T @ gram_up.double() @ lower)
-    vectors = vectors.flip(1)
-    turn = torch.linalg.solve_triangular(lower.T, vectors, upper=True).T
+    slack = SLACK * down.diagonal(dim1=-2, dim2=-1).mean(-1).clamp(min=1e-300)
+    identity = torch.eye(down.shape[-1], dtype=down.dtype)
+    lower = torch.linalg.cholesky(down + slack[..., None, None] * identity)
+    _, vectors = torch.linalg.eigh(lower.mT @ gram_up.double() @ lower)
+    vectors = vectors.flip(-1)
+    turn = torch.linalg.solve_triangular(lower.mT, vectors, upper=True).mT
     return turn, lower @ vectors
 
 

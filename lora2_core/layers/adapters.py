@@ -89,9 +89,9 @@ class Adapters:
         return self.mode.rates_of(self.rate_parameter)
 
     @property
-    def ranks(self) -> dict[str, int]:
-        """Returns the rank that every layer has now, by name."""
-        return dict(self._ranks_by_name)
+    def ranks(self) -> Mapping[str, int]:
+        """Returns the rank that every layer has now, by name; another mapping where ranks move."""
+        return self._ranks_by_name
 
     @property
     def parameters(self) -> int:
@@ -124,7 +124,7 @@ class Adapters:
 
     def _lambda(self, rates: Tensor, ranks: Tensor, targets: Tensor) -> Tensor:
         """Returns the diagonals of Lambda, [layers, largest capacity], zero beyond the ranks."""
-        length = max(c.capacity for c in self._list)
+        length = self.paths.sheets.longest
         inside = torch.arange(length, device=ranks.device) < ranks[:, None]
         wanted = targets[:, None] if self.own_targets else self.mean_ceiling
         return self.mode.weights(rates, ranks, wanted, length) * inside
@@ -182,7 +182,8 @@ class Adapters:
             return []
         if values != old:
             self._set_ranks(ranks, values, optimizer)
-        self._followed = self.rate_parameter.detach().clone()
+        else:
+            self._followed = self.rate_parameter.detach().clone()
         self.refresh()
         moments = moments_of(optimizer)
         if self.mode.competes:

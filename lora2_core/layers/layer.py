@@ -128,11 +128,13 @@ class Component:
         output for it where not `alone` does.
         """
 
+        linear = self.kernel is None  # one suits always
+
         def forward(*args: Any, **named: Any) -> Tensor:
             if self.off or not self.rank:
                 return frozen(*args, **named)
             x = args[0] if args else next(iter(named.values()))  # its only input
-            suits = len(args) + len(named) == 1 and frozen.suits()
+            suits = len(args) + len(named) == 1 and (linear or frozen.suits())
             if suits and compute is not None:
                 return compute(x)
             pair = at(x)

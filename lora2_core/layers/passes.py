@@ -26,13 +26,14 @@ class Pass:
     """What the paths of all layers compute with until Lambda or a parameter changes.
 
     origin: stands for all parameters in the graph. sheets: made so far. pairs: by layer, with the
-    state of its parameters. inputs: that layers share, by unit and whether there is a graph, until
-    all of its layers have had their part. ahead: what layers gave that were not asked yet.
+    state of its parameters, None where nobody changes them in the pass. inputs: that layers share,
+    by unit and whether there is a graph, until all of its layers have had their part. ahead: what
+    layers gave that were not asked yet.
     """
 
     def __init__(self, begun: Callable[[list[Sheet]], Tensor]):
         self.sheets: list[Sheet] = []
-        self.pairs: dict[int, tuple[tuple, Sheet, Pair]] = {}
+        self.pairs: dict[int, tuple[tuple | None, Sheet, Pair]] = {}
         self.inputs: dict[tuple[Unit, bool], Given] = {}
         self.ahead: dict[int, Ahead] = {}
         self.origin = begun(self.sheets)
@@ -58,8 +59,10 @@ class Passes:
         self.watch = Watch()
         self.indices: dict[tuple, Tensor] = {}
         self.current: Pass | None = None
-        # whether torch.autograd.grad can be asked for the gradients of parameters
+        # whether torch.autograd.grad can be asked for the gradients of parameters, and these may be
+        # changed by others in a pass
         self.by_autograd = True
+        self.known_units: tuple[list[int], object, list[list[int]]] = [], None, []
 
     def forget(self) -> None:
         """Frees the tensors; they are made again when they are needed."""
@@ -79,13 +82,16 @@ class Passes:
 
     @contextmanager
     def without_autograd(self) -> Iterator[None]:
-        """Lets passes inside write gradients of parameters to their `grad` alone."""
+        """Lets passes inside write gradients of parameters to their `grad` alone. Nobody changes
+        parameters inside but before `renew`.
+        """
         self.by_autograd = False
         self.forget()
         try:
             yield
         finally:
             self.by_autograd = True
+            self.forget()
 
     @contextmanager
     def during(self, one: Pass | None) -> Iterator[None]:
@@ -150,10 +156,14 @@ class Passes:
         if now is not None and row in now.ahead and torch.is_grad_enabled():
             ahead = now.ahead.pop(row)
             output = ahead.outputs.pop(row)
-            if ahead.suits(x) and now.pairs[row][0] == self.state(row):
+            if ahead.suits(x) and self.is_current(row, now.pairs[row][0]):
                 return output
             return self.components[row].alone(self.pair_for(row, x), self.begun().origin, x)
-        pair = self.pair_for(row, x)
+        there = None if now is None else now.pairs.get(row)
+        if there is not None and there[0] is None and self.dtypes[row] is x.dtype:
+            pair = there[2]  # nothing else needs to be looked at, in hundreds of calls a step
+        else:
+            pair = self.pair_for(row, x)
         if len(pair.unit.rows) > 1:
             return self.of_several(pair, x)
         return self.components[row].alone(pair, self.begun().origin, x)
@@ -169,7 +179,7 @@ class Passes:
         if (there := now.pairs.get(row)) is not None:
             if self.dtypes[row] != dtype:
                 del now.pairs[row]
-            elif there[0] == self.state(row):
+            elif self.is_current(row, there[0]):
                 return there[2]
             else:
                 self.forget()
@@ -182,6 +192,10 @@ class Passes:
         """Returns what changes when a layer's parameters do."""
         down, up = self.components[row].lora_down, self.components[row].lora_up
         return id(down), down._version, id(up), up._version
+
+    def is_current(self, row: int, state: tuple | None) -> bool:
+        """Returns whether a layer's parameters are as they were in this state."""
+        return state is None or state == self.state(row)
 
     def make(self, dtype: torch.dtype) -> None:
         """Makes the tensors of all layers that are known to compute in this dtype."""
@@ -199,7 +213,7 @@ class Passes:
             sheet.fill(weights)
         now.sheets.append(sheet)
         for row, pair in sheet.pairs.items():
-            now.pairs[row] = self.state(row), sheet, pair
+            now.pairs[row] = self.state(row) if self.by_autograd else None, sheet, pair
 
     def with_same_input(self, row: int) -> list[int]:
         """Returns a layer and those that get the same input."""
@@ -207,10 +221,14 @@ class Passes:
 
     def units(self, rows: list[int]) -> list[list[int]]:
         """Returns these layers, those that get the same input together and the others alone."""
+        if self.known_units[0] == rows and self.known_units[1] is self.groups:
+            return self.known_units[2]
         wanted = set(rows)
         groups = [[row for row in group if row in wanted] for group in self.groups or ()]
         alone = wanted.difference(*groups)
-        return sorted([group for group in groups if group] + [[row] for row in alone])
+        units = sorted([group for group in groups if group] + [[row] for row in alone])
+        self.known_units = rows, self.groups, units
+        return units
 
     def index(self, rows: list[int], lengths: list[int]) -> Tensor:
         """Returns where in Lambda the positions of layers of these lengths are."""
@@ -224,18 +242,20 @@ class Passes:
             self.indices[key] = torch.cat(parts).to(self.weights.device)
         return self.indices[key]
 
-    def run(self, rows: Sequence[int], index: int) -> tuple[int, int]:
+    def run(self, unit: Unit, index: int) -> tuple[int, int]:
         """Returns which layers of a unit, from one to before another, compute together with this
         one: those that the same module calls.
         """
+        if (found := unit.runs.get(index)) is not None:
+            return found
+        rows, start, stop = unit.rows, index, index + 1
         owner = self.owners[rows[index]] if self.owners else None
-        if owner is None:
-            return index, index + 1
-        start, stop = index, index + 1
-        while start > 0 and self.owners[rows[start - 1]] == owner:
-            start -= 1
-        while stop < len(rows) and self.owners[rows[stop]] == owner:
-            stop += 1
+        if owner is not None:
+            while start > 0 and self.owners[rows[start - 1]] == owner:
+                start -= 1
+            while stop < len(rows) and self.owners[rows[stop]] == owner:
+                stop += 1
+        unit.runs[index] = start, stop
         return start, stop
 
     def of_several(self, pair: Pair, x: Tensor) -> Tensor:
@@ -248,17 +268,17 @@ class Passes:
             return component.alone(pair, now.origin, x)
         if given is not None and not graph and component.frozen is not None:
             return JoinedLinear.compute(x, pair, component.frozen, given.hidden[index])[0]
-        start, stop = self.run(unit.rows, index)
+        start, stop = self.run(unit, index)
         rows = unit.rows[start:stop]
         frozen = [self.components[row].frozen for row in rows]
-        for layer in frozen:
-            if layer is None or not layer.suits():
-                return component.alone(pair, now.origin, x)
+        if None in frozen:
+            return component.alone(pair, now.origin, x)
         over: list[bool] = []
         made = Several.apply(x, now.origin, unit, start, frozen, given, over)
         outputs = dict(zip(rows, made, strict=True))
         output = outputs.pop(unit.rows[index])
-        now.ahead |= dict.fromkeys(outputs, Ahead(x, outputs, over))
+        if outputs:
+            now.ahead |= dict.fromkeys(outputs, Ahead(x, outputs, over))
         return output
 
     def given(self, pair: Pair, x: Tensor) -> Given | None:
@@ -273,7 +293,7 @@ class Passes:
                 now.pairs[unit.rows[0]][1].pending.append(given.finish)
         if not given.suits(x) or pair.index not in given.left:
             return None
-        both = self.run(unit.rows, pair.index) if graph else (pair.index, pair.index + 1)
+        both = self.run(unit, pair.index) if graph else (pair.index, pair.index + 1)
         given.left.difference_update(range(*both))
         if not given.left:
             del now.inputs[unit, graph]

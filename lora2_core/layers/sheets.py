@@ -26,11 +26,19 @@ class Sheets:
         self.components = components
         self.spare: list[Sheet] = []
         self.laid: list[Whole] = []
+        self.measured = -1, 0  # Component.moved then, and the largest capacity
 
     @property
     def parameters(self) -> list[nn.Parameter]:
         """Returns lora_up and lora_down of every layer in turn."""
         return [p for c in self.components for p in (c.lora_up, c.lora_down)]
+
+    @property
+    def longest(self) -> int:
+        """Returns the largest capacity of a layer."""
+        if self.measured[0] != Component.moved:
+            self.measured = Component.moved, max(c.capacity for c in self.components)
+        return self.measured[1]
 
     def sheet(
         self, units: list[list[int]], dtype: torch.dtype, index: Index, width: int, *, folds: bool

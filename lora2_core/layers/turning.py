@@ -18,12 +18,28 @@ from .moments import together_to
 SOLVED_AT_ONCE = 32
 # a core solves one of rank 192 in 7 ms, a model has hundreds
 THREADS = 8
+# pairs of one rank that a core solves in one call, whose begin takes longer than rank 16 itself
+IN_A_CALL = 4
 
 
 def solved(pairs: Sequence[Tensor]) -> list[Tensor]:
     """Returns singular_turn of pairs of Gram matrices [2, rank, rank], several at a time."""
+    of_rank: dict[int, list[int]] = {}
+    for index, pair in enumerate(pairs):
+        of_rank.setdefault(pair.shape[-1], []).append(index)
+    calls = [
+        alike[first : first + IN_A_CALL]
+        for alike in of_rank.values()
+        for first in range(0, len(alike), IN_A_CALL)
+    ]
+
+    def solve(some: list[int]) -> Sequence[Tensor]:
+        return torch.stack(singular_turn(*torch.stack([pairs[i] for i in some], 1)), 1).unbind()
+
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
-        return list(pool.map(lambda pair: torch.stack(singular_turn(*pair)), pairs))
+        turns = [turn for some in pool.map(solve, calls) for turn in some]
+    order = [index for some in calls for index in some]
+    return [turn for _, turn in sorted(zip(order, turns, strict=True), key=lambda both: both[0])]
 
 
 def solved_turns(

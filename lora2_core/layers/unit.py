@@ -15,7 +15,8 @@ class Unit:
     the gradients of that.
 
     rows: the numbers of the layers. down: lora_down with Lambda of all of them, [positions,
-    fan_in]; ups: lora_up of each; backs: its transpose. lengths: how many positions each has.
+    fan_in]; ups: lora_up of each; backs: its transpose. lengths: how many positions each has. runs:
+    which of them compute together with one, from one to before another, where that is known.
     """
 
     __slots__ = (
@@ -27,6 +28,7 @@ class Unit:
         "of_down",
         "of_ups",
         "rows",
+        "runs",
         "ups",
     )
 
@@ -37,6 +39,7 @@ class Unit:
         self.backs: list[Tensor] = []
         self.of_down: Tensor | None = None
         self.of_ups: Some = [None] * len(rows)
+        self.runs: dict[int, tuple[int, int]] = {}
 
     def take(self, ups: list[Tensor]) -> None:
         """Takes lora_up of each layer."""

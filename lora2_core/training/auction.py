@@ -103,10 +103,7 @@ class AuctionPrice(NoPrice):
 
     def allowed(self) -> float:
         """Returns the number of parameters that are allowed at this step of the run."""
-        ceiling = self.adapters.ceiling
-        first = 1 / REVIEWS
-        share = (self.index / self.steps - first) / (SIZED - first)
-        return ceiling * max(1.0, self.first_size / ceiling) ** (1 - min(1.0, max(0.0, share)))
+        return size_at(self.index / self.steps, self.first_size, self.adapters.ceiling)
 
     @torch.no_grad()
     def review(self, optimizer: torch.optim.Optimizer, loss: float) -> None:
@@ -206,6 +203,14 @@ class AuctionPrice(NoPrice):
                 room = min(component.max_rank - len(worth), int(spare / component.cost))
             found.append(drawn_on(worth, room) if room > 0 else worth[:0])
         return found
+
+
+def size_at(time: float, first: float, last: float) -> float:
+    """Returns the size that is allowed at this time of a run, 0 to 1: it falls from the first one
+    at the first review to the last one at SIZED.
+    """
+    share = (time - 1 / REVIEWS) / (SIZED - 1 / REVIEWS)
+    return last * max(1.0, first / last) ** (1 - min(1.0, max(0.0, share)))
 
 
 def squared_gradients(optimizer: torch.optim.Optimizer, lora_up: Tensor, rank: int) -> Tensor:

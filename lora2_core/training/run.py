@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -52,7 +52,7 @@ class Step:
 
     index: int
     loss: float
-    ranks: dict[str, int]
+    ranks: Mapping[str, int]
     mean_rank: float
     megabytes: float
     ceiling: float | None = None

@@ -13,7 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from statistics import median
 
-from lora2_core.training.auction import REVIEWS
+from lora2_core import RankSettings
+from lora2_core.ranks.modes import FIRST_SHARE
+from lora2_core.training.auction import REVIEWS, size_at
 from lora2_core.training.last_good import EVERY
 from tests.hosting.inprocess import REPOSITORY
 from tests.null_gpu.building import environment
@@ -29,11 +31,12 @@ STEPS = {  # rows of the table of steps, each over the limit
     "fixed 64 with checkpointing": replace(SDXL, checkpointing="on"),
     "fixed 64, all linear + conv": replace(SDXL, layers="all linear + conv"),
 }
+BY_DEFAULT = {"rank": RankSettings().target_rank, "layers": "auto"}
 MEMORY = {
     "fixed 64, 512 px": SDXL,
     "fixed 64, 1024 px": replace(SDXL, pixels=1024),
     "fixed 64, 1024 px, checkpointing": replace(SDXL, pixels=1024, checkpointing="on"),
-    "default, 512 px": replace(SDXL, mode="adaptive", rank=16, layers="auto"),
+    "default, 512 px": replace(SDXL, mode="adaptive", **BY_DEFAULT),
     "default with attention alone, 512 px": replace(SDXL, mode="adaptive", rank=16),
 }
 ROUNDS = 5  # of the table of steps
@@ -100,19 +103,48 @@ def steps() -> Table:
 
 
 def adaptivity() -> Table:
-    """What reviews of all ranks and copies of the adapter cost of a run of RUN steps."""
+    """What reviews of all ranks and copies of the adapter cost of a run of RUN steps: where all are
+    at one rank, and with the ranks that a run by default has at its reviews. All layers are turned
+    to their singular basis in each, as in a run's first review; later ones turn fewer.
+    """
     rows = [["SDXL fp16, 512 px, adaptive", "a review", "syncs", "a copy", "of a run's host time"]]
+    case = replace(SDXL, mode="adaptive", review=True)
     for start in (256, 64):
-        row = row_of(replace(SDXL, mode="adaptive", start=start, review=True))
+        row = row_of(replace(case, start=start))
         name = f"at rank {start}"
         if "review" not in row or "seconds" not in row:
             rows.append([name, row.get("error", "no review"), "", "", ""])
             continue
-        seconds = f"{row['review']:.2f} s", f"{row['copy']:.3f} s"
-        share = (REVIEWS * row["review"] + RUN / EVERY * row["copy"]) / (RUN * row["seconds"])
-        syncs = str(row["review_syncs"])
-        rows.append([name, seconds[0], syncs, seconds[1], f"{share:.1%} if all were like it"])
+        share = adapting([row] * REVIEWS)
+        costs = f"{row['review']:.2f} s", str(row["review_syncs"]), f"{row['copy']:.3f} s"
+        rows.append([name, *costs, f"{share:.1%} if all were like it"])
+    ranks = default_ranks()
+    by_rank = {rank: row_of(replace(case, **BY_DEFAULT, start=rank)) for rank in set(ranks)}
+    reviews = [by_rank[rank] for rank in ranks]
+    name = f"by default, at mean ranks {', '.join(map(str, ranks))}"
+    if all("review" in row and "seconds" in row for row in reviews):
+        seconds = [row["review"] for row in reviews]
+        both = f"{min(seconds):.2f} to {max(seconds):.2f} s", str(reviews[0]["review_syncs"])
+        copy = max(row["copy"] for row in reviews)
+        rows.append([name, *both, f"{copy:.3f} s", f"{adapting(reviews):.1%}"])
+    else:
+        rows.append([name, "no review", "", "", ""])
     return rows
+
+
+def adapting(reviews: Sequence[dict]) -> float:
+    """Returns the share of a run's host time that these reviews and its copies take; the steps are
+    those of the last of them.
+    """
+    copies, step = RUN / EVERY * reviews[-1]["copy"], reviews[-1]["seconds"]
+    return (sum(row["review"] for row in reviews) + copies) / (RUN * step)
+
+
+def default_ranks() -> list[int]:
+    """Returns the mean rank of a run by default at each of its reviews."""
+    target = RankSettings().target_rank
+    first = FIRST_SHARE * target
+    return [round(size_at(n / REVIEWS, first, target)) for n in range(1, REVIEWS)]
 
 
 def memory() -> Table:

@@ -85,7 +85,8 @@ class HostFrozen(Frozen):
             weight is None
             or weight.dtype != x.dtype
             or (bias is not None and bias.dtype != x.dtype)
-            or in_ram(module, x)
+            or weight.device != x.device
+            or "_v" in module.__dict__
             or bool(module.weight_function)
             or bool(module.bias_function)
             or isinstance(weight, QUANTISED)
