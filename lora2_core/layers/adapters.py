@@ -182,7 +182,8 @@ class Adapters:
             return []
         if values != old:
             self._set_ranks(ranks, values, optimizer)
-        self._followed = self.rate_parameter.detach().clone()
+        else:
+            self._followed = self.rate_parameter.detach().clone()
         self.refresh()
         moments = moments_of(optimizer)
         if self.mode.competes:
