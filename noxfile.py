@@ -10,6 +10,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 import nox
+from packaging.utils import canonicalize_name
 
 sys.path.insert(0, str(Path(__file__).parent))
 from tests.hosting.provision import (  # noqa: E402
@@ -62,7 +63,8 @@ def in_host(session: nox.Session, *arguments: str, **environment: str) -> None:
 def beside(session: nox.Session, name: str, *packages: str) -> dict[str, str]:
     """Optional packages in a folder of their own beside the shared environment; how to see them."""
     folder = cache_folder() / name
-    there = {f"{d.name}=={d.version}" for d in distributions(path=[str(folder)])}
+    found = distributions(path=[str(folder)])
+    there = {f"{canonicalize_name(d.name)}=={d.version}" for d in found}
     if not there >= set(packages):
         pip = ("-m", "pip", "install", "-q", "--no-deps", "--target", str(folder))
         in_host(session, *pip, "--upgrade", *packages)

@@ -18,6 +18,7 @@ from torch import Tensor
 from .joined import Pair
 from .layer import Component
 from .sections import Index, Lay, Section, Stack, behind
+from .storage import storage_of
 from .unit import Some
 
 # layers whose tensors are computed together at most: what they need meanwhile stays small
@@ -104,7 +105,7 @@ class Sheet:
             for unit in self.units
             for index, row in enumerate(unit.rows)
         }
-        storages = {t.untyped_storage()._cdata: t.untyped_storage() for t in copied}
+        storages = {storage_of(t): t.untyped_storage() for t in copied}
         self.memory = [(storage, storage.nbytes()) for storage in storages.values()]
 
     def fill(self, weights: Tensor | None) -> None:

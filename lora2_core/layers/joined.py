@@ -202,7 +202,9 @@ class JoinedLinear(Operation):
         if hidden is None:
             hidden = F.linear(rows if rows.dtype == up.dtype else rows.to(up.dtype), pair.down)
         plus_path(output, hidden, pair.back)
-        return (output if len(shape) == 2 else output.view(*shape[:-1], -1)), hidden, weight
+        if len(shape) != 2:
+            output = output.view(*shape[:-1], output.shape[-1])  # not -1: there may be no rows
+        return output, hidden, weight
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, _origin: Tensor, pair: Pair, frozen: Frozen) -> Tensor:
@@ -231,7 +233,7 @@ class JoinedLinear(Operation):
 
 def pixels_of(x: Tensor) -> Tensor:
     """Returns the values of pictures as matrices [pictures, channels, pixels], without a copy."""
-    return x.view(*x.shape[:2], -1)
+    return x.flatten(2)
 
 
 def are_matrices(*tensors: Tensor) -> bool:

@@ -34,6 +34,20 @@ def is_adaptable(module: nn.Module) -> bool:
     return hasattr(module, "in_features") and hasattr(module, "out_features")
 
 
+def with_path(module: nn.Module, x: Tensor, output: Tensor, down: Tensor, up: Tensor) -> Tensor:
+    """Returns a layer's output + up (down x), computed in the dtype of down and up."""
+    dtype, x = down.dtype, x.to(down.dtype)
+    if hasattr(module, "kernel_size"):
+        # the module's own stride, dilation, padding and padding mode
+        kernels = as_kernels(down, module.kernel_size)
+        hidden = nn.Conv2d._conv_forward(module, x, kernels, None)
+        return output + F.conv2d(hidden, as_point_kernels(up)).to(output.dtype)
+    if output.dtype != dtype:
+        return output + F.linear(F.linear(x, down), up).to(output.dtype)
+    hidden = x.reshape(-1, x.shape[-1]) @ down.T
+    return torch.addmm(output.reshape(-1, output.shape[-1]), hidden, up.T).view(output.shape)
+
+
 class Component:
     """The path of one layer: lora_up [fan_out, capacity] and lora_down [capacity, fan_in]. For a
     convolution fan_in is input channels times the size of the kernel.
@@ -140,7 +154,8 @@ class Component:
             pair = at(x)
             if suits:
                 return self.alone(pair, pair.origin, x)
-            return self.path(x, frozen(*args, **named), *Lent.apply(pair.origin, pair))
+            output = frozen(*args, **named)
+            return with_path(self.module, x, output, *Lent.apply(pair.origin, pair))
 
         self.replaced = [vars(self.module)["forward"]] if "forward" in vars(self.module) else []
         self.frozen = frozen
@@ -173,19 +188,7 @@ class Component:
         down = self.lora_down
         if weights is not None:
             down = down * weights[: self.capacity, None]
-        return self.path(x, output, down.to(dtype), self.lora_up.to(dtype))
-
-    def path(self, x: Tensor, output: Tensor, down: Tensor, up: Tensor) -> Tensor:
-        """Returns output + up (down x), computed in the dtype of down and up."""
-        dtype, x = down.dtype, x.to(down.dtype)
-        if self.kernel is not None:
-            # the module's own stride, dilation, padding and padding mode
-            hidden = nn.Conv2d._conv_forward(self.module, x, as_kernels(down, self.kernel), None)
-            return output + F.conv2d(hidden, as_point_kernels(up)).to(output.dtype)
-        if output.dtype != dtype:
-            return output + F.linear(F.linear(x, down), up).to(output.dtype)
-        hidden = x.reshape(-1, self.fan_in) @ down.T
-        return torch.addmm(output.reshape(-1, self.fan_out), hidden, up.T).view(output.shape)
+        return with_path(self.module, x, output, down.to(dtype), self.lora_up.to(dtype))
 
     @torch.no_grad()
     def initialise(

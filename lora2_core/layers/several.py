@@ -47,8 +47,9 @@ class Several(Operation):
             output, weight = layer.output(x_now, rows)
             weights.append(weight)
             plus_path(output, down_x, back)
-            # no view, as torch makes one: the model may write into it
-            outputs.append(output if len(shape) == 2 else output.view(*shape[:-1], -1).data)
+            if len(shape) != 2:  # no view, as torch makes one: the model may write into it
+                output = output.view(*shape[:-1], output.shape[-1]).data
+            outputs.append(output)
         ctx.frozen, ctx.unit, ctx.start, ctx.given = frozen, unit, start, given
         ctx.weights = weights
         ctx.over = over

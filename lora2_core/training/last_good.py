@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..layers.storage import storage_of
 from .run import Run, Step
 from .run_state import Tree, captured_adapters, joined, restore_adapters, split
 
@@ -17,20 +18,15 @@ from .run_state import Tree, captured_adapters, joined, restore_adapters, split
 EVERY = 25
 
 
-def memory_of(tensor: Tensor) -> int:
-    """Returns what tells the memory of a tensor from that of others while it lives."""
-    return tensor.untyped_storage()._cdata
-
-
 def wholes_of(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Returns the memory of these fp32 tensors as flat tensors, each once: those of many layers lie
     behind each other, and are one copy.
     """
     found: dict[int, Tensor] = {}
     for tensor in tensors:
-        if memory_of(tensor) not in found:
+        if storage_of(tensor) not in found:
             size = tensor.untyped_storage().nbytes() // tensor.element_size()
-            found[memory_of(tensor)] = tensor.as_strided((size,), (1,), 0)
+            found[storage_of(tensor)] = tensor.as_strided((size,), (1,), 0)
     return list(found.values())
 
 
@@ -53,9 +49,9 @@ class Copies:
         sizes = [whole.numel() for whole in wholes]
         flat = self.room(sum(sizes), packed)
         for whole, part in zip(wholes, flat.split(sizes), strict=True):
-            copies[memory_of(whole)] = part.copy_(whole, non_blocking=True)
+            copies[storage_of(whole)] = part.copy_(whole, non_blocking=True)
         for name, t in packed.items():
-            copy = copies[memory_of(t)]
+            copy = copies[storage_of(t)]
             tensors[name] = copy.as_strided(
                 t.shape, t.stride(), copy.storage_offset() + t.storage_offset()
             )

@@ -86,11 +86,7 @@ def test_weights_that_are_cast_are_computed_without(captured):
 
 
 def test_weights_in_ram_are_computed_without(captured, monkeypatch):
-    monkeypatch.setattr(
-        compiled_block.CompiledBlock,
-        "reason_now",
-        lambda block: block.refused or "weights lie in RAM",
-    )
+    monkeypatch.setattr(compiled_block, "in_ram", lambda module, x: True)
     model = build("Flux")
     options = {"steps": 2, "mode": "fixed"}
     wanted, _ = trained((model, *pictures("Flux")), **options)
@@ -113,7 +109,7 @@ def test_a_layer_whose_weight_is_elsewhere_is_known(playground, captured):
         layer.weight_function = [lambda w: w]
         assert blocks[0].reason_now() == "weights are patched as they are used"
         del layer.weight_function
-        adapters.device = torch.device("meta")
+        blocks[0].owner.like = torch.empty(0, device="meta")
         assert blocks[0].reason_now() == "weights lie in RAM"
 
 
@@ -161,12 +157,6 @@ def test_blocks_that_another_node_computes_are_counted(captured):
     finally:
         del block.forward
     assert said == [[compiled.PARTLY, "1", "4", compiled.OTHERS]] and captured
-
-
-def test_a_device_without_a_number_is_the_first_of_its_kind():
-    devices = [torch.device(name) for name in ("cuda", "cuda:0", "cuda:1", "cpu")]
-    apart = [[compiled_block.are_apart(a, b) for b in devices] for a in devices[:2]]
-    assert apart == [[False, False, True, True]] * 2
 
 
 @pytest.mark.parametrize("reason", ["attention loss", "override", "patches", "no block"])

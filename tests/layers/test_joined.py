@@ -60,7 +60,7 @@ def compare(found: list, wanted: list, share: float) -> None:
         assert (a is None) == (b is None)
         if a is not None:
             assert a.dtype == b.dtype and a.shape == b.shape
-            scale = float(b.float().abs().max())
+            scale = float(b.float().abs().max()) if b.numel() else 0.0
             torch.testing.assert_close(a.float(), b.float(), rtol=0, atol=share * scale)
 
 
@@ -130,6 +130,17 @@ def test_a_model_may_write_into_what_a_layer_gives():
         for forward in (plain, lambda x: Alone.apply(x, layer))
     ]
     compare(found[:1], found[1:], EXACT[torch.float32])
+
+
+@pytest.mark.parametrize("mode", ["adaptive", "fixed"])
+@pytest.mark.parametrize(
+    ("name", "shape"), [("linear", (4, 0, 12)), ("linear", (0, 12)), ("conv 3x3", (0, 5, 6, 7))]
+)
+def test_of_nothing_comes_nothing(name, shape, mode):
+    """A model may call a layer for pictures or tokens of which it has none, as WanDancer does."""
+    hooked, joined = pair_of(MODULES[name][0], mode)
+    x = torch.randn(shape, requires_grad=True)
+    compare(results(*joined, x), results(*hooked, x), 0.0)
 
 
 def test_channels_last():

@@ -162,6 +162,17 @@ def test_layers_without_gradients_and_calls_in_another_order(dtype):
         compare(ours, wanted, 4 * EXACT[dtype])
 
 
+@pytest.mark.parametrize("learns", [(True, False), (False, True)], ids=str)
+def test_of_nothing_comes_nothing(learns, device):
+    model, adapters = made(frozen_of, torch.float32)
+    passed(model, adapters, *inputs(torch.float32, learns))
+    assert adapters.paths.groups
+    none = [t.detach()[:0].requires_grad_(t.requires_grad) for t in inputs(torch.float32, learns)]
+    y, *gradients = passed(model, adapters, *none)
+    assert y.shape == (0, 6, WIDTH)
+    assert not any(g.any() for g in gradients if g is not None)
+
+
 def test_an_input_that_was_written_into_is_another_one():
     def forward(self, x, caption):
         y = x.tanh().detach()

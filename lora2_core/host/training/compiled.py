@@ -41,14 +41,15 @@ OTHERS = "another node computes them"
 
 class CompiledBlocks:
     """Compiles blocks around an adapter's layers. on: whether they compute so now, which is in the
-    steps of a run; what is computed between two steps has other shapes, and no gradients.
+    steps of a run; what is computed between two steps has other shapes, and no gradients. like: is
+    where the adapter is, in the dtype that the model computes in.
 
     say: is called with a sentence where something is computed without.
     """
 
     def __init__(self, loan: Loan, adapters: Adapters, say: Callable[[Note], None]):
         self.adapters, self.frozen, self.say, self.on = adapters, loan.frozen, say, False
-        self.dtype = loan.inner.get_dtype_inference()
+        self.like = torch.empty(0, dtype=loan.inner.get_dtype_inference(), device=adapters.device)
         self.errors = errors()
         self.numbers: dict[nn.Module, tuple[int, Component]] = {
             component.module: (row, component)
@@ -122,8 +123,7 @@ class CompiledBlocks:
     def path(self, row: int, component: Component) -> tuple[Tensor, Tensor]:
         """Returns what the path of a layer computes with in this pass."""
         passes = self.adapters.paths
-        like = torch.empty(0, dtype=self.dtype, device=component.lora_down.device)
-        dtype = passes.dtypes[row] or path_dtype(like)
+        dtype = passes.dtypes[row] or path_dtype(self.like)
         if component.rank:
             pair = passes.pair(row, dtype)
         else:  # a layer that was given up has the tensors, and they change nothing

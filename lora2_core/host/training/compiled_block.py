@@ -9,14 +9,13 @@ from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 from torch.overrides import _len_torch_function_stack, _pop_mode_temporarily
 
 from ...layers.layer import is_adaptable
 from ...saying import log
 from .compiler import reason_of
-from .frozen import HostFrozen
+from .frozen import HostFrozen, in_ram
 from .overwritten import is_copying
 from .traced import PATH, traced, without_place
 
@@ -88,14 +87,13 @@ class CompiledBlock:
             return self.refused
         if is_copying():
             return OVERWRITES
-        device = self.owner.adapters.device
+        like = self.owner.like
         for layer in self.layers:
             module, weight = layer.module, layer.module._parameters.get("weight")
             frozen = isinstance(layer, HostFrozen)
-            elsewhere = frozen if weight is None else are_apart(weight.device, device)
-            if elsewhere or "_v" in module.__dict__:
+            if in_ram(module, like) or (frozen and weight is None):
                 return "weights lie in RAM"
-            if frozen and weight.dtype != self.owner.dtype:  # the compiler would keep the copies
+            if frozen and weight.dtype != like.dtype:  # the compiler would keep the copies
                 return "weights are cast as they are used"
             if module.weight_function or module.bias_function:
                 return "weights are patched as they are used"
@@ -149,8 +147,3 @@ class CompiledBlock:
                     module.__class__ = kind
                 if forward is not None:
                     module.forward = forward
-
-
-def are_apart(one: torch.device, other: torch.device) -> bool:
-    """Returns whether these are two devices; one without a number is the first of its kind."""
-    return one.type != other.type or (one.index or 0) != (other.index or 0)

@@ -6,21 +6,16 @@ torch's compiler is imported where it is used, which takes seconds.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable
 from types import FunctionType
 
 import torch
 
 from .fused import plain_form
+from .out_of_place import AUGMENTED
 from .trial_forward import LONGEST_REASON
 
-AUGMENTED = {
-    operator.iadd: torch.add,
-    operator.isub: torch.sub,
-    operator.imul: torch.mul,
-    operator.itruediv: torch.true_divide,
-}
+FORMS = {written: form for written, _, form in AUGMENTED}
 
 
 def out_of_place(graph: torch.fx.Graph) -> None:
@@ -31,7 +26,7 @@ def out_of_place(graph: torch.fx.Graph) -> None:
     for node in list(graph.nodes):
         if node.op != "call_function":
             continue
-        if (form := AUGMENTED.get(node.target)) is None:
+        if (form := FORMS.get(node.target)) is None:
             node.target = plain_form(node.target) or node.target
             continue
         left = node.args[0]

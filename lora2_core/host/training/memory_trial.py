@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ...layers.folding import path_dtype
 from ...layers.joined import Frozen, Pair
 from ...layers.layer import Component
+from ...layers.storage import storage_of
 from ...layers.unit import Unit
 from ...saying import log
 from .examples import Example, collate
@@ -115,7 +116,7 @@ def value_of(tensor: Tensor) -> tuple[int, int]:
     """Returns what tells a value from others while it lives: its memory, and how often that was
     written into.
     """
-    return tensor.untyped_storage()._cdata, tensor._version
+    return storage_of(tensor), tensor._version
 
 
 class Kept:

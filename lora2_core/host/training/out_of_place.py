@@ -10,6 +10,7 @@ back, so another tensor will do; no model that is tested relies on a second name
 from __future__ import annotations
 
 import dis
+import operator
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -23,12 +24,14 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from .fused import plain_form
 
-FORMS = {
-    Tensor.add_: torch.add,
-    Tensor.sub_: torch.sub,
-    Tensor.mul_: torch.mul,
-    Tensor.div_: torch.true_divide,
-}
+# `x += y` as Python calls it and as torch does, and what makes a new tensor in its place
+AUGMENTED = (
+    (operator.iadd, Tensor.add_, torch.add),
+    (operator.isub, Tensor.sub_, torch.sub),
+    (operator.imul, Tensor.mul_, torch.mul),
+    (operator.itruediv, Tensor.div_, torch.true_divide),
+)
+FORMS = {called: form for _, called, form in AUGMENTED}
 FIRST_AUGMENTED = 13  # NB_INPLACE_ADD, the first of BINARY_OP's augmented forms (opcode._nb_ops)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
+from ...layers.storage import storage_of
 from ...saying import log
 from .out_of_place import OutOfPlace
 
@@ -101,11 +102,6 @@ class _Copying(TorchFunctionMode):
             for value in self.kept.pop(storage_of(tensor), ()):
                 value.copy()
         return func(*args, **(kwargs or {}))
-
-
-def storage_of(tensor: Tensor) -> int:
-    """Returns what tells the storage of a tensor from all others while it lives."""
-    return tensor.untyped_storage()._cdata
 
 
 def keep(tensor: Tensor) -> Kept:

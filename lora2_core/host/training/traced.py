@@ -8,11 +8,10 @@ from functools import cache
 from types import FunctionType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...adapter.kernels import as_kernels, as_point_kernels
+from ...layers.layer import with_path
 from .attention import OVERRIDE
 
 PATH = "lora2_path"  # under this name a layer has lora_down with Lambda, and lora_up, in a call
@@ -23,20 +22,10 @@ PLACE = {
 }  # fmt: skip
 
 
-def path_of(layer: nn.Module, x: Tensor, y: Tensor, window: tuple | None = None) -> Tensor:
+def with_own_path(layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Returns a layer's output with its path, where it has one."""
     path = layer.__dict__.get(PATH)
-    if path is None:
-        return y
-    down, up = path
-    x = x.to(down.dtype)
-    if window is None and y.dtype == down.dtype:
-        hidden = x.reshape(-1, x.shape[-1]) @ down.t()
-        return torch.addmm(y.reshape(-1, y.shape[-1]), hidden, up.t()).view(y.shape)
-    if window is None:
-        return y + F.linear(F.linear(x, down), up).to(y.dtype)
-    hidden = F.conv2d(x, as_kernels(down, layer.kernel_size), None, *window)
-    return y + F.conv2d(hidden, as_point_kernels(up)).to(y.dtype)
+    return y if path is None else with_path(layer, x, y, *path)
 
 
 def cast_to(weight: Tensor | None, x: Tensor) -> Tensor | None:
@@ -46,14 +35,13 @@ def cast_to(weight: Tensor | None, x: Tensor) -> Tensor | None:
 
 def linear(self: nn.Module, x: Tensor) -> Tensor:
     """Computes a Linear and its path."""
-    return path_of(self, x, F.linear(x, cast_to(self.weight, x), cast_to(self.bias, x)))
+    return with_own_path(self, x, F.linear(x, cast_to(self.weight, x), cast_to(self.bias, x)))
 
 
 def convolution(self: nn.Module, x: Tensor) -> Tensor:
     """Computes a Conv2d and its path."""
-    window = self.stride, self.padding, self.dilation
-    y = F.conv2d(x, cast_to(self.weight, x), cast_to(self.bias, x), *window, self.groups)
-    return path_of(self, x, y, window)
+    weight, bias = cast_to(self.weight, x), cast_to(self.bias, x)
+    return with_own_path(self, x, nn.Conv2d._conv_forward(self, x, weight, bias))
 
 
 @cache

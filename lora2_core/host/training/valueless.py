@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from ...layers.storage import storage_of
+
 META = torch.device("meta")
 
 
@@ -37,7 +39,7 @@ def without_values(model: nn.Module) -> Iterator[set[int]]:
                     table[name] = made[-1]
                     if isinstance(tensor, nn.Parameter):
                         table[name] = nn.Parameter(made[-1], requires_grad=False)
-        yield {tensor.untyped_storage()._cdata for tensor in made}
+        yield set(map(storage_of, made))
     finally:
         for table, name, tensor in before:
             table[name] = tensor
