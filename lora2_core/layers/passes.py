@@ -159,7 +159,7 @@ class Passes:
             if ahead.suits(x) and self.is_current(row, now.pairs[row][0]):
                 return output
             return self.components[row].alone(self.pair_for(row, x), self.begun().origin, x)
-        there = None if now is None else now.pairs.get(row)
+        there = None if now is None or self.groups is None else now.pairs.get(row)
         if there is not None and there[0] is None and self.dtypes[row] is x.dtype:
             pair = there[2]  # nothing else needs to be looked at, in hundreds of calls a step
         else:

@@ -18,6 +18,7 @@ from lora2_core.host.training.gradient_checkpointing import (
 )
 from lora2_core.host.training.run import train_on
 from lora2_core.layers.passes import Passes
+from lora2_core.layers.several import Several
 from tests.reliability.trainings import losses_through
 from tests.tiers import each_once, fast
 
@@ -66,6 +67,24 @@ def test_fewer_tensors_are_kept(playground):
         for c in ("off", "on")
     )
     assert again < 0.7 * plain
+
+
+@pytest.mark.parametrize("checkpointing", ["off", "on"])
+def test_layers_with_the_same_input_are_computed_together(
+    playground, checkpointing: str, monkeypatch
+):
+    counts: list[int] = [0]
+    compute = Several.forward
+
+    def counted(ctx, *args):
+        counts[-1] += 1
+        return compute(ctx, *args)
+
+    monkeypatch.setattr(Several, "forward", staticmethod(counted))
+    data = playground.model, playground.latents, playground.positive
+    train_on(*data, run_of("fixed", checkpointing), lambda step: counts.append(0))
+    attention = [m for m in playground.model.model.modules() if hasattr(m, "to_q")]
+    assert counts[1:-1] == [len(attention)] * 5, "once it is known which: to_k, to_v and maybe to_q"
 
 
 def test_offloading_changes_nothing_and_holds_no_input(playground, monkeypatch):
