@@ -67,22 +67,30 @@ def writes_over(outs: list[Tensor], leaves: list[Tensor]) -> bool:
 
 
 class Block:
-    """One call of a block. fixed: the tensors of its arguments that have no gradients. Those that
-    have some are not held here.
+    """One call of a block. given: its arguments, and `learning`: their tensors that have gradients,
+    until the first pass. fixed: those that have none. The second pass gets copies of the arguments,
+    since a block may write into dicts that it is given.
     """
 
     def __init__(self, forward: Callable, args: tuple, kwargs: dict, hold: Hold = keep):
         self.forward, self.hold, self.fixed = forward, hold, []
-        self.arguments = mapped((args, kwargs), self.place)
+        self.given, self.learning = (args, kwargs), []
+        self.arguments = mapped(self.given, self.place)
         # the model is computed so, and so must the second pass be, which is in another thread
         self.mode = OutOfPlace if is_out_of_place() else nullcontext
 
     def place(self, tensor: Tensor) -> Tensor | Slot:
         """Returns what stands for a tensor among the arguments."""
         if tensor.requires_grad:
+            self.learning.append(tensor)
             return Slot()
         self.fixed.append(tensor)
         return tensor
+
+    def compute_first(self) -> Any:
+        """Returns what the block makes of its arguments, and holds them no more."""
+        (args, kwargs), self.given = self.given, ((), {})
+        return self.forward(*args, **kwargs)
 
     def compute(self, *tensors: Tensor) -> Any:
         """Returns what the block makes of these tensors where its own have gradients."""
@@ -90,12 +98,12 @@ class Block:
         args, kwargs = mapped(self.arguments, lambda _: next(new), Slot)
         return self.forward(*args, **kwargs)
 
-    def is_apart(self, passes: Passes, tensors: list[Tensor]) -> bool:
+    def is_apart(self, passes: Passes) -> bool:
         """Returns whether all gradients go to the block's arguments and the layers' paths, and
         nothing that they need is written over: it may use something else that was computed before.
         """
         with passes.during(None):
-            leaves = [t.detach().requires_grad_() for t in tensors]
+            leaves = [t.detach().requires_grad_() for t in self.learning]
             versions = [version_of(t) for t in (*self.fixed, *leaves)]
             first = torch.ones((), requires_grad=True).clone().grad_fn._sequence_nr()
             outs = [t for t in tensors_of(self.compute(*leaves)) if t.requires_grad]
@@ -118,9 +126,10 @@ class Block:
             todo += [following for following, _ in node.next_functions]
         return True
 
-    def checkpointed(self, passes: Passes, tensors: list[Tensor]) -> Any:
+    def checkpointed(self, passes: Passes) -> Any:
         """Returns what the block computes, with gradients for which it is computed again."""
         results: list = []
+        tensors, self.learning = self.learning, []
         made = iter(Checkpoint.apply(self, passes, results, passes.begun().origin, *tensors))
         return mapped(results[0], lambda t: t if self.is_given(t) else next(made))
 
@@ -140,7 +149,7 @@ class Checkpoint(torch.autograd.Function):
         ctx.held = [block.hold(t) for t in tensors]
         ctx.set_materialize_grads(False)
         versions = [version_of(t) for t in (*block.fixed, *tensors)]
-        results.append(block.compute(*tensors))
+        results.append(block.compute_first())
         if versions != [version_of(t) for t in (*block.fixed, *tensors)]:
             raise ValueError(UNCHECKPOINTED)
         # no views of anything: the model may write into them

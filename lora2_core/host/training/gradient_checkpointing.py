@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ...layers.adapters import Adapters
 from ...layers.layer import is_adaptable
 from ...layers.passes import Passes
-from .blocks import Block, tensors_of
+from .blocks import Block
 from .compiled_block import INSIDE, OVERWRITES, CompiledBlock
 from .offloading import Hold, Offload
 from .out_of_place import OutOfPlace, writes_allowed
@@ -62,13 +62,11 @@ class Way:
         plain = forward.plain if isinstance(forward, CompiledBlock) else forward
         kind = getattr(plain, "__func__", plain)
         if self.apart and not is_copying() and self.checked.get(kind, True):
-            tensors = [t for t in tensors_of((args, named)) if t.requires_grad]
             if kind not in self.checked:
                 tried = Block(plain, args, named, self.hold)
-                self.checked[kind] = tried.is_apart(self.passes, tensors)
+                self.checked[kind] = tried.is_apart(self.passes)
             if self.checked[kind]:
-                block = Block(forward, args, named, self.hold)
-                return block.checkpointed(self.passes, tensors)
+                return Block(forward, args, named, self.hold).checkpointed(self.passes)
             self.passes.share_nothing()  # what is kept is counted, which sharing changes
         if isinstance(forward, CompiledBlock):
             forward.without(OVERWRITES if is_copying() else INSIDE)
@@ -77,8 +75,8 @@ class Way:
     def around(self, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """Returns the forward as one that is computed again in the backward pass.
 
-        Blocks write into the dicts that they are given (transformer_options), so each pass gets
-        copies of what the first one got.
+        Blocks write into the dicts that they are given (transformer_options), so the second pass
+        gets copies of what the first one got.
         """
 
         def call(*args, **named):
