@@ -251,8 +251,9 @@ def bench_files(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def gpu(session: nox.Session) -> None:
-    """On a real card, in the real host: seconds, peak memory against the planned one, and whether
-    it learns what the CPU learns; `-- FOLDER` to keep it as gpu.json.
+    """On a real card, in the real host: seconds and memory of steps, small models, attention back
+    ends, weights in RAM, dynamic VRAM and quantised kinds against the CPU (half an hour);
+    `-- FOLDER` to keep it as gpu.json, `--only steps alike servers quantised` for parts.
     """
     in_host(session, "-m", "tests.gpu.run_all", *session.posargs)
 

@@ -1,5 +1,6 @@
-"""An adapter on a quantised model: its loss and gradients against those on a dequantised copy of
-the model, and what a step computes against what ComfyUI computes when it makes pictures.
+"""An adapter on a quantised model, on a card where there is one: its loss and gradients against
+those on a dequantised copy of the model, and what a step computes against what ComfyUI computes
+when it makes pictures.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ class Blocks(comfy.ops.manual_cast.Linear):
     """
 
     def cast_bias_weight(self, input=None, dtype=None, device=None, bias_dtype=None):
-        weight = (self.weight.float() * self.scales).view(self.out_features, -1)
-        return weight.to(input.dtype), self.bias
+        values = self.weight.to(input.device).float() * self.scales.to(input.device)
+        bias = None if self.bias is None else self.bias.to(input)
+        return values.view(self.out_features, -1).to(input.dtype), bias
 
     def forward_comfy_cast_weights(self, input):
         return F.linear(input, *self.cast_bias_weight(input))
@@ -145,7 +147,8 @@ def draw_of(patcher: ModelPatcher, loan: Loan) -> Draw:
     """Returns a batch that is always the same."""
     examples = examples_of(patcher, loan.inner, *pictures("Flux"))
     noise = torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(3))
-    return Draw.of(loan.inner, examples, noise, torch.full((2,), SIGMA))
+    device = patcher.load_device
+    return Draw.of(loan.inner, examples, noise.to(device), torch.full((2,), SIGMA, device=device))
 
 
 def predicted(inner, draw: Draw) -> Tensor:
@@ -165,7 +168,8 @@ def step_on(patcher: ModelPatcher, *, straight_through: bool = False) -> Step:
         draw = draw_of(patcher, loan)
         without = predicted(loan.inner, draw)
         settings = RankSettings(mode="fixed", target_rank=8)
-        adapters = attach(loan.inner, LAYERS, settings, device="cpu", frozen=loan.frozen.of)
+        device = patcher.load_device
+        adapters = attach(loan.inner, LAYERS, settings, device=device, frozen=loan.frozen.of)
         fill(adapters, 0.02)
         loss = loss_of(loan.inner, draw, loan.attention.options({}))
         loss.backward()

@@ -15,8 +15,6 @@ import torch
 from tests.gpu.run_all import MARK
 from tests.null_gpu.work import WARM, Case, limit, steps
 
-CLOSE = 2e-2  # relative difference of the adapters of a card and the CPU, in fp32
-
 
 def measure(case: Case) -> dict:
     """Returns the median seconds of a step, the peak of all memory in GB, and the planned one."""
@@ -47,39 +45,13 @@ def measure(case: Case) -> dict:
     }
 
 
-def alike() -> dict:
-    """Returns how far three steps on the card end from three steps on the CPU, as a share of the
-    update, on a small model of the host's.
-    """
-    import comfy.model_management
-
-    from lora2_core import RankSettings, TrainSettings
-    from lora2_core.host.training.choices import Choices
-    from lora2_core.host.training.run import train_on
-    from tests.host.flow_models import build, pictures
-
-    choices = Choices(RankSettings(mode="fixed", target_rank=4), TrainSettings(3, 1e-3))
-    loras = []
-    for device in ("cpu", "cuda"):
-        comfy.model_management.get_torch_device = lambda device=device: torch.device(device)
-        with torch.inference_mode():
-            loras.append(
-                train_on(build("Flux"), *pictures("Flux"), choices, lambda step: None).lora
-            )
-    apart = [
-        float((a.delta() - loras[1].layers[name].delta()).norm() / a.delta().norm())
-        for name, a in loras[0].layers.items()
-    ]
-    return {"worst layer": max(apart), "close": max(apart) < CLOSE}
-
-
 def main() -> None:
     from tests.hosting.inprocess import enter
 
     enter(Path(os.environ["LORA2_HOST"]))
     case = Case(**json.loads(sys.argv[1]))
     try:
-        row = alike() if case.mode == "alike" else measure(case)
+        row = measure(case)
     except Exception as error:  # too little memory is a result too
         row = {"error": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
     print(MARK + json.dumps(row), flush=True)

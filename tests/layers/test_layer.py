@@ -53,8 +53,8 @@ def fill(adapters: lora2.Adapters, std: float = 0.3) -> None:
     """Gives lora_up values, as training would; also beyond the rank, where they must not matter."""
     generator = torch.Generator().manual_seed(2)
     for component in adapters.components.values():
-        component.lora_up.data.normal_(0, std, generator=generator)
-        component.lora_down.data.normal_(0, std, generator=generator)
+        for tensor in (component.lora_up.data, component.lora_down.data):
+            tensor.copy_(torch.empty(tensor.shape).normal_(0, std, generator=generator))
 
 
 def dense(model: nn.Sequential, adapters: lora2.Adapters) -> nn.Sequential:
