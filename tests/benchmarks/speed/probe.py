@@ -13,6 +13,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import torch
+
 from tests.benchmarks.speed.pace import Finished, Pace
 from tests.hosting.inprocess import REPOSITORY
 
@@ -35,7 +37,7 @@ def train(name: str, variant: str, _repeats: str) -> dict:
     forwards: list[float] = []
     # a second copy of the model has this hook as well
     model.model.diffusion_model.register_forward_pre_hook(
-        lambda *_: forwards.append(time.perf_counter())
+        lambda *_: forwards.append(time.perf_counter()) if torch.is_grad_enabled() else None
     )
     peak, begun = Peak(), time.perf_counter()
     for _ in range(STEPS):
@@ -53,7 +55,7 @@ def train(name: str, variant: str, _repeats: str) -> dict:
 
 
 def setup(name: str, variant: str, repeats: str) -> dict:
-    """Seconds from the start of the node to its first forward pass, where it is left."""
+    """Seconds from the start of the node to the first step's forward pass, where it is left."""
     from tests.benchmarks.speed.models import SPECS, build, pictures
     from tests.benchmarks.speed.variants import VARIANTS, Job
 
@@ -61,8 +63,9 @@ def setup(name: str, variant: str, repeats: str) -> dict:
     forwards: list[float] = []
 
     def leave(*_: object) -> None:
-        forwards.append(time.perf_counter())
-        raise Finished
+        if torch.is_grad_enabled():  # not in a trial before the first step
+            forwards.append(time.perf_counter())
+            raise Finished
 
     model.model.diffusion_model.register_forward_pre_hook(leave)
     seconds = []
