@@ -57,6 +57,7 @@ class Adapters:
         self.cost = sum(c.cost for c in self._list)
         # how a run starts is computed on the CPU: a GPU would be waited for in every layer
         targets = [float(self.own_targets.get(n, settings.target_rank)) for n in layers]
+        most = sum(c.cost * c.max_rank for c in self._list) / self.cost
         self.started = start is not None
         given = starting_layers(start, self.components) if start is not None else {}
         self.given_rows = [row for row, name in enumerate(self.components) if name in given]
@@ -65,12 +66,13 @@ class Adapters:
         rates = rate_for(1.0, settings.quantile) / torch.tensor(ranks, dtype=torch.float32)
         self.max_ranks = torch.tensor([c.max_rank for c in self._list]).to(device)
         self.target_ranks = torch.tensor(targets).to(device)
+        self._wanted = self.target_ranks.clamp(max=most)
         self.rate_parameter = nn.Parameter(self.mode.parameter_of(rates).to(device))
         self.worths: dict[str, float] = {}  # to the loss, by layer; empty before the first review
         self.weights: Tensor = torch.empty(0)
         self._set_ranks(torch.tensor(ranks).to(device), ranks)
         self.refresh()
-        weights = self._lambda(rates, torch.tensor(ranks), torch.tensor(targets))
+        weights = self._lambda(rates, torch.tensor(ranks), self._wanted.cpu())
         for row, c in enumerate(self._list):
             c.initialise(0, c.rank, self._std(row, weights[row]), self.generator, random_up=False)
         if self.mode.competes:
@@ -101,7 +103,7 @@ class Adapters:
     @property
     def ceiling(self) -> float:
         """Returns how many parameters the settings allow: the budget, or every layer at its target
-        rank. In fixed mode it is their number now.
+        rank, but no more than layers can have. In fixed mode it is their number now.
         """
         return self._allowed if self.mode.moves else float(self.parameters)
 
@@ -115,19 +117,19 @@ class Adapters:
         backward pass: `weights`, [layers, largest capacity], and `active`, its rows. drop: gives
         the factors that the rows have in this pass (dropout).
         """
-        self.weights = self._lambda(self.rates, self._ranks, self.target_ranks)
+        self.weights = self._lambda(self.rates, self._ranks, self._wanted)
         self.dropping = drop is not None
         used = self.weights if drop is None else self.weights * drop(self.weights)
         self._used: Tensor = used
         self._rows: tuple[Tensor, ...] = ()
         self.paths.renew(used, folds=self.mode.moves or self.dropping)
 
-    def _lambda(self, rates: Tensor, ranks: Tensor, targets: Tensor) -> Tensor:
+    def _lambda(self, rates: Tensor, ranks: Tensor, wanted: Tensor) -> Tensor:
         """Returns the diagonals of Lambda, [layers, largest capacity], zero beyond the ranks."""
         length = self.paths.sheets.longest
         inside = torch.arange(length, device=ranks.device) < ranks[:, None]
-        wanted = targets[:, None] if self.own_targets else self.mean_ceiling
-        return self.mode.weights(rates, ranks, wanted, length) * inside
+        mean = wanted[:, None] if self.own_targets else self.mean_ceiling
+        return self.mode.weights(rates, ranks, mean, length) * inside
 
     def _weights_of(self, row: int) -> Tensor | None:
         """Returns the diagonal of a layer's Lambda; None where it is 1."""
@@ -141,10 +143,8 @@ class Adapters:
 
     def _std(self, row: int, weights: Tensor) -> float:
         """Returns the standard deviation of a layer's new lora_down; weights: its row of Lambda."""
-        component = self._list[row]
-        return self.mode.std(
-            self.settings.init, weights[: component.rank].detach(), component.fan_in
-        )
+        c = self._list[row]
+        return self.mode.std(self.settings.init, weights[: c.rank].detach(), c.fan_in)
 
     def _set_ranks(
         self, ranks: Tensor, values: list[int], optimizer: torch.optim.Optimizer | None = None

@@ -29,13 +29,15 @@ def allowed_parameters(
     parts: Mapping[str, Component], settings: RankSettings, own: Mapping[str, int]
 ) -> float:
     """Returns how many parameters the settings allow: the budget, or every layer at its target
-    rank. own: target ranks of layers that have one of their own.
+    rank; at most what all layers can have together, since how far a step moves them follows from
+    it. own: target ranks of layers that have one of their own.
     """
+    most = sum(part.cost * part.max_rank for part in parts.values())
     if settings.budget_mb > 0:
-        return settings.budget_mb * MEGABYTE / BYTES_PER_PARAMETER
+        return float(min(settings.budget_mb * MEGABYTE / BYTES_PER_PARAMETER, most))
     rank = settings.target_rank
     more = sum(parts[name].cost * (r - rank) for name, r in own.items())
-    return float(rank * sum(part.cost for part in parts.values()) + more)
+    return float(min(rank * sum(part.cost for part in parts.values()) + more, most))
 
 
 def first_ranks(

@@ -86,7 +86,6 @@ def test_weights_that_are_cast_are_computed_without(captured):
 
 
 def test_weights_in_ram_are_computed_without(captured, monkeypatch):
-    monkeypatch.setattr(compiled_block, "in_ram", lambda module, x: True)
     model = build("Flux")
     options = {"steps": 2, "mode": "fixed"}
     wanted, _ = trained((model, *pictures("Flux")), **options)

@@ -262,6 +262,23 @@ def test_the_ceiling_is_the_target_rank_everywhere_or_the_budget():
     assert by_size.ceiling * BYTES_PER_PARAMETER == 0.001 * MEGABYTE
 
 
+LARGE = {"target_rank": 4096, "max_rank": 4096}
+
+
+@pytest.mark.parametrize(
+    ("size", "lines"), [({"budget_mb": 1e6}, ""), (LARGE, ""), (LARGE, "l0 = 9 target 8")]
+)
+def test_a_size_that_no_layers_can_fill_moves_them_no_faster(size: dict, lines: str):
+    """As one that they just fill."""
+    model = Planted([1, 1], width=16)
+    fills = {"max_rank": 16, "start_rank": 4, "target_rank": 16, "layer_ranks": lines}
+    found, wanted = (
+        lora2.attach(model, "l", lora2.RankSettings(**fills | chosen)) for chosen in (size, {})
+    )
+    assert found.ceiling <= sum(c.cost * c.max_rank for c in found.components.values())
+    assert torch.equal(found.weights, wanted.weights)
+
+
 def test_detach_gives_the_module_back_and_keeps_what_was_learned():
     model = Planted([1, 4])
     state, x = copy.deepcopy(model.state_dict()), torch.randn(3, 32)

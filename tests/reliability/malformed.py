@@ -600,7 +600,8 @@ def same_role_twice(random: Random) -> Made:
 def mid_that_does_not_fit(random: Random) -> Made:
     def change(draft: Draft) -> list[str]:
         draft.add("lora_unet_conv.lora_up.weight", [5, 2, 1, 1])
-        draft.add("lora_unet_conv.lora_down.weight", [2, 6, 1, 1])
+        # the largest kernel makes it 5 times as large as lora_mid, one more than is allowed
+        draft.add("lora_unet_conv.lora_down.weight", [2, 10, 1, 1])
         shapes = [[3, 3, 3, 3], [2, 2], [2, 2, 3], [2, 3, 3, 3], [2, 2, 0, 3], [2, 2, 100, 100]]
         draft.add("lora_unet_conv.lora_mid.weight", random.choice(shapes))
         return ["lora_unet_conv"]
