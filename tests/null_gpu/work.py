@@ -27,7 +27,7 @@ class Case:
     moving: rates move in every step. layers: as in LoRA2 Target Options. gigabytes: of the card.
     review: what a review of all ranks and a copy of the adapter cost is measured too.
     ordered: with the allocator of cuda_malloc, the host's default on new cards; copies are checked
-    for what they must wait for. compiled: blocks are compiled by torch.compile, on real cards only.
+    for what they must wait for. broken: the wait that is then left out. compiled: blocks are compiled by torch.compile, on real cards only.
     """
 
     model: str = "sdxl"
@@ -43,6 +43,7 @@ class Case:
     gigabytes: float = 1000.0
     review: bool = False
     ordered: bool = False
+    broken: str = ""
     optimizer: str = "adamw"
     compiled: bool = False
     steps: int = WARM + MEASURED
@@ -64,7 +65,7 @@ def measure(case: Case) -> dict:
     model, data = models.build(case.model, case.dtype), models.pictures(case.model, case.pixels)
     works, row = [], {}
     made = limit(case, model, data) if case.mode == "limit" else steps(case, model, data, row)
-    with card.ordered() if case.ordered else nullcontext({}) as order, closing(made):
+    with card.ordered(case.broken) if case.ordered else nullcontext({}) as order, closing(made):
         try:
             for _ in range(case.steps):
                 with card.counted() as work:

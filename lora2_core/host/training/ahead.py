@@ -1,0 +1,253 @@
+"""Fetches weights that lie in RAM to the card ahead of their use, while other layers compute.
+
+The host's own side streams may copy into memory that is still read. Here one stream copies, into
+one buffer that is given out in turn, and both ways are ordered: a copy begins when the last reader
+of its place is done, and a layer computes when its copy has arrived. Which layers come next is
+known from the pass before.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import comfy.ops
+import torch
+from torch import Tensor, nn
+
+from ...saying import log
+from .memory import out_of_memory
+
+try:
+    from comfy.memory_management import interpret_gathered_like, vram_aligned_size
+except ImportError:  # older hosts: nothing is fetched ahead
+    interpret_gathered_like = vram_aligned_size = None
+
+QUANTISED = getattr(comfy.ops, "QuantizedTensor", ())
+NAMES = "weight", "bias"
+STREAMS = ("cuda", "xpu")  # devices that copy while they compute
+# bytes of the buffer, where the largest layer is small: 10 ms of copies at 25 GB/s, so that one
+# long layer does not use up what was fetched
+LEAST = 256_000_000
+
+
+class Order:
+    """Tells from the pass before which layer comes next. at: calls of this pass so far, which were
+    those of the one before; None once one was another.
+    """
+
+    def __init__(self) -> None:
+        self.last: list[nn.Module] = []
+        self.now: list[nn.Module] = []
+        self.at: int | None = 0
+
+    def begin(self) -> bool:
+        """Begins a pass; returns whether the one before ended where it was known to. One that ended
+        earlier, as without a backward pass, changes nothing of what is known.
+        """
+        ended = self.at == len(self.last)
+        if self.now != self.last[: len(self.now)]:
+            self.last, ended = self.now, False
+        self.now, self.at = [], 0
+        return ended
+
+    def agrees(self, module: nn.Module) -> bool:
+        """Notes a call; returns whether all calls of this pass were as known."""
+        self.now.append(module)
+        if self.at is not None:
+            known = self.following(0) is module
+            self.at = self.at + 1 if known else None
+        return self.at is not None
+
+    def following(self, count: int) -> nn.Module | None:
+        """Returns the layer that comes after `count` others, those of the next pass after the last
+        one of this; None where that isn't known.
+        """
+        if self.at is None or count >= len(self.last):
+            return None
+        return self.last[(self.at + count) % len(self.last)]
+
+
+class Ring:
+    """Gives out places of so many bytes in turn. A place is a number that grows from lap to lap.
+
+    read: the places that were read, in turn, and the events that their reading ends with.
+    """
+
+    def __init__(self, size: int):
+        self.size, self.next = size, 0
+        self.read: deque[tuple[int, Any]] = deque()
+
+    def place(self, size: int, oldest: int | None) -> int | None:
+        """Returns the next place, None where it would reach the oldest that is still needed."""
+        rest = self.size - self.next % self.size
+        begin = self.next if size <= rest else self.next + rest
+        if oldest is not None and begin + size - oldest > self.size:
+            return None
+        self.next = begin + size
+        return begin
+
+    def readers(self, end: int) -> Iterator[Any]:
+        """Yields the events after which nobody reads what lay there before a place that ends so."""
+        while self.read and self.read[0][0] < end - self.size:
+            yield self.read.popleft()[1]
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """Holds a layer's copies by their names: where they lie, and the event of their arrival."""
+
+    module: nn.Module
+    begin: int
+    copies: dict[str, Tensor]
+    arrived: Any
+
+
+class Ahead:
+    """Fetches the weights of a loan's layers, on a device that has streams.
+
+    sizes: bytes of each layer that may be fetched, while there is a buffer.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device, self.buffer, self.busy = device, None, False
+        self.sizes: dict[nn.Module, int] = {}
+        self.fetched: deque[Fetched] = deque()
+        self.handle: Any = None
+
+    def start(self, modules: Iterable[nn.Module], model: nn.Module, room: int) -> None:
+        """Begins to fetch those of these modules' weights that lie in RAM, with at most `room`
+        bytes of the device. A pass begins when the model is computed.
+        """
+        if room <= 0 or not can_fetch(self.device):
+            return
+        sizes = {module: size for module in modules if (size := size_in_ram(module))}
+        wanted = max(2 * max(sizes.values(), default=0), LEAST)
+        size = min(room, wanted, sum(sizes.values()))
+        self.sizes = {module: own for module, own in sizes.items() if own <= size}
+        if not self.sizes:
+            return
+        try:
+            self.buffer = torch.empty(size, dtype=torch.uint8, device=self.device)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            log.debug("No weight is fetched ahead: %s", error)
+            return
+        self.card = torch.get_device_module(self.device)
+        self.stream = self.card.Stream(self.device)
+        self.stream.wait_stream(self.current())
+        self.ring, self.order = Ring(size), Order()
+        self.handle = model.register_forward_pre_hook(lambda *_: self.begin())
+
+    def stop(self) -> None:
+        """Ends it: all copies have arrived, and the buffer is given back."""
+        if self.buffer is None:
+            return
+        self.stream.synchronize()
+        self.handle.remove()
+        self.fetched.clear()
+        self.buffer, self.sizes, self.order = None, {}, Order()
+
+    def current(self) -> Any:
+        """Returns the stream that the device computes on."""
+        return self.card.current_stream(self.device)
+
+    def begin(self) -> None:
+        """Begins a pass."""
+        if not self.order.begin():
+            self.fetched.clear()
+        self.fetch()
+
+    def use(self, module: nn.Module, *given: Any) -> AbstractContextManager:
+        """Returns the context in which a layer computes on what it is given, the first a tensor:
+        its weights are the copies if they were fetched. Nothing that autograd keeps is a copy.
+        """
+        if self.buffer is None or module not in self.sizes or self.busy:
+            return nullcontext()
+        if not given or given[0].device != self.buffer.device:
+            return nullcontext()
+        if torch.is_grad_enabled() and any(getattr(t, "requires_grad", False) for t in given):
+            return nullcontext()
+        return self.used(module)
+
+    @contextmanager
+    def used(self, module: nn.Module) -> Iterator[None]:
+        """Computes a layer inside, and fetches others then."""
+        self.busy = True
+        try:
+            if not self.order.agrees(module):
+                self.fetched.clear()
+            with self.lent(self.fetched[0]) if self.fetched else nullcontext():
+                yield
+        finally:
+            self.busy = False
+            if self.fetched:
+                self.fetched.popleft()
+        self.fetch()
+
+    @contextmanager
+    def lent(self, fetched: Fetched) -> Iterator[None]:
+        """Puts copies in the place of a layer's weights inside."""
+        stream, parameters = self.current(), fetched.module._parameters
+        own = {name: parameters[name] for name in fetched.copies}
+        stream.wait_event(fetched.arrived)
+        try:
+            parameters.update(fetched.copies)
+            yield
+        finally:
+            parameters.update(own)
+            self.ring.read.append((fetched.begin, stream.record_event()))
+
+    def fetch(self) -> None:
+        """Begins the copies of the layers that come next, as far as they have a place."""
+        while (module := self.order.following(len(self.fetched))) is not None:
+            oldest = self.fetched[0].begin if self.fetched else None
+            begin = self.ring.place(self.sizes[module], oldest)
+            if begin is None:
+                return
+            self.fetched.append(self.copy(module, begin))
+
+    def copy(self, module: nn.Module, begin: int) -> Fetched:
+        """Begins the copy of a layer to a place."""
+        size, first = self.sizes[module], begin % self.ring.size
+        for event in self.ring.readers(begin + size):
+            self.stream.wait_event(event)
+        own = {name: t for name in NAMES if (t := module._parameters.get(name)) is not None}
+        tensors = list(own.values())
+        # a mode of torch functions would make others of these
+        with torch._C.DisableTorchFunction(), torch.no_grad(), self.card.stream(self.stream):
+            views = interpret_gathered_like(tensors, self.buffer[first : first + size])
+            for view, tensor in zip(views, tensors, strict=True):
+                view.copy_(tensor, non_blocking=True)
+            arrived = self.stream.record_event()
+        return Fetched(module, begin, dict(zip(own, views, strict=True)), arrived)
+
+
+def can_fetch(device: torch.device) -> bool:
+    """Returns whether a device copies while it computes, and the host can tell."""
+    waits = comfy.model_management.device_supports_non_blocking
+    return interpret_gathered_like is not None and device.type in STREAMS and waits(device)
+
+
+def size_in_ram(module: nn.Module) -> int:
+    """Returns the bytes that a layer takes in the buffer, 0 for one that can't be fetched: its
+    weights lie on the card, may go away at any time, or are unpacked by the layer.
+    """
+    weight, bias = (module._parameters.get(name) for name in NAMES)
+    if weight is None or not hasattr(module, "comfy_cast_weights"):
+        return 0
+    if "_v" in module.__dict__ or hasattr(module, "cast_bias_weight"):
+        return 0
+    tensors = [tensor for tensor in (weight, bias) if tensor is not None]
+    return vram_aligned_size(tensors) if all(map(is_plain_in_ram, tensors)) else 0
+
+
+def is_plain_in_ram(tensor: Tensor) -> bool:
+    """Returns whether a weight lies in RAM in a form that can be copied as bytes."""
+    known = type(tensor.data) is Tensor or isinstance(tensor, QUANTISED)
+    return known and tensor.device.type == "cpu" and tensor.is_contiguous()
