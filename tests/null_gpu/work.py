@@ -27,7 +27,8 @@ class Case:
     moving: rates move in every step. layers: as in LoRA2 Target Options. gigabytes: of the card.
     review: what a review of all ranks and a copy of the adapter cost is measured too.
     ordered: with the allocator of cuda_malloc, the host's default on new cards; copies are checked
-    for what they must wait for. broken: the wait that is then left out. compiled: blocks are compiled by torch.compile, on real cards only.
+    for what they must wait for. broken: the wait that is then left out (card.py). compiled: blocks
+    are compiled by torch.compile, on real cards only.
     """
 
     model: str = "sdxl"

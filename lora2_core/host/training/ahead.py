@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import comfy.model_management
@@ -33,6 +34,9 @@ STREAMS = ("cuda", "xpu")  # devices that copy while they compute
 # bytes of the buffer, where the largest layer is small: 10 ms of copies at 25 GB/s, so that one
 # long layer does not use up what was fetched
 LEAST = 256_000_000
+# bytes: a layer of so few, such as a norm, stays on the card once it was copied
+SMALL = 16_384
+ALIGNED = 1024  # bytes: layers take a multiple of it in the buffer (vram_aligned_size)
 
 
 class Order:
@@ -110,12 +114,14 @@ class Fetched:
 class Ahead:
     """Fetches the weights of a loan's layers, on a device that has streams.
 
-    sizes: bytes of each layer that may be fetched, while there is a buffer.
+    sizes: bytes of each layer that may be fetched, while there is a buffer. kept: copies of small
+    layers, which lie behind the ring in it.
     """
 
     def __init__(self, device: torch.device):
         self.device, self.buffer, self.busy = device, None, False
         self.sizes: dict[nn.Module, int] = {}
+        self.kept: dict[nn.Module, dict[str, Tensor]] = {}
         self.fetched: deque[Fetched] = deque()
         self.handle: Any = None
 
@@ -126,23 +132,30 @@ class Ahead:
         if room <= 0 or not can_fetch(self.device):
             return
         sizes = {module: size for module in modules if (size := size_in_ram(module))}
+        small = {module: size for module, size in sizes.items() if size <= SMALL}
         wanted = max(2 * max(sizes.values(), default=0), LEAST)
-        size = min(room, wanted, sum(sizes.values()))
+        size = min(room - sum(small.values()), wanted, sum(sizes.values()))
+        size -= size % ALIGNED
         self.sizes = {module: own for module, own in sizes.items() if own <= size}
-        if not self.sizes:
+        if not self.sizes or not self.make_buffer(size + sum(small.values())):
             return
+        self.ring, self.order = Ring(size), Order()
+        self.stream = self.card.Stream(self.device)
+        self.stream.wait_stream(self.current())
+        self.handle = model.register_forward_pre_hook(lambda *_: self.begin())
+        for first, module in zip(accumulate(small.values(), initial=size), small, strict=False):
+            self.kept[module] = self.copied(module, first)
+
+    def make_buffer(self, size: int) -> bool:
+        """Returns whether the device has a buffer of so many bytes, and makes it."""
+        self.card = torch.get_device_module(self.device)
         try:
             self.buffer = torch.empty(size, dtype=torch.uint8, device=self.device)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
             log.debug("No weight is fetched ahead: %s", error)
-            return
-        self.card = torch.get_device_module(self.device)
-        self.stream = self.card.Stream(self.device)
-        self.stream.wait_stream(self.current())
-        self.ring, self.order = Ring(size), Order()
-        self.handle = model.register_forward_pre_hook(lambda *_: self.begin())
+        return self.buffer is not None
 
     def stop(self) -> None:
         """Ends it: all copies have arrived, and the buffer is given back."""
@@ -151,7 +164,7 @@ class Ahead:
         self.stream.synchronize()
         self.handle.remove()
         self.fetched.clear()
-        self.buffer, self.sizes, self.order = None, {}, Order()
+        self.buffer, self.sizes, self.kept, self.order = None, {}, {}, Order()
 
     def current(self) -> Any:
         """Returns the stream that the device computes on."""
@@ -173,6 +186,8 @@ class Ahead:
             return nullcontext()
         if torch.is_grad_enabled() and any(getattr(t, "requires_grad", False) for t in given):
             return nullcontext()
+        if module in self.kept:
+            return with_copies(module, self.kept[module])
         return self.used(module)
 
     @contextmanager
@@ -192,15 +207,13 @@ class Ahead:
 
     @contextmanager
     def lent(self, fetched: Fetched) -> Iterator[None]:
-        """Puts copies in the place of a layer's weights inside."""
-        stream, parameters = self.current(), fetched.module._parameters
-        own = {name: parameters[name] for name in fetched.copies}
+        """Computes a layer inside with copies that were fetched."""
+        stream = self.current()
         stream.wait_event(fetched.arrived)
         try:
-            parameters.update(fetched.copies)
-            yield
+            with with_copies(fetched.module, fetched.copies):
+                yield
         finally:
-            parameters.update(own)
             self.ring.read.append((fetched.begin, stream.record_event()))
 
     def fetch(self) -> None:
@@ -214,18 +227,34 @@ class Ahead:
 
     def copy(self, module: nn.Module, begin: int) -> Fetched:
         """Begins the copy of a layer to a place."""
-        size, first = self.sizes[module], begin % self.ring.size
-        for event in self.ring.readers(begin + size):
+        for event in self.ring.readers(begin + self.sizes[module]):
             self.stream.wait_event(event)
+        with self.card.stream(self.stream):
+            copies = self.copied(module, begin % self.ring.size)
+            return Fetched(module, begin, copies, self.stream.record_event())
+
+    def copied(self, module: nn.Module, first: int) -> dict[str, Tensor]:
+        """Returns copies of a layer's weights in the buffer, from this byte on."""
         own = {name: t for name in NAMES if (t := module._parameters.get(name)) is not None}
         tensors = list(own.values())
         # a mode of torch functions would make others of these
-        with torch._C.DisableTorchFunction(), torch.no_grad(), self.card.stream(self.stream):
-            views = interpret_gathered_like(tensors, self.buffer[first : first + size])
+        with torch._C.DisableTorchFunction(), torch.no_grad():
+            views = interpret_gathered_like(tensors, self.buffer[first:])
             for view, tensor in zip(views, tensors, strict=True):
                 view.copy_(tensor, non_blocking=True)
-            arrived = self.stream.record_event()
-        return Fetched(module, begin, dict(zip(own, views, strict=True)), arrived)
+        return dict(zip(own, views, strict=True))
+
+
+@contextmanager
+def with_copies(module: nn.Module, copies: dict[str, Tensor]) -> Iterator[None]:
+    """Puts copies in the place of a layer's weights inside."""
+    parameters = module._parameters
+    own = {name: parameters[name] for name in copies}
+    try:
+        parameters.update(copies)
+        yield
+    finally:
+        parameters.update(own)
 
 
 def can_fetch(device: torch.device) -> bool:
