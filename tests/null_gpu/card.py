@@ -71,16 +71,14 @@ def ordered(broken: str = "") -> Iterator[dict[str, int]]:
     def started(self: Ahead, *args) -> None:
         start(self, *args)
         if self.buffer is not None:
-            what = place(self.buffer.data_ptr(), len(self.buffer), self.stream)
-            library.nullgpu_watch(*what)
+            library.nullgpu_watch(*memory(self.buffer.data_ptr(), len(self.buffer)))
 
     @contextmanager
     def watched(self: Ahead, fetched: Fetched) -> Iterator[None]:
-        first = self.buffer.data_ptr() + fetched.begin % self.ring.size
-        stream = self.current()
+        stream, first = self.current(), self.buffer.data_ptr() + fetched.begin % self.ring.size
         if broken == "arrived":
             fetched = replace(fetched, arrived=stream.record_event())
-        what = place(first, self.sizes[fetched.module], stream)
+        what = *memory(first, self.sizes[fetched.module]), ctypes.c_void_p(stream.cuda_stream)
         with lent(self, fetched):
             found["ahead"] += 1
             library.nullgpu_reading(*what, 0)
@@ -103,9 +101,9 @@ def ordered(broken: str = "") -> Iterator[dict[str, int]]:
         library.nullgpu_order(0)
 
 
-def place(address: int, size: int, stream: torch.cuda.Stream) -> tuple:
-    """Returns a part of the card's memory and a stream as C has them."""
-    return ctypes.c_void_p(address), ctypes.c_size_t(size), ctypes.c_void_p(stream.cuda_stream)
+def memory(address: int, size: int) -> tuple:
+    """Returns a part of the card's memory as C has it."""
+    return ctypes.c_void_p(address), ctypes.c_size_t(size)
 
 
 def histogram(path: str) -> list[tuple[int, str]]:

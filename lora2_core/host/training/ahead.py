@@ -75,6 +75,10 @@ class Order:
             return None
         return self.last[(self.at + count) % len(self.last)]
 
+    def is_first(self, count: int) -> bool:
+        """Returns whether the layer after `count` others begins the next pass."""
+        return (self.at + count) % len(self.last) == 0
+
 
 class Ring:
     """Gives out places of so many bytes in turn. A place is a number that grows from lap to lap.
@@ -86,10 +90,12 @@ class Ring:
         self.size, self.next = size, 0
         self.read: deque[tuple[int, Any]] = deque()
 
-    def place(self, size: int, oldest: int | None) -> int | None:
-        """Returns the next place, None where it would reach the oldest that is still needed."""
-        rest = self.size - self.next % self.size
-        begin = self.next if size <= rest else self.next + rest
+    def place(self, size: int, oldest: int | None, *, first: bool) -> int | None:
+        """Returns the next place, None where it would reach the oldest that is still needed. first:
+        of a pass, which begins a lap, so that all passes have the same places.
+        """
+        rest = -self.next % self.size
+        begin = self.next + rest if first or size > rest else self.next
         if oldest is not None and begin + size - oldest > self.size:
             return None
         self.next = begin + size
@@ -115,13 +121,14 @@ class Ahead:
     """Fetches the weights of a loan's layers, on a device that has streams.
 
     sizes: bytes of each layer that may be fetched, while there is a buffer. kept: copies of small
-    layers, which lie behind the ring in it.
+    layers, which lie behind the ring in it. views: of the buffer, by the layer and first byte.
     """
 
     def __init__(self, device: torch.device):
         self.device, self.buffer, self.busy = device, None, False
         self.sizes: dict[nn.Module, int] = {}
         self.kept: dict[nn.Module, dict[str, Tensor]] = {}
+        self.views: dict[tuple[nn.Module, int], dict[str, Tensor]] = {}
         self.fetched: deque[Fetched] = deque()
         self.handle: Any = None
 
@@ -141,6 +148,9 @@ class Ahead:
             return
         self.ring, self.order = Ring(size), Order()
         self.stream = self.card.Stream(self.device)
+        # the stream itself costs a tenth of the other, where torch has it as a context
+        own = hasattr(self.stream, "__enter__")
+        self.aside = self.stream if own else self.card.stream(self.stream)
         self.stream.wait_stream(self.current())
         self.handle = model.register_forward_pre_hook(lambda *_: self.begin())
         for first, module in zip(accumulate(small.values(), initial=size), small, strict=False):
@@ -164,7 +174,9 @@ class Ahead:
         self.stream.synchronize()
         self.handle.remove()
         self.fetched.clear()
-        self.buffer, self.sizes, self.kept, self.order = None, {}, {}, Order()
+        self.buffer, self.order = None, Order()
+        for each in (self.sizes, self.kept, self.views):
+            each.clear()
 
     def current(self) -> Any:
         """Returns the stream that the device computes on."""
@@ -172,8 +184,11 @@ class Ahead:
 
     def begin(self) -> None:
         """Begins a pass."""
+        last = self.order.last
         if not self.order.begin():
             self.fetched.clear()
+        if self.order.last is not last:
+            self.views.clear()
         self.fetch()
 
     def use(self, module: nn.Module, *given: Any) -> AbstractContextManager:
@@ -220,7 +235,8 @@ class Ahead:
         """Begins the copies of the layers that come next, as far as they have a place."""
         while (module := self.order.following(len(self.fetched))) is not None:
             oldest = self.fetched[0].begin if self.fetched else None
-            begin = self.ring.place(self.sizes[module], oldest)
+            first = self.order.is_first(len(self.fetched))
+            begin = self.ring.place(self.sizes[module], oldest, first=first)
             if begin is None:
                 return
             self.fetched.append(self.copy(module, begin))
@@ -229,20 +245,22 @@ class Ahead:
         """Begins the copy of a layer to a place."""
         for event in self.ring.readers(begin + self.sizes[module]):
             self.stream.wait_event(event)
-        with self.card.stream(self.stream):
+        with self.aside:
             copies = self.copied(module, begin % self.ring.size)
             return Fetched(module, begin, copies, self.stream.record_event())
 
     def copied(self, module: nn.Module, first: int) -> dict[str, Tensor]:
         """Returns copies of a layer's weights in the buffer, from this byte on."""
-        own = {name: t for name in NAMES if (t := module._parameters.get(name)) is not None}
-        tensors = list(own.values())
+        parameters = module._parameters
         # a mode of torch functions would make others of these
         with torch._C.DisableTorchFunction(), torch.no_grad():
-            views = interpret_gathered_like(tensors, self.buffer[first:])
-            for view, tensor in zip(views, tensors, strict=True):
-                view.copy_(tensor, non_blocking=True)
-        return dict(zip(own, views, strict=True))
+            if (copies := self.views.get((module, first))) is None:
+                own = {n: t for n in NAMES if (t := parameters.get(n)) is not None}
+                views = interpret_gathered_like(list(own.values()), self.buffer[first:])
+                copies = self.views[module, first] = dict(zip(own, views, strict=True))
+            for name, copy in copies.items():
+                copy.copy_(parameters[name], non_blocking=True)
+        return copies
 
 
 @contextmanager
