@@ -75,7 +75,7 @@ def ordered(broken: str = "") -> Iterator[dict[str, int]]:
 
     @contextmanager
     def watched(self: Ahead, fetched: Fetched) -> Iterator[None]:
-        stream, first = self.current(), self.buffer.data_ptr() + fetched.begin % self.ring.size
+        stream, first = self.compute, self.buffer.data_ptr() + fetched.begin % self.ring.size
         if broken == "arrived":
             fetched = replace(fetched, arrived=stream.record_event())
         what = *memory(first, self.sizes[fetched.module]), ctypes.c_void_p(stream.cuda_stream)

@@ -28,7 +28,7 @@ class Case:
     review: what a review of all ranks and a copy of the adapter cost is measured too.
     ordered: with the allocator of cuda_malloc, the host's default on new cards; copies are checked
     for what they must wait for. broken: the wait that is then left out (card.py). compiled: blocks
-    are compiled by torch.compile, on real cards only.
+    are compiled by torch.compile, on real cards only. preview: the host samples after a step.
     """
 
     model: str = "sdxl"
@@ -47,6 +47,7 @@ class Case:
     broken: str = ""
     optimizer: str = "adamw"
     compiled: bool = False
+    preview: bool = False
     steps: int = WARM + MEASURED
 
     @property
@@ -121,7 +122,23 @@ def steps(case: Case, model, data, row: dict):
                 row["ranks"] = sum(setup.adapters.ranks.values())
                 if case.review and number == WARM:
                     row |= reviewed(setup.run)
+                if case.preview and number == WARM + 1:
+                    row["of_preview"] = unordered_of_preview(setup, data)
                 yield
+
+
+def unordered_of_preview(setup, data) -> int:
+    """Samples as a preview does; returns how many unordered copies the host made for it."""
+    from lora2_core.host.training.previews import Preview, empty_latent, sample
+    from tests.null_gpu import card
+
+    latents, captions = data
+    preview = Preview(captions[0], None, steps=2)
+    latent = empty_latent(preview, latents[0]["samples"], setup.loan.inner.latent_format)
+    before = card.library.nullgpu_unordered()
+    with setup.loan.paused() as patcher:
+        sample(patcher, preview, latent)
+    return card.library.nullgpu_unordered() - before
 
 
 def reviewed(run) -> dict:

@@ -151,7 +151,8 @@ class Ahead:
         # the stream itself costs a tenth of the other, where torch has it as a context
         own = hasattr(self.stream, "__enter__")
         self.aside = self.stream if own else self.card.stream(self.stream)
-        self.stream.wait_stream(self.current())
+        self.compute = self.card.current_stream(self.device)
+        self.stream.wait_stream(self.compute)
         self.handle = model.register_forward_pre_hook(lambda *_: self.begin())
         for first, module in zip(accumulate(small.values(), initial=size), small, strict=False):
             self.kept[module] = self.copied(module, first)
@@ -178,12 +179,9 @@ class Ahead:
         for each in (self.sizes, self.kept, self.views):
             each.clear()
 
-    def current(self) -> Any:
-        """Returns the stream that the device computes on."""
-        return self.card.current_stream(self.device)
-
     def begin(self) -> None:
-        """Begins a pass."""
+        """Begins a pass. All of it is computed on one stream, its backward pass too."""
+        self.compute = self.card.current_stream(self.device)
         last = self.order.last
         if not self.order.begin():
             self.fetched.clear()
@@ -223,13 +221,12 @@ class Ahead:
     @contextmanager
     def lent(self, fetched: Fetched) -> Iterator[None]:
         """Computes a layer inside with copies that were fetched."""
-        stream = self.current()
-        stream.wait_event(fetched.arrived)
+        self.compute.wait_event(fetched.arrived)
         try:
             with with_copies(fetched.module, fetched.copies):
                 yield
         finally:
-            self.ring.read.append((fetched.begin, stream.record_event()))
+            self.ring.read.append((fetched.begin, self.compute.record_event()))
 
     def fetch(self) -> None:
         """Begins the copies of the layers that come next, as far as they have a place."""
