@@ -140,11 +140,11 @@ class Ahead:
             return
         sizes = {module: size for module in modules if (size := size_in_ram(module))}
         small = {module: size for module, size in sizes.items() if size <= SMALL}
-        wanted = max(2 * max(sizes.values(), default=0), LEAST)
-        size = min(room - sum(small.values()), wanted, sum(sizes.values()))
-        size -= size % ALIGNED
-        self.sizes = {module: own for module, own in sizes.items() if own <= size}
-        if not self.sizes or not self.make_buffer(size + sum(small.values())):
+        room -= sum(small.values())
+        self.sizes = {module: size for module, size in sizes.items() if size <= room}
+        wanted = max(2 * max(self.sizes.values(), default=0), LEAST)
+        size = min(room, wanted, sum(self.sizes.values())) // ALIGNED * ALIGNED
+        if size <= 0 or not self.make_buffer(size + sum(small.values())):
             return
         self.ring, self.order = Ring(size), Order()
         self.stream = self.card.Stream(self.device)
@@ -195,7 +195,7 @@ class Ahead:
         """
         if self.buffer is None or module not in self.sizes or self.busy:
             return nullcontext()
-        if not given or given[0].device != self.buffer.device:
+        if not given or getattr(given[0], "device", None) != self.buffer.device:
             return nullcontext()
         if torch.is_grad_enabled() and any(getattr(t, "requires_grad", False) for t in given):
             return nullcontext()
