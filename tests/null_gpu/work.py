@@ -114,6 +114,7 @@ def steps(case: Case, model, data, row: dict):
             row["whole"] = model.model_size() / 1e9
             if setup.plan is not None:
                 row |= {"plan": setup.plan.text, "need": setup.plan.need.__dict__}
+                row["beside"] = setup.plan.beside
             torch.cuda.reset_peak_memory_stats()
             for number, _ in enumerate(steps_of(setup, choices), 1):
                 row["peak"] = torch.cuda.max_memory_allocated() / 1e9 - row["model"]
