@@ -15,11 +15,12 @@ from torch import nn
 
 from lora2_core import TrainSettings
 from lora2_core.host.training import ahead, frozen
-from lora2_core.host.training.ahead import ALIGNED, SMALL, Ahead, Order, Ring, size_in_ram
+from lora2_core.host.training.ahead import ALIGNED, SMALL, Ahead, size_in_ram
 from lora2_core.host.training.choices import Choices
 from lora2_core.host.training.frozen import FrozenLayers
 from lora2_core.host.training.loan import lent
 from lora2_core.host.training.run import train_on
+from lora2_core.host.training.upcoming import Order, Ring
 from tests.tiers import fast
 
 from .flow_models import FAMILIES, build, pictures

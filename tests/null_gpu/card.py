@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lora2_core.host.training.ahead import Ahead, Fetched, Ring
+from lora2_core.host.training.ahead import Ahead, Fetched
+from lora2_core.host.training.upcoming import Ring
 from lora2_core.layers import adapters, turning
 from lora2_core.layers.adapters import Adapters
 from lora2_core.training import together
