@@ -162,7 +162,7 @@ def test_a_choice_of_checkpointing_stands(choice, on):
 
 def test_what_is_needed_and_what_is_done_is_said():
     assert plan(wanted(), 8 * GB, "auto", lower_start=True).text == (
-        "Needs about 10.8 of 8.0 GB of memory. 3.3 GB of the model's weights stay in RAM. "
+        "Needs about 10.8 of 8.0 GB of memory. 3.6 GB of the model's weights stay in RAM. "
         "Gradient checkpointing is on. Ranks begin at 96, so that they fit."
     )
     assert plan(wanted(), 100 * GB, "auto", lower_start=True).text.endswith(
@@ -170,6 +170,15 @@ def test_what_is_needed_and_what_is_done_is_said():
     )
     offloading = plan(wanted(), 9 * GB, "auto", lower_start=True).text
     assert "is on. 2.8 GB of what its blocks get lie in RAM." in offloading
+
+
+def test_weights_in_ram_leave_room_for_gaps_and_for_those_that_are_fetched_ahead():
+    some, none = (plan(wanted(), gb * GB, "on", lower_start=True) for gb in (8, 100))
+    assert some.ahead == memory_plan.AHEAD * 8 * GB and none.ahead == 0
+    assert some.beside == some.need.beside + memory_plan.GAPS * 8 * GB + some.ahead
+    assert none.beside == none.need.beside
+    # what is on the card beside fills it
+    assert some.need.weights - some.in_ram + some.beside == pytest.approx(8 * GB, abs=2)
 
 
 @pytest.mark.parametrize("optimizer", memory_plan.MOMENT_BYTES)
@@ -226,7 +235,8 @@ def test_the_host_keeps_the_room_that_a_run_needs(monkeypatch):
     streams = management.NUM_STREAMS
     model, _ = model_and_data("SDXL", torch.float32)
     with torch.inference_mode(), lent(model) as loan:
-        loan.leave_room(123)
+        loan.leave_room(123, 45)
+        assert loan.room == 45
         assert management.NUM_STREAMS == 0
         with loan.paused():
             assert streams == management.NUM_STREAMS

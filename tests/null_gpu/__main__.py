@@ -1,7 +1,7 @@
 """What training costs on a card, without one: tables of launches, host time, memory and starts.
 
-`python -m tests.null_gpu` prints all of them; `steps`, `adaptivity`, `memory`, `estimates` or
-`starts` one; `case model=sdxl mode=fixed pixels=512` the row of one Case (work.py) as JSON.
+`python -m tests.null_gpu` prints all of them; `steps`, `adaptivity`, `memory`, `estimates`, `ram`
+or `starts` one; `case model=sdxl mode=fixed pixels=512` the row of one Case (work.py) as JSON.
 """
 
 from __future__ import annotations
@@ -65,6 +65,22 @@ STARTS = {
     "Wan 2.2 14 B fp8, default, one frame of 480p, 16 GB": replace(
         DEFAULT, model="wan", dtype="fp8", gigabytes=16, pixels=640
     ),
+}
+
+
+IN_RAM = replace(SDXL, model="sd15", gigabytes=3.2, ordered=True, steps=6)
+CHECKPOINTED = replace(IN_RAM, gigabytes=2.8, checkpointing="on")
+RAM = {
+    "SD1.5 fp16, 512 px, 3.2 GB": IN_RAM,
+    "the same, a preview after step 3": replace(IN_RAM, preview=True),
+    "checkpointing, 2.8 GB": CHECKPOINTED,
+    "checkpointing, a preview after step 3": replace(CHECKPOINTED, preview=True),
+    "offload, 2.6 GB": replace(IN_RAM, gigabytes=2.6, checkpointing="offload"),
+    "Flux fp8, 1024 px, 12 GB": replace(
+        IN_RAM, model="flux", dtype="fp8", pixels=1024, checkpointing="on", gigabytes=12
+    ),
+    "as the first, but copies do not wait": replace(IN_RAM, broken="read"),
+    "as the first, but layers do not wait": replace(IN_RAM, broken="arrived"),
 }
 
 
@@ -172,11 +188,30 @@ def starts() -> Table:
     return rows
 
 
+def ram() -> Table:
+    """What is fetched ahead of weights that lie in RAM, and whether its order is kept; it is not
+    where a wait is left out.
+    """
+    rows = [["run, 6 steps", "GB in RAM", "copies", "layers computed with fetched weights",
+             "unordered", "peak, GB", "planned, with gaps"]]  # fmt: skip
+    for name, case in RAM.items():
+        row = row_of(case)
+        if row.get("steps") != case.steps:
+            rows.append([name, row["error"], *[""] * 5])
+            continue
+        unordered = row["unordered"] - row.get("of_preview", 0)
+        counts = [str(n) for n in (row["copies"], row["ahead"], unordered)]
+        memory = f"{row['peak']:.2f}", f"{row['beside'] / 1e9:.2f}"
+        rows.append([name, f"{row['whole'] - row['model']:.1f}", *counts, *memory])
+    return rows
+
+
 TABLES: dict[str, Callable[[], Table]] = {
     "steps": steps,
     "adaptivity": adaptivity,
     "memory": memory,
     "estimates": lambda: estimates(row_of),
+    "ram": ram,
     "starts": starts,
 }
 

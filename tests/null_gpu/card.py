@@ -6,11 +6,14 @@ import ctypes
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from lora2_core.host.training.ahead import Ahead, Fetched
+from lora2_core.host.training.upcoming import Ring
 from lora2_core.layers import adapters, turning
 from lora2_core.layers.adapters import Adapters
 from lora2_core.training import together
@@ -55,15 +58,53 @@ def counted() -> Iterator[Work]:
 
 
 @contextmanager
-def ordered() -> Iterator[dict[str, int]]:
+def ordered(broken: str = "") -> Iterator[dict[str, int]]:
     """Yields a dict that holds at the end how many copies to the card there were, and how many of
-    them went into memory that another stream may still have read.
+    them went into memory that another stream may still have read, or were read too early; and how
+    often a layer computed with weights that were fetched ahead.
+
+    broken: a wait that is left out, so that the count can be seen to fail: `read` of copies for
+    their place, `arrived` of layers for their copies.
     """
-    found: dict[str, int] = {}
+    found = {"ahead": 0}
+    start, lent, readers = Ahead.start, Ahead.lent, Ring.readers
+
+    def started(self: Ahead, *args) -> None:
+        start(self, *args)
+        if self.buffer is not None:
+            library.nullgpu_watch(*memory(self.buffer.data_ptr(), len(self.buffer)))
+
+    @contextmanager
+    def watched(self: Ahead, fetched: Fetched) -> Iterator[None]:
+        stream, first = self.compute, self.buffer.data_ptr() + fetched.begin % self.ring.size
+        if broken == "arrived":
+            fetched = replace(fetched, arrived=stream.record_event())
+        what = *memory(first, self.sizes[fetched.module]), ctypes.c_void_p(stream.cuda_stream)
+        with lent(self, fetched):
+            found["ahead"] += 1
+            library.nullgpu_reading(*what, 0)
+            yield
+            library.nullgpu_reading(*what, 1)
+
+    def forgotten(self: Ring, end: int) -> Iterator[Any]:
+        list(readers(self, end))
+        return iter(())
+
+    Ahead.start, Ahead.lent = started, watched
+    if broken == "read":
+        Ring.readers = forgotten
     library.nullgpu_order(1)
-    yield found
-    found |= {"copies": library.nullgpu_copies(), "unordered": library.nullgpu_unordered()}
-    library.nullgpu_order(0)
+    try:
+        yield found
+    finally:
+        Ahead.start, Ahead.lent, Ring.readers = start, lent, readers
+        found |= {"copies": library.nullgpu_copies(), "unordered": library.nullgpu_unordered()}
+        library.nullgpu_order(0)
+
+
+def memory(address: int, size: int) -> tuple:
+    """Returns a part of the card's memory as C has it."""
+    return ctypes.c_void_p(address), ctypes.c_size_t(size)
 
 
 def histogram(path: str) -> list[tuple[int, str]]:

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <stdio.h>
 #include <map>
+#include <set>
 #include <unordered_map>
 #include <string>
 #include <vector>
@@ -48,10 +49,36 @@ void join(Clock& one, const Clock& other) { for (auto& [s, n] : other) if (n > o
 void work(void* s) { if (!ordering) return; join(seen()[s], host); seen()[s][s]++; }
 void waited(void* s) { if (ordering) join(host, seen()[s]); }
 void waited_all() { if (ordering) for (auto& [s, c] : seen()) join(host, c); }
-Clock now() { Clock all; for (auto& [s, c] : seen()) all[s] = c[s]; return all; }
-void check(void* d, void* s) {
+// What a stream that has launched no kernel reads is known: its copies say it.
+std::set<void*>& computing() { static auto* m = new std::set<void*>(); return *m; }
+std::map<char*, Clock>& copied_from() { static auto* m = new std::map<char*, Clock>(); return *m; }
+void reads(const void* p, void* s) {
+  work(s); auto it = blocks().upper_bound((char*)p); if (!ordering || it == blocks().begin()) return;
+  copied_from()[(--it)->first][s] = seen()[s][s]; }
+Clock readers_now(char* p) {
+  Clock all = copied_from()[p]; copied_from().erase(p);
+  for (auto& [s, c] : seen()) if (computing().count(s)) all[s] = c[s];
+  return all; }
+// A buffer that is never given back: whoever reads a part of it says so (nullgpu_reading), and so what a copy into it
+// must wait for, and what must wait for a copy, is known.
+struct Span { char* p; size_t n; void* stream; long when; };
+char* watched = nullptr; size_t watched_n = 0;
+std::vector<Span>& read_spans() { static auto* v = new std::vector<Span>(); return *v; }
+std::vector<Span>& written_spans() { static auto* v = new std::vector<Span>(); return *v; }
+void meet(std::vector<Span>& spans, void* p, size_t n, void* s, bool drop) {
+  std::vector<Span> kept;
+  for (auto& x : spans) {
+    bool meets = x.p < (char*)p + n && (char*)p < x.p + x.n;
+    if (meets && x.stream != s && seen()[s][x.stream] < x.when) unordered++;
+    if (!meets || !drop) kept.push_back(x);
+  }
+  spans = kept; }
+void check(void* d, void* s, size_t n) {
   if (!ordering) return;
   work(s); copies++;
+  if ((char*)d >= watched && (char*)d < watched + watched_n) {
+    meet(read_spans(), d, n, s, true); meet(written_spans(), d, n, s, true);
+    written_spans().push_back({(char*)d, n, s, seen()[s][s]}); }
   auto it = blocks().upper_bound((char*)d); if (it == blocks().begin()) return;
   auto r = readers().find((--it)->first); if (r == readers().end()) return;
   for (auto& [t, n] : r->second) if (t != s && seen()[s][t] < n) { unordered++; break; }
@@ -61,6 +88,10 @@ int major() { static int v = [] { const char* s = getenv("NULLGPU_SM"); return s
 X void nullgpu_counts(long* out) { std::lock_guard<std::recursive_mutex> l(mu); memcpy(out, &C, sizeof C); }
 X void nullgpu_reset() { std::lock_guard<std::recursive_mutex> l(mu); memset(&C, 0, sizeof C); hist().clear(); peak = used; }
 X void nullgpu_order(int on) { std::lock_guard<std::recursive_mutex> l(mu); ordering = on; copies = unordered = 0; }
+X void nullgpu_watch(void* p, size_t n) { std::lock_guard<std::recursive_mutex> l(mu); watched = (char*)p; watched_n = n; read_spans().clear(); written_spans().clear(); }
+X void nullgpu_reading(void* p, size_t n, void* s, int ended) {
+  std::lock_guard<std::recursive_mutex> l(mu); if (!ordering) return;
+  if (ended) read_spans().push_back({(char*)p, n, s, seen()[s][s]}); else meet(written_spans(), p, n, s, false); }
 X long nullgpu_copies() { return copies; }
 X long nullgpu_unordered() { return unordered; }
 X void nullgpu_trace(int on) { tracing = on; }
@@ -69,7 +100,7 @@ X size_t nullgpu_peak() { return peak; }
 X void nullgpu_names(const char* path) {
   std::lock_guard<std::recursive_mutex> l(mu); FILE* f = fopen(path, "w");
   for (auto& [k, n] : hist()) { auto it = names().find(k); fprintf(f, "%ld\t%s\n", n, it == names().end() ? "?" : it->second.c_str()); } fclose(f); }
-static cudaError_t launched(const void* f, void* s) { std::lock_guard<std::recursive_mutex> l(mu); C.kernel++; work(s); if (tracing) hist()[f]++; return cudaSuccess; }
+static cudaError_t launched(const void* f, void* s) { std::lock_guard<std::recursive_mutex> l(mu); C.kernel++; work(s); computing().insert(s); if (tracing) hist()[f]++; return cudaSuccess; }
 X void** __cudaRegisterFatBinary(void*) { static void* d[4]; return d; }
 X void __cudaRegisterFatBinaryEnd(void**) {}
 X void __cudaUnregisterFatBinary(void**) {}
@@ -124,7 +155,7 @@ X cudaError_t cudaMallocAsync(void** p, size_t n, cudaStream_t s) {
 X cudaError_t cudaFreeAsync(void* p, cudaStream_t s) {
   std::lock_guard<std::recursive_mutex> l(mu);
   auto it = blocks().find((char*)p); if (!ordering || it == blocks().end()) return cudaFree(p);
-  readers()[(char*)p] = now(); freed()[(char*)p] = seen()[s]; pooled += it->second; pool().insert({{s, it->second}, (char*)p}); return cudaSuccess; }
+  readers()[(char*)p] = readers_now((char*)p); freed()[(char*)p] = seen()[s]; pooled += it->second; pool().insert({{s, it->second}, (char*)p}); return cudaSuccess; }
 X cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* p, int) { *p = (cudaMemPool_t)0x10; return cudaSuccess; }
 X cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t, cudaMemPoolAttr a, void* v) {
   std::lock_guard<std::recursive_mutex> l(mu);
@@ -143,7 +174,7 @@ static cudaError_t copy(void* d, const void* s, size_t n) {
   if (n <= (1 << 16) || (!dd && !sd)) memcpy(d, s, n); return cudaSuccess; }
 X cudaError_t cudaMemcpy(void* d, const void* s, size_t n, cudaMemcpyKind) { C.sync++; return copy(d, s, n); }
 X cudaError_t cudaMemcpyAsync(void* d, const void* s, size_t n, cudaMemcpyKind, cudaStream_t t) {
-  { std::lock_guard<std::recursive_mutex> l(mu); if (in(blocks(), d) && !in(blocks(), s)) check(d, t); else work(t); } return copy(d, s, n); }
+  { std::lock_guard<std::recursive_mutex> l(mu); if (in(blocks(), d) && !in(blocks(), s)) check(d, t, n); else reads(s, t); } return copy(d, s, n); }
 X cudaError_t cudaMemset(void*, int, size_t) { C.memset++; return cudaSuccess; }
 X cudaError_t cudaMemsetAsync(void* p, int v, size_t n, cudaStream_t) { std::lock_guard<std::recursive_mutex> l(mu); C.memset++; if (n <= 4096) memset(p, v, n); return cudaSuccess; }
 X cudaError_t cudaStreamSynchronize(cudaStream_t s) { std::lock_guard<std::recursive_mutex> l(mu); C.sync++; waited(s); return cudaSuccess; }

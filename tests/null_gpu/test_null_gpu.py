@@ -3,7 +3,7 @@
 import pytest
 
 from tests.null_gpu import building
-from tests.null_gpu.__main__ import case_of, markdown, row_of
+from tests.null_gpu.__main__ import RAM, case_of, markdown, row_of
 
 REASON = building.why_not()
 needs_it = pytest.mark.skipif(REASON is not None, reason=REASON or "")
@@ -26,6 +26,15 @@ def test_a_card_that_is_too_small_runs_out_of_memory_or_is_refused_first():
     assert "out of memory" in row["error"].lower()
     row = row_of(case_of([*FLUX, "gigabytes=0.7"]))
     assert "needs" in row["error"] and "rank" in row["error"] and row["steps"] == 0
+
+
+@needs_it
+@pytest.mark.parametrize("name", [name for name, case in RAM.items() if case.model == "sd15"])
+def test_weights_in_ram_are_fetched_ahead_in_order(name):
+    row = row_of(RAM[name])
+    assert "error" not in row and row["ahead"] > 1000 and row["peak"] * 1e9 <= row["beside"]
+    unordered = row["unordered"] - row.get("of_preview", 0)
+    assert unordered > 1000 if RAM[name].broken else unordered == 0
 
 
 def test_cases_are_checked():

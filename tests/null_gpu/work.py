@@ -27,7 +27,8 @@ class Case:
     moving: rates move in every step. layers: as in LoRA2 Target Options. gigabytes: of the card.
     review: what a review of all ranks and a copy of the adapter cost is measured too.
     ordered: with the allocator of cuda_malloc, the host's default on new cards; copies are checked
-    for what they must wait for. compiled: blocks are compiled by torch.compile, on real cards only.
+    for what they must wait for. broken: the wait that is then left out (card.py). compiled: blocks
+    are compiled by torch.compile, on real cards only. preview: the host samples after a step.
     """
 
     model: str = "sdxl"
@@ -43,8 +44,10 @@ class Case:
     gigabytes: float = 1000.0
     review: bool = False
     ordered: bool = False
+    broken: str = ""
     optimizer: str = "adamw"
     compiled: bool = False
+    preview: bool = False
     steps: int = WARM + MEASURED
 
     @property
@@ -64,7 +67,7 @@ def measure(case: Case) -> dict:
     model, data = models.build(case.model, case.dtype), models.pictures(case.model, case.pixels)
     works, row = [], {}
     made = limit(case, model, data) if case.mode == "limit" else steps(case, model, data, row)
-    with card.ordered() if case.ordered else nullcontext({}) as order, closing(made):
+    with card.ordered(case.broken) if case.ordered else nullcontext({}) as order, closing(made):
         try:
             for _ in range(case.steps):
                 with card.counted() as work:
@@ -111,6 +114,7 @@ def steps(case: Case, model, data, row: dict):
             row["whole"] = model.model_size() / 1e9
             if setup.plan is not None:
                 row |= {"plan": setup.plan.text, "need": setup.plan.need.__dict__}
+                row["beside"] = setup.plan.beside
             torch.cuda.reset_peak_memory_stats()
             for number, _ in enumerate(steps_of(setup, choices), 1):
                 row["peak"] = torch.cuda.max_memory_allocated() / 1e9 - row["model"]
@@ -119,7 +123,23 @@ def steps(case: Case, model, data, row: dict):
                 row["ranks"] = sum(setup.adapters.ranks.values())
                 if case.review and number == WARM:
                     row |= reviewed(setup.run)
+                if case.preview and number == WARM + 1:
+                    row["of_preview"] = unordered_of_preview(setup, data)
                 yield
+
+
+def unordered_of_preview(setup, data) -> int:
+    """Samples as a preview does; returns how many unordered copies the host made for it."""
+    from lora2_core.host.training.previews import Preview, empty_latent, sample
+    from tests.null_gpu import card
+
+    latents, captions = data
+    preview = Preview(captions[0], None, steps=2)
+    latent = empty_latent(preview, latents[0]["samples"], setup.loan.inner.latent_format)
+    before = card.library.nullgpu_unordered()
+    with setup.loan.paused() as patcher:
+        sample(patcher, preview, latent)
+    return card.library.nullgpu_unordered() - before
 
 
 def reviewed(run) -> dict:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -27,9 +27,9 @@ from torch.nn import functional as F
 
 from ...layers.joined import Alone, Frozen, Own, Use, frozen_of
 from ...layers.layer import is_adaptable
+from .ahead import QUANTISED, Ahead
 
-# older hosts have neither quantised tensors nor weights that come on side streams
-QUANTISED = getattr(comfy.ops, "QuantizedTensor", ())
+# older hosts have no weights that come on side streams
 OFFLOADABLE = "offloadable" in inspect.signature(comfy.ops.cast_bias_weight).parameters
 # the host's layers that compute with the cast weight as torch's do
 ITS_OWN = comfy.ops.disable_weight_init.Linear, comfy.ops.disable_weight_init.Conv2d
@@ -39,6 +39,7 @@ CAST = "forward_comfy_cast_weights"
 # inside, the host's kernels compute: a flow model is computed under a mode (out_of_place.py) that
 # puts forms in their place that have gradients, and some of these forms take other arguments
 KERNELS = torch._C.DisableTorchFunction
+NOTHING = Ahead(torch.device("cpu"))  # where no weight is fetched ahead
 
 
 def in_ram(module: nn.Module, x: Tensor) -> bool:
@@ -48,7 +49,9 @@ def in_ram(module: nn.Module, x: Tensor) -> bool:
 
 
 class HostFrozen(Frozen):
-    """Computes a Linear or Conv2d of the host."""
+    """Computes a Linear or Conv2d of the host. ahead: fetches its weights where they lie in RAM."""
+
+    ahead = NOTHING
 
     def __init__(self, module: nn.Module):
         super().__init__(module)
@@ -106,6 +109,12 @@ class HostFrozen(Frozen):
         if not self.casts(like):
             parameters = module._parameters
             return use(parameters["weight"], parameters["bias"])
+        with self.ahead.use(module, like):
+            return self.with_cast_weight(like, use)
+
+    def with_cast_weight(self, like: Tensor, use: Use) -> Tensor:
+        """Returns use(weight, bias) with what the host casts them to."""
+        module = self.module
         if hasattr(module, "cast_bias_weight"):
             return use(*module.cast_bias_weight(like))
         if not OFFLOADABLE:
@@ -125,7 +134,8 @@ class HostFrozen(Frozen):
         if not self.plainly or len(args) != 1 or named or not self.suits():
             if self.writes:
                 args = tuple(x.clone() for x in args)
-            with KERNELS() if self.straight_through else nullcontext():
+            kernels = KERNELS() if self.straight_through else nullcontext()
+            with self.ahead.use(self.module, *args, *named.values()), kernels:
                 return super().forward(*args, **named)
         (x,) = args
         comfy.ops.run_every_op()
@@ -147,22 +157,28 @@ def with_scaled_weight(use: Use, scale: Tensor, weight: Tensor, bias: Tensor | N
     return use(weight * scale, bias)
 
 
+Using = Callable[[Tensor], AbstractContextManager]
+
+
 class Again(torch.autograd.Function):
-    """Computes a small layer, such as a norm, again in the backward pass."""
+    """Computes a small layer, such as a norm, again in the backward pass; both times in the context
+    of its use.
+    """
 
     @staticmethod
-    def forward(ctx, x: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    def forward(ctx, x: Tensor, compute: Callable[[Tensor], Tensor], using: Using) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.compute = compute
-        return compute(x.detach())
+        ctx.compute, ctx.using = compute, using
+        with using(x):
+            return compute(x.detach())
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple:
         (x,) = ctx.saved_tensors
-        with torch.enable_grad():
+        with ctx.using(x), torch.enable_grad():
             leaf = x.detach().requires_grad_()
-            return *torch.autograd.grad(ctx.compute(leaf), leaf, gradient), None
+            return *torch.autograd.grad(ctx.compute(leaf), leaf, gradient), None, None
 
 
 def with_first(compute: Callable, module: nn.Module, rest: list, named: dict, x: Tensor) -> Tensor:
@@ -171,7 +187,11 @@ def with_first(compute: Callable, module: nn.Module, rest: list, named: dict, x:
 
 
 class Recomputed:
-    """Computes another layer of the host, such as a norm, twice while its weight lies in RAM."""
+    """Computes another layer of the host, such as a norm, twice while its weight lies in RAM.
+    ahead: fetches it.
+    """
+
+    ahead = NOTHING
 
     def __init__(self, module: nn.Module):
         self.module = module
@@ -180,8 +200,10 @@ class Recomputed:
         module, compute = self.module, type(self.module).forward
         if args and torch.is_grad_enabled() and args[0].requires_grad and in_ram(module, args[0]):
             x, *rest = args  # kept by Again are only the others
-            return Again.apply(x, partial(with_first, compute, module, rest, named))
-        return compute(module, *args, **named)
+            again = partial(with_first, compute, module, rest, named)
+            return Again.apply(x, again, partial(self.ahead.use, module))
+        with self.ahead.use(module, *args, *named.values()):
+            return compute(module, *args, **named)
 
 
 def layer_of(module: nn.Module) -> HostFrozen | Recomputed | None:
@@ -210,14 +232,16 @@ def has_quantised_layers(modules: Iterable[nn.Module]) -> bool:
 
 
 class FrozenLayers:
-    """Lets all of the host's layers among these modules compute so, until `remove`."""
+    """Lets all of the host's layers among these modules compute so, until `remove`. ahead: fetches
+    their weights.
+    """
 
-    def __init__(self, modules: Iterable[nn.Module]):
+    def __init__(self, modules: Iterable[nn.Module], ahead: Ahead = NOTHING):
         self.layers: dict[nn.Module, HostFrozen | Recomputed] = {}
         for module in modules:
             if module not in self.layers and (layer := layer_of(module)) is not None:
                 self.layers[module] = layer
-                module.forward = layer
+                module.forward, layer.ahead = layer, ahead
 
     def of(self, module: nn.Module) -> Frozen | None:
         """Returns a layer as one that can be joined with its path, None where it can't."""

@@ -13,6 +13,7 @@ import comfy.utils
 import torch
 from torch import nn
 
+from .ahead import Ahead
 from .attention import AttentionWithGradients
 from .frozen import FrozenLayers
 from .no_grad import with_gradients
@@ -120,6 +121,7 @@ class Loan:
         self.patcher, self.inner = self.patchers[0], self.patchers[0].model
         self.executor = torch.is_inference_mode_enabled()  # the mode that the host runs nodes in
         self.beside = 0  # bytes that the host leaves free on the card beside the weights
+        self.ahead, self.room = Ahead(self.patcher.load_device), 0  # and bytes for it
         self.attention = AttentionWithGradients()
         self.frozen: FrozenLayers | None = None  # while the models are lent
         self.held = ExitStack()  # the host's switches and its attention, while they are others
@@ -147,20 +149,23 @@ class Loan:
         self.held.enter_context(set_for_training())
         self.held.enter_context(self.attention.everywhere())
         self.held.enter_context(with_gradients(self.modules()))
+        model = getattr(self.inner, "diffusion_model", self.inner)
+        self.ahead.start(self.modules(), model, self.room)
 
     def give_back(self) -> None:
         """Puts every parameter and buffer back, and how the host computes."""
+        self.ahead.stop()
         self.held.close()
         for table, name, tensor in self.replaced:
             table[name] = tensor
         self.replaced.clear()
 
-    def leave_room(self, beside: int) -> None:
+    def leave_room(self, beside: int, ahead: int = 0) -> None:
         """Has the host leave so many bytes free on the card from now on: it loads more weights, or
-        moves some to RAM.
+        moves some to RAM. ahead: as many of these bytes are for weights that are fetched ahead.
         """
         self.give_back()
-        self.beside = beside
+        self.beside, self.room = beside, ahead
         comfy.model_management.soft_empty_cache()
         self.take()
 
@@ -196,7 +201,7 @@ def lent(model, *others) -> Iterator[Loan]:
                 parameter.requires_grad_(False)
             for patcher in loan.patchers:
                 patcher.model.eval()
-            loan.frozen = FrozenLayers(loan.modules())
+            loan.frozen = FrozenLayers(loan.modules(), loan.ahead)
             yield loan
         finally:
             loan.give_back()

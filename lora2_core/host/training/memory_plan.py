@@ -24,6 +24,8 @@ LEAST_WEIGHTS = 0.06
 # share of the card that stays free where weights lie in RAM: copies of all sizes come and go there,
 # and leave gaps between each other (Flux in bf16 on 16 GB: 0.9 GB)
 GAPS = 0.07
+# share of the card beside that, for weights that are fetched ahead (ahead.py)
+AHEAD = 0.03
 # below this share of an estimate a run does not fit, however wrong the estimate may be
 SURE = 0.8
 
@@ -73,12 +75,18 @@ class Plan:
     def in_ram(self) -> int:
         """Returns the bytes of weights that stay in RAM."""
         short = self.need.all - self.available
-        return min(self.need.weights, short + int(GAPS * self.available)) if short > 0 else 0
+        room = int((GAPS + AHEAD) * self.available)
+        return min(self.need.weights, short + room) if short > 0 else 0
 
     @property
     def beside(self) -> int:
         """Returns the bytes that the host is to leave free beside the weights."""
-        return self.need.beside + (int(GAPS * self.available) if self.in_ram else 0)
+        return self.need.beside + (int((GAPS + AHEAD) * self.available) if self.in_ram else 0)
+
+    @property
+    def ahead(self) -> int:
+        """Returns the bytes of that which weights may take that are fetched ahead."""
+        return int(AHEAD * self.available) if self.in_ram else 0
 
     @property
     def fits(self) -> bool:

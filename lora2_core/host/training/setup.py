@@ -117,7 +117,7 @@ def set_up(
         layers = layers_to_train(loan, layers, start, choices, text_encoder)
         plan = planned(Task(loan, layers, start, examples, prior_examples, options, choices))
         if plan is not None:
-            loan.leave_room(plan.beside)
+            loan.leave_room(plan.beside, plan.ahead)
             if plan.overwrites:
                 stack.enter_context(remembered(loan.inner.diffusion_model))
         if choices.straight_through:  # after the plan, whose pass has no values to quantise

@@ -14,8 +14,8 @@ TRAINING = (
     (comfy.model_management, "in_training", True),
     # the backward pass of quantised layers stays exact, also after another trainer that died
     (comfy.model_management, "training_fp8_bwd", False),
-    # weights that lie in RAM come in the order of the computation: on side streams, their copies
-    # may go into memory that is still read
+    # weights that lie in RAM come in the order of the computation, or as ahead.py fetches them: on
+    # the host's side streams, their copies may go into memory that is still read
     (comfy.model_management, "NUM_STREAMS", 0),
     # `--fast fp16_accumulation`: sums of gradients overflow and lose what is small
     (torch.backends.cuda.matmul, "allow_fp16_accumulation", False),

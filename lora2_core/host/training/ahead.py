@@ -1,0 +1,230 @@
+"""Fetches weights that lie in RAM to the card ahead of their use, while other layers compute.
+
+The host's own side streams may copy into memory that is still read. Here one stream copies, into
+one buffer that is given out in turn, and both ways are ordered: a copy begins when the last reader
+of its place is done, and a layer computes when its copy has arrived. Which layers come next is
+known from the pass before.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import comfy.model_management
+import comfy.ops
+import torch
+from torch import Tensor, nn
+
+from ...saying import log
+from .memory import out_of_memory
+from .upcoming import Order, Ring
+
+try:
+    from comfy.memory_management import interpret_gathered_like, vram_aligned_size
+except ImportError:  # older hosts: nothing is fetched ahead
+    interpret_gathered_like = vram_aligned_size = None
+
+QUANTISED = getattr(comfy.ops, "QuantizedTensor", ())
+NAMES = "weight", "bias"
+STREAMS = ("cuda", "xpu")  # devices that copy while they compute
+# bytes of the buffer, where the largest layer is small: 10 ms of copies at 25 GB/s, so that one
+# long layer does not use up what was fetched
+LEAST = 256_000_000
+# bytes: a layer of so few, such as a norm, stays on the card once it was copied
+SMALL = 16_384
+ALIGNED = 1024  # bytes: layers take a multiple of it in the buffer (vram_aligned_size)
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """Holds a layer's copies by their names: where they lie, and the event of their arrival."""
+
+    module: nn.Module
+    begin: int
+    copies: dict[str, Tensor]
+    arrived: Any
+
+
+class Ahead:
+    """Fetches the weights of a loan's layers, on a device that has streams.
+
+    sizes: bytes of each layer that may be fetched, while there is a buffer. kept: copies of small
+    layers, which lie behind the ring in it. views: of the buffer, by the layer and first byte.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device, self.buffer, self.busy = device, None, False
+        self.sizes: dict[nn.Module, int] = {}
+        self.kept: dict[nn.Module, dict[str, Tensor]] = {}
+        self.views: dict[tuple[nn.Module, int], dict[str, Tensor]] = {}
+        self.fetched: deque[Fetched] = deque()
+        self.handle: Any = None
+
+    def start(self, modules: Iterable[nn.Module], model: nn.Module, room: int) -> None:
+        """Begins to fetch those of these modules' weights that lie in RAM, with at most `room`
+        bytes of the device. A pass begins when the model is computed.
+        """
+        if room <= 0 or not can_fetch(self.device):
+            return
+        sizes = {module: size for module in modules if (size := size_in_ram(module))}
+        small = {module: size for module, size in sizes.items() if size <= SMALL}
+        room -= sum(small.values())
+        self.sizes = {module: size for module, size in sizes.items() if size <= room}
+        wanted = max(2 * max(self.sizes.values(), default=0), LEAST)
+        size = min(room, wanted, sum(self.sizes.values())) // ALIGNED * ALIGNED
+        if size <= 0 or not self.make_buffer(size + sum(small.values())):
+            return
+        self.ring, self.order = Ring(size), Order()
+        self.stream = self.card.Stream(self.device)
+        # the stream itself costs a tenth of the other, where torch has it as a context
+        own = hasattr(self.stream, "__enter__")
+        self.aside = self.stream if own else self.card.stream(self.stream)
+        self.compute = self.card.current_stream(self.device)
+        self.stream.wait_stream(self.compute)
+        self.handle = model.register_forward_pre_hook(lambda *_: self.begin())
+        for first, module in zip(accumulate(small.values(), initial=size), small, strict=False):
+            self.kept[module] = self.copied(module, first)
+
+    def make_buffer(self, size: int) -> bool:
+        """Returns whether the device has a buffer of so many bytes, and makes it."""
+        self.card = torch.get_device_module(self.device)
+        try:
+            self.buffer = torch.empty(size, dtype=torch.uint8, device=self.device)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            log.debug("No weight is fetched ahead: %s", error)
+        return self.buffer is not None
+
+    def stop(self) -> None:
+        """Ends it: all copies have arrived, and the buffer is given back."""
+        if self.buffer is None:
+            return
+        self.stream.synchronize()
+        self.handle.remove()
+        self.fetched.clear()
+        self.buffer, self.order = None, Order()
+        for each in (self.sizes, self.kept, self.views):
+            each.clear()
+
+    def begin(self) -> None:
+        """Begins a pass. All of it is computed on one stream, its backward pass too."""
+        self.compute = self.card.current_stream(self.device)
+        last = self.order.last
+        if not self.order.begin():
+            self.fetched.clear()
+        if self.order.last is not last:
+            self.views.clear()
+        self.fetch()
+
+    def use(self, module: nn.Module, *given: Any) -> AbstractContextManager:
+        """Returns the context in which a layer computes on what it is given, the first a tensor:
+        its weights are the copies if they were fetched. Nothing that autograd keeps is a copy.
+        """
+        if self.buffer is None or module not in self.sizes or self.busy:
+            return nullcontext()
+        if not given or getattr(given[0], "device", None) != self.buffer.device:
+            return nullcontext()
+        if torch.is_grad_enabled() and any(getattr(t, "requires_grad", False) for t in given):
+            return nullcontext()
+        if module in self.kept:
+            return with_copies(module, self.kept[module])
+        return self.used(module)
+
+    @contextmanager
+    def used(self, module: nn.Module) -> Iterator[None]:
+        """Computes a layer inside, and fetches others then."""
+        self.busy = True
+        try:
+            if not self.order.agrees(module):
+                self.fetched.clear()
+            with self.lent(self.fetched[0]) if self.fetched else nullcontext():
+                yield
+        finally:
+            self.busy = False
+            if self.fetched:
+                self.fetched.popleft()
+        self.fetch()
+
+    @contextmanager
+    def lent(self, fetched: Fetched) -> Iterator[None]:
+        """Computes a layer inside with copies that were fetched."""
+        self.compute.wait_event(fetched.arrived)
+        try:
+            with with_copies(fetched.module, fetched.copies):
+                yield
+        finally:
+            self.ring.read.append((fetched.begin, self.compute.record_event()))
+
+    def fetch(self) -> None:
+        """Begins the copies of the layers that come next, as far as they have a place."""
+        while (module := self.order.following(len(self.fetched))) is not None:
+            oldest = self.fetched[0].begin if self.fetched else None
+            first = self.order.is_first(len(self.fetched))
+            begin = self.ring.place(self.sizes[module], oldest, first=first)
+            if begin is None:
+                return
+            self.fetched.append(self.copy(module, begin))
+
+    def copy(self, module: nn.Module, begin: int) -> Fetched:
+        """Begins the copy of a layer to a place."""
+        for event in self.ring.readers(begin + self.sizes[module]):
+            self.stream.wait_event(event)
+        with self.aside:
+            copies = self.copied(module, begin % self.ring.size)
+            return Fetched(module, begin, copies, self.stream.record_event())
+
+    def copied(self, module: nn.Module, first: int) -> dict[str, Tensor]:
+        """Returns copies of a layer's weights in the buffer, from this byte on."""
+        parameters = module._parameters
+        # a mode of torch functions would make others of these
+        with torch._C.DisableTorchFunction(), torch.no_grad():
+            if (copies := self.views.get((module, first))) is None:
+                own = {n: t for n in NAMES if (t := parameters.get(n)) is not None}
+                views = interpret_gathered_like(list(own.values()), self.buffer[first:])
+                copies = self.views[module, first] = dict(zip(own, views, strict=True))
+            for name, copy in copies.items():
+                copy.copy_(parameters[name], non_blocking=True)
+        return copies
+
+
+@contextmanager
+def with_copies(module: nn.Module, copies: dict[str, Tensor]) -> Iterator[None]:
+    """Puts copies in the place of a layer's weights inside."""
+    parameters = module._parameters
+    own = {name: parameters[name] for name in copies}
+    try:
+        parameters.update(copies)
+        yield
+    finally:
+        parameters.update(own)
+
+
+def can_fetch(device: torch.device) -> bool:
+    """Returns whether a device copies while it computes, and the host can tell."""
+    waits = comfy.model_management.device_supports_non_blocking
+    return interpret_gathered_like is not None and device.type in STREAMS and waits(device)
+
+
+def size_in_ram(module: nn.Module) -> int:
+    """Returns the bytes that a layer takes in the buffer, 0 for one that can't be fetched: its
+    weights lie on the card, may go away at any time, or are unpacked by the layer.
+    """
+    weight, bias = (module._parameters.get(name) for name in NAMES)
+    if weight is None or not hasattr(module, "comfy_cast_weights"):
+        return 0
+    if "_v" in module.__dict__ or hasattr(module, "cast_bias_weight"):
+        return 0
+    tensors = [tensor for tensor in (weight, bias) if tensor is not None]
+    return vram_aligned_size(tensors) if all(map(is_plain_in_ram, tensors)) else 0
+
+
+def is_plain_in_ram(tensor: Tensor) -> bool:
+    """Returns whether a weight lies in RAM in a form that can be copied as bytes."""
+    known = type(tensor.data) is Tensor or isinstance(tensor, QUANTISED)
+    return known and tensor.device.type == "cpu" and tensor.is_contiguous()
