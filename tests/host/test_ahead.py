@@ -364,6 +364,58 @@ def test_quantised_weights_are_copied_with_their_scales(name, card, counts, monk
     assert counts[module] == 4
 
 
+class Packed(torch.Tensor):
+    """Bytes that say that they are a matrix, as weights of the pack that reads GGUF files do."""
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.unpacked
+
+
+class Unpacking(comfy.ops.manual_cast.Linear):
+    """Unpacks its weight in every call, as that pack's layers do."""
+
+    def cast_bias_weight(self, input=None, dtype=None, device=None, bias_dtype=None):
+        weight = self.weight.to(input.device)
+        values = weight.as_subclass(torch.Tensor).to(input.dtype).view(weight.shape)
+        return values * weight.factor, None
+
+    def forward_comfy_cast_weights(self, input):
+        return nn.functional.linear(input, *self.cast_bias_weight(input))
+
+
+def unpacking() -> Unpacking:
+    layer = Unpacking(WIDTH, WIDTH, bias=False)
+    values = torch.randint(-9, 9, (WIDTH * WIDTH,), generator=torch.Generator().manual_seed(0))
+    layer.weight = nn.Parameter(values.to(torch.int8).as_subclass(Packed), requires_grad=False)
+    layer.weight.unpacked, layer.weight.factor = torch.Size((WIDTH, WIDTH)), 0.01
+    return layer
+
+
+def test_weights_of_another_packs_class_are_copied_with_what_is_noted_in_them(
+    card, counts, monkeypatch
+):
+    monkeypatch.setattr(ahead, "SMALL", 0)
+    module, seen = unpacking(), []
+    assert size_in_ram(module) == WIDTH * WIDTH
+    wanted = passed(module)
+    unpack = Unpacking.cast_bias_weight
+
+    def noted(self, *args, **named):
+        seen.append(self.weight)
+        return unpack(self, *args, **named)
+
+    monkeypatch.setattr(Unpacking, "cast_bias_weight", noted)
+    model = nn.Sequential(module)
+    made, layers = started(model, 2)
+    for _ in range(3):
+        assert all(map(torch.equal, passed(model), wanted))
+    assert counts[module] == 4 and all(type(weight) is Packed for weight in seen)
+    first, size = made.buffer.data_ptr(), len(made.buffer)
+    assert sum(first <= weight.data_ptr() < first + size for weight in seen) == 4
+    layers.remove()
+
+
 # a run
 
 

@@ -19,6 +19,7 @@ import comfy.model_management
 import comfy.ops
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ...saying import log
 from .memory import out_of_memory
@@ -61,7 +62,7 @@ class Ahead:
         self.device, self.buffer, self.busy = device, None, False
         self.sizes: dict[nn.Module, int] = {}
         self.kept: dict[nn.Module, dict[str, Tensor]] = {}
-        self.views: dict[tuple[nn.Module, int], dict[str, Tensor]] = {}
+        self.views: dict[tuple[nn.Module, int], list[Tensor]] = {}
         self.fetched: deque[Fetched] = deque()
         self.handle: Any = None
 
@@ -184,13 +185,17 @@ class Ahead:
         parameters = module._parameters
         # a mode of torch functions would make others of these
         with torch._C.DisableTorchFunction(), torch.no_grad():
-            if (copies := self.views.get((module, first))) is None:
-                own = {n: t for n in NAMES if (t := parameters.get(n)) is not None}
-                views = interpret_gathered_like(list(own.values()), self.buffer[first:])
-                copies = self.views[module, first] = dict(zip(own, views, strict=True))
-            for name, copy in copies.items():
-                copy.copy_(parameters[name], non_blocking=True)
-        return copies
+            own = {n: t for n in NAMES if (t := parameters.get(n)) is not None}
+            plain = list(map(as_bytes_lie, own.values()))
+            if (views := self.views.get((module, first))) is None:
+                views = interpret_gathered_like(plain, self.buffer[first:])
+                self.views[module, first] = views
+            for view, tensor in zip(views, plain, strict=True):
+                view.copy_(tensor, non_blocking=True)
+            return {
+                name: like(view, tensor)
+                for (name, tensor), view in zip(own.items(), views, strict=True)
+            }
 
 
 @contextmanager
@@ -213,18 +218,38 @@ def can_fetch(device: torch.device) -> bool:
 
 def size_in_ram(module: nn.Module) -> int:
     """Returns the bytes that a layer takes in the buffer, 0 for one that can't be fetched: its
-    weights lie on the card, may go away at any time, or are unpacked by the layer.
+    weights lie on the card, or may go away at any time.
     """
     weight, bias = (module._parameters.get(name) for name in NAMES)
-    if weight is None or not hasattr(module, "comfy_cast_weights"):
-        return 0
-    if "_v" in module.__dict__ or hasattr(module, "cast_bias_weight"):
+    if weight is None or not hasattr(module, "comfy_cast_weights") or "_v" in module.__dict__:
         return 0
     tensors = [tensor for tensor in (weight, bias) if tensor is not None]
-    return vram_aligned_size(tensors) if all(map(is_plain_in_ram, tensors)) else 0
+    if not all(map(is_in_ram, tensors)):
+        return 0
+    return vram_aligned_size(list(map(as_bytes_lie, tensors)))
 
 
-def is_plain_in_ram(tensor: Tensor) -> bool:
+def is_in_ram(tensor: Tensor) -> bool:
     """Returns whether a weight lies in RAM in a form that can be copied as bytes."""
-    known = type(tensor.data) is Tensor or isinstance(tensor, QUANTISED)
+    known = isinstance(tensor, QUANTISED) or not is_traceable_wrapper_subclass(tensor)
     return known and tensor.device.type == "cpu" and tensor.is_contiguous()
+
+
+def as_bytes_lie(tensor: Tensor) -> Tensor:
+    """Returns a weight without what another pack's class says of it, such as the shape that it has
+    once a layer has unpacked it. The host's quantised ones stay as they are.
+    """
+    if isinstance(tensor, QUANTISED):
+        return tensor
+    with torch._C.DisableTorchFunction():
+        return tensor.detach().as_subclass(Tensor)
+
+
+def like(copy: Tensor, tensor: Tensor) -> Tensor:
+    """Returns a copy with the class of a weight, and with all that is noted in it."""
+    kind = type(tensor)
+    if isinstance(tensor, QUANTISED) or kind in (Tensor, nn.Parameter):
+        return copy
+    made = copy.as_subclass(kind)
+    vars(made).update(vars(tensor))
+    return made

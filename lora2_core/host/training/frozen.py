@@ -88,8 +88,7 @@ class HostFrozen(Frozen):
             weight is None
             or weight.dtype != x.dtype
             or (bias is not None and bias.dtype != x.dtype)
-            or weight.device != x.device
-            or "_v" in module.__dict__
+            or in_ram(module, x)
             or bool(module.weight_function)
             or bool(module.bias_function)
             or isinstance(weight, QUANTISED)
@@ -134,8 +133,10 @@ class HostFrozen(Frozen):
         if not self.plainly or len(args) != 1 or named or not self.suits():
             if self.writes:
                 args = tuple(x.clone() for x in args)
-            kernels = KERNELS() if self.straight_through else nullcontext()
-            with self.ahead.use(self.module, *args, *named.values()), kernels:
+            kernels = KERNELS() if self.straight_through else None
+            if kernels is None and self.ahead.buffer is None:  # as nearly always
+                return super().forward(*args, **named)
+            with self.ahead.use(self.module, *args, *named.values()), kernels or nullcontext():
                 return super().forward(*args, **named)
         (x,) = args
         comfy.ops.run_every_op()
@@ -202,6 +203,8 @@ class Recomputed:
             x, *rest = args  # kept by Again are only the others
             again = partial(with_first, compute, module, rest, named)
             return Again.apply(x, again, partial(self.ahead.use, module))
+        if self.ahead.buffer is None:
+            return compute(module, *args, **named)
         with self.ahead.use(module, *args, *named.values()):
             return compute(module, *args, **named)
 
