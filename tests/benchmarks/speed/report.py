@@ -35,9 +35,9 @@ backward of the frozen model with gradients up to the output of every attention 
 trainer of these layers can do without. Ours and PEFT adapt the attention layers, the built-in
 trainer adapts every layer, norm and bias, as it always does; so does *every layer* of ours, but for
 norms and biases. *adaptive* and *paper* start at rank 64, so that all modes have the same ranks;
-*first steps* is how an adaptive run started by default when this was measured, at rank 192 (256
-today); the goals of memory and setup are judged by it. An adaptive step has its share of the
-reviews of all ranks in a run of default length.
+*first steps* is how an adaptive run starts by default, at rank 256 (its seconds were measured at
+192); the goals of memory and setup are judged by it. An adaptive step has its share of the reviews
+of all ranks in a run of default length.
 
 Variants take turns, each in a process of its own, and the second step of each turn counts, when the
 caches hold its own data again; the ratio is the median of the rounds, with its range. Peak memory
@@ -66,8 +66,8 @@ MISSES = """What is missed, and why, by the profiles below:
   of a run), the product of Λ and lora_down and its gradient, and, while rates move, keeping each
   update as it is.
 - Setup at SDXL's shape: an adaptive run begins above the target rank, and the random rows of 560
-  layers at rank 192 are made orthogonal. QR takes half of the time, the normal numbers a
-  fifth. (A Gram matrix and its Cholesky factor in place of QR take as long here.)"""
+  layers at rank 256 are made orthogonal. QR takes half of the time. Most of the rest is a pass
+  without gradients, which sees whether the captions suit the model."""
 
 
 def step_table(results: Results, model: str) -> str:
