@@ -97,6 +97,7 @@ def test_limits_that_limit_nothing_are_trained(nodes, playground):
         ({"latents": [{"samples": torch.zeros(())}]}, "no LATENT"),
         ({"latents": "masked"}, "LATENT 2 has a noise mask.*Data Options"),
         ({"learning_rate": [0.0]}, "learning_rate is 0, so nothing would be learned"),
+        ({"learning_rate": [1e-30]}, "learning_rate is 1e-30, so nothing would be learned"),
         ({"budget_mb": [0.0003]}, "budget_mb is 0.0003, but one rank of the largest layer"),
         ({"latents": []}, "no latents to train on"),
         ({"positive": []}, "positive is empty"),

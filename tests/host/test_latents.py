@@ -1,5 +1,7 @@
 """Latents of every kind: videos of several lengths, audio, pixels, and several tensors in one."""
 
+from math import isfinite
+
 import comfy.model_management
 import pytest
 import torch
@@ -7,6 +9,7 @@ from comfy.nested_tensor import NestedTensor
 
 from lora2_core import RankSettings, TrainSettings
 from lora2_core.files.metadata import run_entries
+from lora2_core.host.training import run
 from lora2_core.host.training.choices import Choices
 from lora2_core.host.training.examples import by_shape
 from lora2_core.host.training.latents import count_pictures, flatten_latents
@@ -16,6 +19,7 @@ from lora2_core.host.training.objective import Draw, loss_of
 from lora2_core.host.training.run import train_on
 from lora2_core.host.training.streams import levels, shifted
 from tests.host.examples import examples_of
+from tests.host.kept import quiet
 from tests.models.build import build
 from tests.models.data import data_for
 
@@ -39,6 +43,31 @@ def test_every_kind_trains(name):
     assert all(map(torch.isfinite, map(torch.tensor, out.losses)))
     said = run_entries(out.lora, "").get("ss_resolution")
     assert (said is None) == (name in ("StableAudio", "TripoSplat"))
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_several_tensors_are_held_out_and_preserved(name):
+    model = build(name)
+    latents, positive = data_for(name, model)
+    more = {"prior_latents": latents, "prior_positive": positive}
+    more |= {"validation_latents": latents, "validation_positive": positive}
+    seen, steps = [], {"steps": 2, "mode": "fixed", "target_rank": 2}
+    choices = Choices.of(steps | more | {"validation_every": 1})
+    out = train_on(model, latents, positive, choices, quiet, on_validated=seen.append)
+    assert len(seen) == 3 and isfinite(seen[-1].losses[-1][1])
+    said = out.lora.origin.run.settings
+    assert said["prior_images"] == said["validation_images"] == count_pictures(latents)
+
+
+def test_what_fails_of_the_metadata_fails_before_the_first_step(monkeypatch):
+    def fails(*args):
+        raise TypeError("no metadata")
+
+    monkeypatch.setattr(run, "metadata_of", fails)
+    model, steps = build("StableAudio"), []
+    with pytest.raises(TypeError, match="no metadata"):
+        train_on(model, *data_for("StableAudio", model), run_of(), steps.append)
+    assert not steps
 
 
 def test_lengths_are_buckets():

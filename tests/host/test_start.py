@@ -19,7 +19,7 @@ from tests.host.killed import FIELDS
 from tests.tiers import each_once
 from tests.toys import foreign
 
-FIRST = FIELDS | {"steps": 1, "learning_rate": 1e-30, "batch_size": 4, "seed": 8}
+FIRST = FIELDS | {"steps": 1, "learning_rate": 1e-11, "batch_size": 4, "seed": 8}
 LAYERS = ("attn1.to_q", "attn2.to_k", "ff.net.2", "in_layers.2")
 
 
@@ -218,3 +218,28 @@ def test_the_form_reads_a_file_or_takes_an_adapter(nodes, own, files, monkeypatc
         node.execute(lora_name="gone.safetensors")
     with pytest.raises(ValueError, match="lora2 is {'not': 'one'}: connect LoRA2 Train"):
         node.execute(lora2={"not": "one"})
+
+
+def test_layers_of_a_text_encoder_that_is_not_connected_are_said(playground, tmp_path):
+    """A log line alone is seen by nobody."""
+    path = "lora_unet_input_blocks_1_1_transformer_blocks_0_attn2_to_q"
+    text = "lora_te1_text_model_encoder_layers_0_self_attn_q_proj"
+    sides = {"lora_up.weight": (96, 2), "lora_down.weight": (2, 96)}
+    tensors = {f"{base}.{end}": torch.ones(*s) for base in (path, text) for end, s in sides.items()}
+    lora, notes = load(foreign(tmp_path / "text.safetensors", tensors)), []
+    data = playground.model, playground.latents, playground.positive
+    for adopt_layers, count in ((True, 1), (False, 0)):
+        notes.clear()
+        choices = Choices.of(FIRST | {"start_from": lora, "adopt_layers": adopt_layers})
+        train_on(*data, choices, quiet, on_note=notes.append)
+        assert [note[1:] for note in notes] == [[1, 2, text]] * count
+
+
+def test_an_adapter_without_pairs_is_refused(playground, tmp_path):
+    base = "lora_unet_input_blocks_1_1_transformer_blocks_0_attn1_to_q.hada_w"
+    sides = {"1_a": (96, 2), "1_b": (2, 96), "2_a": (96, 2), "2_b": (2, 96)}
+    tensors = {base + end: torch.ones(*shape) for end, shape in sides.items()}
+    lora = load(foreign(tmp_path / "loha.safetensors", tensors))
+    data = playground.model, playground.latents, playground.positive
+    with pytest.raises(ValueError, match=r"no low-rank pairs \(LoHa\): LoRA2 Compress"):
+        train_on(*data, Choices.of(FIRST | {"start_from": lora}), quiet)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import comfy.model_management
+from comfy.patcher_extension import WrappersMP
 
 from ...adapter.origin import Note
 from ...layers.layer import Component
@@ -17,6 +18,10 @@ LARGE_FOR_CPU = 20_000_000  # parameters: below it a CPU is quick enough
 UNTAKEN = "No other node takes the adapter, so it is kept in the loras folder at the end."
 UNSAVED = "The adapter could not be saved, see the log: connect LoRA\u00b2 Save and run again."
 FINISHED = "This run had ended before and had no step left: this is its adapter."
+AROUND = "Wrappers of other nodes around this model are not used in training: {0}."
+# what wraps each forward pass of a model; others wrap its sampling
+OF_A_PASS = (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)
+COMPILED = "torch.compile"  # the key of the host's own wrapper, which changes no values
 RESTING = "Some layers get no gradient and learn nothing: the log says which."
 
 
@@ -40,7 +45,18 @@ def hints(model, choices: Choices, positive: list | None = None) -> list[Note]:
         said.append("This model has no quantised layers: straight_through changes nothing.")
     if has_strength(positive):
         said.append("The strength of a caption is not used in training.")
+    if names := wrappers_of(model):
+        said.append([AROUND, ", ".join(names)])
     return said + choices.start.notes()
+
+
+def wrappers_of(model) -> list[str]:
+    """Returns what wraps each forward pass of a ModelPatcher, by the names that nodes give it."""
+    keys = [key for kind in OF_A_PASS for key in getattr(model, "wrappers", {}).get(kind, {})]
+    names = [str(key or "without a name") for key in keys if key != COMPILED]
+    if "model_function_wrapper" in model.model_options:
+        names.append("model_function_wrapper")
+    return list(dict.fromkeys(names))
 
 
 def quantised(model, choices: Choices) -> bool:

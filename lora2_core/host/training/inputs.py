@@ -13,6 +13,10 @@ from .one_step import divided, takes_one_step
 from .pictures import Pictures
 from .text_encoder import texts_of
 
+# learning rate: below it nothing is left of an adapter that begins with no update. The form's
+# smallest is 1e-9.
+LEAST_RATE = 1e-12
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -77,9 +81,11 @@ def check_they_are_pictures(subject: Pictures, choices: Choices) -> None:
 
 def check_it_learns(choices: Choices) -> None:
     """Raises ValueError where no step would change anything."""
-    if choices.training.learning_rate == 0:
+    rate = choices.training.learning_rate
+    if rate == 0 or (rate < LEAST_RATE and choices.start.start_from is None):
         if choices.text.used:
             choices.text.speed(0)  # raises where the text encoder has a learning rate of its own
         raise ValueError(
-            "learning_rate is 0, so nothing would be learned: give one above 0, such as 1e-4."
+            f"learning_rate is {rate:g}, so nothing would be learned: give a higher one, such as "
+            "1e-4."
         )

@@ -21,7 +21,7 @@ from ...saying import log
 from .examples import Example, collate
 from .gradient_checkpointing import repeated_blocks
 from .kernel_shapes import ShapesOfKernels, torchs_attention
-from .objective import DEFAULT, denoising_loss, weights_of
+from .objective import DEFAULT, denoising_loss, step_options, weights_of
 from .valueless import META, on_meta, without_values
 
 GRADIENT = 4  # bytes of each gradient of lora_up and lora_down at the end, which is fp32
@@ -232,7 +232,7 @@ def shape_of_loss(inner, batch: list[Example], options: dict, settings) -> Tenso
     moved = {name: on_meta(value) for name, value in conditions.items()}
     weights = None if weights is None else weights.to(META)
     noise = torch.empty_like(latents)
-    options = {**options, "optimized_attention_override": torchs_attention}
+    options = step_options(options, sigma) | {"optimized_attention_override": torchs_attention}
     return denoising_loss(inner, latents, noise, sigma, moved, options, settings, weights)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from uuid import uuid4
 
 import comfy.model_sampling
 import torch
@@ -22,6 +23,7 @@ from .streams import levels as levels_of_streams
 from .timesteps import noise_levels
 
 DEFAULT = LossSettings()
+ONE_CAPTION = uuid4()  # the host's sampler tells captions apart by such ids
 # encodes the captions of a batch again, as the text encoder is now
 Renew = Callable[[list[Example]], list[Example]]
 
@@ -231,12 +233,18 @@ def make_draws(
     return draws
 
 
-def loss_of(inner, draw: Draw, options: dict, settings: LossSettings = DEFAULT) -> Tensor:
-    """Returns the loss of a batch. `options` are the model's transformer_options, which are
-    copied; as in the host's sampler, they also say that the captions are positive ones.
+def step_options(options: dict, sigma: Tensor) -> dict:
+    """Returns a copy of the model's transformer_options with what the host's sampler adds in every
+    step, which patches of other nodes read: that the captions are positive ones, and the noise
+    levels [B].
     """
+    return {**options, "cond_or_uncond": [0], "uuids": [ONE_CAPTION], "sigmas": sigma}
+
+
+def loss_of(inner, draw: Draw, options: dict, settings: LossSettings = DEFAULT) -> Tensor:
+    """Returns the loss of a batch. `options` are the model's transformer_options."""
     latents, conditions = collate(draw.examples)
-    options = {**options, "cond_or_uncond": [0], "sigmas": draw.sigma}
+    options = step_options(options, draw.sigma)
     rest = conditions, options, settings, weights_of(draw.examples)
     return denoising_loss(inner, latents, draw.noise, draw.sigma, *rest)
 
@@ -244,7 +252,8 @@ def loss_of(inner, draw: Draw, options: dict, settings: LossSettings = DEFAULT) 
 def losses_of(inner, draw: Draw, options: dict, settings: LossSettings = DEFAULT) -> Tensor:
     """Returns the loss of each picture of a batch, [B]."""
     latents, conditions = collate(draw.examples)
-    rest = conditions, dict(options), settings, weights_of(draw.examples)
+    options = step_options(options, draw.sigma)
+    rest = conditions, options, settings, weights_of(draw.examples)
     error, weights = prediction_error(inner, latents, draw.noise, draw.sigma, *rest)
     split = [None] * len(error) if weights is None else weights.split(1)
     return torch.stack([settings.mean(e, w) for e, w in zip(error.split(1), split, strict=True)])

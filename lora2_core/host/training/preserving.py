@@ -21,7 +21,7 @@ from ...training.loss import LossSettings
 from ..data.encoding import CAPTION
 from .captions import flatten_conditioning
 from .examples import Example, by_shape, collate
-from .objective import Draw, Renew, prediction_error
+from .objective import Draw, Renew, prediction_error, step_options
 from .pictures import Pictures
 
 EQUALS = "="  # between the trained word and that of the class
@@ -182,6 +182,6 @@ class Preservation:
         prediction.
         """
         latents, conditions = collate(draw.examples)
-        options = {**self.options, "cond_or_uncond": [0], "sigmas": draw.sigma}
+        options = step_options(self.options, draw.sigma)
         rest = conditions, options, self.settings, None
         return prediction_error(self.inner, latents, draw.noise, draw.sigma, *rest)[0]

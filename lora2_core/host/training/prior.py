@@ -14,6 +14,7 @@ from torch import Tensor
 from ...checks import check_range
 from ...training.loss import LossSettings
 from .examples import Example, by_shape
+from .latents import count_pictures
 from .objective import DEFAULT, Draw, Renew, loss_of, make_draw
 from .pictures import Pictures, naming
 
@@ -64,7 +65,7 @@ class PriorSettings:
         """Returns what the file says of it, {} without a prior."""
         if not self.used:
             return {}
-        count = sum(len(latent["samples"]) for latent in self.prior_latents)
+        count = count_pictures(self.prior_latents)
         return {"prior_weight": self.prior_weight, "prior_images": count}
 
 

@@ -77,6 +77,7 @@ def train_on(
     with set_up(model, inputs, choices, on_note) as setup:
         if setup.plan is not None:
             on_plan(setup.plan)
+        metadata_of(model, choices, setup)  # what fails of it fails before the first step
         observers = observe(model, choices, setup, on_step, on_preview, on_validated)
         stopped_by = run_steps(setup, choices, observers)
         stopped_by = take_best_weights(setup, observers, stopped_by)

@@ -39,6 +39,7 @@ from .preserving import Preservation, with_class
 from .prior import make_joint_loss, naming_the_prior
 from .room import Task, beginning_at, planned
 from .text_encoder import TextEncoder, text_layers
+from .timesteps import as_sampled
 from .trial_forward import check_model_takes, forward
 
 
@@ -99,6 +100,7 @@ def set_up(
             inputs = encoded(inputs, text_encoder)
             layers = layers | choices.text.chosen(text_encoder.patcher.model)
         options = loan.attention.options(model.model_options.get("transformer_options", {}))
+        options |= as_sampled(loan.inner, loan.patcher.load_device)
         examples = checked_examples(model, loan.inner, inputs.subject, options)
         if inputs.preserved is not None:
             with naming("Of the class to preserve"):
@@ -114,7 +116,7 @@ def set_up(
                 held_out = checked_examples(model, loan.inner, inputs.held_out, options)
             held_out = list(distinct(held_out, inputs.held_out.names, len(held_out)).values())
         start = choices.start.adapter(model, choices.text.clip)
-        layers = layers_to_train(loan, layers, start, choices, text_encoder)
+        layers = layers_to_train(loan, layers, start, choices, text_encoder, say)
         plan = planned(Task(loan, layers, start, examples, prior_examples, options, choices))
         if plan is not None:
             loan.leave_room(plan.beside, plan.ahead)
@@ -191,14 +193,15 @@ def layers_to_train(
     start: RankedLora | None,
     choices: Choices,
     text_encoder: TextEncoder | None,
+    say: Callable[[Note], None],
 ) -> dict[str, nn.Module]:
     """Returns the chosen layers of the models on loan, and those of the adapter that the run starts
-    from.
+    from. `say` is called with what is left out of it.
     """
     modules = dict(loan.inner.named_modules())
     if text_encoder is not None:
         modules |= text_layers(text_encoder.patcher.model)
-    return choices.start.layers(chosen, start, modules)
+    return choices.start.layers(chosen, start, modules, say)
 
 
 def attach_to(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -23,6 +23,10 @@ START_NOTE = "Of the LoRA to start from:"
 NO_PAIRS_NOTE = (
     "{0} of its changes are no low-rank pairs, the first is of kind {1}: the training leaves them "
     "out."
+)
+LEFT_NOTE = (
+    "{0} of the {1} layers of the LoRA to start from are not trained here, and what they learned "
+    "is left out. The first is {2}."
 )
 
 
@@ -60,6 +64,12 @@ class StartSettings:
             lora = replace(adopt(self.start_from, model, clip), others={})
         except ValueError as error:
             raise ValueError(f"Of the adapter to start from: {error}") from error
+        if not lora.layers:
+            kinds = ", ".join(sorted({change.kind for change in self.start_from.others.values()}))
+            raise ValueError(
+                f"The adapter to start from has no low-rank pairs ({kinds or 'no changes'}): LoRA2 "
+                "Compress makes pairs of other kinds."
+            )
         lora = expressed(lora, "whole", {}).lora
         if self.start_strength == 1:
             return lora
@@ -71,9 +81,11 @@ class StartSettings:
         chosen: Mapping[str, nn.Module],
         lora: RankedLora | None,
         modules: Mapping[str, nn.Module],
+        say: Callable[[Note], None] = lambda note: None,
     ) -> dict[str, nn.Module]:
         """Returns the layers to train by name: the chosen ones, and those of the adapter to start
-        from. `modules` are all modules that layers are taken from.
+        from. `modules` are all modules that layers are taken from. `say` is called with a note
+        where layers are left out that nobody chose to leave out.
         """
         if lora is None:
             return dict(chosen)
@@ -86,6 +98,8 @@ class StartSettings:
                 "first is %s: they are not trained here.",
                 len(left), len(given), min(left),
             )  # fmt: skip
+            if self.adopt_layers:
+                say([LEFT_NOTE, len(left), len(given), min(left)])
         return layers
 
     def notes(self) -> list[Note]:

@@ -129,3 +129,15 @@ def positions(sampling, settings: LossSettings, drawn: Tensor) -> Tensor:
     if hasattr(sampling, "num_timesteps"):
         return settings.times(drawn)
     return 1 - settings.times(1 - drawn)
+
+
+def as_sampled(inner, device: torch.device) -> dict:
+    """Returns the entry of transformer_options in which the host's sampler says all noise levels of
+    a sampling, from the most noise to none: patches of other nodes ask it where a step stands. {}
+    for models without such levels.
+    """
+    levels = getattr(inner.model_sampling, "sigmas", None)
+    if not torch.is_tensor(levels):
+        return {}
+    falling = levels.detach().float().sort(descending=True).values
+    return {"sample_sigmas": torch.cat([falling, falling.new_zeros(1)]).to(device)}

@@ -16,6 +16,8 @@ WIDTHS = ("context_dim", "context_in_dim")  # of captions, in the host's configu
 # in what torch says of tensors that don't fit together
 MISFIT = re.compile(r"shape|size|dimension|expected|channels|broadcast|match", re.IGNORECASE)
 REFERENCES = "ref_latents", "reference_latent"  # conditions that hosts make of them
+# in transformer_options: what other nodes put into the model
+PATCHES = ("patches", "patches_replace", "wrappers")
 LONGEST_REASON = 200  # characters of torch's own sentence, so that ours is read to its end
 
 
@@ -48,6 +50,7 @@ def check_model_takes(inner, examples: list[Example], captions: list[list], opti
         except UNFIT as error:
             if out_of_memory(error):
                 return
+            check_patches(inner, smallest, options, error)
             if isinstance(error, RuntimeError) and not MISFIT.search(str(error)):
                 raise  # the device's fault, or the model's own
             first = indices[0]
@@ -70,6 +73,28 @@ def check_reference_counts(inner, example: Example, options: dict, loss: float) 
         )
 
 
+def check_patches(inner, example: Example, options: dict, error: Exception) -> None:
+    """Raises ValueError where the model can compute with the example, but not as other nodes have
+    patched it.
+    """
+    bare = {name: value for name, value in options.items() if name not in PATCHES}
+    if not any(options.get(name) for name in PATCHES):
+        return
+    try:
+        forward(inner, example, bare)
+    except Exception:  # the patches are not at fault, or not alone
+        return
+    raise ValueError(
+        f"What another node has put into this model fails in training ({shortened(error)}): "
+        "connect the model without that node."
+    ) from error
+
+
+def shortened(error: Exception) -> str:
+    """Returns the kind of an error and its first words."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:LONGEST_REASON]}"
+
+
 class Unused(Exception):
     """Says that something which was given does not count; its text is the reason."""
 
@@ -87,7 +112,8 @@ def check_several_tensors(example: Example, error: Exception) -> None:
     """Raises ValueError where a model that takes several tensors in a latent got one: the second is
     what it could not find.
     """
-    if len(example.shapes) == 1 and isinstance(error, IndexError):
+    takes_several = "latent_shapes" in example.conditions
+    if takes_several and len(example.shapes) == 1 and isinstance(error, IndexError):
         raise ValueError(
             "This model learns from latents of several tensors, such as video with audio: join "
             "them by the host's node for it (LTXVConcatAVLatent, or the model's own)."
@@ -113,8 +139,7 @@ def misfit(inner, number: int, entry: list, error: Exception) -> str:
     conf = getattr(inner.model_config, "unet_config", None) or {}
     wanted = next((conf[name] for name in WIDTHS if isinstance(conf.get(name), int)), None)
     takes = "" if wanted is None else f" (which takes {wanted})"
-    reason = " ".join(str(error).split())[:LONGEST_REASON]
     return (
         f"positive doesn't suit this model{takes}: caption {number} is {width} "
-        f"({type(error).__name__}: {reason}). Encode it with the CLIP that belongs to the model."
+        f"({shortened(error)}). Encode it with the CLIP that belongs to the model."
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from ...checks import check_range
 from ...training.validation import held_out_names
-from .latents import names_of
+from .latents import count_pictures, names_of
 from .pictures import Pictures, naming
 
 
@@ -90,5 +90,5 @@ class ValidationSettings:
             return {}
         own = {"validation_split": self.validation_split}
         if self.validation_latents is not None:
-            own = {"validation_images": sum(len(x["samples"]) for x in self.validation_latents)}
+            own = {"validation_images": count_pictures(self.validation_latents)}
         return own | {"validation_every": self.validation_every, "return_best": self.return_best}
