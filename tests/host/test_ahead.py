@@ -2,7 +2,6 @@
 there. The order of a real GPU's streams is counted in tests/null_gpu.
 """
 
-import random
 from collections import Counter
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -20,55 +19,14 @@ from lora2_core.host.training.choices import Choices
 from lora2_core.host.training.frozen import FrozenLayers
 from lora2_core.host.training.loan import lent
 from lora2_core.host.training.run import train_on
-from lora2_core.host.training.upcoming import Order, Ring
 from tests.tiers import fast
 
+from .fake_card import SIZE, WIDTH, Card, Model
 from .flow_models import FAMILIES, build, pictures
 from .kept import quiet
 from .killed import FIELDS
 from .test_attention import settings
 from .test_frozen import gradients, input_of, quantised
-
-WIDTH = 128
-SIZE = WIDTH * WIDTH * 4 + ALIGNED  # bytes of one layer of `Model`, with its bias
-
-
-class Stream:
-    """A stream that notes what it is told; its events are numbers."""
-
-    def __init__(self, card: "Card", name: str):
-        self.card, self.name = card, name
-
-    def record_event(self) -> int:
-        self.card.events += 1
-        self.card.told.append((self.name, "records", self.card.events))
-        return self.card.events
-
-    def wait_event(self, event: int) -> None:
-        self.card.told.append((self.name, "waits", event))
-
-    def wait_stream(self, other: "Stream") -> None:
-        self.card.told.append((self.name, "waits for", other.name))
-
-    def synchronize(self) -> None:
-        self.card.told.append((self.name, "ends"))
-
-
-class Card:
-    """A device whose copies are made at once: the earliest time at which they could be."""
-
-    def __init__(self) -> None:
-        self.told, self.events = [], 0
-        self.main = Stream(self, "main")
-
-    def Stream(self, device: torch.device) -> "Stream":  # noqa: N802
-        return Stream(self, "side")
-
-    def current_stream(self, device: torch.device) -> Stream:
-        return self.main
-
-    def stream(self, stream: Stream):
-        return nullcontext()
 
 
 @pytest.fixture
@@ -85,27 +43,6 @@ def card(monkeypatch) -> Card:
 def autograd():
     with torch.inference_mode(False), torch.enable_grad():
         yield
-
-
-class Model(nn.Module):
-    """Layers in a row, of which some are used twice."""
-
-    def __init__(self, count: int = 6):
-        super().__init__()
-        self.layers = nn.ModuleList(
-            comfy.ops.manual_cast.Linear(WIDTH, WIDTH) for _ in range(count)
-        )
-        self.norm = comfy.ops.manual_cast.LayerNorm(WIDTH)
-        self.order = [*range(count), 1]
-        generator = torch.Generator().manual_seed(0)
-        for p in self.parameters():
-            p.data = torch.randn(p.shape, generator=generator) / WIDTH**0.5
-        self.requires_grad_(False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for number in self.order:
-            x = self.norm(self.layers[number](x))
-        return x
 
 
 def started(model: nn.Module, laps: float) -> tuple[Ahead, FrozenLayers]:
@@ -143,71 +80,6 @@ def counts(monkeypatch) -> Counter:
     return found
 
 
-# which layer comes next
-
-
-def calls(order: Order, *modules: nn.Module) -> list[bool]:
-    return [order.agrees(module) for module in modules]
-
-
-def test_a_pass_says_what_the_next_one_does():
-    a, b, c = (nn.Identity() for _ in range(3))
-    order = Order()
-    assert not order.begin() or order.following(0) is None
-    assert calls(order, a, b, c, b) == [False] * 4
-    assert not order.begin()
-    assert [order.following(n) for n in range(5)] == [a, b, c, b, None]
-    assert calls(order, a, b) == [True] * 2
-    assert [order.following(n) for n in range(4)] == [c, b, a, b] and order.is_first(2)
-    assert calls(order, c, b) == [True] * 2 and order.begin()
-
-
-def test_a_shorter_pass_changes_nothing_that_is_known():
-    a, b, c = (nn.Identity() for _ in range(3))
-    order = Order()
-    calls(order, a, b, c)
-    order.begin()
-    calls(order, a)
-    assert not order.begin() and order.last == [a, b, c]
-    assert calls(order, a, b, c) == [True] * 3 and order.begin()
-
-
-@pytest.mark.parametrize("other", [(0, 2, 1), (0, 1, 2, 2), (1,)], ids=str)
-def test_another_pass_is_known_once_it_is_over(other):
-    modules = [nn.Identity() for _ in range(3)]
-    order = Order()
-    calls(order, *modules)
-    order.begin()
-    assert not all(calls(order, *(modules[i] for i in other)))
-    assert order.following(0) is None and not order.begin()
-    assert order.last == [modules[i] for i in other]
-
-
-# where it lies
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_no_place_is_given_out_while_it_is_needed(seed):
-    rng, ring, held, read = random.Random(seed), Ring(40), [], []
-    for number in range(400):
-        size = rng.randint(1, 16)
-        first = rng.random() < 0.05
-        begin = ring.place(size, held[0][0] if held else None, first=first)
-        if begin is not None:
-            where = {(begin + i) % ring.size for i in range(size)}
-            assert begin % ring.size + size <= ring.size and (not first or not begin % ring.size)
-            assert all(where.isdisjoint(other) for _, other in held)
-            waited = set(ring.readers(begin + size))
-            still = [event for event, other in read if event not in waited]
-            assert all(where.isdisjoint(other) for event, other in read if event in still)
-            read = [(event, other) for event, other in read if event in still]
-            held.append((begin, where))
-        if held and (begin is None or rng.random() < 0.4):
-            begin, where = held.pop(0)
-            ring.read.append((begin, number))
-            read.append((number, where))
-
-
 # what is computed
 
 
@@ -242,9 +114,13 @@ def test_a_layer_waits_for_its_copy_and_a_copy_for_what_was_read(card):
 
 def test_what_comes_otherwise_is_dropped_and_learned(card, counts):
     model = Model()
-    started(model, 3)
+    made, _ = started(model, 3)
     for _ in range(2):
         passed(model)
+    assert made.fetched
+    made.use(model.layers[3], torch.ones(1)).__enter__()
+    assert not made.fetched
+    made.busy = False
     for order in ([0, 3, 2, 1], [4, 5], [4, 5, 0]):
         model.order = order
         wanted = reference(model)
