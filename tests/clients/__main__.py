@@ -113,8 +113,9 @@ NOT_FOR = {
     *(("ComfyUI", shape, "nunchaku") for shape in ("SD1.5", "SDXL", "Wan")),
     # diffusers' converter of kohya files has the width of the real Flux built in
     ("diffusers + peft", "Flux", "kohya"), ("diffusers + peft", "Flux", "uniform"),
-    # nor does it compute with fp8, as it must for Flux
-    *(("diffusers + peft", shape, "kohya fp8") for shape in HOSTS if shape.startswith("Flux")),
+    # nor does it compute with fp8, as it must for Flux and Wan
+    *(("diffusers + peft", shape, "kohya fp8") for shape in HOSTS
+      if shape.startswith(("Flux", "Wan"))),
 }  # fmt: skip
 
 

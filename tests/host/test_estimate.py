@@ -15,6 +15,7 @@ from tests.models.data import width_of
 from tests.tiers import fast
 
 GB = 1_000_000_000
+NAMES = ["SDXL", "Flux", "SD15", "LTXV", "WAN21_T2V", "QwenImage", "ZImage", "Omnigen2"]
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def a_card(monkeypatch):
     monkeypatch.setattr(estimate, "available_memory", lambda device: 11 * GB)
 
 
-@pytest.mark.parametrize("name", fast(["SDXL", "Flux", "SD15", "LTXV", "WAN21_T2V", "QwenImage"]))
+@pytest.mark.parametrize("name", fast(NAMES, "SDXL", "QwenImage"))
 def test_the_model_is_asked_what_captions_it_takes(name, a_card):
     model = build(name)
     before = {k: (v.data_ptr(), v.dtype) for k, v in model.model.state_dict().items()}
@@ -35,6 +36,11 @@ def test_the_model_is_asked_what_captions_it_takes(name, a_card):
     assert made.fits and made.need.weights == model.model_size() and not remedies
     assert before == {k: (v.data_ptr(), v.dtype) for k, v in model.model.state_dict().items()}
     assert not any(m._forward_pre_hooks or "forward" in vars(m) for m in model.model.modules())
+
+
+def test_a_size_that_a_model_cant_compute_has_no_estimate(a_card):
+    with torch.inference_mode():
+        assert estimated(build("PixArtAlpha"), Choices.of({"target_rank": 4}), 128) is None
 
 
 def test_it_is_what_the_run_plans(a_card):

@@ -8,6 +8,8 @@ from lora2_core import RankSettings, TrainSettings
 from lora2_core.host.training import setup
 from lora2_core.host.training.choices import Choices
 from lora2_core.host.training.run import train_on
+from tests.models import build as models
+from tests.models import data
 from tests.tiers import each_once, fast
 
 from .flow_models import FAMILIES, build, pictures
@@ -58,6 +60,16 @@ def test_pooled_vectors_of_another_width(name, monkeypatch):
 def test_no_pooled_vector_where_the_model_needs_one(monkeypatch):
     said = refused("SDXL", monkeypatch, lambda cross, facts: [cross, {}])
     assert "doesn't suit this model" in said and "caption 2" in said
+
+
+def test_pictures_that_are_too_small_for_the_model():
+    """PixArt divides by how many times 64 values a side has."""
+    model, facts = models.build("PixArtAlpha"), {"attention_mask": torch.ones(1, 6)}
+    caption = torch.zeros(1, 6, data.width_of("PixArtAlpha"))
+    run = Choices(RankSettings(target_rank=2, max_rank=4), TrainSettings(1, 1e-3))
+    latents = [{"samples": torch.zeros(1, 4, side, 32)} for side in (64, 16)]
+    with pytest.raises(ValueError, match="latent of 16 x 32: use larger pictures"):
+        train_on(model, latents, [[[caption, facts]]], run, lambda step: None)
 
 
 @pytest.mark.parametrize("name", fast(NAMES, "SD3", "SDXL", "SD1.5"))

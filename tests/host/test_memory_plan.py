@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from lora2_core import Adapters, RankSettings, TrainSettings, attach
-from lora2_core.host.training import frozen, memory_plan
+from lora2_core.host.training import frozen, memory_plan, memory_trial
 from lora2_core.host.training.examples import collate
 from lora2_core.host.training.gradient_checkpointing import Way, checkpointed, repeated_blocks
 from lora2_core.host.training.kernel_shapes import Norm, torchs_attention
@@ -94,6 +94,22 @@ def test_a_trial_without_values_keeps_what_a_real_pass_keeps(name, dtype):
     assert trial.gradients == dtype.itemsize * RANK * cost
     assert not any(module._forward_hooks for module in model.model.modules())
     assert before == {k: (v.data_ptr(), v.dtype) for k, v in model.model.state_dict().items()}
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyError, ZeroDivisionError])
+def test_a_model_that_cant_compute_without_values_has_no_trial(error, monkeypatch):
+    """The host's attention, for one, may ask how much memory the device has."""
+
+    def failing(*_):
+        raise error
+
+    monkeypatch.setattr(memory_trial, "shape_of_loss", failing)
+    model, data = model_and_data("Flux", torch.float32)
+    with torch.inference_mode(), lent(model) as loan:
+        layers = TargetSettings(layers="attention").chosen(loan.inner)
+        trial, adapters = tried(loan, examples_of(model, loan.inner, *data), layers)
+        adapters.detach()
+    assert trial is None
 
 
 def test_checkpointed_blocks_keep_their_inputs():

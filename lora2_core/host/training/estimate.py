@@ -26,6 +26,7 @@ RATIO = 8  # pixels to a latent's side, where the model's format does not say
 # widths that no model has, so that what gets a caption or a pooled one is known by them
 WIDTH, POOLED = 57, 1013
 TRIES = 8
+MOST_SIDES = 3  # of a caption; norms of pictures may have their channels elsewhere than last
 
 
 class Misfit(Exception):
@@ -114,16 +115,18 @@ def assumed(inner, pixels: int) -> Example | None:
 
 
 def try_widths(inner, example: Example) -> None:
-    """Computes the model without values. Raises Misfit for the first layer that gets another width
-    than it takes.
+    """Computes the model without values. Raises Misfit for the first layer or norm that gets
+    another width than it takes.
     """
 
     def check(module: nn.Module, args: tuple) -> None:
+        if not args or not torch.is_tensor(x := args[0]):
+            return
         takes = getattr(module, "in_features", None)
-        if takes is not None and args and torch.is_tensor(args[0]):
-            got = args[0].shape[-1]
-            if got != takes:
-                raise Misfit(got, takes)
+        if takes is None and x.ndim <= MOST_SIDES:
+            *_, takes = getattr(module, "normalized_shape", [None])
+        if takes is not None and x.shape[-1] != takes:
+            raise Misfit(x.shape[-1], takes)
 
     with ExitStack() as stack:
         stack.enter_context(without_values(inner))

@@ -25,6 +25,7 @@ UNFIT = (
     RuntimeError,
     TypeError,
     ValueError,
+    ZeroDivisionError,
 )
 
 

@@ -18,7 +18,7 @@ from ...layers.layer import Component
 from ...layers.storage import storage_of
 from ...layers.unit import Unit
 from ...saying import log
-from .examples import Example, collate
+from .examples import UNFIT, Example, collate
 from .gradient_checkpointing import repeated_blocks
 from .kernel_shapes import ShapesOfKernels, torchs_attention
 from .objective import DEFAULT, denoising_loss, step_options, weights_of
@@ -209,7 +209,7 @@ def try_shapes(
             kept.trial.overwrites = any(t._version != version for t, version in kept.packed)
             del losses
             return kept.trial
-    except (RuntimeError, NotImplementedError, TypeError, AttributeError, ValueError) as error:
+    except UNFIT as error:
         log.debug("What a step needs is not known: %s", error)
         return None
 

@@ -47,6 +47,11 @@ def check_model_takes(inner, examples: list[Example], captions: list[list], opti
             check_reference_counts(inner, smallest, options, loss)
         except Unused as reason:
             raise ValueError(str(reason)) from reason
+        except ZeroDivisionError as error:  # PixArt counts in 64ths of the sides
+            sides = " x ".join(map(str, smallest.latent.shape[2:]))
+            raise ValueError(
+                f"This model can't compute with a latent of {sides}: use larger pictures."
+            ) from error
         except UNFIT as error:
             if out_of_memory(error):
                 return
