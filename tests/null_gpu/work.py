@@ -125,6 +125,7 @@ def steps(case: Case, model, data, row: dict):
                     row |= reviewed(setup.run)
                 if case.preview and number == WARM + 1:
                     row["of_preview"] = unordered_of_preview(setup, data)
+                    row["after_preview"] = loaded(model)
                 yield
 
 

@@ -110,6 +110,18 @@ def plain_twin(patcher) -> nn.Module:
     return twin
 
 
+def beside_weights(device: torch.device) -> int:
+    """Returns the bytes of a device's memory that hold something else than weights which the host
+    has loaded; 0 on devices that don't count.
+    """
+    counted = getattr(torch.get_device_module(device), "memory_allocated", None)
+    if counted is None:
+        return 0
+    loaded = comfy.model_management.current_loaded_models
+    there = [each for each in loaded if each.device == device and each.model is not None]
+    return counted(device) - sum(each.model_loaded_memory() for each in there)
+
+
 class Loan:
     """Holds clones of a model's ModelPatcher and of others that belong to it. `take` loads them and
     makes them ready for autograd; `give_back` puts every parameter and buffer back. Weights are
@@ -120,7 +132,8 @@ class Loan:
         self.patchers = [trainable_clone(each) for each in (model, *others)]
         self.patcher, self.inner = self.patchers[0], self.patchers[0].model
         self.executor = torch.is_inference_mode_enabled()  # the mode that the host runs nodes in
-        self.beside = 0  # bytes that the host leaves free on the card beside the weights
+        self.beside = 0  # bytes that a run takes on the card beside the weights
+        self.others = 0  # bytes beside the weights that were there before
         self.ahead, self.room = Ahead(self.patcher.load_device), 0  # and bytes for it
         self.attention = AttentionWithGradients()
         self.frozen: FrozenLayers | None = None  # while the models are lent
@@ -138,11 +151,15 @@ class Loan:
     def take(self) -> None:
         """Loads the clones and makes them ready for autograd. One call loads all of them, so that
         none drives another out of memory. Afterwards the host computes as training needs it: its
-        attention has gradients, and so has all else.
+        attention has gradients, and so has all else. The host leaves as many bytes free as the run
+        has yet to take.
         """
+        taken = beside_weights(self.patcher.load_device) - self.others if self.beside else 0
         with torch.inference_mode(self.executor):
             comfy.model_management.load_models_gpu(
-                self.patchers, memory_required=self.beside, force_full_load=False
+                self.patchers,
+                memory_required=max(0, self.beside - max(0, taken)),
+                force_full_load=False,
             )
         for patcher in self.patchers:
             replace_inference_tensors(patcher.model, self.replaced)
@@ -167,6 +184,7 @@ class Loan:
         self.give_back()
         self.beside, self.room = beside, ahead
         comfy.model_management.soft_empty_cache()
+        self.others = beside_weights(self.patcher.load_device)
         self.take()
 
     @contextmanager
