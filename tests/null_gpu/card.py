@@ -67,37 +67,44 @@ def ordered(broken: str = "") -> Iterator[dict[str, int]]:
     their place, `arrived` of layers for their copies.
     """
     found = {"ahead": 0}
-    start, lent, readers = Ahead.start, Ahead.lent, Ring.readers
+    start, lend, give_back, readers = Ahead.start, Ahead.lend, Ahead.give_back, Ring.readers
 
     def started(self: Ahead, *args) -> None:
         start(self, *args)
         if self.buffer is not None:
             library.nullgpu_watch(*memory(self.buffer.data_ptr(), len(self.buffer)))
 
-    @contextmanager
-    def watched(self: Ahead, fetched: Fetched) -> Iterator[None]:
-        stream, first = self.compute, self.buffer.data_ptr() + fetched.begin % self.ring.size
+    def read(self: Ahead, fetched: Fetched, when: int) -> None:
+        """Tells that a layer reads its copies: 0 before, 1 after it."""
+        first = self.buffer.data_ptr() + fetched.begin % self.ring.size
+        stream = ctypes.c_void_p(self.compute.cuda_stream)
+        library.nullgpu_reading(*memory(first, self.sizes[fetched.module]), stream, when)
+
+    def lent(self: Ahead, fetched: Fetched) -> None:
         if broken == "arrived":
-            fetched = replace(fetched, arrived=stream.record_event())
-        what = *memory(first, self.sizes[fetched.module]), ctypes.c_void_p(stream.cuda_stream)
-        with lent(self, fetched):
-            found["ahead"] += 1
-            library.nullgpu_reading(*what, 0)
-            yield
-            library.nullgpu_reading(*what, 1)
+            lend(self, replace(fetched, arrived=self.compute.record_event()))
+        else:
+            lend(self, fetched)
+        found["ahead"] += 1
+        read(self, fetched, 0)
+
+    def given_back(self: Ahead, fetched: Fetched) -> None:
+        read(self, fetched, 1)
+        give_back(self, fetched)
 
     def forgotten(self: Ring, end: int) -> Iterator[Any]:
         list(readers(self, end))
         return iter(())
 
-    Ahead.start, Ahead.lent = started, watched
+    Ahead.start, Ahead.lend, Ahead.give_back = started, lent, given_back
     if broken == "read":
         Ring.readers = forgotten
     library.nullgpu_order(1)
     try:
         yield found
     finally:
-        Ahead.start, Ahead.lent, Ring.readers = start, lent, readers
+        Ahead.start, Ahead.lend, Ahead.give_back = start, lend, give_back
+        Ring.readers = readers
         found |= {"copies": library.nullgpu_copies(), "unordered": library.nullgpu_unordered()}
         library.nullgpu_order(0)
 

@@ -9,8 +9,8 @@ known from the pass before.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -42,12 +42,28 @@ ALIGNED = 1024  # bytes: layers take a multiple of it in the buffer (vram_aligne
 
 
 @dataclass(frozen=True)
+class Place:
+    """Holds a layer's weights by their names, copies that stand for them at a place of the buffer,
+    and what is copied: from where, and to where.
+    """
+
+    own: dict[str, Tensor]
+    copies: dict[str, Tensor]
+    pairs: list[tuple[Tensor, Tensor]]
+
+    def is_of(self, module: nn.Module) -> bool:
+        """Returns whether these are the layer's weights still."""
+        parameters = module._parameters
+        return all(parameters[name] is tensor for name, tensor in self.own.items())
+
+
+@dataclass(frozen=True)
 class Fetched:
-    """Holds a layer's copies by their names: where they lie, and the event of their arrival."""
+    """Holds copies of a layer: the place in the ring, and the event of their arrival."""
 
     module: nn.Module
     begin: int
-    copies: dict[str, Tensor]
+    place: Place
     arrived: Any
 
 
@@ -55,14 +71,14 @@ class Ahead:
     """Fetches the weights of a loan's layers, on a device that has streams.
 
     sizes: bytes of each layer that may be fetched, while there is a buffer. kept: copies of small
-    layers, which lie behind the ring in it. views: of the buffer, by the layer and first byte.
+    layers, which lie behind the ring in it. places: in the buffer, by the layer and first byte.
     """
 
     def __init__(self, device: torch.device):
         self.device, self.buffer, self.busy = device, None, False
         self.sizes: dict[nn.Module, int] = {}
-        self.kept: dict[nn.Module, dict[str, Tensor]] = {}
-        self.views: dict[tuple[nn.Module, int], list[Tensor]] = {}
+        self.kept: dict[nn.Module, Place] = {}
+        self.places: dict[tuple[nn.Module, int], Place] = {}
         self.fetched: deque[Fetched] = deque()
         self.handle: Any = None
 
@@ -110,7 +126,7 @@ class Ahead:
         self.handle.remove()
         self.fetched.clear()
         self.buffer, self.order = None, Order()
-        for each in (self.sizes, self.kept, self.views):
+        for each in (self.sizes, self.kept, self.places):
             each.clear()
 
     def begin(self) -> None:
@@ -120,7 +136,7 @@ class Ahead:
         if not self.order.begin():
             self.fetched.clear()
         if self.order.last is not last:
-            self.views.clear()
+            self.places.clear()
         self.fetch()
 
     def use(self, module: nn.Module, *given: Any) -> AbstractContextManager:
@@ -133,34 +149,17 @@ class Ahead:
             return nullcontext()
         if torch.is_grad_enabled() and any(getattr(t, "requires_grad", False) for t in given):
             return nullcontext()
-        if module in self.kept:
-            return with_copies(module, self.kept[module])
-        return self.used(module)
+        return Use(self, module)
 
-    @contextmanager
-    def used(self, module: nn.Module) -> Iterator[None]:
-        """Computes a layer inside, and fetches others then."""
-        self.busy = True
-        try:
-            if not self.order.agrees(module):
-                self.fetched.clear()
-            with self.lent(self.fetched[0]) if self.fetched else nullcontext():
-                yield
-        finally:
-            self.busy = False
-            if self.fetched:
-                self.fetched.popleft()
-        self.fetch()
-
-    @contextmanager
-    def lent(self, fetched: Fetched) -> Iterator[None]:
-        """Computes a layer inside with copies that were fetched."""
+    def lend(self, fetched: Fetched) -> None:
+        """Lets a layer compute with copies that were fetched."""
         self.compute.wait_event(fetched.arrived)
-        try:
-            with with_copies(fetched.module, fetched.copies):
-                yield
-        finally:
-            self.ring.read.append((fetched.begin, self.compute.record_event()))
+        fetched.module._parameters.update(fetched.place.copies)
+
+    def give_back(self, fetched: Fetched) -> None:
+        """Ends that; from now on others may get the place."""
+        fetched.module._parameters.update(fetched.place.own)
+        self.ring.read.append((fetched.begin, self.compute.record_event()))
 
     def fetch(self) -> None:
         """Begins the copies of the layers that come next, as far as they have a place."""
@@ -177,37 +176,65 @@ class Ahead:
         for event in self.ring.readers(begin + self.sizes[module]):
             self.stream.wait_event(event)
         with self.aside:
-            copies = self.copied(module, begin % self.ring.size)
-            return Fetched(module, begin, copies, self.stream.record_event())
+            place = self.copied(module, begin % self.ring.size)
+            return Fetched(module, begin, place, self.stream.record_event())
 
-    def copied(self, module: nn.Module, first: int) -> dict[str, Tensor]:
-        """Returns copies of a layer's weights in the buffer, from this byte on."""
-        parameters = module._parameters
+    def copied(self, module: nn.Module, first: int) -> Place:
+        """Begins the copies of a layer's weights to the buffer, from this byte on."""
         # a mode of torch functions would make others of these
         with torch._C.DisableTorchFunction(), torch.no_grad():
-            own = {n: t for n in NAMES if (t := parameters.get(n)) is not None}
-            plain = list(map(as_bytes_lie, own.values()))
-            if (views := self.views.get((module, first))) is None:
-                views = interpret_gathered_like(plain, self.buffer[first:])
-                self.views[module, first] = views
-            for view, tensor in zip(views, plain, strict=True):
-                view.copy_(tensor, non_blocking=True)
-            return {
-                name: like(view, tensor)
-                for (name, tensor), view in zip(own.items(), views, strict=True)
-            }
+            place = self.places.get((module, first))
+            if place is None or not place.is_of(module):
+                place = self.places[module, first] = place_of(module, self.buffer[first:])
+            for source, copy in place.pairs:
+                copy.copy_(source, non_blocking=True)
+        return place
 
 
-@contextmanager
-def with_copies(module: nn.Module, copies: dict[str, Tensor]) -> Iterator[None]:
-    """Puts copies in the place of a layer's weights inside."""
-    parameters = module._parameters
-    own = {name: parameters[name] for name in copies}
-    try:
-        parameters.update(copies)
-        yield
-    finally:
-        parameters.update(own)
+class Use:
+    """Lets a layer compute inside, with the copies of its weights where there are some; then others
+    are fetched.
+    """
+
+    __slots__ = ("ahead", "fetched", "module")
+
+    def __init__(self, ahead: Ahead, module: nn.Module):
+        self.ahead, self.module = ahead, module
+        self.fetched: Fetched | None = None
+
+    def __enter__(self) -> None:
+        ahead = self.ahead
+        if (kept := ahead.kept.get(self.module)) is not None:
+            self.module._parameters.update(kept.copies)
+        else:
+            if not ahead.order.agrees(self.module):
+                ahead.fetched.clear()
+            if ahead.fetched:
+                self.fetched = ahead.fetched[0]
+                ahead.lend(self.fetched)
+        ahead.busy = True
+
+    def __exit__(self, *_: object) -> None:
+        ahead = self.ahead
+        ahead.busy = False
+        if (kept := ahead.kept.get(self.module)) is not None:
+            self.module._parameters.update(kept.own)
+            return
+        if self.fetched is not None:
+            ahead.give_back(self.fetched)
+            ahead.fetched.popleft()
+        ahead.fetch()
+
+
+def place_of(module: nn.Module, buffer: Tensor) -> Place:
+    """Returns the place of a layer's weights at the beginning of a buffer."""
+    own = {name: t for name in NAMES if (t := module._parameters.get(name)) is not None}
+    sources = list(map(as_bytes_lie, own.values()))
+    views = interpret_gathered_like(sources, buffer)
+    copies = {
+        name: like(view, tensor) for (name, tensor), view in zip(own.items(), views, strict=True)
+    }
+    return Place(own, copies, list(zip(sources, views, strict=True)))
 
 
 def can_fetch(device: torch.device) -> bool:
