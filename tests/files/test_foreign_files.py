@@ -266,5 +266,5 @@ def test_weights_of_whole_numbers_are_refused_by_their_kind(dtype, tmp_path: Pat
     """Such a file is quantised or packed: nothing in it is infinite or NaN."""
     pair = {f"a.lora_{k}.weight": torch.ones(2, 2).to(dtype) for k in ("up", "down")}
     kind = str(dtype).removeprefix("torch.")
-    with pytest.raises(ValueError, match=f"a.lora_.* holds {kind} values, but weights are finite float"):
+    with pytest.raises(ValueError, match=f"a.lora_.* holds {kind} values, but weights are"):
         lora2.load(foreign(tmp_path / "f.safetensors", pair))
