@@ -9,7 +9,7 @@ from ..lora2_core.host import live_events
 from ..lora2_core.host.apply import apply_lora
 from ..lora2_core.host.export import as_lora_model
 from ..lora2_core.host.store import RESCUED, check_prefix
-from ..lora2_core.host.training.ending import adapter_is_taken, end, end_early
+from ..lora2_core.host.training.ending import adapter_is_taken, end, end_early, kept_whatever_fails
 from ..lora2_core.host.training.epochs import choices_with_epochs
 from ..lora2_core.host.training.live import EVENT, Origin
 from ..lora2_core.host.training.run_view import RunView
@@ -131,9 +131,11 @@ class LoRA2Train(io.ComfyNode):
         if outcome.stopped_by is not None:
             raise end_early(outcome, view)
         event = end(outcome, view, taken)
-        patched = apply_lora(model[0], clip, outcome.lora, 1.0, 1.0)
+        with kept_whatever_fails(outcome, view):
+            patched = apply_lora(model[0], clip, outcome.lora, 1.0, 1.0)
+            lora = as_lora_model(outcome.lora)
         shown = {EVENT: [event]} if event else {}
-        return io.NodeOutput(outcome.lora, as_lora_model(outcome.lora), *patched, ui=shown)
+        return io.NodeOutput(outcome.lora, lora, *patched, ui=shown)
 
     @classmethod
     def origin(cls) -> Origin:

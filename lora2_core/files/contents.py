@@ -87,13 +87,19 @@ def check_pair(base: str, keys: Mapping[str, str], table: Table) -> None:
     for role, key in keys.items():
         dtype = table[key].dtype
         if not (dtype.is_floating_point or (role == "alpha" and dtype in WHOLE)):
-            raise ValueError(f"{shown(key)} holds values that are not finite numbers")
+            raise ValueError(of_no_float(key, dtype))
     if not {"up", "down"} <= set(keys):
         raise ValueError(
             f"{shown(base)} has {' and '.join(sorted(keys))} "
             "but no complete lora_up and lora_down pair"
         )
     check_shapes(base, {role: tuple(table[key].shape) for role, key in keys.items()})
+
+
+def of_no_float(key: str, dtype: torch.dtype) -> str:
+    """Returns the sentence for a tensor of whole numbers where weights are expected."""
+    kind = str(dtype).removeprefix("torch.")
+    return f"{shown(key)} holds {kind} values, but weights are finite floating-point numbers"
 
 
 def check_shapes(base: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -139,7 +145,7 @@ def check_other(base: str, endings: Mapping[str, str], table: Table) -> None:
         if ending == ".reshape_weight" and dtype not in WHOLE:
             raise ValueError(f"{shown(key)} has {dtype} values, but sizes are whole numbers")
         if not (dtype.is_floating_point or (whole and dtype in WHOLE)):
-            raise ValueError(f"{shown(key)} holds values that are not finite numbers")
+            raise ValueError(of_no_float(key, dtype))
         if 0 in shapes[ending]:
             raise ValueError(f"{shown(key)} has shape {list(shapes[ending])}, which is empty")
     try:

@@ -21,6 +21,7 @@ from ..adapter.names import HOST_PREFIX
 from ..adapter.other_kinds import BESIDE, OtherChange, size_of
 from ..saying import log
 from .naming import diffusers_paths, model_names, text_layer_names, weight_keys, weight_of
+from .weights import shapes_in, values_of
 
 # shown in nodes; locales/*/main.json has it in other languages
 DOUBLES_NOTE = (
@@ -47,9 +48,9 @@ def resolve(lora: RankedLora, model, clip=None) -> dict:
     with their number is logged. A change of another kind that is for another shape counts as one
     that is not there, as the host's own loader takes it.
     """
-    weights = dict(model.model.state_dict())
+    weights = shapes_in(model.model)
     if clip is not None:
-        weights |= clip.cond_stage_model.state_dict()
+        weights |= shapes_in(clip.cond_stage_model)
     names = all_names(lora)
     are_paths = all(f"{name}.weight" in weights for name in names)
     keys = {} if are_paths else weight_keys(model, clip)
@@ -90,9 +91,12 @@ def nowhere(lora: RankedLora, names: list[str], clip: object) -> str:
     )
 
 
-def size_at(key: str | tuple, weights: Mapping) -> tuple[int, int]:
-    """Returns rows and columns of a weight, or of the slice of it that a key of the host means."""
-    shape = list(weights[weight_of(key)].shape) or [1]
+def size_at(key: str | tuple, weights: Mapping[str, tuple[int, ...]]) -> tuple[int, int]:
+    """Returns rows and columns of a weight, or of the slice of it that a key of the host means.
+
+    weights: the model's shapes by key.
+    """
+    shape = list(weights[weight_of(key)]) or [1]
     if not isinstance(key, str) and key[1] is not None:
         dimension, start, length = key[1]
         shape[dimension] = max(0, min(length, shape[dimension] - start))
@@ -109,14 +113,16 @@ def check_size(lora: RankedLora, name: str, size: tuple[int, int]) -> None:
         )
 
 
-def fits(change: OtherChange, size: tuple[int, int], weight: Tensor) -> bool:
-    """Returns whether a change of another kind is for a weight of this size."""
+def fits(change: OtherChange, size: tuple[int, int], whole: tuple[int, ...]) -> bool:
+    """Returns whether a change of another kind is for a weight of this size, or for a slice of this
+    size of a weight of the whole shape.
+    """
     shapes = change.shapes
     if (grown := change.tensors.get(".reshape_weight")) is not None:
         shape = grown.tolist()
-        return len(shape) == weight.ndim and all(map(int.__ge__, shape, weight.shape))
+        return len(shape) == len(whole) and all(map(int.__ge__, shape, whole))
     exact = [shapes[e] for e in (".diff", ".set_weight", ".w_norm") if e in shapes]
-    if any(shape != tuple(weight.shape) for shape in exact):
+    if any(shape != whole for shape in exact):
         return False
     if shapes.get(".diff_b", (size[0],)) != (size[0],):
         return False
@@ -229,7 +235,7 @@ def updates(lora: RankedLora, model) -> Dense:
 
     lora: with its layers named as in the model.
     """
-    targets, state = resolve(lora, model), model.model.state_dict()
+    targets = resolve(lora, model)
 
     def update(name: str) -> Tensor | None:
         change, key = lora.others.get(name), targets.get(name)
@@ -237,8 +243,8 @@ def updates(lora: RankedLora, model) -> Dense:
             return None
         tensors = {name + e: t for e, t in change.tensors.items() if e != ".diff_b"}
         patch = comfy.lora.load_lora(tensors, {name: key}, log_missing=False)[key]
-        weight = state[weight_of(key)].float()
-        if weight.ndim < 2:
+        weight = values_of(model, weight_of(key))
+        if weight is None or weight.ndim < 2:
             return None
         if not isinstance(key, str) and key[1] is not None:
             weight = weight.narrow(*key[1])

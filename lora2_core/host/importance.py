@@ -7,6 +7,7 @@ from statistics import median
 from ..adapter.lora import RankedLora
 from .apply import file_of, resolve
 from .naming import weight_of
+from .weights import values_of
 
 ENERGY, RELATIVE, LOSS = "energy", "relative", "loss"
 IMPORTANCE = (ENERGY, RELATIVE, LOSS)
@@ -34,9 +35,11 @@ def importance_of(lora: RankedLora, kind: str, model=None) -> dict[str, float]:
         return {}
     if model is None:
         raise ValueError("importance is relative, which needs the base weights: connect model.")
-    state, found = model.model.state_dict(), {}
+    found = {}
     for name, key in resolve(lora, model).items():
-        weight = state[weight_of(key)].float()
+        weight = values_of(model, weight_of(key))
+        if weight is None:
+            continue
         if not isinstance(key, str) and key[1] is not None:
             weight = weight.narrow(*key[1])
         if size := float(weight.square().sum()):

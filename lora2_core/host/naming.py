@@ -12,6 +12,7 @@ import comfy.utils
 
 from ..adapter.model_names import ModelNames, Target
 from ..adapter.names import HOST_PREFIX, KOHYA_PREFIX
+from .weights import shapes_in
 
 # host model class -> (ss_base_model_version, modelspec.architecture)
 BASES = {
@@ -82,15 +83,18 @@ def model_names(model, clip=None, rows: Mapping[str, int] | None = None) -> Mode
     rows: weight -> its rows, for a model without values.
     """
     known = comfy.lora.model_lora_keys_unet(model.model, {})
-    state = dict(model.model.state_dict())
+    parts = [model.model]
     if clip is not None:
         known = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, known)
-        state |= clip.cond_stage_model.state_dict()
+        parts.append(clip.cond_stage_model)
+    state = {key for part in parts for key in part.state_dict()}
     keys = {n: k for n, k in known.items() if is_weight(k) and weight_of(k) in state}
     host = len(keys)
     more = weight_keys(model, clip).items()
     keys |= {n: k for n, k in more if n not in keys and is_weight(k) and weight_of(k) in state}
-    rows = {k: v.shape[0] for k, v in state.items() if v.ndim} if rows is None else rows
+    if rows is None:
+        shapes = {key: shape for part in parts for key, shape in shapes_in(part).items()}
+        rows = {key: shape[0] for key, shape in shapes.items() if shape}
     suffix = ".weight"
     sizes = {key.removesuffix(suffix): n for key, n in rows.items() if key.endswith(suffix)}
     return ModelNames({name: target_of(key) for name, key in keys.items()}, host, sizes)

@@ -259,3 +259,12 @@ def test_convolutions_of_one_to_three_sides(kernel: tuple, mid: bool, tmp_path: 
     again = lora2.load(tmp_path / "a.safetensors")
     assert again.layers.keys() == lora.layers.keys() and not again.origin.file.left_out
     torch.testing.assert_close(again.layers["a"].delta(), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.bool])
+def test_weights_of_whole_numbers_are_refused_by_their_kind(dtype, tmp_path: Path):
+    """Such a file is quantised or packed: nothing in it is infinite or NaN."""
+    pair = {f"a.lora_{k}.weight": torch.ones(2, 2).to(dtype) for k in ("up", "down")}
+    kind = str(dtype).removeprefix("torch.")
+    with pytest.raises(ValueError, match=f"a.lora_.* holds {kind} values, but weights are"):
+        lora2.load(foreign(tmp_path / "f.safetensors", pair))

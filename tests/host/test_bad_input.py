@@ -57,6 +57,7 @@ CAPTIONS = [
     (lambda p: [[e for given in p for e in given]], "Caption 1 holds 4 texts, combined or sched"),
     (lambda p: told(p, 3, more=tuple(p[0])), "Caption 3 holds 2 texts"),
     (lambda p: [[], *p[1:]], "3 captions|Caption 1 is empty"),
+    (lambda p: [[[p[0][0][0][0], p[0][0][1]]]], "positive doesn't suit this model"),
     (lambda p: told(p, 2, area=(1, 1, 0, 0)), "Caption 2 is limited to an area"),
     (lambda p: told(p, 2, mask=torch.ones(1, 8, 8)), "Caption 2 is limited to a mask"),
     (lambda p: told(p, 2, control=object()), "Caption 2 is limited to a ControlNet"),

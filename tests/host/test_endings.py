@@ -2,6 +2,8 @@
 short form of `nox -s chaos`.
 """
 
+import sys
+
 import comfy.model_management
 import pytest
 import torch
@@ -127,3 +129,14 @@ def test_a_run_whose_optimizer_breaks_ends_with_the_last_good_copy(trainings):
     assert out.lora.ranks == whole.lora.ranks  # the copy of step 4
     for name, layer in out.lora.layers.items():
         torch.testing.assert_close(layer.delta(), whole.lora.layers[name].delta())
+
+
+def test_an_adapter_that_can_not_be_applied_is_kept(node, playground, monkeypatch):
+    def fails(*args):
+        raise ValueError("It does not fit.")
+
+    monkeypatch.setattr(sys.modules[node.__module__], "apply_lora", fails)
+    with pytest.raises(RuntimeError, match=r"It does not fit\. The adapter .*saved as") as caught:
+        node.execute(**arguments(playground))
+    name = str(caught.value).split("saved as ")[1].split(".safetensors")[0] + ".safetensors"
+    assert lora2.load(store.lora_path(name)).layers

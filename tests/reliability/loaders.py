@@ -14,6 +14,7 @@ import torch
 import lora2_core as lora2
 from lora2_core.host.apply import as_patch, resolve, size_at
 from lora2_core.host.naming import weight_keys
+from lora2_core.host.weights import shapes_in
 from tests.reliability.figures import Figure
 from tests.reliability.good import DTYPES, KINDS, NAMINGS, tensors_of
 
@@ -73,7 +74,7 @@ def misfit_faults(model, count: int, seed: int) -> list[str]:
     """Pairs for weights, and for rows of weights, of another size: an error with both sizes. The
     host's own loader takes some of them in silence.
     """
-    random, wrong, weights = Random(seed), [], model.model.state_dict()
+    random, wrong, weights = Random(seed), [], shapes_in(model.model)
     named = weight_keys(model)
     slices = [n for n, k in named.items() if not isinstance(k, str) and k[1] and k[0] in weights]
     whole = [n for n, k in named.items() if isinstance(k, str) and k in weights]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from ...adapter.lora import RankedLora
@@ -81,6 +84,20 @@ def end_early(outcome: Outcome, view: RunView) -> BaseException:
         return error
     kind = torch.OutOfMemoryError if out_of_memory(error) else RuntimeError
     return kind(f"{error} {said}")
+
+
+@contextmanager
+def kept_whatever_fails(outcome: Outcome, view: RunView) -> Iterator[None]:
+    """Writes the adapter of a finished run where something fails inside that the node gives beside
+    it: no other node gets the adapter then.
+    """
+    try:
+        yield
+    except Exception as error:
+        said = "The adapter is saved in the loras folder."
+        if view.progress.kept is None:
+            said = rescue(outcome)[1]
+        raise RuntimeError(f"{error} {said}") from error
 
 
 def rescue(outcome: Outcome) -> tuple[str | None, str]:
