@@ -21,6 +21,7 @@ from torch import Tensor
 from ..adapter.names import HOST_PREFIX
 from ..files.model_file import ModelFile
 from ..paths import below, quoted
+from .weights import shapes_in, stored_in, values_of
 
 FOLDERS = ("checkpoints", "diffusion_models")
 ENDING = ".safetensors"
@@ -61,19 +62,22 @@ class Weights:
 
 def of_model(title: str, model) -> Weights:
     """Returns the weights of a MODEL's denoiser, with its patches added as the host adds them."""
-    patches = {k: p for k, p in model.get_key_patches(HOST_PREFIX).items() if named(k)}
-    keys = {named(key): key for key in patches}
+    of_keys = {k: s for k, s in shapes_in(model.model).items() if k.startswith(HOST_PREFIX)}
+    keys = {name: key for key in of_keys if (name := named(key)) is not None}
 
     def read(name: str) -> Tensor:
-        (weight, convert), *rest = patches[keys[name]]
+        key = keys[name]
+        weight, patches = stored_in(model, key), model.patches.get(key, [])
         plain = type(weight) in (Tensor, torch.nn.Parameter) and weight.is_floating_point()
-        if plain and not rest:
-            return convert(weight.detach().clone(), inplace=True)
+        if plain and not patches:
+            return weight.detach().clone()
+        if (values := values_of(model, key)) is None:
+            raise ValueError(f"{title}: the weight of layer {name} is packed in an unknown way.")
         device = comfy.model_management.get_torch_device()
-        wide = comfy.model_management.cast_to_device(weight, device, torch.float32, copy=True)
-        return comfy.lora.calculate_weight(rest, convert(wide, inplace=True), keys[name])
+        wide = comfy.model_management.cast_to_device(values, device, torch.float32, copy=True)
+        return comfy.lora.calculate_weight(patches, wide, key)
 
-    shapes = {name: tuple(patches[key][0][0].shape) for name, key in keys.items()}
+    shapes = {name: of_keys[key] for name, key in keys.items()}
     return Weights(title, shapes, read)
 
 

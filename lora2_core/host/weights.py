@@ -37,14 +37,20 @@ def is_packed(stored: Tensor) -> bool:
     return not stored.is_floating_point() or stored.dtype.itemsize == 1
 
 
+def stored_in(patcher, key: str) -> Tensor:
+    """Returns the weight under this key as it is stored, without patches that it may hold now."""
+    if (hooked := patcher.hook_backup.get(key)) is not None:
+        return hooked[0]
+    kept = patcher.backup.get(key)
+    return comfy.utils.get_attr(patcher.model, key) if kept is None else kept.weight
+
+
 def values_of(patcher, key: str) -> Tensor | None:
     """Returns the weight under this key in fp32, as the layer computes with it before any LoRA;
     None where the values that are stored have another shape than it.
     """
     module = patcher.model.get_submodule(key.rpartition(".")[0])
-    kept = patcher.backup.get(key)  # the weight holds patches now: take it without them
-    weight = comfy.utils.get_attr(patcher.model, key) if kept is None else kept.weight
-    stored = weight
+    weight = stored = stored_in(patcher, key)
     if isinstance(weight, QUANTISED):
         weight = weight.dequantize()
     elif is_packed(weight) and hasattr(module, "cast_bias_weight"):  # of a pack that reads GGUF

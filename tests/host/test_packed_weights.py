@@ -9,6 +9,7 @@ from lora2_core import LoraLayer, RankedLora
 from lora2_core.adapter.other_kinds import OtherChange
 from lora2_core.host.apply import apply_lora, updates
 from lora2_core.host.importance import RELATIVE, importance_of
+from lora2_core.host.model_pairs import of_model
 from lora2_core.host.training.choices import Choices
 from lora2_core.host.training.run import train_on
 from lora2_core.host.weights import shapes_in, values_of
@@ -87,3 +88,15 @@ def test_what_was_trained_is_applied(kind):
     out = train_on(model, *pictures("Flux"), choices, quiet)
     patched, _ = apply_lora(model, None, out.lora, 1.0, 1.0)
     assert len(patched.patches) == len(out.lora.layers) == 2
+
+
+@pytest.mark.parametrize("kind", fast(SCALED))
+def test_the_difference_of_two_models_is_that_of_their_values(kind):
+    model, plain = made(kind)
+    shapes, wanted = of_model("one", model).shapes, of_model("other", plain)
+    assert shapes == wanted.shapes
+    pair = LoraLayer(drawn(ROWS, 2), drawn(2, COLUMNS))
+    patched, _ = apply_lora(model, None, RankedLora({PATH: pair}), 1.0, 1.0)
+    base, changed = of_model("one", model).read(PATH), of_model("two", patched).read(PATH)
+    torch.testing.assert_close(base.float(), wanted.read(PATH).float(), rtol=0.01, atol=0.01)
+    torch.testing.assert_close(changed - base, pair.up @ pair.down, rtol=1e-3, atol=1e-3)
