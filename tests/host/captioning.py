@@ -74,11 +74,11 @@ def captioning(files, kinds: dict) -> dict:
         {"model": (model, 0), "latents": (data, 0), "positive": (data, 1), "steps": files.steps,
          "target_rank": files.rank, "max_rank": 64},
     )  # fmt: skip
-    graph.add("LoRA2RankHeatmap", (fourth, 0), (WIDE, 640), {"lora2": (train, 0)})
     graph.add(
-        "LoRA2Save", (fourth, 760), (WIDE, 200),
+        "LoRA2Save", (fourth, 0), (WIDE, 200),
         {"lora2": (train, 0), "filename_prefix": "lora2/krea_2_captions"},
     )  # fmt: skip
+    graph.add("LoRA2RankHeatmap", (fourth, 320), (WIDE, 640), {"lora2": (train, 0)})
     widths = (NARROW, NARROW, WIDE, WIDE)
     return graph.workflow(
         [(*group, x, wide) for group, x, wide in zip(GROUPS, COLUMNS, widths, strict=True)]

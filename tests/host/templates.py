@@ -178,11 +178,12 @@ def workflow(name: str, kinds: dict) -> dict:
         {"model": (model, 0), "latents": (data, 0), "positive": (data, 1), "options": (options, 0),
          "steps": template.steps, "target_rank": template.rank, "max_rank": 64},
     )  # fmt: skip
-    graph.add("LoRA2RankHeatmap", (fourth, 0), (WIDE, 640), {"lora2": (train, 0)})
     prefix = "lora2/" + name.removeprefix("LoRA2 ").lower().replace(" ", "_").replace("-", "_")
     graph.add(
-        "LoRA2Save", (fourth, 760), (WIDE, 200), {"lora2": (train, 0), "filename_prefix": prefix}
+        "LoRA2Save", (fourth, 0), (WIDE, 200), {"lora2": (train, 0), "filename_prefix": prefix}
     )
+    # below all others, since it grows with the layers that are trained
+    graph.add("LoRA2RankHeatmap", (fourth, 320), (WIDE, 640), {"lora2": (train, 0)})
     widths = (NARROW, NARROW, WIDE, WIDE)
     return graph.workflow(
         [(*group, x, wide) for group, x, wide in zip(GROUPS, COLUMNS, widths, strict=True)]
