@@ -120,8 +120,9 @@ def steps() -> Table:
 
 def adaptivity() -> Table:
     """What reviews of all ranks and copies of the adapter cost of a run of RUN steps: where all are
-    at one rank, and with the ranks that a run by default has at its reviews. All layers are turned
-    to their singular basis in each, as in a run's first review; later ones turn fewer.
+    like the first one, at one rank, which turns every layer to its singular basis; and with the
+    ranks that a run by default has at its reviews. As long as they fall, reviews turn nearly every
+    layer, and later few, which counts as none.
     """
     rows = [["SDXL fp16, 512 px, adaptive", "a review", "syncs", "a copy", "of a run's host time"]]
     case = replace(SDXL, mode="adaptive", review=True)
@@ -131,29 +132,28 @@ def adaptivity() -> Table:
         if "review" not in row or "seconds" not in row:
             rows.append([name, row.get("error", "no review"), "", "", ""])
             continue
-        share = adapting([row] * REVIEWS)
+        share = adapting(row, [row["review"]] * REVIEWS)
         costs = f"{row['review']:.2f} s", str(row["review_syncs"]), f"{row['copy']:.3f} s"
         rows.append([name, *costs, f"{share:.1%} if all were like it"])
     ranks = default_ranks()
     by_rank = {rank: row_of(replace(case, **BY_DEFAULT, start=rank)) for rank in set(ranks)}
-    reviews = [by_rank[rank] for rank in ranks]
+    last = by_rank[ranks[-1]]
     name = f"by default, at mean ranks {', '.join(map(str, ranks))}"
-    if all("review" in row and "seconds" in row for row in reviews):
-        seconds = [row["review"] for row in reviews]
-        both = f"{min(seconds):.2f} to {max(seconds):.2f} s", str(reviews[0]["review_syncs"])
-        copy = max(row["copy"] for row in reviews)
-        rows.append([name, *both, f"{copy:.3f} s", f"{adapting(reviews):.1%}"])
+    if all("review" in row and "seconds" in row for row in by_rank.values()):
+        kinds = ["unturned" if rank == ranks[-1] else "review" for rank in ranks]
+        seconds = [by_rank[rank][kind] for rank, kind in zip(ranks, kinds, strict=True)]
+        costs = f"{max(seconds):.2f} to {min(seconds):.2f} s", str(last["review_syncs"])
+        rows.append([name, *costs, f"{last['copy']:.3f} s", f"{adapting(last, seconds):.1%}"])
     else:
         rows.append([name, "no review", "", "", ""])
     return rows
 
 
-def adapting(reviews: Sequence[dict]) -> float:
-    """Returns the share of a run's host time that these reviews and its copies take; the steps are
-    those of the last of them.
+def adapting(row: dict, reviews: Sequence[float]) -> float:
+    """Returns the share of a run's host time that reviews of so many seconds and its copies take.
+    row: of a case, which says what its steps and copies cost.
     """
-    copies, step = RUN / EVERY * reviews[-1]["copy"], reviews[-1]["seconds"]
-    return (sum(row["review"] for row in reviews) + copies) / (RUN * step)
+    return (sum(reviews) + RUN / EVERY * row["copy"]) / (RUN * row["seconds"])
 
 
 def default_ranks() -> list[int]:

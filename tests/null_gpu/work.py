@@ -11,6 +11,7 @@ import sys
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from torch.nn.attention import SDPBackend
@@ -144,22 +145,30 @@ def unordered_of_preview(setup, data) -> int:
 
 
 def reviewed(run) -> dict:
-    """Returns what a review of all ranks costs, noise looked for, and a copy of the adapter."""
+    """Returns what a review of all ranks costs, noise looked for, and a copy of the adapter. Such a
+    review turns every layer to its singular basis; `unturned` is one that turns none.
+    """
     from lora2_core.training.last_good import LastGood
     from tests.null_gpu import card
 
     price, last_good = run.price, LastGood(run)
     before = price.index, price.steps, price.every
-    price.index, price.steps, price.every = 10, 17, 1
-    with card.with_values(), card.counted() as review:
-        price.review(run.optimizer, 1.0)
-    price.index, price.steps, price.every = before
-    price.targets = None
+    works = []
+    for turn in (type(run.adapters).turn, lambda *_: None):
+        price.index, price.steps, price.every = 10, 17, 1
+        turning = patch.object(type(run.adapters), "turn", turn)
+        with turning, card.with_values(), card.counted() as work:
+            price.review(run.optimizer, 1.0)
+        works.append(work)
+        price.index, price.steps, price.every = before
+        price.targets = None
+    review, unturned = works
     with card.counted() as copy:
         last_good.copies.of(last_good.captured())
         last_good.finite()
     return {
         "review": review.seconds, "review_syncs": review.syncs, "review_launches": review.launches,
+        "unturned": unturned.seconds,
         "copy": copy.seconds, "copy_syncs": copy.syncs,
     }  # fmt: skip
 
