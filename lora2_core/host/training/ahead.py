@@ -16,12 +16,12 @@ from itertools import accumulate
 from typing import Any
 
 import comfy.model_management
-import comfy.ops
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ...saying import log
+from ..weights import QUANTISED
 from .memory import out_of_memory
 from .upcoming import Order, Ring
 
@@ -30,7 +30,6 @@ try:
 except ImportError:  # older hosts: nothing is fetched ahead
     interpret_gathered_like = vram_aligned_size = None
 
-QUANTISED = getattr(comfy.ops, "QuantizedTensor", ())
 NAMES = "weight", "bias"
 STREAMS = ("cuda", "xpu")  # devices that copy while they compute
 # bytes of the buffer, where the largest layer is small: 10 ms of copies at 25 GB/s, so that one

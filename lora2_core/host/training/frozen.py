@@ -27,7 +27,8 @@ from torch.nn import functional as F
 
 from ...layers.joined import Alone, Frozen, Own, Use, frozen_of
 from ...layers.layer import is_adaptable
-from .ahead import QUANTISED, Ahead
+from ..weights import QUANTISED
+from .ahead import Ahead
 
 # older hosts have no weights that come on side streams
 OFFLOADABLE = "offloadable" in inspect.signature(comfy.ops.cast_bias_weight).parameters
