@@ -18,6 +18,7 @@ from lora2_core.layers import adapters, turning
 from lora2_core.layers.adapters import Adapters
 from lora2_core.training import together
 from lora2_core.training.first_gradients import FirstGradients
+from lora2_core.training.optimizers import TwoOptimizers
 
 FIELDS = (
     "kernel", "gemm", "conv", "h2d", "d2h", "d2d", "memset", "sync", "mallocs", "frees",
@@ -143,9 +144,22 @@ def with_values() -> Iterator[None]:
 def scripted(*, moving: bool) -> None:
     """Makes up for values that nothing computes: ranks that are read back stay as they are, and
     with `moving` all rates count as changed; rows are not made orthogonal; counts of steps are
-    equal.
+    equal. What an optimizer reads is 1, and true: no weight is all zero (Prodigy keeps a copy).
     """
     follow, listed = Adapters.follow_rates, Tensor.tolist
+    step, item, truth = TwoOptimizers.step, Tensor.item, Tensor.__bool__
+
+    def one(tensor: Tensor):
+        value = item(tensor)  # waits as it would
+        return type(value)(1) if tensor.is_cuda else value
+
+    def stepped(self: TwoOptimizers) -> None:
+        Tensor.item = one
+        Tensor.__bool__ = lambda tensor: truth(tensor) or tensor.is_cuda
+        try:
+            step(self)
+        finally:
+            Tensor.item, Tensor.__bool__ = item, truth
 
     def follow_rates(self: Adapters, optimizer=None):
         def read(tensor: Tensor):
@@ -158,7 +172,7 @@ def scripted(*, moving: bool) -> None:
         finally:
             Tensor.tolist = listed
 
-    Adapters.follow_rates = follow_rates
+    Adapters.follow_rates, TwoOptimizers.step = follow_rates, stepped
     FirstGradients.look = lambda self, loss, *, last: ()
     together.are_equal = lambda numbers: True
     adapters.orthogonalise = lambda components, *, alike: None
