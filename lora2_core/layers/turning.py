@@ -37,9 +37,9 @@ def solved(pairs: Sequence[Tensor]) -> list[Tensor]:
         return torch.stack(singular_turn(*torch.stack([pairs[i] for i in some], 1)), 1).unbind()
 
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
-        turns = [turn for some in pool.map(solve, calls) for turn in some]
-    order = [index for some in calls for index in some]
-    return [turn for _, turn in sorted(zip(order, turns, strict=True), key=lambda both: both[0])]
+        both = zip(calls, pool.map(solve, calls), strict=True)
+        found = {i: turn for some, turns in both for i, turn in zip(some, turns, strict=True)}
+    return [found[index] for index in range(len(pairs))]
 
 
 def solved_turns(

@@ -20,8 +20,8 @@ ROOM = 1 << 28  # bytes for weights that are fetched ahead
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison. family: of tests/host/flow_models.py. in_ram: the card's run has all weights
-    in RAM. device: what is compared with the CPU.
+    """Holds one comparison. family: of tests/host/flow_models.py. in_ram: the card's run has all
+    weights in RAM. device: what is compared with the CPU.
     """
 
     family: str = "Flux"

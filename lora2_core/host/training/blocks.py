@@ -67,9 +67,9 @@ def writes_over(outs: list[Tensor], leaves: list[Tensor]) -> bool:
 
 
 class Block:
-    """One call of a block. given: its arguments, and `learning`: their tensors that have gradients,
-    until the first pass. fixed: those that have none. The second pass gets copies of the arguments,
-    since a block may write into dicts that it is given.
+    """Holds one call of a block. given: its arguments, and `learning`: their tensors that have
+    gradients, until the first pass. fixed: those that have none. The second pass gets copies of the
+    arguments, since a block may write into dicts that it is given.
     """
 
     def __init__(self, forward: Callable, args: tuple, kwargs: dict, hold: Hold = keep):

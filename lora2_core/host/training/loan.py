@@ -110,16 +110,19 @@ def plain_twin(patcher) -> nn.Module:
     return twin
 
 
+def loaded_on(device: torch.device) -> int:
+    """Returns the bytes of weights that the host has loaded on a device."""
+    loaded = comfy.model_management.current_loaded_models
+    there = [each for each in loaded if each.device == device and each.model is not None]
+    return sum(each.model_loaded_memory() for each in there)
+
+
 def beside_weights(device: torch.device) -> int:
     """Returns the bytes of a device's memory that hold something else than weights which the host
     has loaded; 0 on devices that don't count.
     """
     counted = getattr(torch.get_device_module(device), "memory_allocated", None)
-    if counted is None:
-        return 0
-    loaded = comfy.model_management.current_loaded_models
-    there = [each for each in loaded if each.device == device and each.model is not None]
-    return counted(device) - sum(each.model_loaded_memory() for each in there)
+    return 0 if counted is None else counted(device) - loaded_on(device)
 
 
 class Loan:

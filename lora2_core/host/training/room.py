@@ -17,7 +17,7 @@ from ...ranks.settings import RankSettings
 from ...saying import log
 from .choices import Choices
 from .examples import Example
-from .loan import Loan
+from .loan import Loan, loaded_on
 from .memory_plan import SURE, Plan, Wanted, plan, too_little
 from .memory_trial import try_shapes
 
@@ -30,13 +30,8 @@ def available_memory(device: torch.device) -> int:
     what the host would free by unloading models, less what it reserves.
     """
     management = comfy.model_management
-    loaded = sum(
-        each.model_loaded_memory()
-        for each in management.current_loaded_models
-        if each.device == device and each.model is not None
-    )
     free = management.get_free_memory(device)
-    return max(0, int(free + loaded - management.extra_reserved_memory()))
+    return max(0, int(free + loaded_on(device) - management.extra_reserved_memory()))
 
 
 @dataclass(frozen=True)
